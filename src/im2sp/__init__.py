@@ -1,0 +1,44 @@
+"""im2sp: a photo goes in, a spoken description comes out, with no text in between.
+
+>>> from im2sp import Captioner
+>>> Captioner.from_pretrained().caption("photo.jpg").save("caption.wav")
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from im2sp.errors import Im2SpError
+
+if TYPE_CHECKING:
+    from im2sp.captioner import Captioner, SpeechCaption
+    from im2sp.translation.decoding import DecodingOptions
+
+    __version__: str
+
+__all__ = ["Captioner", "DecodingOptions", "Im2SpError", "SpeechCaption", "__version__"]
+
+_HOMES = {
+    "Captioner": "im2sp.captioner",
+    "DecodingOptions": "im2sp.translation.decoding",
+    "SpeechCaption": "im2sp.captioner",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name when it is first used, so that `import im2sp` costs nothing."""
+    if name == "__version__":
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            return version("im2sp")
+        except PackageNotFoundError:
+            return "0+source"  # run from a source tree that is not installed
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'im2sp' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

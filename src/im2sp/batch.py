@@ -1,0 +1,222 @@
+"""Many photos in, their spoken captions in one folder out: streamed, in one or several processes.
+
+What is done stands in the folder's journal, so a run goes on where the last one stopped, however that one ended.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+from im2sp.captioner import Captioner
+from im2sp.errors import Im2SpError
+from im2sp.journal import Journal, OutputError, Record
+from im2sp.sentences import unexpected
+
+
+@dataclass(frozen=True)
+class Voice:
+    """What speaks, and how."""
+
+    model: str = "default"  # name or folder of a bundle
+    threads: int = 0  # CPU threads of each process; 0: the cores, shared out between the processes
+    decoding: tuple[tuple[str, int | float], ...] = ()  # fields of DecodingOptions that differ from the bundle's
+
+    def shared_by(self, workers: int) -> Voice:
+        """The same with threads for each of so many processes."""
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return self if self.threads or workers == 1 else replace(self, threads=max(1, cores // workers))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a photo."""
+
+    photo: Path
+    record: Record | None = None  # when it was spoken in this run
+    error: str | None = None  # why it could not be spoken, in one sentence
+    skipped: bool = False  # it had been spoken before
+
+
+def speak_photos(
+    photos: Iterable[Path], journal: Journal, voice: Voice, workers: int = 1
+) -> Generator[Outcome, None, None]:
+    """Speak about each photo that the journal does not know yet; each outcome comes as soon as it is on record.
+
+    A photo that cannot be spoken is an outcome like any other. When the iteration is left early, by Ctrl-C too, the
+    photos that are being spoken are finished and recorded.
+
+    Raises BundleError for a bundle that cannot be used, OutputError when the folder cannot be written (a full disk),
+    Im2SpError when a worker process dies.
+    """
+    voices: _Voices = _Here(voice) if workers == 1 else _Workers(voice.shared_by(workers), workers)
+    try:
+        for photo in photos:
+            if journal.is_spoken(photo):
+                yield Outcome(photo, skipped=True)
+                continue
+            for outcome in voices.speak(photo, journal.wav_for(photo)):
+                yield _recorded(outcome, journal)
+        for outcome in voices.rest():
+            yield _recorded(outcome, journal)
+    finally:
+        for outcome in voices.close():
+            with suppress(OutputError):  # what broke the run off has been said; these photos are spoken again next time
+                _recorded(outcome, journal)
+
+
+def _recorded(outcome: Outcome, journal: Journal) -> Outcome:
+    if outcome.record is not None:
+        journal.append(outcome.record)
+    return outcome
+
+
+class _Speaker:
+    """The captioner of one process."""
+
+    def __init__(self, voice: Voice) -> None:
+        self._captioner = Captioner.from_pretrained(voice.model, threads=voice.threads)
+        for graph in ("image_encoder", "decoder", "duration_predictor", "vocoder"):
+            self._captioner.graphs.open(graph)  # a broken bundle ends the run here, before it fails every photo
+        self._options = replace(self._captioner.default_options, **dict[str, Any](voice.decoding))
+
+    def speak(self, photo: Path, wav: Path) -> Outcome:
+        """Caption a photo and write its wav. Raises OutputError when that cannot be written."""
+        try:
+            caption = self._captioner.caption(photo, self._options)
+        except Im2SpError as error:
+            sentence = str(error)
+            return Outcome(photo, error=sentence if str(photo) in sentence else f"{photo}: {sentence}")
+        except Exception as error:  # a defect of ours must not silence the other photos
+            return Outcome(photo, error=f"{photo}: {unexpected(error)}")
+        try:
+            caption.save(wav)
+        except Im2SpError as error:
+            raise OutputError(str(error)) from error
+        units, durations = caption.units.tolist(), caption.durations.tolist()
+        record = Record(
+            os.path.abspath(photo), wav.name, units, durations, round(caption.score, 4), round(caption.seconds, 3)
+        )
+        return Outcome(photo, record)
+
+
+class _Voices(Protocol):
+    """One or several speakers at work."""
+
+    def speak(self, photo: Path, wav: Path) -> Iterator[Outcome]:
+        """Take on a photo; give what is done by now."""
+        ...
+
+    def rest(self) -> Iterator[Outcome]:
+        """Give what is still being spoken."""
+        ...
+
+    def close(self) -> Iterator[Outcome]:
+        """Stop; give what was spoken and not yet given."""
+        ...
+
+
+class _Here:
+    """Speaks in this process."""
+
+    def __init__(self, voice: Voice) -> None:
+        self._voice = voice
+        self._speaker: _Speaker | None = None
+
+    def speak(self, photo: Path, wav: Path) -> Iterator[Outcome]:
+        if self._speaker is None:  # not before there is something to say
+            self._speaker = _Speaker(self._voice)
+        yield self._speaker.speak(photo, wav)
+
+    def rest(self) -> Iterator[Outcome]:
+        return iter(())
+
+    def close(self) -> Iterator[Outcome]:
+        return iter(())
+
+
+class _Workers:
+    """Speaks in several processes, each with a captioner of its own; photos wait here until one is nearly free."""
+
+    def __init__(self, voice: Voice, count: int) -> None:
+        self._voice = voice
+        self._most = count + 1  # one in waiting keeps all at work; more would only delay a stop
+        spawn = multiprocessing.get_context("spawn")  # a fork would copy the threads of the runtime half
+        self._pool = ProcessPoolExecutor(count, mp_context=spawn, initializer=_start_worker)
+        self._running: set[Future[Outcome]] = set()
+
+    def speak(self, photo: Path, wav: Path) -> Iterator[Outcome]:
+        yield from self._finished(self._most - 1)
+        try:
+            with _deaf_to_interrupts():  # which the new process inherits
+                self._running.add(self._pool.submit(_speak_in_worker, self._voice, photo, wav))
+        except BrokenProcessPool as error:
+            raise _died() from error
+
+    def rest(self) -> Iterator[Outcome]:
+        return self._finished(0)
+
+    def close(self) -> Iterator[Outcome]:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        for future in self._running:
+            if not future.cancelled() and future.exception() is None:
+                yield future.result()
+
+    def _finished(self, most: int) -> Iterator[Outcome]:
+        """Outcomes, until at most `most` photos are left in work."""
+        while len(self._running) > most:
+            for future in wait(self._running, return_when=FIRST_COMPLETED).done:
+                self._running.discard(future)
+                try:
+                    outcome = future.result()
+                except BrokenProcessPool as error:
+                    raise _died() from error
+                yield outcome
+
+
+def _died() -> Im2SpError:
+    return Im2SpError("a worker process was ended from outside, perhaps for want of memory; use fewer --workers")
+
+
+@lru_cache(maxsize=1)
+def _speaker(voice: Voice) -> _Speaker:
+    return _Speaker(voice)
+
+
+def _speak_in_worker(voice: Voice, photo: Path, wav: Path) -> Outcome:
+    return _speaker(voice).speak(photo, wav)
+
+
+def _start_worker() -> None:
+    """Leave Ctrl-C to the main process, and do not outlive it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set it, or hears it
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,256 @@
+"""A bundle: folder of config.json, SHA256SUMS, README.md and *.onnx in, a verified `Bundle` out.
+
+The graphs are opened by `im2sp.graphs`, one at a time, when they are first needed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from im2sp.checksums import CHECKSUMS, verify_checksums, write_checksums
+from im2sp.errors import BundleError
+from im2sp.sentences import reason
+from im2sp.speech.audio import HOP, SAMPLE_RATE
+
+__all__ = [
+    "CONFIG", "CONFIG_LIMIT", "FORMAT_VERSION", "SPECIAL_TOKENS", "Bundle", "BundleConfig", "BundleDescription",
+    "BundleFile", "DecoderConfig", "DecodingDefaults", "ImageConfig", "SpeechEncoderConfig", "VocabularyConfig",
+    "VocoderConfig", "find_bundle", "write_checksums", "write_config",
+]  # fmt: skip
+
+FORMAT_VERSION = 1
+CONFIG = "config.json"
+CONFIG_LIMIT = 4 * 2**20  # bytes; a vocabulary of 65536 subwords fits
+SPECIAL_TOKENS = 3  # pad, bos and eos come before the subwords
+
+# A config comes from outside: no number in it may make the runtime take a machine's whole memory.
+Count = Annotated[int, Field(ge=1, le=65_536)]
+Pixels = Annotated[int, Field(ge=1, le=4_096)]
+Deviation = Annotated[float, Field(gt=0)]
+Facts = dict[str, str | int | float]
+
+
+class _Config(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ImageConfig(_Config):
+    """What the image encoder sees: RGB, resized to height x width, /255, minus mean, over std."""
+
+    height: Pixels
+    width: Pixels
+    mean: tuple[float, float, float]
+    std: tuple[Deviation, Deviation, Deviation]
+    image_tokens: Count
+    grid: tuple[Count, Count]  # (rows, columns) that the image tokens cover, row by row, after any global tokens
+
+
+class DecoderConfig(_Config):
+    """Sizes of the decoder and of its key/value cache."""
+
+    layers: Annotated[int, Field(ge=1, le=256)]
+    heads: Annotated[int, Field(ge=1, le=256)]
+    head_dim: Annotated[int, Field(ge=1, le=1_024)]
+    vocabulary_size: Count
+    max_tokens: Count  # positions: a hypothesis, its EOS included, has at most so many tokens
+
+
+class VocabularyConfig(_Config):
+    """Tokens of the decoder; token t >= 3 stands for the units subwords[t - 3], listed as they were learnt."""
+
+    units: Count = 200
+    pad: Annotated[int, Field(ge=0, lt=SPECIAL_TOKENS)] = 0
+    bos: Annotated[int, Field(ge=0, lt=SPECIAL_TOKENS)] = 1
+    eos: Annotated[int, Field(ge=0, lt=SPECIAL_TOKENS)] = 2
+    subwords: list[list[int]]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> VocabularyConfig:
+        if len({self.pad, self.bos, self.eos}) < SPECIAL_TOKENS:
+            raise ValueError("pad, bos and eos must differ")
+        known = {tuple(subword) for subword in self.subwords}
+        if len(known) < len(self.subwords):
+            raise ValueError("a subword is listed twice")
+        if not all(subword and min(subword) >= 0 and max(subword) < self.units for subword in known):
+            raise ValueError(f"a subword is empty or holds a unit outside 0..{self.units - 1}")
+        if missing := [unit for unit in range(self.units) if (unit,) not in known]:
+            raise ValueError(f"unit {missing[0]} has no subword of its own")
+        return self
+
+
+class VocoderConfig(_Config):
+    """What the vocoder speaks, and how far it looks around a frame (both sides, in frames of 20 ms)."""
+
+    sample_rate: int = SAMPLE_RATE
+    hop: int = HOP
+    units: Count
+    context_frames: Annotated[int, Field(ge=0, le=4_096)]
+
+    @model_validator(mode="after")
+    def _one_rate(self) -> VocoderConfig:
+        if (self.sample_rate, self.hop) != (SAMPLE_RATE, HOP):
+            raise ValueError(f"im2sp speaks at {SAMPLE_RATE} Hz with {HOP} samples a frame")
+        return self
+
+
+class SpeechEncoderConfig(_Config):
+    """The optional way back, speech -> units; longer recordings are read in pieces of `samples_limit`."""
+
+    units: Count
+    samples_limit: Annotated[int, Field(ge=SAMPLE_RATE, le=600 * SAMPLE_RATE)] = 100 * SAMPLE_RATE
+
+
+class DecodingDefaults(_Config):
+    """The decoding that is recommended for this model."""
+
+    beam: Annotated[int, Field(ge=1, le=64)]
+    length_penalty: Annotated[float, Field(ge=0, le=10)]
+    max_tokens: Count
+
+
+class BundleConfig(_Config):
+    """config.json of a bundle; see docs/bundle.md."""
+
+    format_version: int = FORMAT_VERSION
+    name: str
+    version: str
+    description: str
+    license: str
+    language: str
+    created: str
+    image: ImageConfig
+    decoder: DecoderConfig
+    vocabulary: VocabularyConfig
+    vocoder: VocoderConfig
+    speech_encoder: SpeechEncoderConfig | None = None
+    decoding: DecodingDefaults
+    training: Facts  # what it was trained on
+    quality: Facts  # measured; the keys name split and recogniser
+    parameters: dict[str, int]  # per graph
+
+    @model_validator(mode="after")
+    def _consistent(self) -> BundleConfig:
+        tokens = SPECIAL_TOKENS + len(self.vocabulary.subwords)
+        if tokens != self.decoder.vocabulary_size:
+            raise ValueError(f"the decoder has {self.decoder.vocabulary_size} tokens but the vocabulary has {tokens}")
+        speakers = (self.vocoder, self.speech_encoder) if self.speech_encoder else (self.vocoder,)
+        if any(part.units != self.vocabulary.units for part in speakers):
+            raise ValueError("vocabulary, vocoder and speech encoder do not have the same number of units")
+        if self.image.grid[0] * self.image.grid[1] > self.image.image_tokens:
+            raise ValueError("the grid has more cells than there are image tokens")
+        if self.decoding.max_tokens > self.decoder.max_tokens:
+            raise ValueError("the recommended max_tokens is more than the decoder has positions")
+        return self
+
+    @property
+    def graphs(self) -> tuple[str, ...]:
+        """Names of the graphs of this bundle, without `.onnx`."""
+        always = ("image_encoder", "decoder", "duration_predictor", "vocoder")
+        return (*always, "speech_encoder") if self.speech_encoder else always
+
+
+@dataclass(frozen=True)
+class BundleFile:
+    """One file of a bundle."""
+
+    name: str
+    size: int  # bytes
+    sha256: str
+
+
+@dataclass(frozen=True)
+class BundleDescription:
+    """What `im2sp info` tells."""
+
+    folder: Path
+    config: BundleConfig
+    files: tuple[BundleFile, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files together."""
+        return sum(file.size for file in self.files)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A folder whose checksums and config have been verified."""
+
+    folder: Path
+    config: BundleConfig
+    checksums: Mapping[str, str]  # {relative path: hexadecimal SHA-256}
+
+    @classmethod
+    def load(cls, folder: Path) -> Bundle:
+        """Verify SHA256SUMS, then config.json. Raises BundleError, one sentence, for anything wrong."""
+        if not folder.is_dir():
+            raise BundleError(f"there is no bundle folder {folder}: give one that holds {CONFIG} and {CHECKSUMS}")
+        checksums = verify_checksums(folder)
+        present = {path.name for path in folder.glob("*.onnx")} | {CONFIG}
+        if unlisted := sorted(present - set(checksums)):
+            raise BundleError(f"{unlisted[0]} is not in {CHECKSUMS} of the bundle {folder}: get the bundle again")
+        config = _read_config(folder / CONFIG)
+        for graph in config.graphs:
+            if f"{graph}.onnx" not in checksums:
+                raise BundleError(f"{graph}.onnx is missing from the bundle {folder}: get the bundle again")
+        return cls(folder, config, checksums)
+
+    def describe(self) -> BundleDescription:
+        """The config with size and checksum of every listed file."""
+        files = [BundleFile(name, (self.folder / name).stat().st_size, sha) for name, sha in self.checksums.items()]
+        return BundleDescription(self.folder, self.config, tuple(files))
+
+
+def write_config(folder: Path, config: BundleConfig) -> Path:
+    """Write `folder`/config.json; call `write_checksums` after the last file of the bundle is in place."""
+    path = folder / CONFIG
+    path.write_text(config.model_dump_json(indent=1, exclude_none=True) + "\n", encoding="utf-8")
+    return path
+
+
+def find_bundle(name_or_dir: str | Path) -> Path:
+    """Name of a packaged bundle, or a folder -> the folder. Raises BundleError when it is neither."""
+    if isinstance(name_or_dir, Path):
+        return name_or_dir
+    packaged = Path(str(resources.files("im2sp"))) / "bundles"
+    if re.fullmatch(r"\w[\w.-]*", name_or_dir) and (packaged / name_or_dir).is_dir():
+        return packaged / name_or_dir
+    if name_or_dir and Path(name_or_dir).is_dir():
+        return Path(name_or_dir)
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", name_or_dir):
+        advice = "im2sp does not fetch bundles from a hub, so download it and give its folder"
+    else:
+        names = sorted(path.name for path in packaged.glob("[!_.]*") if path.is_dir())
+        advice = f"give a bundle folder or one of the packaged names ({', '.join(names) or 'none is installed'})"
+    raise BundleError(f"there is no bundle {name_or_dir!r}: {advice}")
+
+
+def _read_config(path: Path) -> BundleConfig:
+    try:
+        if path.stat().st_size > CONFIG_LIMIT:
+            raise BundleError(f"{path} is larger than {CONFIG_LIMIT >> 20} MB: this is not an im2sp bundle")
+        text = path.read_bytes()
+        raw = json.loads(text)
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read: {reason(error)}") from error
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{path} is not JSON: get the bundle again") from error
+    # The version goes first: a newer format may have fields that this one would wrongly call mistakes.
+    found = raw.get("format_version", FORMAT_VERSION) if isinstance(raw, dict) else FORMAT_VERSION
+    if isinstance(found, int) and found > FORMAT_VERSION:
+        raise BundleError(f"{path} has format version {found} but this im2sp reads {FORMAT_VERSION}: upgrade im2sp")
+    try:
+        return BundleConfig.model_validate_json(text, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        what = first["msg"].removeprefix("Value error, ")
+        raise BundleError(f"{path} is not a valid config ({f'{where}: ' if where else ''}{what})") from error

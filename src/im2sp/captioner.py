@@ -1,0 +1,120 @@
+"""Captioner: a photo in, a spoken caption out. The whole pipeline on one screen, and no text in it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from im2sp.arrays import FloatArray, IntArray
+from im2sp.bundle import Bundle, find_bundle
+from im2sp.errors import BundleError
+from im2sp.graphs import Graphs
+from im2sp.speech.audio import SAMPLE_RATE
+from im2sp.speech.encoder import SpeechEncoder
+from im2sp.speech.vocoder import Speech, Vocoder
+from im2sp.translation.decoder import DecoderStep, Prefix
+from im2sp.translation.decoding import DecodingOptions, Translation, decode
+from im2sp.translation.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from im2sp.images.loading import ImageSource
+
+
+@dataclass(frozen=True)
+class SpeechCaption:
+    """What is said about a picture."""
+
+    waveform: FloatArray  # float32 [samples], in [-1, 1]
+    sample_rate: int  # Hz
+    units: IntArray  # int64 [U], repeats removed
+    durations: IntArray  # int64 [U], frames of 20 ms
+    score: float  # mean log probability of a token
+    tokens: IntArray  # int64 [T]
+    attention: FloatArray  # float32 [T, image_tokens]: where the model looked when it chose each token
+    seconds: float  # time taken
+
+    def save(self, path: str | Path) -> None:
+        """Write a 16-bit mono WAV, whole or not at all. Raises Im2SpError when `path` cannot be written."""
+        from im2sp.speech.audio import write_wav
+
+        write_wav(Path(path), self.waveform)
+
+
+class Captioner:
+    """Photos -> image tokens -> speech units -> waveform, with the graphs of one bundle."""
+
+    def __init__(self, bundle: Bundle, *, threads: int = 0) -> None:
+        config = bundle.config
+        self.bundle = bundle
+        self.graphs = Graphs(bundle, threads)
+        self.vocabulary = Vocabulary(config.vocabulary)
+        self.vocoder = Vocoder(self.graphs, config.vocoder)
+        self.default_options = DecodingOptions(**config.decoding.model_dump())
+
+    @classmethod
+    def from_pretrained(cls, name_or_dir: str | Path = "default", *, threads: int = 0) -> Captioner:
+        """The captioner of a packaged bundle ("default") or of a bundle folder.
+
+        `threads`: CPU threads; 0 takes the cores that this process may use. Checksums and config are verified
+        here, each graph when it is first needed. Raises BundleError for a bundle that is missing, damaged, too
+        new or inconsistent.
+        """
+        return cls(Bundle.load(find_bundle(name_or_dir)), threads=threads)
+
+    def caption(self, image: ImageSource, options: DecodingOptions | None = None) -> SpeechCaption:
+        """Speak about a picture: a path, bytes, binary file, PIL image or uint8 array [H, W], [H, W, 3] or [H, W, 4].
+
+        Raises ImageError for a picture that cannot be read.
+        """
+        started = time.perf_counter()
+        prefix = self.encode(image)
+        translation = self.translate(prefix, options)
+        speech = self.speak(self.vocabulary.decode(translation.tokens))
+        return SpeechCaption(
+            waveform=speech.waveform,
+            sample_rate=SAMPLE_RATE,
+            units=speech.units,
+            durations=speech.durations,
+            score=translation.score,
+            tokens=translation.tokens,
+            attention=translation.attention,
+            seconds=time.perf_counter() - started,
+        )
+
+    def encode(self, image: ImageSource) -> Prefix:
+        """What is in it: a picture -> keys and values float32 [layers, 1, heads, image_tokens, head_dim]."""
+        from im2sp.images.loading import load_image, to_pixels
+
+        size, decoder = self.bundle.config.image, self.bundle.config.decoder
+        pixels = to_pixels(load_image(image), size.height, size.width, size.mean, size.std)
+        graph = self.graphs.open("image_encoder")
+        keys, values = graph.run(pixels=pixels[None])
+        wanted = (decoder.layers, 1, decoder.heads, size.image_tokens, decoder.head_dim)
+        if keys.shape != wanted or values.shape != wanted:
+            raise BundleError(f"{graph.label} gave keys {list(keys.shape)} instead of {list(wanted)}: export it again")
+        return Prefix(keys, values)
+
+    def translate(self, prefix: Prefix, options: DecodingOptions | None = None) -> Translation:
+        """What to say: the image prefix -> tokens of speech units."""
+        decoder = self.bundle.config.decoder
+        step = DecoderStep(self.graphs.open("decoder"), decoder, prefix)
+        return decode(step, self.vocabulary.specials, options or self.default_options, decoder.max_tokens)
+
+    def speak(self, units: Sequence[int] | IntArray, durations: Sequence[int] | IntArray | None = None) -> Speech:
+        """How it sounds: units int64 [U] -> speech; durations (frames of 20 ms) are predicted unless given."""
+        return self.vocoder.speak(units, durations)
+
+    def units(self, waveform: FloatArray) -> IntArray:
+        """The way back: waveform float32 [samples] at 16 kHz -> units int64 [F] at 50 Hz, repeats kept.
+
+        Raises BundleError when the bundle has no speech encoder.
+        """
+        config = self.bundle.config.speech_encoder
+        if config is None:
+            raise BundleError(f"the bundle {self.bundle.folder} has no speech encoder: use a bundle that has one")
+        return SpeechEncoder(self.graphs.open("speech_encoder"), config).units(np.asarray(waveform))

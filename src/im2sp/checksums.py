@@ -1,0 +1,81 @@
+"""SHA256SUMS of a folder: written by the export, verified before anything else of a bundle is read."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path, PurePosixPath
+
+from im2sp.errors import BundleError
+from im2sp.files import replace_whole, sha256_of
+from im2sp.sentences import reason
+
+CHECKSUMS = "SHA256SUMS"
+CHECKSUMS_LIMIT = 2**20  # bytes; thousands of files
+
+_LINE = re.compile(r"([0-9a-fA-F]{64}) [ *](.+)")
+
+
+def write_checksums(folder: Path) -> dict[str, str]:
+    """Write `folder`/SHA256SUMS over every other file below `folder`; return {relative path: hexadecimal SHA-256}.
+
+    The format is that of the `sha256sum` tool, so `sha256sum -c SHA256SUMS` checks a bundle without im2sp.
+    Raises BundleError when a file name cannot stand in that format.
+    """
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    checksums = {name: sha256_of(folder / name) for name in names if name != CHECKSUMS}
+    for name in checksums:
+        _refuse_unsafe(name, folder)
+    with replace_whole(folder / CHECKSUMS) as temporary:
+        lines = [f"{digest}  {name}\n" for name, digest in checksums.items()]
+        temporary.write_text("".join(lines), encoding="utf-8")
+    return checksums
+
+
+def verify_checksums(folder: Path) -> dict[str, str]:
+    """Check every file that `folder`/SHA256SUMS lists; return {relative path: hexadecimal SHA-256}.
+
+    Raises BundleError for a list that is missing, unreadable or points outside `folder`, and for files that are
+    missing or changed.
+    """
+    checksums = _read_checksums(folder)
+    for name, expected in checksums.items():
+        path = folder / name
+        if not path.is_file():
+            raise BundleError(f"{name} is missing from the bundle {folder}: get the bundle again")
+        try:
+            found = sha256_of(path)
+        except OSError as error:
+            raise BundleError(f"{path} cannot be read: {reason(error)}") from error
+        if found != expected:
+            raise BundleError(f"{name} of the bundle {folder} has changed since it was exported: get the bundle again")
+    return checksums
+
+
+def _read_checksums(folder: Path) -> dict[str, str]:
+    path = folder / CHECKSUMS
+    try:
+        if path.stat().st_size > CHECKSUMS_LIMIT:
+            raise BundleError(f"{path} is larger than {CHECKSUMS_LIMIT >> 20} MB: this is not an im2sp bundle")
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError as error:
+        raise BundleError(f"{CHECKSUMS} is missing from the bundle {folder}: get the bundle again") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise BundleError(f"{path} cannot be read as a list of checksums: get the bundle again") from error
+    checksums: dict[str, str] = {}
+    for number, line in enumerate(lines, start=1):
+        match = _LINE.fullmatch(line)
+        if match is None:
+            raise BundleError(f"line {number} of {path} is not a checksum and a file name: get the bundle again")
+        digest, name = match[1].lower(), match[2]
+        _refuse_unsafe(name, folder)
+        if name in checksums:
+            raise BundleError(f"{path} lists {name} twice: get the bundle again")
+        checksums[name] = digest
+    return checksums
+
+
+def _refuse_unsafe(name: str, folder: Path) -> None:
+    """Names are checked as text, not resolved: caches of model hubs keep a bundle as links to files elsewhere."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or not name.isprintable() or "\\" in name or ":" in name:
+        raise BundleError(f"the bundle {folder} lists {name!r}, a path that does not stay inside it: do not trust it")

@@ -1,0 +1,228 @@
+"""The command line: parses, calls, prints. Whatever goes wrong is one sentence on stderr and exit code 1 (2: usage)."""
+
+from __future__ import annotations
+
+import functools
+import io
+import sys
+import warnings
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn, ParamSpec
+
+import typer
+
+from im2sp.errors import Im2SpError
+from im2sp.sentences import debugging, reason, unexpected
+
+if TYPE_CHECKING:
+    from im2sp.batch import Voice
+
+# Numpy, onnxruntime and the rest are imported inside the commands, so that `im2sp --help` answers at once.
+
+P = ParamSpec("P")
+STOPPED = 130  # exit code after Ctrl-C, as shells have it
+
+app = typer.Typer(
+    help="A photo goes in, a spoken description comes out, with no text in between.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+Model = Annotated[str, typer.Option(help="Name of a packaged bundle, or a bundle folder.", metavar="NAME|DIR")]
+Threads = Annotated[int, typer.Option(min=0, max=1024, help="CPU threads of each process; 0 takes what is there.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def main() -> None:
+    """Entry point of the `im2sp` command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # file names need not be printable
+            stream.reconfigure(errors="backslashreplace")
+    app()
+
+
+def in_sentences(command: Callable[P, None]) -> Callable[P, None]:
+    """Turn whatever a command raises into one sentence on stderr and an exit code."""
+
+    @functools.wraps(command)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
+        if not sys.warnoptions and not debugging():
+            warnings.simplefilter("ignore")  # of libraries about odd files, which say nothing to the one who captions
+        try:
+            command(*args, **kwargs)
+        except (typer.Exit, typer.Abort, typer.BadParameter, BrokenPipeError):  # typer's own business
+            raise
+        except KeyboardInterrupt:
+            _fail("stopped", STOPPED)
+        except Im2SpError as error:
+            _fail(str(error))
+        except OSError as error:
+            _fail(f"{error.filename}: {reason(error)}" if error.filename else reason(error))
+        except Exception as error:
+            _fail(unexpected(error))
+
+    return wrapped
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        import im2sp
+
+        typer.echo(f"im2sp {im2sp.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """A photo goes in, a spoken description comes out, with no text in between."""
+
+
+@app.command()
+@in_sentences
+def caption(
+    photos: Annotated[list[Path], typer.Argument(metavar="PHOTO", help="Photos, and folders to look through.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the speech and captions.jsonl.")],
+    model: Model = "default",
+    beam: Annotated[int | None, typer.Option(min=1, max=64, help="Hypotheses side by side; 1 is fastest.")] = None,
+    temperature: Annotated[float, typer.Option(min=0, max=100, help="Above 0: sample, without a beam.")] = 0.0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the sampling.")] = 0,
+    workers: Annotated[int, typer.Option(min=1, max=256, help="Processes, each with its own copy of the model.")] = 1,
+    threads: Threads = 0,
+) -> None:
+    """Speak about photos: OUT/<name>.wav for each, and a line in OUT/captions.jsonl.
+
+    Run again, it goes on where it stopped: photos that have their line and their wav are skipped.
+    """
+    if temperature > 0 and (beam or 1) > 1:
+        raise typer.BadParameter("sampling knows no beam; give --temperature or --beam", param_hint="--beam")
+    from im2sp.batch import Voice
+
+    decoding: list[tuple[str, int | float]] = [("temperature", temperature), ("seed", seed)]
+    if beam is not None:
+        decoding.append(("beam", beam))
+    _speak_all(photos, out, Voice(model, threads, tuple(decoding)), workers)
+
+
+@app.command()
+@in_sentences
+def speak(
+    units: Annotated[list[str], typer.Argument(metavar="UNITS", help='"12 5 77", @FILE, or - for standard input.')],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The wav to write.")],
+    model: Model = "default",
+    threads: Threads = 0,
+) -> None:
+    """Speak units: a waveform from their numbers, with predicted durations."""
+    from im2sp.captioner import Captioner
+    from im2sp.speech.audio import SAMPLE_RATE, write_wav
+    from im2sp.speech.units import parse_units
+
+    captioner = Captioner.from_pretrained(model, threads=threads)
+    speech = captioner.speak(parse_units(_units_text(units), captioner.bundle.config.vocabulary.units))
+    write_wav(out, speech.waveform)
+    typer.echo(f"{out}: {len(speech.waveform) / SAMPLE_RATE:.1f} s of speech from {len(speech.units)} units")
+
+
+@app.command()
+@in_sentences
+def units(
+    speech: Annotated[Path, typer.Argument(metavar="SPEECH", help="A recording: WAV, FLAC, Ogg, MP3, ...")],
+    keep_repeats: Annotated[bool, typer.Option("--keep-repeats", help="One unit for every 20 ms.")] = False,
+    json: Json = False,
+    model: Model = "default",
+    threads: Threads = 0,
+) -> None:
+    """Print the units of a recording, repeats removed."""
+    from im2sp.captioner import Captioner
+    from im2sp.speech.audio import UNIT_RATE, read_audio
+    from im2sp.speech.units import remove_repeats
+
+    frames = Captioner.from_pretrained(model, threads=threads).units(read_audio(speech))
+    found, durations = (frames, frames * 0 + 1) if keep_repeats else remove_repeats(frames)
+    if json:
+        from json import dumps
+
+        lists = {"units": found.tolist(), "durations": durations.tolist()}
+        typer.echo(dumps({"speech": str(speech), "unit_rate": UNIT_RATE, **lists}))
+    else:
+        typer.echo(" ".join(map(str, found.tolist())))
+
+
+@app.command()
+@in_sentences
+def info(model: Model = "default", json: Json = False) -> None:
+    """Tell what a bundle is: sizes, checksums (verified), training data, measured quality."""
+    from im2sp.bundle import Bundle, find_bundle
+    from im2sp.console import bundle_json, show_bundle
+
+    description = Bundle.load(find_bundle(model)).describe()
+    if json:
+        typer.echo(bundle_json(description))
+    else:
+        show_bundle(description)
+
+
+def _speak_all(sources: list[Path], out: Path, voice: Voice, workers: int) -> None:
+    """Run a batch and tell about it. Ends in exit code 1 when anything could not be spoken."""
+    from im2sp.batch import speak_photos
+    from im2sp.bundle import find_bundle
+    from im2sp.console import result_line, tally
+    from im2sp.images.finding import Photos
+    from im2sp.journal import open_journal
+
+    photos = Photos(sources)
+    survey = photos.survey()
+    for problem in survey.problems:
+        typer.echo(problem, err=True)
+    if survey.count == 0:
+        raise typer.Exit(1)
+    find_bundle(voice.model)  # a misspelt name must not leave an empty folder behind
+    single = survey.count == 1 and not sources[0].is_dir()
+    with open_journal(out) as journal, tally(survey.count) as counts:
+        try:
+            with closing(speak_photos(photos, journal, voice, workers)) as outcomes:
+                for outcome in outcomes:
+                    counts.add(outcome)
+                    if single and outcome.record is not None:
+                        typer.echo(result_line(outcome.record, out))
+        except KeyboardInterrupt:
+            _fail(f"stopped: {counts}; run the same command again to go on", STOPPED)
+        except Im2SpError as error:
+            _fail(f"{error} ({counts})" if counts.spoken else str(error))
+    if not single or counts.skipped:
+        typer.echo(f"{out}: {counts}")
+    if counts.failed > 1 or (counts.failed and not single):
+        typer.echo(f"{counts.failed} of {survey.count} photos could not be spoken", err=True)
+    if counts.failed or survey.problems:
+        raise typer.Exit(1)
+
+
+def _units_text(words: list[str]) -> str:
+    """The units that the argument names: themselves, a file or standard input, read no further than needed."""
+    from im2sp.speech.units import TEXT_LIMIT
+
+    text = " ".join(words)
+    try:
+        if text == "-":
+            return sys.stdin.read(TEXT_LIMIT + 1)
+        if text.startswith("@"):
+            with open(text[1:], encoding="utf-8") as file:
+                return file.read(TEXT_LIMIT + 1)
+    except UnicodeDecodeError as error:
+        raise Im2SpError(f"{'standard input' if text == '-' else text[1:]}: is not a text of units") from error
+    return text
+
+
+def _fail(sentence: str, code: int = 1) -> NoReturn:
+    typer.echo(sentence, err=True)
+    raise typer.Exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""What the command line shows: the progress of a batch, the line for one photo, the table about a bundle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from im2sp.speech.audio import UNIT_RATE
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from im2sp.batch import Outcome
+    from im2sp.bundle import BundleDescription
+    from im2sp.journal import Record
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:.1f}/s" if task.speed else "-/s")
+
+
+class Tally:
+    """Counts outcomes, shows them as a bar (on a terminal, for more than one photo), names failures on stderr."""
+
+    def __init__(self, progress: Progress, total: int) -> None:
+        self.spoken = self.skipped = self.failed = 0
+        self._progress = progress
+        self._total = total
+        self._task = progress.add_task("speaking", total=total)
+
+    def add(self, outcome: Outcome) -> None:
+        """Count one outcome. What was skipped leaves the total, or it would spoil the rate and the time left."""
+        if outcome.skipped:
+            self.skipped += 1
+            self._progress.update(self._task, total=self._total - self.skipped)
+            return
+        if outcome.error is not None:
+            self.failed += 1
+            self._progress.console.print(outcome.error, markup=False, highlight=False, soft_wrap=True)
+        else:
+            self.spoken += 1
+        self._progress.advance(self._task)
+
+    def __str__(self) -> str:
+        parts = [_count(self.spoken, "photo") + " spoken"]
+        if self.skipped:
+            parts.append(f"{self.skipped} skipped (spoken before)")
+        if self.failed:
+            parts.append(f"{self.failed} failed")
+        return ", ".join(parts)
+
+
+@contextmanager
+def tally(total: int) -> Iterator[Tally]:
+    """A Tally whose bar is gone afterwards."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=total < 2 or not console.is_terminal) as progress:
+        yield Tally(progress, total)
+
+
+def result_line(record: Record, out: Path) -> str:
+    """What a single photo is answered with."""
+    spoken = sum(record.durations) / UNIT_RATE
+    return (
+        f"{out / record.wav}: {spoken:.1f} s of speech, {_count(len(record.units), 'unit')}, "
+        f"score {record.score:.2f}, made in {record.seconds:.2f} s"
+    )
+
+
+def show_bundle(description: BundleDescription) -> None:
+    """Print what a bundle is, as a table on stdout."""
+    config = description.config
+    table = Table(title=f"{config.name} {config.version}", show_header=False, title_justify="left")
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    facts = {
+        "description": config.description,
+        "license": config.license,
+        "language": config.language,
+        "created": config.created,
+        "folder": str(description.folder),
+        "size": _megabytes(description.size),
+        "picture": f"{config.image.width} x {config.image.height} pixels, {config.image.image_tokens} image tokens",
+        "speech": f"{config.vocabulary.units} units, {config.decoder.vocabulary_size} tokens, "
+        f"{config.vocoder.sample_rate} Hz",
+        "speech to units": "yes" if config.speech_encoder else "no",
+        "decoding": ", ".join(f"{name} {value}" for name, value in config.decoding.model_dump().items()),
+    }
+    sections: dict[str, Mapping[str, object]] = {
+        "what it is": facts,
+        "what it was trained on": config.training,
+        "measured quality": config.quality,
+        "parameters": {graph: f"{number:,}" for graph, number in config.parameters.items()},
+        "files, checksums verified": {
+            file.name: f"{_megabytes(file.size)} {file.sha256}" for file in description.files
+        },
+    }
+    for title, rows in sections.items():
+        table.add_row(Text(title, style="bold"))
+        for name, value in rows.items():
+            table.add_row(Text(f"  {name}"), Text(str(value)))
+        table.add_section()
+    Console().print(table)
+
+
+def bundle_json(description: BundleDescription) -> str:
+    """The same as JSON; the list of subwords stays in config.json."""
+    config: dict[str, Any] = description.config.model_dump(mode="json", exclude={"vocabulary": {"subwords"}})
+    files = [{"name": file.name, "size": file.size, "sha256": file.sha256} for file in description.files]
+    return json.dumps({**config, "folder": str(description.folder), "size": description.size, "files": files}, indent=1)
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.2f} MB"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,177 @@
+"""The ONNX graphs of a bundle: opened when first needed, checked against the config, run with named arrays."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from im2sp.bundle import Bundle, BundleConfig
+from im2sp.errors import BundleError, Im2SpError
+from im2sp.sentences import reason
+
+if TYPE_CHECKING:
+    import numpy as np
+    import onnxruntime
+
+MOST_THREADS = 4  # more do not make graphs of this size faster
+_ORT_TYPES = {"float32": "tensor(float)", "int64": "tensor(int64)"}
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """An input or output: dtype and dimensions, a number where fixed and a word where free."""
+
+    dtype: str
+    dims: tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What a graph takes and gives, in order."""
+
+    inputs: Mapping[str, Tensor]
+    outputs: Mapping[str, Tensor]
+
+
+def contracts(config: BundleConfig) -> dict[str, Contract]:
+    """The contract of every graph of a bundle with this config (docs/bundle.md)."""
+    image, decoder = config.image, config.decoder
+
+    def floats(*dims: int | str) -> Tensor:
+        return Tensor("float32", dims)
+
+    def ints(*dims: int | str) -> Tensor:
+        return Tensor("int64", dims)
+
+    def cache(batch: str, length: int | str) -> Tensor:
+        return floats(decoder.layers, batch, decoder.heads, length, decoder.head_dim)
+
+    prefix = {name: cache("prefix_batch", image.image_tokens) for name in ("prefix_keys", "prefix_values")}
+    past = {name: cache("batch", "past") for name in ("past_keys", "past_values")}
+    found = {
+        "image_encoder": Contract({"pixels": floats("batch", 3, image.height, image.width)}, prefix),
+        "decoder": Contract(
+            {"tokens": ints("batch"), "position": ints(1), **prefix, **past},
+            {
+                "logits": floats("batch", decoder.vocabulary_size),
+                "keys": cache("batch", "past+1"),
+                "values": cache("batch", "past+1"),
+                "attention": floats("batch", image.image_tokens),
+            },
+        ),
+        "duration_predictor": Contract({"units": ints(1, "units")}, {"log_durations": floats(1, "units")}),
+        "vocoder": Contract({"frames": ints(1, "frames")}, {"waveform": floats(1, "samples")}),
+        "speech_encoder": Contract({"waveform": floats(1, "samples")}, {"units": ints(1, "frames")}),
+    }
+    return {name: found[name] for name in config.graphs}
+
+
+class Graph:
+    """One open graph."""
+
+    def __init__(self, label: str, contract: Contract, session: onnxruntime.InferenceSession) -> None:
+        self.label = label  # for messages: file and bundle
+        self._outputs = list(contract.outputs)
+        self._session = session
+
+    def run(self, **inputs: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
+        """Named arrays in, the outputs in the order of the contract out. Raises BundleError when the graph fails."""
+        try:
+            return list(self._session.run(self._outputs, inputs))
+        except Exception as error:  # onnxruntime raises classes of its own without a common public base
+            raise BundleError(f"{self.label} failed: {_why(error)}") from error
+
+
+class Graphs:
+    """The graphs of a bundle. Safe to share between threads."""
+
+    def __init__(self, bundle: Bundle, threads: int = 0) -> None:
+        """`threads`: CPU threads per graph; 0 takes the cores that this process may use, at most MOST_THREADS."""
+        if threads < 0:
+            raise Im2SpError(f"{threads} threads cannot run anything: give 0 for all cores, or a number of threads")
+        self.bundle = bundle
+        self._threads = threads or min(_available_cores(), MOST_THREADS)
+        self._contracts = contracts(bundle.config)
+        self._open: dict[str, Graph] = {}
+        self._lock = threading.Lock()
+
+    def open(self, name: str) -> Graph:
+        """The graph of that name. Raises BundleError when the bundle has none or it does not match the config."""
+        with self._lock:
+            if name not in self._open:
+                if name not in self._contracts:
+                    raise BundleError(f"the bundle {self.bundle.folder} has no {name}.onnx: use a bundle that has one")
+                label = f"{name}.onnx of the bundle {self.bundle.folder}"
+                contract = self._contracts[name]
+                session = self._session(name, label)
+                _check(label, contract, session)
+                self._open[name] = Graph(label, contract, session)
+            return self._open[name]
+
+    def check(self) -> None:
+        """Open every graph of the bundle. Raises BundleError for the first that does not match the config."""
+        for name in self._contracts:
+            self.open(name)
+
+    def _session(self, name: str, label: str) -> onnxruntime.InferenceSession:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # errors only: warnings about a graph mean nothing to the one who captions
+        options.intra_op_num_threads = self._threads
+        options.inter_op_num_threads = 1
+        # Memory goes back after each run; the arena would keep the largest sentence's buffers for every graph,
+        # and its patterns only help where every run has the same shapes.
+        options.enable_cpu_mem_arena = False
+        options.enable_mem_pattern = False
+        # Five graphs take turns: waiting threads of one must not burn the cores that the next one needs.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        path = self.bundle.folder / f"{name}.onnx"
+        try:
+            return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # see Graph.run
+            raise BundleError(f"{label} cannot be opened: {_why(error)}") from error
+
+
+def _check(label: str, contract: Contract, session: onnxruntime.InferenceSession) -> None:
+    for kind, wanted, nodes in (
+        ("input", contract.inputs, session.get_inputs()),
+        ("output", contract.outputs, session.get_outputs()),
+    ):
+        found = {node.name: node for node in nodes}
+        if set(found) != set(wanted):
+            names = f"{kind}s {', '.join(sorted(found))}"
+            raise BundleError(f"{label} has the {names} where im2sp needs {', '.join(sorted(wanted))}: export it again")
+        for name, tensor in wanted.items():
+            node = found[name]
+            if node.type != _ORT_TYPES[tensor.dtype] or not _fits(node.shape, tensor.dims, free=kind == "input"):
+                wish = f"{tensor.dtype} {_show(tensor.dims)}"
+                what = f"{kind} {name} as {node.type} {_show(node.shape)}"
+                raise BundleError(f"{label} has the {what} where config.json asks for {wish}: export it again")
+
+
+def _fits(shape: list[int | str | None], dims: tuple[int | str, ...], free: bool) -> bool:
+    """A fixed dimension must agree; a free one must be free in an input, since runs differ there (`free`)."""
+    if len(shape) != len(dims):
+        return False
+    for found, wanted in zip(shape, dims, strict=True):
+        if isinstance(found, int) and found != wanted and (free or isinstance(wanted, int)):
+            return False
+    return True
+
+
+def _show(dims: list[int | str | None] | tuple[int | str, ...]) -> str:
+    return f"[{', '.join('?' if dim is None else str(dim) for dim in dims)}]"
+
+
+def _why(error: Exception) -> str:
+    """The reason without onnxruntime's own codes before it."""
+    return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", reason(error))
+
+
+def _available_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,267 @@
+"""Any picture in, an RGB picture out, then pixels for the image encoder.
+
+Pictures come from outside and are not trusted: the kind of file, its size and the size that its header promises are
+all checked before memory is taken for the pixels.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import GifImagePlugin as _gif  # noqa: F401  importing a plugin registers its format
+from PIL import JpegImagePlugin as _jpeg  # noqa: F401
+from PIL import TiffImagePlugin as _tiff  # noqa: F401
+from PIL import WebPImagePlugin as _webp  # noqa: F401
+
+from im2sp.arrays import FloatArray
+from im2sp.errors import ImageError
+from im2sp.sentences import reason
+
+Image.preinit()  # registers BMP and PNG; the rest of Pillow's formats stay unknown to this process unless asked for
+
+ImageSource = str | Path | bytes | BinaryIO | Image.Image | npt.NDArray[np.uint8]
+
+MAX_FILE_BYTES = 64 * 2**20  # larger files are refused unread
+MAX_PIXELS = 64_000_000  # width * height; a 50 megapixel photo passes, 20000 x 20000 does not
+MAX_SIDE = 65_535  # pixels, the limit of JPEG; resizing needs memory in proportion to the longer side
+DRAFT_SIDE = 1024  # pixels; large JPEGs are decoded at 1/2, 1/4 or 1/8 scale as long as both sides stay this long
+
+# JPEG covers MPO (several JPEGs in one file: the first counts). Formats that run other programs (EPS) or have seldom
+# used decoders are left out on purpose.
+_WANTED = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+_READABLE = "JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF"
+_TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # EXIF orientation -> what makes the picture upright
+_TIFF_TILE_WIDTH, _TIFF_TILE_LENGTH = 322, 323
+
+
+def load_image(source: ImageSource) -> Image.Image:
+    """Read a picture as RGB, upright, on white where it is transparent.
+
+    `source`: a path, the bytes of a file, a binary file object, a PIL picture (left as it is; its current frame
+    counts) or an array uint8 [H, W, 3], [H, W, 4] or [H, W]. Of an animation the first frame counts. Every size from
+    1 x 1 to MAX_PIXELS is a picture. 16-bit grey is scaled to 8 bits; 32-bit and floating point grey, which have no
+    agreed white, are stretched from their darkest to their brightest pixel. JPEGs with sides over 2 * DRAFT_SIDE come
+    back at a reduced scale, so that a 40 megapixel photo costs a few megabytes.
+
+    Raises ImageError: missing, a folder, empty, too large, not a picture, damaged or cut short.
+    """
+    if isinstance(source, Image.Image):
+        return _upright_rgb(source, "the given picture", drafted=False)
+    if isinstance(source, np.ndarray):
+        return _from_array(source)
+    if isinstance(source, bytes):
+        return _from_bytes(source, "the given bytes")
+    if isinstance(source, str | os.PathLike):
+        return _from_path(Path(source))
+    if hasattr(source, "read"):
+        return _from_bytes(*_drain(source))
+    raise ImageError(
+        f"{type(source).__name__} is not a picture; give a path, bytes, a binary file, a PIL picture or an array"
+    )
+
+
+def to_pixels(image: Image.Image, height: int, width: int, mean: Sequence[float], std: Sequence[float]) -> FloatArray:
+    """Resize (bicubic) an RGB picture to exactly `height` x `width` and normalise it: float32 [3, height, width].
+
+    A pixel v in 0..255 becomes (v / 255 - mean) / std, with one mean and one std for each of R, G, B.
+    """
+    resized = image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
+    pixels = np.asarray(resized, dtype=np.float32) / np.float32(255)
+    normal = (pixels - np.asarray(mean, dtype=np.float32)) / np.asarray(std, dtype=np.float32)
+    return np.ascontiguousarray(normal.transpose(2, 0, 1))
+
+
+def _from_path(path: Path) -> Image.Image:
+    name = str(path)
+    try:
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise ImageError(f"{name}: is a folder, not a picture")
+        if not stat.S_ISREG(status.st_mode):  # a pipe or a device could be read for ever
+            raise ImageError(f"{name}: is not an ordinary file")
+        _check_bytes(status.st_size, name)
+        with path.open("rb") as file:
+            return _decode(file, name)
+    except (OSError, ValueError) as error:  # ValueError: a path with a zero byte
+        raise ImageError(f"{name}: cannot be read ({reason(error)})") from error
+
+
+def _from_bytes(data: bytes, name: str) -> Image.Image:
+    _check_bytes(len(data), name)
+    return _decode(io.BytesIO(data), name)
+
+
+def _from_array(array: npt.NDArray[np.uint8]) -> Image.Image:
+    shape_fits = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))
+    if array.dtype != np.uint8 or not shape_fits or 0 in array.shape:
+        raise ImageError(
+            f"the given array is {array.dtype} {list(array.shape)}; a picture is uint8 [H, W, 3], [H, W, 4] or [H, W]"
+        )
+    _check_size((array.shape[1], array.shape[0]), "the given array")
+    return _upright_rgb(Image.fromarray(np.ascontiguousarray(array)), "the given array", drafted=False)
+
+
+def _drain(file: BinaryIO) -> tuple[bytes, str]:
+    """The bytes of a file object, at most one more than allowed, and a name for it."""
+    named = getattr(file, "name", None)
+    name = named if isinstance(named, str) else "the given file"
+    pieces = bytearray()
+    try:
+        while len(pieces) <= MAX_FILE_BYTES:  # unbuffered files may return less than asked for
+            piece = file.read(MAX_FILE_BYTES + 1 - len(pieces))
+            if not piece:
+                break
+            pieces += piece
+    except (OSError, ValueError) as error:
+        raise ImageError(f"{name}: cannot be read ({reason(error)})") from error
+    except TypeError as error:
+        raise ImageError(f"{name}: was opened as text; open it in binary mode ('rb')") from error
+    return bytes(pieces), name
+
+
+def _check_bytes(size: int, name: str) -> None:
+    if size == 0:
+        raise ImageError(f"{name}: is empty (zero bytes)")
+    if size > MAX_FILE_BYTES:
+        raise ImageError(f"{name}: is larger than {MAX_FILE_BYTES // 2**20} MiB, the limit for a picture file")
+
+
+def _check_size(size: tuple[int, int], name: str) -> None:
+    width, height = size
+    if width < 1 or height < 1:
+        raise ImageError(f"{name}: has no pixels ({width} x {height})")
+    if width * height > MAX_PIXELS or max(size) > MAX_SIDE:
+        raise ImageError(
+            f"{name}: is too large ({width} x {height} pixels; the limits are {MAX_PIXELS // 10**6} megapixels "
+            f"and {MAX_SIDE} pixels a side); make it smaller first"
+        )
+
+
+def _decode(file: BinaryIO, name: str) -> Image.Image:
+    canvas = _webp_canvas(file.read(30))
+    if canvas is not None:
+        _check_size(canvas, name)
+    formats = [known for known in _WANTED if known in Image.OPEN]
+    try:
+        image = Image.open(file, formats=formats)
+    except UnidentifiedImageError as error:
+        raise ImageError(f"{name}: is not a picture that im2sp can read ({_READABLE})") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageError(
+            f"{name}: is too large (the limit is {MAX_PIXELS // 10**6} megapixels); make it smaller first"
+        ) from error
+    except Exception as error:  # decoders meet hostile bytes with nearly every exception there is
+        raise _damaged(name, error) from error
+    with image:
+        return _upright_rgb(image, name, drafted=True)
+
+
+def _upright_rgb(image: Image.Image, name: str, *, drafted: bool) -> Image.Image:
+    """Check the promised size, decode, turn, make RGB. `drafted`: the picture is ours, so its scale may be reduced."""
+    _check_size(image.size, name)
+    try:
+        _check_tile(image, name)
+        if drafted:
+            image.draft(None, (DRAFT_SIDE, DRAFT_SIDE))  # only JPEG listens; square, since it may be turned below
+        image.load()
+        rgb = _as_rgb(image)
+        turn = _TRANSPOSE.get(_orientation(image))
+    except ImageError:
+        raise
+    except Exception as error:  # decoders meet hostile bytes with nearly every exception there is
+        raise _damaged(name, error) from error
+    if turn is None:
+        return rgb
+    upright = rgb.transpose(turn)
+    upright.info = {}  # or its EXIF would have it turned again by whoever reads it next
+    return upright
+
+
+def _check_tile(image: Image.Image, name: str) -> None:
+    """Refuse a TIFF whose tiles dwarf the picture: the decoder takes memory for a whole tile."""
+    tags = getattr(image, "tag_v2", None) or {}
+    if tags.get(_TIFF_TILE_WIDTH, 1) * tags.get(_TIFF_TILE_LENGTH, 1) > MAX_PIXELS:
+        raise ImageError(f"{name}: is stored in tiles of over {MAX_PIXELS // 10**6} megapixels, which are refused")
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, asked after decoding: TIFF has turned itself by then, PNG may have it at its end."""
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # damaged side information must not cost the picture
+        return 1
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        return _from_deep_grey(image)
+    if image.mode in ("I", "F"):
+        return _from_open_ended_grey(image)
+    if image.mode == "La":
+        image = image.convert("LA")
+    if image.mode in ("RGBA", "RGBa", "LA", "PA") or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        white = Image.new("RGB", layer.size, "white")
+        white.paste(layer, mask=layer)
+        return white
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _from_deep_grey(image: Image.Image) -> Image.Image:
+    """16-bit grey -> RGB by the upper byte, as Pillow itself does for 16-bit colour."""
+    values = np.asarray(image)
+    grey = (values >> 8).astype(np.uint8)
+    clear = image.info.get("transparency")
+    if isinstance(clear, int):
+        grey[values == clear] = 255
+    return Image.fromarray(grey).convert("RGB")
+
+
+def _from_open_ended_grey(image: Image.Image) -> Image.Image:
+    """32-bit or floating point grey -> RGB, stretched from the darkest to the brightest pixel; NaN becomes black."""
+    values = np.asarray(image, dtype=np.float32)
+    finite = values[np.isfinite(values)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    gain = 255 / (high - low) if high > low else 0.0
+    grey = np.nan_to_num(values, nan=low, posinf=high, neginf=low) * np.float32(gain) - np.float32(low * gain)
+    return Image.fromarray(np.rint(grey.clip(0, 255)).astype(np.uint8)).convert("RGB")
+
+
+def _damaged(name: str, error: Exception) -> ImageError:
+    if "truncated" in str(error).lower() or isinstance(error, EOFError):
+        return ImageError(f"{name}: is cut short; the file ends before the picture does")
+    return ImageError(f"{name}: is damaged or of an unusual kind ({reason(error)})")
+
+
+def _webp_canvas(head: bytes) -> tuple[int, int] | None:
+    """Width and height from the first 30 bytes of a WebP file, None for others.
+
+    Pillow hands WebP to a decoder that takes memory for the canvas on opening, before its size can be asked.
+    """
+    if len(head) < 30 or head[:4] != b"RIFF" or head[8:12] != b"WEBP":
+        return None
+    kind = head[12:16]
+    if kind == b"VP8X":
+        return int.from_bytes(head[24:27], "little") + 1, int.from_bytes(head[27:30], "little") + 1
+    if kind == b"VP8L":
+        packed = int.from_bytes(head[21:25], "little")
+        return (packed & 0x3FFF) + 1, (packed >> 14 & 0x3FFF) + 1
+    if kind == b"VP8 ":
+        return int.from_bytes(head[26:28], "little") & 0x3FFF, int.from_bytes(head[28:30], "little") & 0x3FFF
+    return None

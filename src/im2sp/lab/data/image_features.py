@@ -1,0 +1,37 @@
+"""Cached image features: one float16 array a view, with the image ids in order."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from im2sp.errors import Im2SpError
+
+
+class ImageFeatures:
+    """Features of many photos, by image id: float16 [views, image_tokens, width] each, memory-mapped."""
+
+    def __init__(self, folder: Path) -> None:
+        index = folder / "index.json"
+        if not index.is_file():
+            raise Im2SpError(f"{index} is missing: run the stage `encode` first")
+        description = json.loads(index.read_text())
+        self.views: list[str] = description["views"]
+        self.rows = {image_id: row for row, image_id in enumerate(description["image_ids"])}
+        self._arrays = [np.load(folder / f"{view}.npy", mmap_mode="r") for view in self.views]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(image_tokens, width) of one photo."""
+        return self._arrays[0].shape[1:]
+
+    def get(self, image_id: str, view: int = 0) -> np.ndarray:
+        """Features of one photo in one view: float16 [image_tokens, width]."""
+        return self._arrays[view][self.rows[image_id]]
+
+    def batch(self, image_ids: list[str], views: np.ndarray | int = 0) -> np.ndarray:
+        """Features of several photos, one view each: float16 [B, image_tokens, width]."""
+        chosen = np.broadcast_to(np.asarray(views), (len(image_ids),))
+        return np.stack([self.get(image_id, int(view)) for image_id, view in zip(image_ids, chosen, strict=True)])

@@ -1,0 +1,73 @@
+"""Spoken captions on disk: Parquet shards of waveforms, written whole or not at all, readable by `datasets` and pyarrow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from im2sp.files import replace_whole
+
+SCHEMA = pa.schema(
+    [
+        ("caption_id", pa.string()),
+        ("image_id", pa.string()),
+        ("split", pa.string()),
+        ("speaker", pa.string()),
+        ("text", pa.string()),
+        ("waveform", pa.list_(pa.int16())),  # 16 kHz mono
+        ("phones", pa.list_(pa.string())),  # as the voice pronounced them, for scoring units
+        ("phone_samples", pa.list_(pa.int32())),  # 16 kHz samples of each phone
+    ]
+)
+
+
+@dataclass(frozen=True)
+class SpokenCaption:
+    """One spoken caption."""
+
+    caption_id: str
+    image_id: str
+    split: str
+    speaker: str
+    text: str
+    waveform: np.ndarray  # int16 [samples], 16 kHz
+    phones: list[str]
+    phone_samples: np.ndarray  # int32 [phones], 16 kHz samples
+
+
+def write_shard(path: Path, captions: list[SpokenCaption]) -> None:
+    """Write one shard; the file appears only when it is complete."""
+    columns = {name: [getattr(caption, name) for caption in captions] for name in SCHEMA.names}
+    with replace_whole(path) as temporary:
+        pq.write_table(pa.table(columns, schema=SCHEMA), temporary, compression="zstd", compression_level=1)
+
+
+def read_shard(path: Path) -> Iterator[SpokenCaption]:
+    """Spoken captions of one shard."""
+    table = pq.read_table(path)
+    waveforms = table["waveform"].combine_chunks()
+    offsets, samples = waveforms.offsets.to_numpy(), waveforms.values.to_numpy()
+    lengths = table["phone_samples"].to_pylist()
+    names = ("caption_id", "image_id", "split", "speaker", "text")
+    phones = table["phones"].to_pylist()
+    for row, cells in enumerate(zip(*(table[name].to_pylist() for name in names), strict=True)):
+        waveform = samples[offsets[row] : offsets[row + 1]]
+        yield SpokenCaption(*cells, waveform, phones[row], np.asarray(lengths[row], dtype=np.int32))
+
+
+def read_shards(folder: Path, split: str | None = None, limit: int | None = None) -> Iterator[SpokenCaption]:
+    """Spoken captions of all complete shards in name order, one shard in memory at a time."""
+    count = 0
+    for path in sorted(folder.glob("*.parquet")):
+        if split is not None and not path.name.startswith(f"{split}-"):
+            continue
+        for caption in read_shard(path):
+            if limit is not None and count >= limit:
+                return
+            count += 1
+            yield caption

@@ -1,0 +1,58 @@
+"""Text of captions <-> token ids, for the pre-training that the translator starts from. Never used at run time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+
+from im2sp.files import replace_whole
+
+PAD, BOS, EOS, UNKNOWN = 0, 1, 2, 3
+SPECIAL = ["[PAD]", "[BOS]", "[EOS]", "[UNK]"]
+
+
+class TextTokenizer:
+    """Lower-cased words without punctuation; words seen fewer than `min_count` times are unknown."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+
+    @classmethod
+    def train(cls, texts: Iterable[str], min_count: int = 4, limit: int = 8000) -> TextTokenizer:
+        """Learn the vocabulary of some captions."""
+        tokenizer = Tokenizer(models.WordLevel(unk_token="[UNK]"))
+        tokenizer.normalizer = normalizers.Sequence(
+            [normalizers.NFKC(), normalizers.Lowercase(), normalizers.Replace("'", ""), normalizers.Replace("-", " ")]
+        )
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Whitespace(), pre_tokenizers.Punctuation("removed")])
+        trainer = trainers.WordLevelTrainer(
+            vocab_size=limit, min_frequency=min_count, special_tokens=SPECIAL, show_progress=False
+        )
+        tokenizer.train_from_iterator(texts, trainer)
+        return cls(tokenizer)
+
+    @property
+    def size(self) -> int:
+        """Token ids there are."""
+        return self._tokenizer.get_vocab_size()
+
+    def encode(self, text: str) -> list[int]:
+        """Text -> token ids with BOS and EOS."""
+        return [BOS, *self._tokenizer.encode(text).ids, EOS]
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        """Token ids -> text; special ids are left out, unknown words too."""
+        names = (self._tokenizer.id_to_token(int(token)) for token in tokens if token > UNKNOWN)
+        return " ".join(name for name in names if name)
+
+    def save(self, path: Path) -> None:
+        """Write the tokenizers JSON."""
+        with replace_whole(path) as temporary:
+            self._tokenizer.save(str(temporary))
+
+    @classmethod
+    def load(cls, path: Path) -> TextTokenizer:
+        """Read what `save` wrote."""
+        return cls(Tokenizer.from_file(str(path)))

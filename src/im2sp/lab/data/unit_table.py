@@ -1,0 +1,77 @@
+"""The unit table: the one data format between stages (Parquet, readable by `datasets` and pyarrow)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from im2sp.errors import Im2SpError
+from im2sp.files import replace_whole
+
+SCHEMA = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("image_units", pa.list_(pa.uint16())),  # null until the photo is tokenised
+        ("caption_id", pa.string()),
+        ("speech_units", pa.list_(pa.uint16())),  # 50 Hz, repeats kept
+        ("split", pa.string()),
+        ("speaker", pa.string()),
+        ("duration_s", pa.float32()),
+        ("text", pa.string()),  # for scoring only
+    ]
+)
+METADATA_KEY = b"im2sp"
+
+
+@dataclass(frozen=True)
+class UnitRow:
+    """One caption of a unit table."""
+
+    image_id: str
+    caption_id: str
+    speech_units: np.ndarray  # uint16 [F], 50 Hz, repeats kept
+    split: str
+    speaker: str
+    duration_s: float
+    text: str
+    image_units: np.ndarray | None = None
+
+
+def write_unit_table(path: Path, rows: Iterable[UnitRow], description: dict[str, str | int]) -> None:
+    """Write a table whole; `description` (which encoder made the units, say) goes into the file's metadata."""
+    listed = list(rows)
+    columns = {name: [getattr(row, name) for row in listed] for name in SCHEMA.names}
+    schema = SCHEMA.with_metadata({METADATA_KEY: json.dumps(description).encode()})
+    with replace_whole(path) as temporary:
+        pq.write_table(pa.table(columns, schema=schema), temporary, compression="zstd")
+
+
+def read_unit_tables(folder: Path, split: str | None = None) -> list[UnitRow]:
+    """All rows of all tables of a folder, in name order.
+
+    Raises:
+        Im2SpError: there is no table, or tables of different encoders are mixed.
+    """
+    rows, descriptions = [], set()
+    for path in sorted(folder.glob("*.parquet")):
+        table = pq.read_table(path)
+        descriptions.add((table.schema.metadata or {}).get(METADATA_KEY, b""))
+        units = table["speech_units"].combine_chunks()
+        offsets, values = units.offsets.to_numpy(), units.values.to_numpy()
+        names = ("image_id", "caption_id", "split", "speaker", "duration_s", "text")
+        for row, cells in enumerate(zip(*(table[name].to_pylist() for name in names), strict=True)):
+            image_id, caption_id, part, speaker, duration, text = cells
+            if split is None or part == split:
+                piece = values[offsets[row] : offsets[row + 1]]
+                rows.append(UnitRow(image_id, caption_id, piece, part, speaker, duration, text))
+    if not descriptions:
+        raise Im2SpError(f"{folder} holds no unit table: run the stage `units` first")
+    if len(descriptions) > 1:
+        raise Im2SpError(f"{folder} mixes units of different speech encoders: delete the older tables")
+    return rows

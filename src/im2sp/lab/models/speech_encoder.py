@@ -1,0 +1,101 @@
+"""Speech encoder: waveform -> HuBERT features -> k-means units at 50 Hz (paper section 2.2; reference formats, section 5)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file, save_file
+from torch import Tensor, nn
+from transformers import HubertConfig, HubertModel
+
+from im2sp.files import replace_whole
+from im2sp.speech.audio import HOP
+
+
+def small_hubert_config(layers: int = 6, width: int = 256, heads: int = 4) -> HubertConfig:
+    """Our HuBERT: four convolutions instead of seven, and a transformer that two cores can train in an hour.
+
+    The product of the strides is HOP (320), so frames come at 50 Hz like the published model's.
+    """
+    return HubertConfig(
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        intermediate_size=4 * width,
+        conv_dim=(192, width, width, width),
+        conv_kernel=(40, 8, 4, 4),
+        conv_stride=(20, 4, 2, 2),
+        num_feat_extract_layers=4,
+        feat_extract_norm="layer",  # per frame: the same features whatever the batch or the padding
+        conv_bias=True,
+        num_conv_pos_embeddings=64,
+        num_conv_pos_embedding_groups=16,
+        layerdrop=0.0,
+        hidden_dropout=0.05,
+        attention_dropout=0.05,
+        activation_dropout=0.0,
+        feat_proj_dropout=0.0,
+        mask_time_prob=0.08,  # > 0 so that the mask embedding exists; the training loop chooses the masks itself
+        attn_implementation="sdpa",
+    )
+
+
+def edge_padding(config: HubertConfig) -> int:
+    """Zeros [samples] to add on each side so that n * HOP samples give exactly n frames, centred on their samples."""
+    receptive, stride = 1, 1
+    for kernel, step in zip(config.conv_kernel, config.conv_stride, strict=True):
+        receptive += (kernel - 1) * stride
+        stride *= step
+    return (receptive - stride) // 2
+
+
+class SpeechEncoder(nn.Module):
+    """HuBERT up to one layer, then the nearest of the k-means centres.
+
+    Args:
+        hubert: ours or a published one in transformers layout.
+        layer: index into `hidden_states` (6 for the published base model; 0 is the input of the first layer).
+        padding: zeros on each side of the waveform: `edge_padding(config)` for our own models, 0 for published ones.
+        centres: float32 [units, width], or None when only features are wanted.
+    """
+
+    def __init__(self, hubert: HubertModel, layer: int, padding: int, centres: np.ndarray | None = None) -> None:
+        super().__init__()
+        self.hubert, self.layer, self.padding = hubert.eval(), layer, padding
+        if centres is not None:
+            self.register_buffer("centres", torch.from_numpy(centres.astype(np.float32)))
+
+    def features(self, waveform: Tensor) -> Tensor:
+        """Waveform float32 [B, samples] at 16 kHz, all of one length -> features [B, frames, width]."""
+        padded = nn.functional.pad(waveform, (self.padding, self.padding))
+        hidden: Tensor = self.hubert(padded, output_hidden_states=True).hidden_states[self.layer]
+        return hidden
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        """Waveform float32 [B, samples] -> units int64 [B, frames], repeats kept."""
+        features = self.features(waveform)
+        distance = (self.centres**2).sum(-1) - 2 * features @ self.centres.T  # |f|^2 is the same for every centre
+        return distance.argmin(-1)
+
+    def save(self, folder: Path) -> None:
+        """Write HuBERT in transformers layout, and centres.safetensors + speech_encoder.json beside it."""
+        self.hubert.save_pretrained(folder)
+        with replace_whole(folder / "centres.safetensors") as temporary:
+            save_file({"centres": self.centres.numpy()}, temporary)
+        with replace_whole(folder / "speech_encoder.json") as temporary:
+            temporary.write_text(json.dumps({"layer": self.layer, "padding": self.padding}))
+
+    @classmethod
+    def load(cls, folder: Path) -> SpeechEncoder:
+        """Read what `save` wrote."""
+        options = json.loads((folder / "speech_encoder.json").read_text())
+        centres = load_file(folder / "centres.safetensors")["centres"]
+        return cls(HubertModel.from_pretrained(folder), options["layer"], options["padding"], centres)
+
+
+def whole_frames(waveform: np.ndarray) -> np.ndarray:
+    """Waveform cut to whole frames of HOP samples."""
+    return waveform[: len(waveform) // HOP * HOP]

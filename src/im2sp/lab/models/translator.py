@@ -1,0 +1,221 @@
+"""The translator: image features, then tokens so far -> logits of the next token. A GIT decoder (reference formats, sections 1 and 2).
+
+Names and arithmetic follow `transformers.GitForCausalLM` (post-norm BERT layers, image tokens as a prefix) so that
+published weights can be loaded by name; the forward pass differs in one thing: the image prefix, which never sees the
+text, runs once for all captions of a photo.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from im2sp.files import replace_whole
+
+
+@dataclass(frozen=True)
+class TranslatorConfig:
+    """Sizes of a translator."""
+
+    vocabulary_size: int
+    image_width: int = 1280  # channels of an image feature
+    width: int = 256
+    layers: int = 4
+    heads: int = 4
+    feed_forward: int = 1024
+    max_positions: int = 128
+    dropout: float = 0.1
+    image_dropout: float = 0.1
+    layer_norm_eps: float = 1e-6
+
+    @property
+    def head_dim(self) -> int:
+        """Channels of one attention head."""
+        return self.width // self.heads
+
+
+class Layer(nn.Module):
+    """One post-norm transformer layer over an image part and a text part."""
+
+    def __init__(self, config: TranslatorConfig) -> None:
+        super().__init__()
+        self.heads, self.head_dim, self.dropout = config.heads, config.head_dim, config.dropout
+        self.query = nn.Linear(config.width, config.width)
+        self.key = nn.Linear(config.width, config.width)
+        self.value = nn.Linear(config.width, config.width)
+        self.attention_output = nn.Linear(config.width, config.width)
+        self.attention_norm = nn.LayerNorm(config.width, config.layer_norm_eps)
+        self.intermediate = nn.Linear(config.width, config.feed_forward)
+        self.output = nn.Linear(config.feed_forward, config.width)
+        self.output_norm = nn.LayerNorm(config.width, config.layer_norm_eps)
+
+    def split(self, x: Tensor) -> Tensor:
+        """[B, T, width] -> [B, heads, T, head_dim]."""
+        return x.unflatten(-1, (self.heads, self.head_dim)).transpose(1, 2)
+
+    def finish(self, x: Tensor, attended: Tensor) -> Tensor:
+        """Residual, norm, feed-forward, residual, norm; `attended` [B, heads, T, head_dim], x [B, T, width]."""
+        mixed = self.attention_output(attended.transpose(1, 2).flatten(2))
+        x = self.attention_norm(x + F.dropout(mixed, self.dropout, self.training))
+        hidden = self.output(F.gelu(self.intermediate(x)))
+        return self.output_norm(x + F.dropout(hidden, self.dropout, self.training))
+
+    def image(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Image tokens see each other: x [B, N, width] -> (x, keys, values [B, heads, N, head_dim])."""
+        query, key, value = self.split(self.query(x)), self.split(self.key(x)), self.split(self.value(x))
+        return self.finish(x, F.scaled_dot_product_attention(query, key, value)), key, value
+
+    def text(self, x: Tensor, image_key: Tensor, image_value: Tensor, mask: Tensor) -> Tensor:
+        """Tokens see the whole image and earlier tokens: x [B, T, width], mask bool [T, N + T] (true = may look)."""
+        key = torch.cat([image_key, self.split(self.key(x))], 2)
+        value = torch.cat([image_value, self.split(self.value(x))], 2)
+        dropout = self.dropout if self.training else 0.0
+        attended = F.scaled_dot_product_attention(self.split(self.query(x)), key, value, mask, dropout)
+        return self.finish(x, attended)
+
+
+class Translator(nn.Module):
+    """Image features -> prefix keys and values; tokens after them -> logits."""
+
+    def __init__(self, config: TranslatorConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.image_projection = nn.Linear(config.image_width, config.width)
+        self.image_norm = nn.LayerNorm(config.width, config.layer_norm_eps)
+        self.word_embeddings = nn.Embedding(config.vocabulary_size, config.width)
+        self.position_embeddings = nn.Embedding(config.max_positions, config.width)
+        self.embedding_norm = nn.LayerNorm(config.width, config.layer_norm_eps)
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
+        self.output = nn.Linear(config.width, config.vocabulary_size)
+        self.output.weight = self.word_embeddings.weight  # tied, as in the reference checkpoints
+        self.apply(_initialise)
+
+    def prefix(self, features: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Image features [P, N, image_width] -> keys and values [P, heads, N, head_dim] of every layer."""
+        features = F.dropout(features, self.config.image_dropout, self.training)
+        x = self.image_norm(self.image_projection(features))
+        pairs = []
+        for layer in self.layers:
+            x, key, value = layer.image(x)
+            pairs.append((key, value))
+        return pairs
+
+    def forward(self, features: Tensor, tokens: Tensor, photo: Tensor) -> Tensor:
+        """Logits of the next token at every position.
+
+        Args:
+            features: [P, N, image_width], one row a photo.
+            tokens: int64 [B, T], starting with BOS.
+            photo: int64 [B], the row of `features` that each caption belongs to.
+
+        Returns:
+            float [B, T, vocabulary_size].
+        """
+        prefix = self.prefix(features)
+        positions = torch.arange(tokens.shape[1], device=tokens.device)
+        x = self.embedding_norm(self.word_embeddings(tokens) + self.position_embeddings(positions))
+        x = F.dropout(x, self.config.dropout, self.training)
+        image_tokens = features.shape[1]
+        causal = torch.ones(len(positions), len(positions), dtype=torch.bool, device=tokens.device).tril()
+        mask = torch.cat([causal.new_ones(len(positions), image_tokens), causal], 1)
+        for layer, (key, value) in zip(self.layers, prefix, strict=True):
+            x = layer.text(x, key[photo], value[photo], mask)
+        return self.output(x)
+
+    def transfer(self, other: Translator) -> None:
+        """Take everything from `other` that does not belong to its vocabulary (the paper's transfer, section 2.3)."""
+        own = self.state_dict()
+        vocabulary = ("word_embeddings.weight", "output.weight", "output.bias")
+        taken = {k: v for k, v in other.state_dict().items() if k not in vocabulary}
+        rows = min(len(taken["position_embeddings.weight"]), len(own["position_embeddings.weight"]))
+        positions = own["position_embeddings.weight"].clone()
+        positions[:rows] = taken["position_embeddings.weight"][:rows]
+        self.load_state_dict(own | taken | {"position_embeddings.weight": positions})
+
+    def save(self, folder: Path) -> None:
+        """Write `config.json` and `model.safetensors`."""
+        state = {k: v.contiguous() for k, v in self.state_dict().items() if k != "output.weight"}
+        with replace_whole(folder / "model.safetensors") as temporary:
+            save_file(state, temporary)
+        with replace_whole(folder / "config.json") as temporary:
+            temporary.write_text(json.dumps(asdict(self.config), indent=1))
+
+    @classmethod
+    def load(cls, folder: Path, **changes: float) -> Translator:
+        """Read what `save` wrote, in evaluation mode; `changes` override fields of the config (dropout, say)."""
+        config = TranslatorConfig(**json.loads((folder / "config.json").read_text()))
+        model = cls(replace(config, **changes))  # type: ignore[arg-type]
+        state = load_file(folder / "model.safetensors")
+        model.load_state_dict(state | {"output.weight": state["word_embeddings.weight"]})
+        return model.eval()
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.normal_(module.weight, std=0.02)
+    if isinstance(module, nn.Linear) and module.bias is not None:
+        nn.init.zeros_(module.bias)
+
+
+class ImagePrefix(nn.Module):
+    """Graph `image_encoder`: pixels -> prefix keys and values, for export."""
+
+    def __init__(self, backbone: nn.Module, translator: Translator) -> None:
+        super().__init__()
+        self.backbone, self.translator = backbone, translator
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalised pixels [B, 3, H, W] -> keys, values [layers, B, heads, N, head_dim]."""
+        pairs = self.translator.prefix(self.backbone(pixels))
+        return torch.stack([key for key, _ in pairs]), torch.stack([value for _, value in pairs])
+
+
+class DecoderStep(nn.Module):
+    """Graph `decoder`: last token and cache -> logits, grown cache and attention over the image, for export."""
+
+    def __init__(self, translator: Translator) -> None:
+        super().__init__()
+        self.translator = translator
+
+    def forward(
+        self, tokens: Tensor, position: Tensor, prefix_keys: Tensor, prefix_values: Tensor, past_keys: Tensor, past_values: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """One step.
+
+        Args:
+            tokens: int64 [B], the last token of each sequence.
+            position: int64 [1], its position (BOS stands at 0).
+            prefix_keys, prefix_values: [layers, 1 or B, heads, N, head_dim].
+            past_keys, past_values: [layers, B, heads, past, head_dim].
+
+        Returns:
+            logits [B, vocabulary]; keys, values [layers, B, heads, past + 1, head_dim]; attention [B, N], the mean
+            over layers and heads of the share that each image token got.
+        """
+        model = self.translator
+        x = model.word_embeddings(tokens) + model.position_embeddings(position)
+        x = model.embedding_norm(x)[:, None]
+        keys, values, shares = [], [], []
+        image_tokens = prefix_keys.shape[3]
+        for index, layer in enumerate(model.layers):
+            key = torch.cat([past_keys[index], layer.split(layer.key(x))], 2)
+            value = torch.cat([past_values[index], layer.split(layer.value(x))], 2)
+            keys.append(key)
+            values.append(value)
+            query = layer.split(layer.query(x)) * layer.head_dim**-0.5
+            # The prefix may have batch 1: it broadcasts over the beams instead of being copied.
+            image_scores = query @ prefix_keys[index].transpose(-1, -2)
+            scores = torch.cat([image_scores, query @ key.transpose(-1, -2)], -1)
+            weights = scores.softmax(-1)
+            image_weights, own_weights = weights[..., :image_tokens], weights[..., image_tokens:]
+            attended = image_weights @ prefix_values[index] + own_weights @ value
+            shares.append(image_weights.mean(1)[:, 0])
+            x = layer.finish(x, attended)
+        attention = torch.stack(shares).mean(0)
+        return model.output(x[:, 0]), torch.stack(keys), torch.stack(values), attention

@@ -1,0 +1,160 @@
+"""Unit vocoder: speech units repeated by their durations -> waveform, through ConvNeXt blocks and an inverse Fourier transform.
+
+The generator is Vocos' idea (feature backbone, then one inverse short-time Fourier transform instead of stacks of
+upsampling convolutions) with unit embeddings in place of a spectrogram, at a tenth of a HiFi-GAN's arithmetic.
+Everything is convolutional with a finite receptive field and normalised frame by frame, so a sentence can be
+synthesised in chunks that equal the whole.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from im2sp.files import replace_whole
+from im2sp.speech.audio import HOP
+
+
+@dataclass(frozen=True)
+class VocoderConfig:
+    """Sizes of the vocoder and its duration predictor."""
+
+    units: int = 200
+    width: int = 288
+    feed_forward: int = 864
+    slow_blocks: int = 6  # at 50 Hz, one step a unit frame
+    fast_blocks: int = 4  # at 100 Hz, after doubling
+    kernel: int = 7
+    fft: int = 640  # samples of one inverse transform
+    duration_width: int = 192
+    duration_blocks: int = 3
+
+    @property
+    def hop(self) -> int:
+        """Samples between two inverse transforms."""
+        return HOP // 2
+
+    @property
+    def context_frames(self) -> int:
+        """Unit frames on each side that can change a sample: what chunks must overlap by."""
+        half = self.kernel // 2
+        fast = math.ceil((half * self.fast_blocks + math.ceil(self.fft / 2 / self.hop)) / 2)
+        return half + half * self.slow_blocks + fast + 1
+
+
+class ConvNextBlock(nn.Module):
+    """Depthwise convolution, layer norm over channels, two pointwise layers, scaled residual: [B, C, T] -> [B, C, T]."""
+
+    def __init__(self, width: int, feed_forward: int, kernel: int) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=width)
+        self.norm = nn.LayerNorm(width, 1e-6)
+        self.expand = nn.Linear(width, feed_forward)
+        self.contract = nn.Linear(feed_forward, width)
+        self.scale = nn.Parameter(torch.full((width,), 0.2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, C, T] -> [B, C, T]."""
+        hidden = self.norm(self.depthwise(x).transpose(1, 2))
+        hidden = self.contract(nn.functional.gelu(self.expand(hidden)))
+        return x + (self.scale * hidden).transpose(1, 2)
+
+
+class InverseTransform(nn.Module):
+    """Magnitude and phase of overlapping frames -> waveform, as one transposed convolution with a fixed Fourier basis."""
+
+    basis: Tensor
+
+    def __init__(self, fft: int, hop: int) -> None:
+        super().__init__()
+        self.fft, self.hop = fft, hop
+        bins = fft // 2 + 1
+        angle = 2 * math.pi * torch.arange(bins, dtype=torch.float64)[:, None] * torch.arange(fft)[None] / fft
+        weight = torch.full((bins, 1), 2.0, dtype=torch.float64)
+        weight[0] = weight[-1] = 1.0
+        # Hann windows a quarter of their length apart add up to 2; dividing by it makes the overlap-add neutral.
+        window = torch.hann_window(fft, periodic=True, dtype=torch.float64) / (fft / hop / 2)
+        basis = torch.cat([weight * angle.cos(), -weight * angle.sin()]) / fft * window
+        self.register_buffer("basis", basis.float()[:, None], persistent=False)
+
+    def forward(self, log_magnitude: Tensor, phase: Tensor) -> Tensor:
+        """Both float32 [B, fft // 2 + 1, T] -> waveform [B, T * hop]."""
+        magnitude = log_magnitude.clamp(max=6.0).exp()
+        spectrum = torch.cat([magnitude * phase.cos(), magnitude * phase.sin()], 1)
+        waveform = nn.functional.conv_transpose1d(spectrum, self.basis, stride=self.hop)[:, 0]
+        edge = (self.fft - self.hop) // 2
+        return waveform[:, edge : waveform.shape[1] - edge]
+
+
+class UnitVocoder(nn.Module):
+    """Graph `vocoder`: unit frames -> waveform."""
+
+    def __init__(self, config: VocoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        width, half = config.width, config.kernel // 2
+        self.embedding = nn.Embedding(config.units, width)
+        self.first = nn.Conv1d(width, width, config.kernel, padding=half)
+        self.slow = nn.Sequential(
+            *(ConvNextBlock(width, config.feed_forward, config.kernel) for _ in range(config.slow_blocks))
+        )
+        self.upsample = nn.Conv1d(width, 2 * width, 1)
+        self.fast = nn.Sequential(
+            *(ConvNextBlock(width, config.feed_forward, config.kernel) for _ in range(config.fast_blocks))
+        )
+        self.norm = nn.LayerNorm(width, 1e-6)
+        self.head = nn.Linear(width, config.fft + 2)
+        self.inverse = InverseTransform(config.fft, config.hop)
+        nn.init.normal_(self.head.weight, std=0.02)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Unit of every frame int64 [B, F] -> waveform float32 [B, F * 320]."""
+        x = self.slow(self.first(self.embedding(frames).transpose(1, 2)))
+        batch, width, count = x.shape
+        x = self.upsample(x).view(batch, width, 2, count).permute(0, 1, 3, 2).reshape(batch, width, 2 * count)
+        x = self.head(self.norm(self.fast(x).transpose(1, 2))).transpose(1, 2).float()
+        log_magnitude, phase = x.chunk(2, 1)
+        waveform: Tensor = self.inverse(log_magnitude, phase)
+        return waveform
+
+
+class DurationPredictor(nn.Module):
+    """Graph `duration_predictor`: units without repeats int64 [B, U] -> log(frames + 1) float32 [B, U]."""
+
+    def __init__(self, config: VocoderConfig) -> None:
+        super().__init__()
+        width = config.duration_width
+        self.embedding = nn.Embedding(config.units, width)
+        self.first = nn.Conv1d(width, width, 3, padding=1)
+        self.blocks = nn.Sequential(*(ConvNextBlock(width, 2 * width, 5) for _ in range(config.duration_blocks)))
+        self.norm = nn.LayerNorm(width, 1e-6)
+        self.head = nn.Linear(width, 1)
+
+    def forward(self, units: Tensor) -> Tensor:
+        """Units int64 [B, U] -> log(frames + 1) float32 [B, U]."""
+        x = self.blocks(self.first(self.embedding(units).transpose(1, 2)))
+        return self.head(self.norm(x.transpose(1, 2)))[..., 0].float()
+
+
+def save_vocoder(vocoder: UnitVocoder, durations: DurationPredictor, folder: Path) -> None:
+    """Write `config.json`, `vocoder.safetensors` and `duration_predictor.safetensors`."""
+    for name, module in (("vocoder", vocoder), ("duration_predictor", durations)):
+        with replace_whole(folder / f"{name}.safetensors") as temporary:
+            save_file({k: v.contiguous() for k, v in module.state_dict().items()}, temporary)
+    with replace_whole(folder / "config.json") as temporary:
+        temporary.write_text(json.dumps(asdict(vocoder.config), indent=1))
+
+
+def load_vocoder(folder: Path) -> tuple[UnitVocoder, DurationPredictor]:
+    """Read what `save_vocoder` wrote, in evaluation mode."""
+    config = VocoderConfig(**json.loads((folder / "config.json").read_text()))
+    vocoder, durations = UnitVocoder(config).eval(), DurationPredictor(config).eval()
+    vocoder.load_state_dict(load_file(folder / "vocoder.safetensors"))
+    durations.load_state_dict(load_file(folder / "duration_predictor.safetensors"))
+    return vocoder, durations

@@ -1,0 +1,47 @@
+"""Stage `translate`: image features -> BOS -> speech units, from the text-pre-trained weights or from scratch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from im2sp.lab.data.image_features import ImageFeatures
+from im2sp.lab.data.unit_subwords import UnitSubwords
+from im2sp.lab.data.unit_table import UnitRow, read_unit_tables
+from im2sp.lab.models.translator import Translator, TranslatorConfig
+from im2sp.lab.training.translator import Sentences, TranslatorTraining, train_translator
+from im2sp.speech.units import remove_repeats
+
+
+def unit_sentences(rows: list[UnitRow], subwords: UnitSubwords, longest: int) -> Sentences:
+    """Token sentences of every photo; captions of more than `longest` tokens are left out (paper: 1024)."""
+    sentences: Sentences = {}
+    for row in rows:
+        tokens = subwords.encode(remove_repeats(row.speech_units)[0])
+        if len(tokens) <= longest:
+            sentences.setdefault(row.image_id, []).append(tokens)
+    return sentences
+
+
+def translate(
+    units: Path,
+    subwords: UnitSubwords,
+    features: ImageFeatures,
+    config: TranslatorConfig | None,
+    options: TranslatorTraining,
+    out: Path,
+    pretrained: Path | None,
+) -> Translator:
+    """Train the translator into speech units.
+
+    Args:
+        pretrained: folder of the text-pre-trained translator whose weights are transferred, or None for scratch.
+    """
+    sizes = dict(config.__dict__) if config else {}
+    settings = TranslatorConfig(**(sizes | {"vocabulary_size": subwords.vocabulary_size, "image_width": features.shape[1]}))
+    model = Translator(settings)
+    if pretrained is not None:
+        model.transfer(Translator.load(pretrained))
+    longest = settings.max_positions
+    train = unit_sentences(read_unit_tables(units, "train"), subwords, longest)
+    held_out = unit_sentences(read_unit_tables(units, "dev"), subwords, longest)
+    return train_translator(model, features, train, held_out, options, out)

@@ -1,0 +1,102 @@
+"""Losses of the vocoder: spectral distance between two waveforms, and discriminators on spectrograms."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+from transformers.audio_utils import mel_filter_bank
+
+from im2sp.speech.audio import SAMPLE_RATE
+
+RESOLUTIONS = ((2048, 100), (1024, 80), (512, 64), (256, 32))  # (window [samples], mel bands); hops are a quarter
+
+
+@lru_cache(maxsize=16)
+def _mel(fft: int, bands: int) -> Tensor:
+    filters = mel_filter_bank(fft // 2 + 1, bands, 0.0, SAMPLE_RATE / 2, SAMPLE_RATE, norm="slaney", mel_scale="slaney")
+    return torch.from_numpy(filters).float()
+
+
+@lru_cache(maxsize=16)
+def _window(fft: int) -> Tensor:
+    return torch.hann_window(fft)
+
+
+def spectrum(waveform: Tensor, fft: int, hop: int) -> Tensor:
+    """Waveform [B, S] -> complex [B, fft // 2 + 1, T]."""
+    return torch.stft(waveform, fft, hop, window=_window(fft), return_complex=True, pad_mode="constant")
+
+
+def spectral_loss(generated: Tensor, real: Tensor) -> Tensor:
+    """Mean absolute difference of log-mel spectra at several resolutions, plus of linear log spectra at two of them.
+
+    Both waveforms float32 [B, S] at 16 kHz.
+    """
+    total = generated.new_zeros(())
+    for fft, bands in RESOLUTIONS:
+        magnitudes = [(spectrum(w, fft, fft // 4).abs() + 1e-6).transpose(1, 2) for w in (generated, real)]
+        mels = [(magnitude @ _mel(fft, bands)).clamp_min(1e-5).log() for magnitude in magnitudes]
+        total = total + (mels[0] - mels[1]).abs().mean()
+        if fft >= 1024:  # long windows resolve the harmonics, which carry the pitch
+            floors = [magnitude.clamp_min(1e-3).log() for magnitude in magnitudes]
+            total = total + 0.5 * (floors[0] - floors[1]).abs().mean()
+    return total / len(RESOLUTIONS)
+
+
+class SpectrogramDiscriminator(nn.Module):
+    """Judges one complex spectrogram with a few strided 2-D convolutions."""
+
+    def __init__(self, fft: int, channels: int) -> None:
+        super().__init__()
+        self.fft = fft
+        widths = (2, channels, channels, 2 * channels, 2 * channels)
+        self.layers = nn.ModuleList(
+            nn.utils.parametrizations.weight_norm(
+                nn.Conv2d(inner, outer, (7, 5) if i == 0 else (5, 3), (2, 1) if i == 0 else (2, 2 if i == 2 else 1), (3, 2) if i == 0 else (2, 1))
+            )
+            for i, (inner, outer) in enumerate(zip(widths[:-1], widths[1:], strict=True))
+        )
+        self.last = nn.utils.parametrizations.weight_norm(nn.Conv2d(widths[-1], 1, 3, padding=1))
+
+    def forward(self, waveform: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Waveform [B, S] -> (verdicts [B, 1, f, t], hidden maps)."""
+        complex_spectrum = spectrum(waveform, self.fft, self.fft // 4)
+        # Compress loudness but keep the phase: cube root of the magnitude.
+        scale = (complex_spectrum.abs() + 1e-5) ** (-2 / 3)
+        x = torch.view_as_real(complex_spectrum).permute(0, 3, 1, 2) * scale[:, None]
+        maps = []
+        for layer in self.layers:
+            x = nn.functional.leaky_relu(layer(x), 0.1)
+            maps.append(x)
+        return self.last(x), maps
+
+
+class Discriminators(nn.Module):
+    """One spectrogram discriminator a resolution (the multi-resolution discriminator of UnivNet and Vocos)."""
+
+    def __init__(self, windows: tuple[int, ...] = (1024, 512, 256), channels: int = 24) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(SpectrogramDiscriminator(window, channels) for window in windows)
+
+    def forward(self, waveform: Tensor) -> list[tuple[Tensor, list[Tensor]]]:
+        """Waveform [B, S] -> what each discriminator says."""
+        return [member(waveform) for member in self.members]
+
+
+def discriminator_loss(real: list[tuple[Tensor, list[Tensor]]], fake: list[tuple[Tensor, list[Tensor]]]) -> Tensor:
+    """Least-squares loss that pulls verdicts on real speech to 1 and on generated speech to 0."""
+    terms = [((r - 1) ** 2).mean() + (f**2).mean() for (r, _), (f, _) in zip(real, fake, strict=True)]
+    return torch.stack(terms).mean()
+
+
+def generator_loss(real: list[tuple[Tensor, list[Tensor]]], fake: list[tuple[Tensor, list[Tensor]]]) -> tuple[Tensor, Tensor]:
+    """(least-squares loss that pulls verdicts on generated speech to 1, feature matching)."""
+    adversarial = torch.stack([((f - 1) ** 2).mean() for f, _ in fake]).mean()
+    distances = [
+        (a - b.detach()).abs().mean()
+        for (_, fake_maps), (_, real_maps) in zip(fake, real, strict=True)
+        for a, b in zip(fake_maps, real_maps, strict=True)
+    ]
+    return adversarial, torch.stack(distances).mean()

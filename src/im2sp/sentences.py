@@ -1,0 +1,45 @@
+"""Why something failed, in the words of a person: the reason inside the one sentence that every error is."""
+
+from __future__ import annotations
+
+import errno
+import os
+import traceback
+
+_WORDS = {
+    errno.ENOENT: "there is no such file",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "not permitted",
+    errno.ENOSPC: "the disk is full; free some space and run again",
+    errno.EDQUOT: "the disk quota is used up; free some space and run again",
+    errno.EROFS: "the disk can only be read",
+    errno.ENOTDIR: "a part of the path is a file, not a folder",
+    errno.EEXIST: "a file is where a folder should be",
+    errno.EISDIR: "it is a folder",
+    errno.ENAMETOOLONG: "the name is too long",
+    errno.EMFILE: "too many files are open",
+}
+
+
+def reason(error: BaseException) -> str:
+    """The reason behind `error` in a few words, on one line, without its class where it says anything."""
+    if isinstance(error, MemoryError):
+        return "there is not enough memory"
+    if isinstance(error, OSError) and error.errno in _WORDS:
+        return _WORDS[error.errno]
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    words = " ".join(str(error).split())
+    return words.rstrip(".") or type(error).__name__
+
+
+def unexpected(error: BaseException) -> str:
+    """The sentence for a defect of our own; with IM2SP_DEBUG=1 the traceback goes to stderr before it."""
+    if debugging():
+        traceback.print_exception(error)
+    return f"unexpected {type(error).__name__} ({reason(error)}); set IM2SP_DEBUG=1 to see where, and please report it"
+
+
+def debugging() -> bool:
+    """Whether the user asked for tracebacks."""
+    return os.environ.get("IM2SP_DEBUG", "") not in ("", "0")

@@ -1,0 +1,156 @@
+"""Recordings in, waveforms out: read, resample, write. Waveforms are float32 [samples], 16 kHz, in [-1, 1]."""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import wave
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+import numpy as np
+
+from im2sp.arrays import FloatArray
+from im2sp.errors import AudioError
+from im2sp.files import replace_whole
+from im2sp.sentences import reason
+
+if TYPE_CHECKING:
+    from soundfile import SoundFile
+
+SAMPLE_RATE = 16_000  # Hz, everywhere in im2sp
+UNIT_RATE = 50  # speech units a second, repeats kept
+HOP = SAMPLE_RATE // UNIT_RATE  # samples behind one unit
+
+AudioSource = str | Path | bytes | BinaryIO
+
+MAX_FILE_BYTES = 512 * 2**20  # larger files are refused unread
+MAX_SECONDS = 1_800  # a waveform of half an hour takes 115 MB
+MAX_CHANNELS = 32
+RATES = range(4_000, 768_001)  # Hz, the sampling rates that are taken for real
+_BLOCK_SAMPLES = 2**18  # decoded at a time, all channels together
+_FULL_SCALE = 32_767  # 16-bit value of 1.0
+
+
+def read_audio(source: AudioSource) -> FloatArray:
+    """Read a recording as float32 [samples]: 16 kHz, channels averaged into one, clipped to [-1, 1].
+
+    `source`: a path, the bytes of a file or a binary file object that can seek; WAV, FLAC, Ogg, MP3 and what else
+    libsndfile knows. It is decoded and resampled block by block, so a recording costs little more than its result.
+
+    A WAV file that ends before its header says is read as far as it goes.
+
+    Raises AudioError: missing, a folder, empty, too large, longer than MAX_SECONDS, not a recording, damaged.
+    """
+    if isinstance(source, bytes):
+        return _decode(_checked(io.BytesIO(source), len(source), "the given bytes"), "the given bytes")
+    if isinstance(source, str | os.PathLike):
+        return _from_path(Path(source))
+    name = getattr(source, "name", None)
+    name = name if isinstance(name, str) else "the given file"
+    try:
+        size = source.seek(0, os.SEEK_END)
+        source.seek(0)
+    except (AttributeError, OSError, ValueError) as error:
+        raise AudioError(f"{name}: is not a binary file that can seek; give a path or the bytes instead") from error
+    return _decode(_checked(source, size, name), name)
+
+
+def write_wav(path: str | Path, waveform: FloatArray) -> None:
+    """Write waveform (float32 [samples], 16 kHz; clipped to [-1, 1]) as a 16-bit mono WAV file, whole or not at all.
+
+    When this returns, the file is on the disk under its name. Raises AudioError when the waveform is not one channel
+    of finite numbers or the file cannot be written (its `__cause__` is then the OSError).
+    """
+    samples = np.asarray(waveform)
+    if samples.ndim != 1 or not np.issubdtype(samples.dtype, np.floating):
+        raise AudioError(f"a waveform is float32 [samples], not {samples.dtype} {list(samples.shape)}")
+    if not np.isfinite(samples).all():
+        raise AudioError("the waveform holds values that are not finite numbers")
+    pulses = np.rint(np.clip(samples, -1, 1) * _FULL_SCALE).astype("<i2")
+    try:
+        with replace_whole(Path(path)) as temporary, temporary.open("wb") as file:
+            with wave.open(file, "wb") as wav:
+                wav.setnchannels(1)
+                wav.setsampwidth(pulses.itemsize)
+                wav.setframerate(SAMPLE_RATE)
+                wav.writeframes(pulses.tobytes())
+            file.flush()
+            os.fsync(file.fileno())  # a full disk may be noticed only now, and a name must not outlive its contents
+    except OSError as error:
+        raise AudioError(f"{path}: cannot be written ({reason(error)})") from error
+
+
+def _from_path(path: Path) -> FloatArray:
+    try:
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise AudioError(f"{path}: is a folder, not a recording")
+        if not stat.S_ISREG(status.st_mode):  # a pipe or a device could be read for ever
+            raise AudioError(f"{path}: is not an ordinary file")
+        with path.open("rb") as file:
+            return _decode(_checked(file, status.st_size, str(path)), str(path))
+    except (OSError, ValueError) as error:  # ValueError: a path with a zero byte
+        raise AudioError(f"{path}: cannot be read ({reason(error)})") from error
+
+
+def _checked(file: BinaryIO, size: int, name: str) -> BinaryIO:
+    if size == 0:
+        raise AudioError(f"{name}: is empty (zero bytes)")
+    if size > MAX_FILE_BYTES:
+        raise AudioError(f"{name}: is larger than {MAX_FILE_BYTES // 2**20} MiB, the limit for a recording")
+    return file
+
+
+def _decode(file: BinaryIO, name: str) -> FloatArray:
+    import soundfile  # here, so that a bundle's config can be read without loading the codecs
+
+    try:
+        with soundfile.SoundFile(file) as recording:
+            _check_header(recording, name)
+            pieces = list(_resampled(recording, name))
+    except AudioError:
+        raise
+    except TypeError as error:  # a file object called something.raw, which soundfile will not look into
+        raise AudioError(f"{name}: has no header that says what it holds; convert it to WAV first") from error
+    except soundfile.LibsndfileError as error:
+        raise AudioError(f"{name}: is not a recording that im2sp can read, or is damaged") from error
+    except Exception as error:  # decoders meet hostile bytes with nearly every exception there is
+        raise AudioError(f"{name}: cannot be read ({reason(error)})") from error
+    waveform = np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
+    if waveform.size == 0:
+        raise AudioError(f"{name}: holds no sound")
+    return np.clip(waveform, -1, 1, out=waveform)
+
+
+def _check_header(recording: SoundFile, name: str) -> None:
+    """Refuse by the header what would take too much memory or cannot be meant."""
+    if recording.channels > MAX_CHANNELS:
+        raise AudioError(f"{name}: has {recording.channels} channels; the limit is {MAX_CHANNELS}")
+    if recording.samplerate not in RATES:
+        raise AudioError(
+            f"{name}: has a sampling rate of {recording.samplerate} Hz; it must be from {RATES[0]} to {RATES[-1]} Hz"
+        )
+
+
+def _resampled(recording: SoundFile, name: str) -> Iterator[FloatArray]:
+    """Mono pieces at 16 kHz. Length is counted as it comes, since the header may promise more or less than there is."""
+    import soxr
+
+    rate = recording.samplerate
+    stream = None if rate == SAMPLE_RATE else soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32")
+    left = MAX_SECONDS * rate
+    while True:
+        block = recording.read(_BLOCK_SAMPLES // recording.channels, dtype="float32", always_2d=True)
+        left -= len(block)
+        if left < 0:
+            raise AudioError(f"{name}: is longer than {MAX_SECONDS // 60} minutes, the limit; cut it into pieces first")
+        mono = block.mean(axis=1, dtype=np.float32)
+        if not np.isfinite(mono).all():
+            raise AudioError(f"{name}: holds values that are not finite numbers")
+        last = len(block) == 0
+        yield mono if stream is None else stream.resample_chunk(mono, last=last)
+        if last:
+            return

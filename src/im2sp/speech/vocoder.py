@@ -1,0 +1,107 @@
+"""Vocoder: speech units in, durations and a waveform out, whole or piece by piece."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from im2sp.arrays import FloatArray, IntArray
+from im2sp.bundle import VocoderConfig
+from im2sp.errors import BundleError, Im2SpError
+from im2sp.graphs import Graphs
+from im2sp.speech.audio import UNIT_RATE
+from im2sp.speech.units import check_units, expand, remove_repeats
+
+LONGEST_UNIT = 5 * UNIT_RATE  # frames; no sound of speech is held longer, whatever is predicted
+LONGEST_SPEECH = 30 * 60 * UNIT_RATE  # frames in one request, half an hour
+PIECE_FRAMES = 20 * UNIT_RATE  # a caption is one piece; longer speech never takes more memory than this much
+STREAM_FRAMES = UNIT_RATE // 2  # half a second: small enough to start at once, large enough to outrun playback
+
+
+@dataclass(frozen=True)
+class Speech:
+    """What was spoken."""
+
+    waveform: FloatArray  # float32 [samples], 16 kHz, in [-1, 1]
+    units: IntArray  # int64 [U], repeats removed unless durations were given
+    durations: IntArray  # int64 [U], frames of 20 ms
+
+
+class Vocoder:
+    """Speaks units through the graphs duration_predictor and vocoder of a bundle."""
+
+    def __init__(self, graphs: Graphs, config: VocoderConfig) -> None:
+        self._graphs = graphs
+        self._config = config
+
+    def speak(self, units: Sequence[int] | IntArray, durations: Sequence[int] | IntArray | None = None) -> Speech:
+        """units int64 [U] -> speech. Without `durations` (int64 [U], frames) repeats go and durations are predicted.
+
+        Raises Im2SpError for units or durations that cannot be spoken.
+        """
+        unit_array, duration_array = self.plan(units, durations)
+        pieces = list(self.synthesise(expand(unit_array, duration_array)))
+        return Speech(np.concatenate(pieces), unit_array, duration_array)
+
+    def stream(
+        self,
+        units: Sequence[int] | IntArray,
+        durations: Sequence[int] | IntArray | None = None,
+        chunk_frames: int = STREAM_FRAMES,
+    ) -> Iterator[FloatArray]:
+        """As `speak`, but in pieces of `chunk_frames` frames, each as soon as it is ready; joined they are the same."""
+        return self.synthesise(expand(*self.plan(units, durations)), chunk_frames)
+
+    def plan(
+        self, units: Sequence[int] | IntArray, durations: Sequence[int] | IntArray | None = None
+    ) -> tuple[IntArray, IntArray]:
+        """What will be said and for how long: (units int64 [U], durations int64 [U] in frames of 20 ms)."""
+        unit_array = check_units(units, self._config.units)
+        if durations is None:
+            unit_array = remove_repeats(unit_array)[0]
+            duration_array = self.predict_durations(unit_array)
+        else:
+            duration_array = np.asarray(durations, dtype=np.int64)
+        if duration_array.max(initial=0) > LONGEST_SPEECH or duration_array.sum() > LONGEST_SPEECH:
+            minutes = LONGEST_SPEECH // (60 * UNIT_RATE)
+            raise Im2SpError(f"these units would take more than {minutes} minutes to speak: give fewer at a time")
+        return unit_array, duration_array
+
+    def predict_durations(self, units: IntArray) -> IntArray:
+        """units int64 [U], repeats removed -> durations int64 [U] in frames of 20 ms, from 1 to LONGEST_UNIT."""
+        graph = self._graphs.open("duration_predictor")
+        (log_durations,) = graph.run(units=units[None])
+        if log_durations.shape != (1, len(units)) or np.isnan(log_durations).any():
+            raise BundleError(f"{graph.label} gave durations that are not one number for each unit: export it again")
+        with np.errstate(over="ignore"):
+            frames = np.round(np.exp(log_durations[0]) - 1)
+        durations: IntArray = np.clip(frames, 1, LONGEST_UNIT).astype(np.int64)
+        return durations
+
+    def synthesise(self, frames: IntArray, chunk_frames: int = PIECE_FRAMES) -> Iterator[FloatArray]:
+        """frames int64 [F] -> waveforms float32 [chunk_frames * 320] (the last may be shorter).
+
+        Each piece is spoken with `context_frames` frames on both sides, which are cut away again: the vocoder
+        does not look further, so the pieces do not depend on where they are cut.
+        """
+        if chunk_frames < 1:
+            raise Im2SpError(f"a piece of {chunk_frames} frames cannot be spoken: give at least 1")
+        context, hop = self._config.context_frames, self._config.hop
+
+        def pieces() -> Iterator[FloatArray]:
+            for start in range(0, len(frames), chunk_frames):
+                first = max(0, start - context)
+                waveform = self._run(frames[first : start + chunk_frames + context])
+                yield waveform[(start - first) * hop :][: chunk_frames * hop]
+
+        return pieces()
+
+    def _run(self, frames: IntArray) -> FloatArray:
+        graph = self._graphs.open("vocoder")
+        (waveform,) = graph.run(frames=frames[None])
+        if waveform.shape != (1, len(frames) * self._config.hop) or not np.isfinite(waveform).all():
+            raise BundleError(f"{graph.label} gave a waveform that its config.json rules out: export it again")
+        clipped: FloatArray = np.clip(waveform[0], -1, 1)
+        return clipped

@@ -1,0 +1,20 @@
+"""Fixtures that several tests share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from tests.tiny_bundle import write_tiny_bundle
+
+# A busy machine is no bug: examples are limited in number, not in time.
+settings.register_profile("im2sp", deadline=None)
+settings.load_profile("im2sp")
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a valid bundle with random weights; do not change it, copy it."""
+    return write_tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny")

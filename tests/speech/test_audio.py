@@ -1,0 +1,224 @@
+"""Recordings of any rate and kind become float32 at 16 kHz; wavs are written whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import struct
+import subprocess
+import sys
+import textwrap
+import wave
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import soxr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from im2sp.errors import AudioError
+from im2sp.speech import audio
+from im2sp.speech.audio import HOP, SAMPLE_RATE, UNIT_RATE, read_audio, write_wav
+
+
+def tone(rate: int, seconds: float = 0.5, hertz: float = 440.0) -> np.ndarray:
+    return (0.5 * np.sin(2 * np.pi * hertz * np.arange(int(rate * seconds)) / rate)).astype(np.float32)
+
+
+def encoded(waveform: np.ndarray, rate: int, kind: str = "WAV", subtype: str | None = None) -> bytes:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, waveform, rate, format=kind, subtype=subtype)
+    return buffer.getvalue()
+
+
+def complaint(source: object) -> str:
+    with pytest.raises(AudioError) as caught:
+        read_audio(source)  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_constants_agree() -> None:
+    assert SAMPLE_RATE == UNIT_RATE * HOP == 16_000
+
+
+# ---- reading ----
+
+
+@pytest.mark.parametrize("rate", [8_000, 11_025, 16_000, 22_050, 44_100, 48_000, 96_000])
+def test_resampling(rate: int) -> None:
+    waveform = read_audio(encoded(tone(rate), rate, subtype="FLOAT"))
+    assert (waveform.dtype, waveform.shape) == (np.float32, (SAMPLE_RATE // 2,))
+    inner = slice(500, -500)
+    assert np.abs(waveform[inner] - tone(SAMPLE_RATE)[inner]).max() < 5e-3
+
+
+def test_blocks_agree_with_resampling_in_one_go() -> None:
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 700_000).astype(np.float32)  # several blocks
+    waveform = read_audio(encoded(noise, 44_100, subtype="FLOAT"))
+    whole = soxr.resample(noise, 44_100, SAMPLE_RATE)
+    assert abs(len(waveform) - len(whole)) <= 1
+    assert np.abs(waveform[: len(whole)] - whole[: len(waveform)]).max() < 1e-4
+
+
+@pytest.mark.parametrize("kind", ["WAV", "FLAC", "OGG", "MP3", "AIFF"])
+def test_kinds_and_sources(kind: str, tmp_path: Path) -> None:
+    data = encoded(tone(SAMPLE_RATE), SAMPLE_RATE, kind)
+    path = tmp_path / "speech.raw"  # the contents count, not the name
+    path.write_bytes(data)
+    first = read_audio(data)
+    assert np.isclose(len(first), SAMPLE_RATE // 2, atol=2_000)
+    assert np.array_equal(first, read_audio(io.BytesIO(data)))
+    for source in (path.rename(tmp_path / "speech.any"), str(tmp_path / "speech.any")):
+        assert np.array_equal(first, read_audio(source))
+    with (tmp_path / "speech.any").open("rb") as file:
+        file.seek(7)
+        assert np.array_equal(first, read_audio(file))
+
+
+def test_channels_are_averaged_and_loud_ones_clipped() -> None:
+    stereo = np.stack([np.full(100, 0.5), np.full(100, -0.25)], axis=1).astype(np.float32)
+    assert np.allclose(read_audio(encoded(stereo, SAMPLE_RATE, subtype="FLOAT")), 0.125)
+    loud = np.array([3.0, -3.0], np.float32)
+    assert read_audio(encoded(loud, SAMPLE_RATE, subtype="FLOAT")).tolist() == [1.0, -1.0]
+
+
+def test_missing_folder_empty_and_not_a_recording(tmp_path: Path) -> None:
+    missing, empty, text = tmp_path / "missing.wav", tmp_path / "empty.wav", tmp_path / "text.wav"
+    empty.touch()
+    text.write_text("this is not speech " * 50)
+    assert complaint(missing) == f"{missing}: cannot be read (there is no such file)"
+    assert complaint(tmp_path) == f"{tmp_path}: is a folder, not a recording"
+    assert complaint(empty) == f"{empty}: is empty (zero bytes)"
+    assert complaint(text).startswith(f"{text}: is not a recording")
+    assert "holds no sound" in complaint(encoded(np.zeros(0, np.float32), SAMPLE_RATE))
+    assert "empty" in complaint(b"") and "cannot be read" in complaint("a\0b.wav")
+    os.mkfifo(tmp_path / "pipe.wav")
+    assert "not an ordinary file" in complaint(tmp_path / "pipe.wav")
+    assert "seek" in complaint(7)
+    headless = tmp_path / "headless.raw"
+    headless.write_bytes(bytes(100))
+    assert "has no header" in complaint(headless)
+
+
+def test_what_would_take_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "huge.wav"
+    with path.open("wb") as file:
+        file.truncate(audio.MAX_FILE_BYTES + 1)  # a hole: takes no disk
+    assert "512 MiB" in complaint(path)
+    assert "33 channels" in complaint(encoded(np.zeros((10, 33), np.float32), SAMPLE_RATE))
+    assert "sampling rate of 100 Hz" in complaint(encoded(np.zeros(10, np.float32), 100))
+    monkeypatch.setattr(audio, "MAX_SECONDS", 60)
+    silence = encoded(np.zeros(61 * SAMPLE_RATE, np.float32), SAMPLE_RATE, "FLAC")
+    assert len(silence) < 100_000  # small on disk, large in memory
+    assert "longer than 1 minutes" in complaint(silence)
+
+
+def test_numbers_that_are_none() -> None:
+    assert "not finite" in complaint(encoded(np.array([0, np.nan, 0], np.float32), SAMPLE_RATE, subtype="FLOAT"))
+
+
+def test_a_wav_cut_short_is_read_as_far_as_it_goes() -> None:
+    data = encoded(tone(SAMPLE_RATE), SAMPLE_RATE)
+    half = read_audio(data[: len(data) // 2])
+    assert np.array_equal(half, read_audio(data)[: len(half)]) and len(half) > 3_000
+
+
+@settings(max_examples=40, deadline=None)
+@given(kind=st.sampled_from(["WAV", "FLAC", "OGG"]), data=st.data())
+def test_damaged_files_are_read_or_refused_but_nothing_else(kind: str, data: st.DataObject) -> None:
+    whole = bytearray(encoded(tone(SAMPLE_RATE, 0.05), SAMPLE_RATE, kind))
+    for _ in range(data.draw(st.integers(1, 8))):
+        whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        waveform = read_audio(bytes(whole))
+    except AudioError as error:
+        assert "\n" not in str(error)
+    else:
+        assert waveform.dtype == np.float32 and np.abs(waveform).max() <= 1
+
+
+def test_a_header_that_promises_too_much_takes_no_memory() -> None:
+    data = bytearray(encoded(tone(SAMPLE_RATE), SAMPLE_RATE))
+    data[40:44] = struct.pack("<I", 2**32 - 16)
+    assert len(read_audio(bytes(data))) == SAMPLE_RATE // 2
+
+
+# ---- writing ----
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.floats(-2, 2, width=32), min_size=1, max_size=50))
+def test_round_trip(values: list[float]) -> None:
+    import tempfile
+
+    waveform = np.array(values, np.float32)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a" / "b.wav"  # the folder is made
+        write_wav(path, waveform)
+        assert np.abs(read_audio(path) - waveform.clip(-1, 1)).max() <= 1 / 32_767
+        assert os.listdir(path.parent) == ["b.wav"]
+
+
+def test_the_wav_is_plain_16_bit_mono(tmp_path: Path) -> None:
+    write_wav(str(tmp_path / "x.wav"), np.array([0, 1, -1, 0.5], np.float32))
+    with wave.open(str(tmp_path / "x.wav")) as file:
+        assert (file.getnchannels(), file.getsampwidth(), file.getframerate(), file.getnframes()) == (1, 2, 16_000, 4)
+        assert np.frombuffer(file.readframes(4), "<i2").tolist() == [0, 32_767, -32_767, 16_384]
+    assert (tmp_path / "x.wav").stat().st_size == 44 + 8
+
+
+@pytest.mark.parametrize("wrong", [np.zeros((2, 3), np.float32), np.zeros(3, np.int16), np.float32([0, np.inf])])
+def test_waveforms_that_are_none(wrong: np.ndarray, tmp_path: Path) -> None:
+    with pytest.raises(AudioError):
+        write_wav(tmp_path / "x.wav", wrong)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO])
+def test_a_full_disk_leaves_the_old_file(code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x.wav"
+    write_wav(path, tone(SAMPLE_RATE))
+    before = path.read_bytes()
+
+    def full(descriptor: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(AudioError) as caught:
+        write_wav(path, tone(SAMPLE_RATE, 1.0))
+    assert str(caught.value).startswith(f"{path}: cannot be written (")
+    if code == errno.ENOSPC:
+        assert "disk is full" in str(caught.value)
+    assert isinstance(caught.value.__cause__, OSError)
+    assert path.read_bytes() == before and os.listdir(tmp_path) == ["x.wav"]
+
+
+def test_a_write_that_really_fails_leaves_nothing(tmp_path: Path) -> None:
+    """The system itself stops the write in the middle of the samples."""
+    script = """
+        import resource, sys
+        import numpy as np
+        from im2sp.errors import AudioError
+        from im2sp.speech.audio import write_wav
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+        try:
+            write_wav(sys.argv[1], np.zeros(16_000, np.float32))
+        except AudioError as error:
+            print(error)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script), str(tmp_path / "x.wav")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "x.wav: cannot be written (file too large)" in done.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_unwritable_places(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file" / "x.wav", tmp_path):
+        with pytest.raises(AudioError, match="cannot be written"):
+            write_wav(path, tone(SAMPLE_RATE))
+    assert os.listdir(tmp_path) == ["file"]

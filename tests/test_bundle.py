@@ -1,0 +1,263 @@
+"""Bundle: load, verify, describe; every kind of damage is one sentence."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from im2sp.bundle import CONFIG_LIMIT, FORMAT_VERSION, Bundle, BundleConfig, find_bundle, write_checksums, write_config
+from im2sp.checksums import CHECKSUMS_LIMIT
+from im2sp.errors import BundleError
+from im2sp.graphs import Graphs, contracts
+from tests.tiny_bundle import tiny_config
+
+
+@pytest.fixture
+def bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
+    """A copy that may be damaged."""
+    return Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+
+
+def sentence(call: Callable[[], object]) -> str:
+    """The one sentence that `call` fails with."""
+    with pytest.raises(BundleError) as caught:
+        call()
+    words = str(caught.value)
+    assert words
+    assert "\n" not in words
+    assert ". " not in words
+    assert not words.endswith(".")
+    return words
+
+
+def change_config(folder: Path, **changes: object) -> None:
+    """Change parts of config.json ("image.height" is written image__height) and make the checksums agree."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    for name, value in changes.items():
+        *parents, last = name.split("__")
+        place = config
+        for parent in parents:
+            place = place[parent]
+        place[last] = value
+    path.write_text(json.dumps(config))
+    write_checksums(folder)
+
+
+def test_load_and_describe(tiny_bundle: Path) -> None:
+    bundle = Bundle.load(tiny_bundle)
+    assert bundle.config == tiny_config()
+    description = bundle.describe()
+    names = {file.name for file in description.files}
+    assert names == {"README.md", "config.json", *(f"{graph}.onnx" for graph in bundle.config.graphs)}
+    assert description.size == sum((tiny_bundle / name).stat().st_size for name in names)
+    assert all(len(file.sha256) == 64 for file in description.files)
+    Graphs(bundle, threads=1).check()
+
+
+def test_checksums_are_those_of_sha256sum(tiny_bundle: Path) -> None:
+    subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=tiny_bundle, check=True, capture_output=True)
+
+
+def test_a_bundle_without_speech_encoder(bundle: Path) -> None:
+    (bundle / "speech_encoder.onnx").unlink()
+    write_config(bundle, tiny_config().model_copy(update={"speech_encoder": None}))
+    write_checksums(bundle)
+    loaded = Bundle.load(bundle)
+    assert "speech_encoder" not in loaded.config.graphs
+    assert "no speech_encoder.onnx" in sentence(lambda: Graphs(loaded).open("speech_encoder"))
+
+
+def test_files_in_folders_are_covered(bundle: Path) -> None:
+    (bundle / "notes").mkdir()
+    (bundle / "notes" / "more.txt").write_text("more")
+    assert "notes/more.txt" in write_checksums(bundle)
+    (bundle / "notes" / "more.txt").write_text("less")
+    assert "notes/more.txt" in sentence(lambda: Bundle.load(bundle))
+
+
+def test_no_folder(tmp_path: Path) -> None:
+    assert "no bundle folder" in sentence(lambda: Bundle.load(tmp_path / "nowhere"))
+    (tmp_path / "file").write_text("x")
+    assert "no bundle folder" in sentence(lambda: Bundle.load(tmp_path / "file"))
+
+
+@pytest.mark.parametrize("name", ["decoder.onnx", "config.json", "README.md", "SHA256SUMS", "speech_encoder.onnx"])
+def test_a_missing_file(bundle: Path, name: str) -> None:
+    (bundle / name).unlink()
+    assert f"{name} is missing" in sentence(lambda: Bundle.load(bundle))
+
+
+@pytest.mark.parametrize("name", ["decoder.onnx", "config.json", "README.md"])
+def test_a_changed_byte(bundle: Path, name: str) -> None:
+    data = bytearray((bundle / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (bundle / name).write_bytes(data)
+    assert f"{name} of the bundle {bundle} has changed" in sentence(lambda: Bundle.load(bundle))
+
+
+@pytest.mark.parametrize("name", ["config.json", "vocoder.onnx", "speech_encoder.onnx"])
+def test_a_file_that_the_checksums_do_not_cover(bundle: Path, name: str) -> None:
+    sums = bundle / "SHA256SUMS"
+    sums.write_text("".join(line for line in sums.read_text().splitlines(keepends=True) if name not in line))
+    assert f"{name} is not in SHA256SUMS" in sentence(lambda: Bundle.load(bundle))
+
+
+@pytest.mark.parametrize("name", ["decoder", "speech_encoder"])
+def test_a_graph_that_was_never_there(bundle: Path, name: str) -> None:
+    (bundle / f"{name}.onnx").unlink()
+    write_checksums(bundle)
+    assert f"{name}.onnx is missing" in sentence(lambda: Bundle.load(bundle))
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "../secret", "a/../../x", "..", "C:\\secret", "C:secret", "a\x07b"])
+def test_a_path_that_leaves_the_folder(bundle: Path, path: str) -> None:
+    (bundle.parent / "secret").write_text("secret")
+    with (bundle / "SHA256SUMS").open("a") as file:
+        file.write(f"{'0' * 64}  {path}\n")
+    assert "does not stay inside it" in sentence(lambda: Bundle.load(bundle))
+
+
+@pytest.mark.parametrize("line", ["nonsense", "12  config.json", "\n", f"{'0' * 64}  README.md"])
+def test_a_list_of_checksums_that_is_none(bundle: Path, line: str) -> None:
+    with (bundle / "SHA256SUMS").open("a") as file:
+        file.write(f"{line}\n")
+    assert "SHA256SUMS" in sentence(lambda: Bundle.load(bundle))
+
+
+@pytest.mark.parametrize("data", [b"\xff\xfe\x00", b"0" * (CHECKSUMS_LIMIT + 1)])
+def test_checksums_that_are_not_text_or_huge(bundle: Path, data: bytes) -> None:
+    (bundle / "SHA256SUMS").write_bytes(data)
+    assert "SHA256SUMS" in sentence(lambda: Bundle.load(bundle))
+
+
+def test_names_that_checksums_cannot_hold(bundle: Path) -> None:
+    (bundle / "two\nlines").write_text("x")
+    assert "does not stay inside" in sentence(lambda: write_checksums(bundle))
+
+
+def test_a_newer_version(bundle: Path) -> None:
+    change_config(bundle, format_version=FORMAT_VERSION + 1, something_new=[1, 2])
+    words = sentence(lambda: Bundle.load(bundle))
+    assert f"format version {FORMAT_VERSION + 1}" in words
+    assert "upgrade im2sp" in words
+
+
+def test_a_huge_config(bundle: Path) -> None:
+    change_config(bundle, description="x" * CONFIG_LIMIT)
+    assert "larger than 4 MB" in sentence(lambda: Bundle.load(bundle))
+
+
+@pytest.mark.parametrize("text", ["", "{", "\ufeff{}", "[" * 100_000, "nul", '{"a": ' + "9" * 5_000 + "}"])
+def test_a_config_that_is_not_json(bundle: Path, text: str) -> None:
+    (bundle / "config.json").write_text(text)
+    write_checksums(bundle)
+    assert "config.json is not" in sentence(lambda: Bundle.load(bundle))
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"surprise": 1}, "surprise: Extra inputs"),
+        ({"name": 3}, "name: Input should be a valid string"),
+        ({"image": None}, "image: Input should be"),
+        ({"image__height": 10**9}, "image.height: Input should be less"),
+        ({"image__height": "48"}, "image.height: Input should be a valid integer"),
+        ({"image__std": [1, 1, 0]}, "image.std.2"),
+        ({"image__mean": [0, 0]}, "image.mean"),
+        ({"image__mean": [0, 0, float("nan")]}, "image.mean.2"),
+        ({"image__grid": [4, 4]}, "more cells than there are image tokens"),
+        ({"decoder__vocabulary_size": 300}, "the decoder has 300 tokens but the vocabulary has 27"),
+        ({"decoder__max_tokens": 10}, "max_tokens is more than the decoder has positions"),
+        ({"vocabulary__subwords": [[0]]}, "unit 1 has no subword"),
+        ({"vocoder__units": 21}, "same number of units"),
+        ({"speech_encoder__units": 21}, "same number of units"),
+        ({"vocoder__sample_rate": 22_050}, "16000 Hz"),
+        ({"decoding__beam": 0}, "decoding.beam"),
+        ({"format_version": "2"}, "format_version"),
+    ],
+)
+def test_a_config_that_is_wrong(bundle: Path, changes: dict[str, object], reason: str) -> None:
+    change_config(bundle, **changes)
+    words = sentence(lambda: Bundle.load(bundle))
+    assert "config.json is not a valid config" in words
+    assert reason in words
+
+
+@pytest.mark.parametrize("config", ["[]", "null", "3"])
+def test_a_config_that_is_no_object(bundle: Path, config: str) -> None:
+    (bundle / "config.json").write_text(config)
+    write_checksums(bundle)
+    assert "config.json is not a valid config" in sentence(lambda: Bundle.load(bundle))
+
+
+@pytest.mark.parametrize(
+    ("graph", "changes"),
+    [
+        ("image_encoder", {"image__height": 64}),
+        ("image_encoder", {"decoder__layers": 3}),
+        ("decoder", {"decoder__head_dim": 16}),
+        ("decoder", {"image__image_tokens": 16}),
+    ],
+)
+def test_graphs_of_wrong_shape(bundle: Path, graph: str, changes: dict[str, object]) -> None:
+    change_config(bundle, **changes)
+    graphs = Graphs(Bundle.load(bundle))
+    sentence(graphs.check)
+    words = sentence(lambda: graphs.open(graph))
+    assert words.startswith(f"{graph}.onnx of the bundle")
+    assert "where config.json asks for" in words
+
+
+@pytest.mark.parametrize(("graph", "other"), [("decoder", "vocoder"), ("duration_predictor", "speech_encoder")])
+def test_a_graph_in_the_place_of_another(bundle: Path, graph: str, other: str) -> None:
+    shutil.copy(bundle / f"{other}.onnx", bundle / f"{graph}.onnx")
+    write_checksums(bundle)
+    words = sentence(lambda: Graphs(Bundle.load(bundle)).open(graph))
+    assert f"{graph}.onnx of the bundle {bundle} has the inputs" in words
+
+
+@pytest.mark.parametrize("data", [b"", b"not a graph", b"\x08\x08\x12\x00" * 100])
+def test_a_graph_that_is_none(bundle: Path, data: bytes) -> None:
+    (bundle / "vocoder.onnx").write_bytes(data)
+    write_checksums(bundle)
+    assert "vocoder.onnx" in sentence(lambda: Graphs(Bundle.load(bundle)).open("vocoder"))
+
+
+def test_graphs_are_opened_once_and_only_when_needed(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    session = Graphs._session
+    monkeypatch.setattr(Graphs, "_session", lambda self, *a: opened.append(a[0]) or session(self, *a))
+    graphs = Graphs(Bundle.load(tiny_bundle), threads=1)
+    assert opened == []
+    assert graphs.open("vocoder") is graphs.open("vocoder")
+    assert opened == ["vocoder"]
+
+
+def test_every_graph_has_a_contract() -> None:
+    assert set(contracts(tiny_config())) == set(tiny_config().graphs)
+
+
+def test_a_config_survives_its_file(tmp_path: Path) -> None:
+    path = write_config(tmp_path, tiny_config())
+    assert BundleConfig.model_validate_json(path.read_bytes(), strict=True) == tiny_config()
+
+
+def test_find_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    packaged = tmp_path / "package"
+    (packaged / "bundles" / "default").mkdir(parents=True)
+    monkeypatch.setattr("im2sp.bundle.resources.files", lambda _: packaged)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    assert find_bundle("default") == packaged / "bundles" / "default"
+    assert find_bundle("mine") == Path("mine")
+    assert find_bundle(Path("default")) == Path("default")
+    assert "download it" in sentence(lambda: find_bundle("someone/model"))
+    assert "packaged names (default)" in sentence(lambda: find_bundle("other"))
+    for name in ("", "../bundles/default", "a\0b", "de\nfault"):
+        sentence(lambda name=name: find_bundle(name))

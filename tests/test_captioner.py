@@ -1,0 +1,186 @@
+"""Captioner: a picture in, a spoken caption out; what is imported on the way."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from PIL import Image
+
+import im2sp
+from im2sp import Captioner, DecodingOptions, Im2SpError, SpeechCaption
+from im2sp.bundle import Bundle, write_checksums, write_config
+from im2sp.errors import AudioError, BundleError, ImageError
+from im2sp.speech.audio import HOP, SAMPLE_RATE
+from im2sp.speech.units import remove_repeats
+from tests.tiny_bundle import IMAGE_TOKENS, tiny_config, write_tiny_bundle
+
+
+@pytest.fixture(scope="module")
+def captioner(tiny_bundle: Path) -> Captioner:
+    return Captioner.from_pretrained(tiny_bundle, threads=1)
+
+
+@pytest.fixture(scope="module")
+def photo() -> np.ndarray:
+    return np.random.default_rng(7).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+
+
+def test_a_caption_is_consistent(captioner: Captioner, photo: np.ndarray) -> None:
+    caption = captioner.caption(photo)
+    assert isinstance(caption, SpeechCaption)
+    assert caption.sample_rate == SAMPLE_RATE
+    assert caption.waveform.dtype == np.float32
+    assert caption.waveform.shape == (caption.durations.sum() * HOP,)
+    assert np.abs(caption.waveform).max() <= 1
+    assert caption.units.dtype == caption.durations.dtype == caption.tokens.dtype == np.int64
+    assert caption.units.shape == caption.durations.shape
+    assert caption.units.tolist() == captioner.vocabulary.decode(caption.tokens).tolist()
+    assert (np.diff(caption.units) != 0).all()
+    assert caption.attention.shape == (len(caption.tokens), IMAGE_TOKENS)
+    assert caption.score < 0
+    assert caption.seconds > 0
+
+
+def test_the_steps_make_the_caption(captioner: Captioner, photo: np.ndarray) -> None:
+    translation = captioner.translate(captioner.encode(photo))
+    speech = captioner.speak(captioner.vocabulary.decode(translation.tokens))
+    caption = captioner.caption(photo)
+    assert caption.tokens.tolist() == translation.tokens.tolist()
+    np.testing.assert_array_equal(caption.waveform, speech.waveform)
+
+
+def test_every_kind_of_source_says_the_same(captioner: Captioner, photo: np.ndarray, tmp_path: Path) -> None:
+    path = tmp_path / "photo.png"
+    Image.fromarray(photo).save(path)
+    with path.open("rb") as file:
+        sources = [photo, path, str(path), path.read_bytes(), file, Image.fromarray(photo)]
+        said = {tuple(captioner.caption(source).tokens.tolist()) for source in sources}
+    assert len(said) == 1
+
+
+def test_other_pictures_and_other_weights_say_other_things(
+    captioner: Captioner, photo: np.ndarray, tmp_path: Path
+) -> None:
+    other = Captioner.from_pretrained(str(write_tiny_bundle(tmp_path / "other", seed=1)), threads=1)
+    said = [captioner.caption(photo), captioner.caption(255 - photo // 2), other.caption(photo)]
+    assert len({tuple(caption.tokens.tolist()) for caption in said}) == 3
+
+
+def test_options(captioner: Captioner, photo: np.ndarray) -> None:
+    assert captioner.default_options == DecodingOptions(beam=3, length_penalty=1.0, max_tokens=40)
+    assert len(captioner.caption(photo, DecodingOptions(max_tokens=2)).tokens) == 2
+    sampled = [captioner.caption(photo, DecodingOptions(temperature=1.5, seed=seed)) for seed in (1, 1, 2)]
+    tokens = [caption.tokens.tolist() for caption in sampled]
+    assert tokens[0] == tokens[1] != tokens[2]
+    unlimited = captioner.translate(captioner.encode(photo), DecodingOptions(max_tokens=10**6, min_tokens=10**6))
+    assert len(unlimited.tokens) <= captioner.bundle.config.decoder.max_tokens
+
+
+def test_save(captioner: Captioner, photo: np.ndarray, tmp_path: Path) -> None:
+    caption = captioner.caption(photo)
+    caption.save(tmp_path / "caption.wav")
+    caption.save(str(tmp_path / "again.wav"))
+    waveform, rate = soundfile.read(tmp_path / "caption.wav", dtype="float32")
+    assert rate == SAMPLE_RATE
+    assert soundfile.info(tmp_path / "caption.wav").subtype == "PCM_16"
+    np.testing.assert_allclose(waveform, caption.waveform, atol=2 / 2**15)
+    assert (tmp_path / "again.wav").read_bytes() == (tmp_path / "caption.wav").read_bytes()
+
+
+def test_what_is_not_a_picture(captioner: Captioner, tmp_path: Path) -> None:
+    for source in (b"not a picture", tmp_path / "nowhere.jpg", b""):
+        with pytest.raises(ImageError):
+            captioner.caption(source)
+
+
+def test_units_do_not_depend_on_the_pieces(captioner: Captioner, monkeypatch: pytest.MonkeyPatch) -> None:
+    waveform = np.random.default_rng(0).normal(size=50_123).astype(np.float32) / 4
+    graph = captioner.graphs.open("speech_encoder")
+    whole = graph.run(waveform=waveform[None])[0][0]
+    lengths: list[int] = []
+    run = graph.run
+    monkeypatch.setattr(graph, "run", lambda **inputs: lengths.append(inputs["waveform"].shape[1]) or run(**inputs))
+    units = captioner.units(waveform)
+    assert units.dtype == np.int64
+    assert units.tolist() == whole.tolist()
+    assert len(lengths) == 4
+    assert max(lengths) <= captioner.bundle.config.speech_encoder.samples_limit
+
+
+@pytest.mark.parametrize("samples", [400, 719, 720, 16_000, 16_079, 16_080, 16_081, 31_999, 32_160])
+def test_every_frame_is_heard_once(captioner: Captioner, samples: int) -> None:
+    waveform = np.random.default_rng(samples).normal(size=samples).astype(np.float32)
+    whole = captioner.graphs.open("speech_encoder").run(waveform=waveform[None])[0][0]
+    assert captioner.units(waveform).tolist() == whole.tolist()
+
+
+def test_there_and_back(captioner: Captioner) -> None:
+    speech = captioner.speak([3, 1, 4, 1, 5])
+    heard, _ = remove_repeats(captioner.units(speech.waveform))
+    assert captioner.speak(heard).waveform.size > 0
+
+
+@pytest.mark.parametrize(
+    "waveform",
+    [
+        np.zeros(399, np.float32),
+        np.zeros(0, np.float32),
+        np.zeros((1, 1600), np.float32),
+        np.zeros(1600, np.int16),
+        np.full(1600, np.nan, np.float32),
+    ],
+)
+def test_what_is_not_a_waveform(captioner: Captioner, waveform: np.ndarray) -> None:
+    with pytest.raises(AudioError):
+        captioner.units(waveform)
+
+
+def test_a_bundle_that_cannot_hear(tiny_bundle: Path, tmp_path: Path) -> None:
+    folder = write_tiny_bundle(tmp_path / "deaf")
+    (folder / "speech_encoder.onnx").unlink()
+    write_config(folder, tiny_config().model_copy(update={"speech_encoder": None}))
+    write_checksums(folder)
+    captioner = Captioner(Bundle.load(folder), threads=1)
+    assert captioner.speak([1, 2]).waveform.size > 0
+    with pytest.raises(BundleError, match="no speech encoder"):
+        captioner.units(np.zeros(1600, np.float32))
+
+
+def test_threads_below_zero_are_refused(tiny_bundle: Path) -> None:
+    with pytest.raises(Im2SpError, match="-1 threads"):
+        Captioner.from_pretrained(tiny_bundle, threads=-1)
+
+
+def test_names_of_the_package() -> None:
+    assert set(im2sp.__all__) <= set(dir(im2sp))
+    assert im2sp.__version__
+    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+        im2sp.Nothing  # noqa: B018
+
+
+def run_python(code: str) -> list[str]:
+    """The lines that `code` prints in a Python of its own."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()
+
+
+def test_importing_im2sp_costs_nothing() -> None:
+    code = "import sys, im2sp; print('numpy' in sys.modules, 'pydantic' in sys.modules, 'PIL' in sys.modules)"
+    assert run_python(code) == ["False False False"]
+
+
+def test_captioning_imports_nothing_of_the_lab_and_stays_small(tiny_bundle: Path, tmp_path: Path) -> None:
+    code = f"""
+import sys, numpy, im2sp
+captioner = im2sp.Captioner.from_pretrained({str(tiny_bundle)!r}, threads=1)
+captioner.caption(numpy.zeros((9, 9, 3), numpy.uint8)).save({str(tmp_path / "x.wav")!r})
+lab = {{"torch", "transformers", "onnx", "pyarrow", "sklearn", "datasets", "scipy", "im2sp.lab"}}
+print(sorted(lab & set(sys.modules)))
+print(next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) // 1024 < 200)
+"""
+    assert run_python(code) == ["[]", "True"]

@@ -1,0 +1,215 @@
+"""A tiny bundle that keeps the whole contract (docs/bundle.md): five real graphs with seeded random weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from onnx import TensorProto, checker, helper, numpy_helper, save
+
+from im2sp.bundle import (
+    SPECIAL_TOKENS,
+    BundleConfig,
+    DecoderConfig,
+    DecodingDefaults,
+    ImageConfig,
+    SpeechEncoderConfig,
+    VocabularyConfig,
+    VocoderConfig,
+    write_checksums,
+    write_config,
+)
+from im2sp.graphs import Tensor, contracts
+from im2sp.speech.audio import HOP
+
+UNITS = 20
+SUBWORDS = [*([unit] for unit in range(UNITS)), [3, 7], [1, 2], [1, 2, 3], [7, 3]]
+LAYERS, HEADS, HEAD_DIM = 2, 2, 8
+WIDTH = HEADS * HEAD_DIM
+GRID, PATCH = 3, 16
+IMAGE_TOKENS = GRID * GRID
+POSITIONS = 48
+CONTEXT = 4  # frames that the vocoder looks to each side: 2 by its first convolution, 1 each by the second and the last
+
+
+def tiny_config() -> BundleConfig:
+    """The config of the tiny bundle."""
+    return BundleConfig(
+        name="tiny",
+        version="0.0.1",
+        description="random weights for tests",
+        license="Apache-2.0",
+        language="none",
+        created="2024-01-01",
+        image=ImageConfig(
+            height=GRID * PATCH,
+            width=GRID * PATCH,
+            mean=(0.485, 0.456, 0.406),
+            std=(0.229, 0.224, 0.225),
+            image_tokens=IMAGE_TOKENS,
+            grid=(GRID, GRID),
+        ),
+        decoder=DecoderConfig(
+            layers=LAYERS,
+            heads=HEADS,
+            head_dim=HEAD_DIM,
+            vocabulary_size=SPECIAL_TOKENS + len(SUBWORDS),
+            max_tokens=POSITIONS,
+        ),
+        vocabulary=VocabularyConfig(units=UNITS, subwords=SUBWORDS),
+        vocoder=VocoderConfig(units=UNITS, context_frames=CONTEXT),
+        speech_encoder=SpeechEncoderConfig(units=UNITS, samples_limit=16_000),
+        decoding=DecodingDefaults(beam=3, length_penalty=1.0, max_tokens=40),
+        training={"data": "none", "steps": 0},
+        quality={"dev BLEU-4": 0.0},
+        parameters={"decoder": 12_345},
+    )
+
+
+def write_tiny_bundle(folder: Path, seed: int = 0) -> Path:
+    """Write the tiny bundle into `folder` (made if needed) and return it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = tiny_config()
+    for name, contract in contracts(config).items():
+        graph = _Graph(np.random.default_rng([seed, *name.encode()]))
+        _BUILDERS[name](graph)
+        graph.save(folder / f"{name}.onnx", dict(contract.inputs), dict(contract.outputs))
+    (folder / "README.md").write_text("# tiny\nRandom weights for tests.\n", encoding="utf-8")
+    write_config(folder, config)
+    write_checksums(folder)
+    return folder
+
+
+class _Graph:
+    """Nodes and weights of one graph; every method returns the name of what it adds."""
+
+    def __init__(self, random: np.random.Generator) -> None:
+        self._random = random
+        self._nodes: list[Any] = []
+        self._weights: list[Any] = []
+
+    def constant(self, array: np.ndarray) -> str:
+        name = f"weight{len(self._weights)}"
+        self._weights.append(numpy_helper.from_array(array, name))
+        return name
+
+    def numbers(self, *values: int) -> str:
+        return self.constant(np.array(values, dtype=np.int64))
+
+    def weight(self, *shape: int, scale: float = 1.0) -> str:
+        return self.constant((self._random.normal(size=shape) * scale).astype(np.float32))
+
+    def add(self, op: str, *inputs: str, to: str = "", **attributes: Any) -> str:
+        name = to or f"{op}{len(self._nodes)}"
+        self._nodes.append(helper.make_node(op, list(inputs), [name], **attributes))
+        return name
+
+    def linear(self, x: str, rows: int, columns: int, scale: float = 1.0) -> str:
+        return self.add("MatMul", x, self.weight(rows, columns, scale=scale / rows**0.5))
+
+    def convolution(self, x: str, rows: int, columns: int, width: int, op: str = "Conv", **attributes: Any) -> str:
+        shape = (columns, rows, width) if op == "Conv" else (rows, columns, width)
+        return self.add(op, x, self.weight(*shape, scale=(rows * width) ** -0.5), **attributes)
+
+    def save(self, path: Path, inputs: dict[str, Tensor], outputs: dict[str, Tensor]) -> None:
+        made = [[_value(name, tensor) for name, tensor in group.items()] for group in (inputs, outputs)]
+        graph = helper.make_graph(self._nodes, path.stem, *made, self._weights)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+        checker.check_model(model)
+        save(model, str(path))
+
+
+def _value(name: str, tensor: Tensor) -> Any:
+    kind = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64}[tensor.dtype]
+    return helper.make_tensor_value_info(name, kind, tensor.dims)
+
+
+def _image_encoder(g: _Graph) -> None:
+    """Mean colour of each patch -> keys and values of every layer."""
+    pooled = g.add("AveragePool", "pixels", kernel_shape=[PATCH, PATCH], strides=[PATCH, PATCH])
+    patches = g.add("Transpose", g.add("Reshape", pooled, g.numbers(0, 3, IMAGE_TOKENS)), perm=[0, 2, 1])
+    for name in ("prefix_keys", "prefix_values"):
+        flat = g.add("Tanh", g.linear(patches, 3, LAYERS * WIDTH, scale=3))
+        split = g.add("Reshape", flat, g.numbers(0, IMAGE_TOKENS, LAYERS, HEADS, HEAD_DIM))
+        g.add("Transpose", split, to=name, perm=[2, 0, 3, 1, 4])
+
+
+def _decoder(g: _Graph) -> None:
+    """Two layers of attention over prefix and past; the end grows likelier with each position."""
+    vocabulary = SPECIAL_TOKENS + len(SUBWORDS)
+    x = g.add("Gather", g.weight(vocabulary, WIDTH), "tokens")
+    x = g.add("Add", x, g.add("Gather", g.weight(POSITIONS, WIDTH, scale=0.5), "position"))
+    keys, values, looks = [], [], []
+    for layer in range(LAYERS):
+        mixed, key, value, look = _attention(g, x, layer)
+        x = g.add("Add", x, mixed)
+        x = g.add("Add", x, g.linear(g.add("Tanh", g.linear(x, WIDTH, 2 * WIDTH)), 2 * WIDTH, WIDTH))
+        keys.append(key)
+        values.append(value)
+        looks.append(look)
+    g.add("Concat", *keys, to="keys", axis=0)
+    g.add("Concat", *values, to="values", axis=0)
+    both = g.add("Concat", *looks, axis=1)  # [batch, layers * heads, 1, image_tokens]
+    g.add("ReduceMean", both, to="attention", axes=[1, 2], keepdims=0)
+    end = np.zeros((POSITIONS, vocabulary), dtype=np.float32)
+    end[:, 2] = np.linspace(-2, 8, POSITIONS)
+    growing = g.add("Gather", g.constant(end), "position")
+    g.add("Add", g.linear(x, WIDTH, vocabulary, scale=1.5), growing, to="logits")
+
+
+def _attention(g: _Graph, x: str, layer: int) -> tuple[str, str, str, str]:
+    """x [batch, width] -> (mixed [batch, width], keys and values [1, batch, heads, past + 1, head_dim], share of
+    attention on the prefix [batch, heads, 1, image_tokens]).
+    """
+    heads = g.numbers(-1, HEADS, 1, HEAD_DIM)
+    query, key, value = (g.add("Reshape", g.linear(x, WIDTH, WIDTH), heads) for _ in range(3))
+
+    def of_layer(stack: str) -> str:
+        return g.add("Gather", stack, g.constant(np.array(layer, dtype=np.int64)), axis=0)
+
+    key = g.add("Concat", of_layer("past_keys"), key, axis=2)
+    value = g.add("Concat", of_layer("past_values"), value, axis=2)
+    scores = [g.add("MatMul", query, g.add("Transpose", k, perm=[0, 1, 3, 2])) for k in (of_layer("prefix_keys"), key)]
+    share = g.add("Softmax", g.add("Concat", *scores, axis=3), axis=3)
+    on_image = g.add("Slice", share, g.numbers(0), g.numbers(IMAGE_TOKENS), g.numbers(3))
+    on_tokens = g.add("Slice", share, g.numbers(IMAGE_TOKENS), g.numbers(2**31), g.numbers(3))
+    image = g.add("MatMul", on_image, of_layer("prefix_values"))
+    mixed = g.add("Reshape", g.add("Add", image, g.add("MatMul", on_tokens, value)), g.numbers(-1, WIDTH))
+    first = g.numbers(0)
+    return mixed, g.add("Unsqueeze", key, first), g.add("Unsqueeze", value, first), on_image
+
+
+def _embedded(g: _Graph, name: str, width: int) -> str:
+    """Numbers of units int64 [1, F] -> [1, width, F]."""
+    return g.add("Transpose", g.add("Gather", g.weight(UNITS, width), name), perm=[0, 2, 1])
+
+
+def _duration_predictor(g: _Graph) -> None:
+    hidden = g.add("Tanh", g.convolution(_embedded(g, "units", 8), 8, 8, 3, pads=[1, 1]))
+    logs = g.add("Reshape", g.convolution(hidden, 8, 1, 1), g.numbers(1, -1))
+    g.add("Add", g.add("Mul", logs, g.constant(np.float32([0.5]))), g.constant(np.float32([1.5])), to="log_durations")
+
+
+def _vocoder(g: _Graph) -> None:
+    hidden = g.add("Tanh", g.convolution(_embedded(g, "frames", 16), 16, 16, 5, pads=[2, 2]))
+    hidden = g.add("Tanh", g.convolution(hidden, 16, 16, 3, pads=[1, 1]))
+    overlap = HOP // 2  # each frame reaches half a frame into its neighbours
+    samples = g.convolution(hidden, 16, 1, 2 * HOP, op="ConvTranspose", strides=[HOP], pads=[overlap, overlap])
+    loud = g.add("Mul", samples, g.constant(np.float32([20])))
+    g.add("Reshape", g.add("Tanh", loud), g.numbers(1, -1), to="waveform")
+
+
+def _speech_encoder(g: _Graph) -> None:
+    signal = g.add("Unsqueeze", "waveform", g.numbers(1))
+    scores = g.convolution(signal, 1, UNITS, 400, strides=[HOP])
+    g.add("ArgMax", scores, to="units", axis=1, keepdims=0)
+
+
+_BUILDERS = {
+    "image_encoder": _image_encoder,
+    "decoder": _decoder,
+    "duration_predictor": _duration_predictor,
+    "vocoder": _vocoder,
+    "speech_encoder": _speech_encoder,
+}
