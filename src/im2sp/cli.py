@@ -192,6 +192,7 @@ def _speak_all(sources: list[Path], out: Path, voice: Voice, workers: int) -> No
                     if single and outcome.record is not None:
                         typer.echo(result_line(outcome.record, out))
         except KeyboardInterrupt:
+            counts.spoken = journal.added  # with those that were finished while stopping
             _fail(f"stopped: {counts}; run the same command again to go on", STOPPED)
         except Im2SpError as error:
             _fail(f"{error} ({counts})" if counts.spoken else str(error))

@@ -47,6 +47,7 @@ class Journal:
 
     def __init__(self, folder: Path, descriptor: int, spoken: dict[str, str]) -> None:
         self.folder = folder
+        self.added = 0  # lines by this run
         self._descriptor = descriptor
         self._names = spoken  # {absolute path of a photo: name of its wav}, given out in this run or on record
         self._recorded = set(spoken)
@@ -86,6 +87,7 @@ class Journal:
                 raise OutputError(f"{self.folder / CAPTIONS}: cannot be written ({reason(error)})") from error
             raise
         self._recorded.add(record.image)
+        self.added += 1
 
 
 @contextmanager

@@ -1,1 +1,1 @@
-"""The lab: extracts units, trains, exports and evaluates. Needs `pip install im2sp[lab]`; the runtime never imports it."""
+"""The lab: extracts units, trains, exports, evaluates. Needs `im2sp[lab]`; the runtime never imports it."""

@@ -116,7 +116,7 @@ def _is_convolution(model: onnx.ModelProto, name: str) -> bool:
 
 
 def _channel_axis(model: onnx.ModelProto, name: str, dimensions: int) -> int:
-    """Axis of the output channels: the last of a matrix that is multiplied from the right, the first of a convolution or table."""
+    """Axis of the output channels: the last of a matrix multiplied from the right, the first of all else."""
     for node in model.graph.node:
         if name in node.input:
             if node.op_type == "MatMul" and node.input[1] == name:

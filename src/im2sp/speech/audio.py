@@ -31,7 +31,7 @@ MAX_SECONDS = 1_800  # a waveform of half an hour takes 115 MB
 MAX_CHANNELS = 32
 RATES = range(4_000, 768_001)  # Hz, the sampling rates that are taken for real
 _BLOCK_SAMPLES = 2**18  # decoded at a time, all channels together
-_FULL_SCALE = 32_767  # 16-bit value of 1.0
+_FULL_SCALE = 32_768  # 16-bit value of 1.0, as decoders divide; 1.0 itself is written as the value below
 
 
 def read_audio(source: AudioSource) -> FloatArray:
@@ -69,7 +69,7 @@ def write_wav(path: str | Path, waveform: FloatArray) -> None:
         raise AudioError(f"a waveform is float32 [samples], not {samples.dtype} {list(samples.shape)}")
     if not np.isfinite(samples).all():
         raise AudioError("the waveform holds values that are not finite numbers")
-    pulses = np.rint(np.clip(samples, -1, 1) * _FULL_SCALE).astype("<i2")
+    pulses = np.rint(samples * _FULL_SCALE).clip(-_FULL_SCALE, _FULL_SCALE - 1).astype("<i2")
     try:
         with replace_whole(Path(path)) as temporary, temporary.open("wb") as file:
             with wave.open(file, "wb") as wav:

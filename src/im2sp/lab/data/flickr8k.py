@@ -67,7 +67,7 @@ def photo_path(root: Path, image_id: str) -> Path:
 
 
 def clean_text(text: str) -> str:
-    """A caption as it is spoken: one sentence without stray quotes, hashes, doubled blanks or blanks before punctuation."""
+    """A caption as it is spoken: one sentence without stray quotes, hashes and blanks."""
     text = re.sub(r'["#()]|``|\'\'', " ", text).replace("&", " and ").replace("=", " ")
     text = re.sub(r"\s+([.,;:!?'])", r"\1", text)
     text = re.sub(r"\s+", " ", text).strip(" .,;:-")

@@ -25,7 +25,7 @@ def _filters() -> np.ndarray:
 
 
 def mfcc(waveform: np.ndarray) -> np.ndarray:
-    """Waveform float32 [n * HOP] at 16 kHz -> float32 [n, 39]: 13 cepstra with first and second differences, one row a frame."""
+    """Waveform float32 [n * HOP] at 16 kHz -> float32 [n, 39]: 13 cepstra, their first and second differences."""
     edge = (FFT - HOP) // 2
     padded = np.pad(waveform, (edge, edge))
     frames = np.lib.stride_tricks.sliding_window_view(padded, FFT)[::HOP] * get_window("hann", FFT).astype(np.float32)

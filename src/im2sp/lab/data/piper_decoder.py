@@ -19,14 +19,16 @@ from torch import Tensor, nn
 
 from im2sp.errors import Im2SpError
 
-
 LENGTH_STEP = 32  # hidden frames; convolutions are compiled anew for every length, so there should be few of them
+
+
+Convolution = nn.Conv1d | nn.ConvTranspose1d
 
 
 class ResidualBlock(nn.Module):
     """HiFi-GAN residual block "2": rounds of leaky ReLU, dilated convolution, plus the input."""
 
-    def __init__(self, convolutions: list[nn.Conv1d]) -> None:
+    def __init__(self, convolutions: list[Convolution]) -> None:
         super().__init__()
         self.convolutions = nn.ModuleList(convolutions)
 
@@ -49,13 +51,15 @@ class PiperDecoder(nn.Module):
             self.first, self.last = layers["conv_pre"], layers["conv_post"]
             self.ups = nn.ModuleList(layers[f"ups.{i}"] for i in range(sum(name.startswith("ups.") for name in layers)))
         except KeyError as error:
-            raise Im2SpError(f"this Piper voice has no decoder layer {error}: choose the slower exact decoder") from error
+            raise Im2SpError(
+                f"this Piper voice has no decoder layer {error}: choose the slower exact decoder"
+            ) from error
         names = sorted({int(n.split(".")[1]) for n in layers if n.startswith("resblocks.")})
         blocks = [
-            ResidualBlock([layer for name, layer in layers.items() if name.startswith(f"resblocks.{i}.")]) for i in names
+            ResidualBlock([layer for name, layer in layers.items() if name.startswith(f"resblocks.{i}.")])
+            for i in names
         ]
-        each = len(blocks) // len(self.ups)
-        self.blocks = nn.ModuleList(nn.ModuleList(blocks[i * each : (i + 1) * each]) for i in range(len(self.ups)))
+        self.blocks = nn.ModuleList(blocks)
         self.to(torch.bfloat16).eval().requires_grad_(False)
 
     @torch.inference_mode()
@@ -64,10 +68,11 @@ class PiperDecoder(nn.Module):
         count = hidden.shape[2]
         padded = np.pad(hidden, ((0, 0), (0, 0), (0, -count % LENGTH_STEP)))
         x = self.first(torch.from_numpy(padded).to(torch.bfloat16))
-        for up, blocks in zip(self.ups, self.blocks, strict=True):
+        each = len(self.blocks) // len(self.ups)  # residual blocks after each upsampling
+        for stage, up in enumerate(self.ups):
             x = up(nn.functional.leaky_relu(x, 0.1))
-            x = sum((block(x) for block in blocks[1:]), blocks[0](x))  # a sum in place of stack and mean: no copies
-            x = x * (1 / len(blocks))
+            first, *others = list(self.blocks)[stage * each : (stage + 1) * each]
+            x = sum((block(x) for block in others), first(x)) * (1 / each)  # no stack and mean: they copy
         x = self.last(nn.functional.leaky_relu(x))
         wave: np.ndarray = x.float().tanh()[0, 0].numpy()
         return wave[: len(wave) * count // padded.shape[2]]
@@ -92,7 +97,7 @@ def split_voice(path: Path) -> tuple[bytes, PiperDecoder]:
     return front.SerializeToString(), PiperDecoder(model.graph)
 
 
-def _layer(node: onnx.NodeProto, weights: dict[str, np.ndarray]) -> nn.Conv1d | nn.ConvTranspose1d:
+def _layer(node: onnx.NodeProto, weights: dict[str, np.ndarray]) -> Convolution:
     attributes: dict[str, Any] = {item.name: list(item.ints) or item.i for item in node.attribute}
     weight = weights[node.input[1]]
     options = {
@@ -101,7 +106,7 @@ def _layer(node: onnx.NodeProto, weights: dict[str, np.ndarray]) -> nn.Conv1d | 
         "dilation": attributes["dilations"][0],
         "bias": len(node.input) > 2,
     }
-    layer: nn.Conv1d | nn.ConvTranspose1d
+    layer: Convolution
     if node.op_type == "Conv":
         layer = nn.Conv1d(weight.shape[1], weight.shape[0], weight.shape[2], **options)
     else:

@@ -1,4 +1,4 @@
-"""Spoken captions on disk: Parquet shards of waveforms, written whole or not at all, readable by `datasets` and pyarrow."""
+"""Spoken captions on disk: Parquet shards of waveforms, whole or absent, readable by `datasets` and pyarrow."""
 
 from __future__ import annotations
 
@@ -56,8 +56,17 @@ def read_shard(path: Path) -> Iterator[SpokenCaption]:
     names = ("caption_id", "image_id", "split", "speaker", "text")
     phones = table["phones"].to_pylist()
     for row, cells in enumerate(zip(*(table[name].to_pylist() for name in names), strict=True)):
-        waveform = samples[offsets[row] : offsets[row + 1]]
-        yield SpokenCaption(*cells, waveform, phones[row], np.asarray(lengths[row], dtype=np.int32))
+        caption_id, image_id, split, speaker, text = cells
+        yield SpokenCaption(
+            caption_id,
+            image_id,
+            split,
+            speaker,
+            text,
+            waveform=samples[offsets[row] : offsets[row + 1]],
+            phones=phones[row],
+            phone_samples=np.asarray(lengths[row], dtype=np.int32),
+        )
 
 
 def read_shards(folder: Path, split: str | None = None, limit: int | None = None) -> Iterator[SpokenCaption]:

@@ -26,7 +26,9 @@ class TextTokenizer:
         tokenizer.normalizer = normalizers.Sequence(
             [normalizers.NFKC(), normalizers.Lowercase(), normalizers.Replace("'", ""), normalizers.Replace("-", " ")]
         )
-        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Whitespace(), pre_tokenizers.Punctuation("removed")])
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [pre_tokenizers.Whitespace(), pre_tokenizers.Punctuation("removed")]
+        )
         trainer = trainers.WordLevelTrainer(
             vocab_size=limit, min_frequency=min_count, special_tokens=SPECIAL, show_progress=False
         )

@@ -1,11 +1,11 @@
-"""A synthetic voice: text -> waveform with the phones that were spoken. The recipe's stand-in for a corpus of recordings."""
+"""A synthetic voice: text -> waveform and its phones. The recipe's stand-in for a corpus of recordings."""
 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import soxr
@@ -26,7 +26,9 @@ class VoiceConfig:
     noise_w_scale: float = 0.0
     length_scale: float = 0.85
     peak: float = 0.8
-    fast_decoder: bool = True  # waveform decoder in bfloat16 (see piper_decoder.py); off: the voice's own, exact and slower
+    fast_decoder: bool = (
+        True  # waveform decoder in bfloat16 (see piper_decoder.py); off: the voice's own, exact and slower
+    )
 
 
 class PiperSpeaker:
@@ -89,7 +91,12 @@ class PiperSpeaker:
 
 
 def _collect(
-    sentence: list[str], ids: list[int], samples: np.ndarray, id_map: dict[str, Any], phones: list[str], counts: list[int]
+    sentence: list[str],
+    ids: list[int],
+    samples: np.ndarray,
+    id_map: Mapping[str, Sequence[int]],
+    phones: list[str],
+    counts: list[int],
 ) -> None:
     """Append the phones of a sentence and their samples; the silent padding id after a phone counts as part of it."""
     name_of = {numbers[0]: phone for phone, numbers in id_map.items()}

@@ -25,7 +25,7 @@ class UnitQuality:
 
 
 def frame_phones(phones: Sequence[str], samples: np.ndarray, frames: int) -> np.ndarray:
-    """Phone of each frame (object array [frames]): the phone sounding at the middle of the frame; marks join their phone."""
+    """Phone at the middle of each frame (object array [frames]); stress and length marks join their phone."""
     merged: list[str] = []
     counts: list[int] = []
     pending = 0

@@ -13,9 +13,9 @@ from im2sp.errors import Im2SpError
 from im2sp.lab.extras import needs
 
 _NUMBERS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen twenty"
-).split()
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty",
+)  # fmt: skip
 _DIGITS = {str(number): word for number, word in enumerate(_NUMBERS)}
 _T_SHIRT = re.compile(r"\b(?:t|tee)[- ]?shirt(s?)\b")
 
@@ -26,7 +26,7 @@ def normalise_words(text: str) -> str:
     In this order:
     1. Compatibility forms become plain ones (NFKC) and everything lower case; accents stay.
     2. `&` becomes `and`.
-    3. `T-shirt`, `t shirt`, `tee shirt` and `tee-shirt` become `tshirt`, the plurals `tshirts`: one word in every spelling.
+    3. `T-shirt`, `t shirt`, `tee shirt` and `tee-shirt` become `tshirt`, plurals `tshirts`: one word.
     4. Apostrophes vanish (`dog's` and `dogs` sound the same; `it's` becomes `its`); all other punctuation, hyphens
        and slashes included, becomes a blank (`brown-haired` is two words).
     5. Whole numbers from 0 to 20 in digits become words: recognisers write `2`, people write `two`. Larger numbers

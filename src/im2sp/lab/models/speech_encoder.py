@@ -1,4 +1,4 @@
-"""Speech encoder: waveform -> HuBERT features -> k-means units at 50 Hz (paper section 2.2; reference formats, section 5)."""
+"""Speech encoder: waveform -> HuBERT features -> k-means units at 50 Hz (reference formats, section 5)."""
 
 from __future__ import annotations
 
@@ -59,12 +59,18 @@ class SpeechEncoder(nn.Module):
         hubert: ours or a published one in transformers layout.
         layer: index into `hidden_states` (6 for the published base model; 0 is the input of the first layer).
         padding: zeros on each side of the waveform: `edge_padding(config)` for our own models, 0 for published ones.
+        smoothing: odd number of frames over which features are averaged before the nearest centre is looked up; 1 for
+            published models. A small HuBERT's features jitter from frame to frame; averaging lowers the rate of units.
         centres: float32 [units, width], or None when only features are wanted.
     """
 
-    def __init__(self, hubert: HubertModel, layer: int, padding: int, centres: np.ndarray | None = None) -> None:
+    centres: Tensor
+
+    def __init__(
+        self, hubert: HubertModel, layer: int, padding: int, smoothing: int = 1, centres: np.ndarray | None = None
+    ) -> None:
         super().__init__()
-        self.hubert, self.layer, self.padding = hubert.eval(), layer, padding
+        self.hubert, self.layer, self.padding, self.smoothing = hubert.eval(), layer, padding, smoothing
         if centres is not None:
             self.register_buffer("centres", torch.from_numpy(centres.astype(np.float32)))
 
@@ -72,6 +78,10 @@ class SpeechEncoder(nn.Module):
         """Waveform float32 [B, samples] at 16 kHz, all of one length -> features [B, frames, width]."""
         padded = nn.functional.pad(waveform, (self.padding, self.padding))
         hidden: Tensor = self.hubert(padded, output_hidden_states=True).hidden_states[self.layer]
+        if self.smoothing > 1:
+            edge = self.smoothing // 2
+            pooled = nn.functional.avg_pool1d(hidden.transpose(1, 2), self.smoothing, 1, edge, count_include_pad=False)
+            hidden = pooled.transpose(1, 2)
         return hidden
 
     def forward(self, waveform: Tensor) -> Tensor:
@@ -86,14 +96,16 @@ class SpeechEncoder(nn.Module):
         with replace_whole(folder / "centres.safetensors") as temporary:
             save_file({"centres": self.centres.numpy()}, temporary)
         with replace_whole(folder / "speech_encoder.json") as temporary:
-            temporary.write_text(json.dumps({"layer": self.layer, "padding": self.padding}))
+            temporary.write_text(
+                json.dumps({"layer": self.layer, "padding": self.padding, "smoothing": self.smoothing})
+            )
 
     @classmethod
     def load(cls, folder: Path) -> SpeechEncoder:
         """Read what `save` wrote."""
         options = json.loads((folder / "speech_encoder.json").read_text())
         centres = load_file(folder / "centres.safetensors")["centres"]
-        return cls(HubertModel.from_pretrained(folder), options["layer"], options["padding"], centres)
+        return cls(HubertModel.from_pretrained(folder), **options, centres=centres)
 
 
 def whole_frames(waveform: np.ndarray) -> np.ndarray:

@@ -1,8 +1,8 @@
-"""The translator: image features, then tokens so far -> logits of the next token. A GIT decoder (reference formats, sections 1 and 2).
+"""The translator, a GIT decoder: image features and the tokens so far -> logits of the next token.
 
-Names and arithmetic follow `transformers.GitForCausalLM` (post-norm BERT layers, image tokens as a prefix) so that
-published weights can be loaded by name; the forward pass differs in one thing: the image prefix, which never sees the
-text, runs once for all captions of a photo.
+The arithmetic is that of `transformers.GitForCausalLM` (post-norm BERT layers, image tokens as a prefix; reference
+formats, sections 1 and 2); the forward pass differs in one thing: the image prefix, which never sees the text, runs once
+for all captions of a photo.
 """
 
 from __future__ import annotations
@@ -96,12 +96,17 @@ class Translator(nn.Module):
         self.output.weight = self.word_embeddings.weight  # tied, as in the reference checkpoints
         self.apply(_initialise)
 
+    @property
+    def stack(self) -> list[Layer]:
+        """The layers, first to last."""
+        return [layer for layer in self.layers if isinstance(layer, Layer)]
+
     def prefix(self, features: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Image features [P, N, image_width] -> keys and values [P, heads, N, head_dim] of every layer."""
         features = F.dropout(features, self.config.image_dropout, self.training)
         x = self.image_norm(self.image_projection(features))
         pairs = []
-        for layer in self.layers:
+        for layer in self.stack:
             x, key, value = layer.image(x)
             pairs.append((key, value))
         return pairs
@@ -124,9 +129,10 @@ class Translator(nn.Module):
         image_tokens = features.shape[1]
         causal = torch.ones(len(positions), len(positions), dtype=torch.bool, device=tokens.device).tril()
         mask = torch.cat([causal.new_ones(len(positions), image_tokens), causal], 1)
-        for layer, (key, value) in zip(self.layers, prefix, strict=True):
+        for layer, (key, value) in zip(self.stack, prefix, strict=True):
             x = layer.text(x, key[photo], value[photo], mask)
-        return self.output(x)
+        logits: Tensor = self.output(x)
+        return logits
 
     def transfer(self, other: Translator) -> None:
         """Take everything from `other` that does not belong to its vocabulary (the paper's transfer, section 2.3)."""
@@ -168,7 +174,8 @@ class ImagePrefix(nn.Module):
 
     def __init__(self, backbone: nn.Module, translator: Translator) -> None:
         super().__init__()
-        self.backbone, self.translator = backbone, translator
+        self.backbone = backbone
+        self.translator = translator
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Normalised pixels [B, 3, H, W] -> keys, values [layers, B, heads, N, head_dim]."""
@@ -184,7 +191,13 @@ class DecoderStep(nn.Module):
         self.translator = translator
 
     def forward(
-        self, tokens: Tensor, position: Tensor, prefix_keys: Tensor, prefix_values: Tensor, past_keys: Tensor, past_values: Tensor
+        self,
+        tokens: Tensor,
+        position: Tensor,
+        prefix_keys: Tensor,
+        prefix_values: Tensor,
+        past_keys: Tensor,
+        past_values: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """One step.
 
@@ -203,7 +216,7 @@ class DecoderStep(nn.Module):
         x = model.embedding_norm(x)[:, None]
         keys, values, shares = [], [], []
         image_tokens = prefix_keys.shape[3]
-        for index, layer in enumerate(model.layers):
+        for index, layer in enumerate(model.stack):
             key = torch.cat([past_keys[index], layer.split(layer.key(x))], 2)
             value = torch.cat([past_values[index], layer.split(layer.value(x))], 2)
             keys.append(key)

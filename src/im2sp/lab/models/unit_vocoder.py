@@ -1,7 +1,8 @@
-"""Unit vocoder: speech units repeated by their durations -> waveform, through ConvNeXt blocks and an inverse Fourier transform.
+"""Unit vocoder: speech units repeated by their durations -> waveform.
 
 The generator is Vocos' idea (feature backbone, then one inverse short-time Fourier transform instead of stacks of
 upsampling convolutions) with unit embeddings in place of a spectrogram, at a tenth of a HiFi-GAN's arithmetic.
+It is ConvNeXt blocks and one transposed convolution.
 Everything is convolutional with a finite receptive field and normalised frame by frame, so a sentence can be
 synthesised in chunks that equal the whole.
 """
@@ -49,7 +50,7 @@ class VocoderConfig:
 
 
 class ConvNextBlock(nn.Module):
-    """Depthwise convolution, layer norm over channels, two pointwise layers, scaled residual: [B, C, T] -> [B, C, T]."""
+    """Depthwise convolution, layer norm over channels, two pointwise layers, scaled residual."""
 
     def __init__(self, width: int, feed_forward: int, kernel: int) -> None:
         super().__init__()

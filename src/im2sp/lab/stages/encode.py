@@ -34,7 +34,11 @@ def view_of(image: Image.Image, view: str) -> Image.Image:
 
 
 def encode(
-    photos: dict[str, Path], out: Path, config: BackboneConfig, views: tuple[str, ...] = ("whole", "flip"), batch: int = 16
+    photos: dict[str, Path],
+    out: Path,
+    config: BackboneConfig,
+    views: tuple[str, ...] = ("whole", "flip"),
+    batch: int = 16,
 ) -> None:
     """Write `out/<view>.npy` float16 [photos, image_tokens, width] and `out/index.json`; goes on after an interruption.
 
@@ -46,7 +50,7 @@ def encode(
     if index.is_file() and json.loads(index.read_text()) == description:
         log.info("encode: %d photos are there already", len(photos))
         return
-    backbone = ImageBackbone.pretrained(config).to(memory_format=torch.channels_last)
+    backbone = ImageBackbone.pretrained(config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     for view in views:
         target = out / f"{view}.npy"
         if not target.exists():
@@ -55,9 +59,7 @@ def encode(
         temporary.write_text(json.dumps(description))
 
 
-def _encode_view(
-    photos: list[tuple[str, Path]], view: str, target: Path, backbone: ImageBackbone, batch: int
-) -> None:
+def _encode_view(photos: list[tuple[str, Path]], view: str, target: Path, backbone: ImageBackbone, batch: int) -> None:
     config = backbone.config
     parts = target.parent / f"{target.stem}-parts"
     started, done = time.monotonic(), 0
@@ -86,7 +88,13 @@ def _encode_view(
         with replace_whole(part) as temporary, temporary.open("wb") as file:
             np.save(file, np.concatenate(rows))
         done += len(chunk)
-        log.info("encode %s: %d/%d photos, %.1f a second", view, first + len(chunk), len(photos), done / (time.monotonic() - started))
+        log.info(
+            "encode %s: %d/%d photos, %.1f a second",
+            view,
+            first + len(chunk),
+            len(photos),
+            done / (time.monotonic() - started),
+        )
     with replace_whole(target) as temporary, temporary.open("wb") as file:
         np.save(file, np.concatenate([np.load(path) for path in sorted(parts.glob("*.npy"))]))
     for path in parts.glob("*.npy"):

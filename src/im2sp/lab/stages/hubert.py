@@ -1,4 +1,8 @@
-"""Stage `hubert`: spoken captions -> a small HuBERT of our own, in two or more iterations, and k-means units on its best layer."""
+"""Stage `hubert`: spoken captions -> a small HuBERT of our own and k-means units on its best layer.
+
+Later iterations go on from the weights of the one before, where HuBERT's authors start anew: with an hour of two cores
+in place of days of many GPUs the head start is worth more than the independence.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +43,8 @@ class HubertStage:
     iterations: tuple[int, ...] = (900, 1500)  # training steps of each iteration
     batch_seconds: float = 32.0
     learning_rate: float = 1e-3
-    kmeans_minutes: float = 40.0  # speech that k-means looks at
+    smoothing: int = 5  # frames averaged before clustering (see SpeechEncoder); 1 for none
+    kmeans_minutes: float = 15.0  # speech that k-means looks at
     probe_clips: int = 200  # held-out (dev) clips on which layers are compared
     seed: int = 0
 
@@ -57,31 +62,35 @@ def train_speech_encoder(speech: Path, out: Path, options: HubertStage) -> Speec
     report = {"mfcc": {"kmeans": asdict(_probe(probe, mfcc, centres))}}
     log.info("mfcc targets: %s", report["mfcc"]["kmeans"])
     targets = [assign(mfcc(_floats(clip)), centres) for clip in clips]
-    best = (0, centres)
+    best, hubert = (0, centres), None
     for number, steps in enumerate(options.iterations, 1):
         name = f"iteration-{number}"
         training = HubertTraining(
-            steps=steps, batch_seconds=options.batch_seconds, learning_rate=options.learning_rate, seed=options.seed + number
+            steps=steps,
+            batch_seconds=options.batch_seconds,
+            learning_rate=options.learning_rate,
+            seed=options.seed + number,
         )
         config = small_hubert_config(options.layers, options.width)
-        hubert = train_hubert(clips, targets, config, training, out / name, len(centres))
+        hubert = train_hubert(clips, targets, config, training, out / name, len(centres), hubert)
         last = number == len(options.iterations)
         scores, best = _choose_layer(name, hubert, clips, probe, out, options, measure_all=last)
         report[name] = scores
         if not last:
             centres = best[1]
-            features = layer_features(hubert, best[0])
+            features = layer_features(hubert, best[0], options.smoothing)
             targets = [assign(features(_floats(clip)), centres) for clip in clips]
-    encoder = SpeechEncoder(hubert, best[0], edge_padding(hubert.config), best[1])
+    assert hubert is not None
+    encoder = SpeechEncoder(hubert, best[0], edge_padding(hubert.config), options.smoothing, best[1])
     encoder.save(final)
     with replace_whole(out / "layers.json") as temporary:
         temporary.write_text(json.dumps({"best_layer": best[0], "scores": report}, indent=1))
     return encoder
 
 
-def layer_features(hubert: HubertModel, layer: int) -> Features:
+def layer_features(hubert: HubertModel, layer: int, smoothing: int = 1) -> Features:
     """Features of one layer as a function of the waveform, in bfloat16."""
-    encoder = SpeechEncoder(hubert, layer, edge_padding(hubert.config))
+    encoder = SpeechEncoder(hubert, layer, edge_padding(hubert.config), smoothing)
 
     def features(waveform: np.ndarray) -> np.ndarray:
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
@@ -105,11 +114,11 @@ def _choose_layer(
     measure_all: bool,
 ) -> tuple[dict[str, dict[str, float]], tuple[int, np.ndarray]]:
     """k-means on each layer of the upper half (all layers in the last iteration); the best by phone information."""
-    layers = range(options.layers // 2 if not measure_all else 1, options.layers + 1)
+    layers = range(1 if measure_all else options.layers // 2 + 1, options.layers + 1)
     scores: dict[str, dict[str, float]] = {}
     best: tuple[int, np.ndarray] | None = None
     for layer in layers:
-        features = layer_features(hubert, layer)
+        features = layer_features(hubert, layer, options.smoothing)
         centres = _clusters(f"{name}-layer-{layer}", clips, features, options.clusters, out, options)
         quality = _probe(probe, features, centres)
         scores[str(layer)] = asdict(quality)
@@ -145,7 +154,12 @@ def _clusters(
             break
     data = np.concatenate(rows)
     kmeans = MiniBatchKMeans(
-        min(clusters, len(data)), batch_size=4096, n_init=3, max_iter=60, max_no_improvement=30, random_state=options.seed
+        min(clusters, len(data)),
+        batch_size=4096,
+        n_init=1,
+        max_iter=40,
+        max_no_improvement=50,
+        random_state=options.seed,
     )
     kmeans.fit(data)
     centres = kmeans.cluster_centers_.astype(np.float32)

@@ -1,4 +1,4 @@
-"""Stage `pretrain`: image features -> captions as text, the vision-language pre-training that the translator starts from."""
+"""Stage `pretrain`: image features -> captions as text, which the translator starts from."""
 
 from __future__ import annotations
 
@@ -20,7 +20,11 @@ log = logging.getLogger(__name__)
 
 
 def pretrain(
-    captions: list[Caption], features: ImageFeatures, config: TranslatorConfig | None, options: TranslatorTraining, out: Path
+    captions: list[Caption],
+    features: ImageFeatures,
+    config: TranslatorConfig | None,
+    options: TranslatorTraining,
+    out: Path,
 ) -> tuple[Translator, TextTokenizer]:
     """Train the text captioner on the train part; `out` gets its weights and `tokenizer.json`.
 
@@ -37,18 +41,27 @@ def pretrain(
     for caption in captions:
         sentences[caption.split].setdefault(caption.image_id, []).append(tokenizer.encode(caption.text))
     sizes = dict(config.__dict__) if config else {}
-    model = Translator(TranslatorConfig(**(sizes | {"vocabulary_size": tokenizer.size, "image_width": features.shape[1]})))
+    model = Translator(
+        TranslatorConfig(**(sizes | {"vocabulary_size": tokenizer.size, "image_width": features.shape[1]}))
+    )
     return train_translator(model, features, sentences["train"], sentences["dev"], options, out), tokenizer
 
 
 @torch.inference_mode()
 def write_captions(
-    model: Translator, tokenizer: TextTokenizer, features: ImageFeatures, image_ids: list[str], beam: int = 3, longest: int = 24
+    model: Translator,
+    tokenizer: TextTokenizer,
+    features: ImageFeatures,
+    image_ids: list[str],
+    beam: int = 3,
+    longest: int = 24,
 ) -> dict[str, str]:
     """Text captions by beam search (mean log probability), for measuring the ceiling of what the encoder sees."""
     step = DecoderStep(model)
     return {
-        image_id: tokenizer.decode(_beam(step, torch.from_numpy(np.array(features.get(image_id)))[None].float(), beam, longest))
+        image_id: tokenizer.decode(
+            _beam(step, torch.from_numpy(np.array(features.get(image_id)))[None].float(), beam, longest)
+        )
         for image_id in image_ids
     }
 

@@ -1,17 +1,28 @@
-"""Stage `speak`: captions -> spoken captions (Parquet shards), in a fixed random order so that any prefix is a fair sample."""
+"""Stage `speak`: captions -> spoken captions, in a fixed random order so that any prefix is a fair sample."""
 
 from __future__ import annotations
 
+import json
 import logging
 import random
 import time
+from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
+
+from im2sp.files import replace_whole
 from im2sp.lab.data.flickr8k import Caption, clean_text, read_captions
-from im2sp.lab.data.speech_shards import SpokenCaption, write_shard
+from im2sp.lab.data.speech_shards import SpokenCaption, read_shards, write_shard
 from im2sp.lab.data.voice import PiperSpeaker, VoiceConfig
+from im2sp.lab.evaluation.asr import Recogniser
+from im2sp.lab.evaluation.words import word_error_rate
+from im2sp.speech.audio import SAMPLE_RATE
 
 log = logging.getLogger(__name__)
+
+CLAIM_SECONDS = 600  # a shard claimed longer ago than this belongs to a process that died
+LOST_RATE = 50.0  # word error rate (%) above which a clip counts as one that the recogniser cannot follow
 
 
 def speaking_order(captions: list[Caption], seed: int, shard_size: int) -> list[tuple[str, list[Caption]]]:
@@ -27,12 +38,12 @@ def speaking_order(captions: list[Caption], seed: int, shard_size: int) -> list[
 
 
 def speak(data: Path, out: Path, voice: VoiceConfig, seed: int = 0, shard_size: int = 250, threads: int = 1) -> None:
-    """Speak every caption whose shard is not there yet. Safe to stop and run again; two processes may share the work."""
+    """Speak every caption whose shard is not there yet. Safe to stop and run again, and to run twice at once."""
     speaker: PiperSpeaker | None = None
     for name, shard in speaking_order(read_captions(data), seed, shard_size):
         path = out / f"{name}.parquet"
         claim = out / f".{name}.claim"
-        if path.exists() or (claim.exists() and time.time() - claim.stat().st_mtime < 600):
+        if path.exists() or (claim.exists() and time.time() - claim.stat().st_mtime < CLAIM_SECONDS):
             continue
         out.mkdir(parents=True, exist_ok=True)
         claim.touch()
@@ -40,13 +51,44 @@ def speak(data: Path, out: Path, voice: VoiceConfig, seed: int = 0, shard_size: 
         started, seconds, spoken = time.monotonic(), 0.0, []
         for caption in shard:
             wave, phones, counts = speaker.speak(clean_text(caption.text))
-            seconds += len(wave) / 16_000
+            seconds += len(wave) / SAMPLE_RATE
             spoken.append(
                 SpokenCaption(
-                    caption.caption_id, caption.image_id, caption.split, voice.speaker, caption.text, wave, phones, counts
+                    caption.caption_id,
+                    caption.image_id,
+                    caption.split,
+                    voice.speaker,
+                    caption.text,
+                    wave,
+                    phones,
+                    counts,
                 )
             )
         write_shard(path, spoken)
         claim.unlink(missing_ok=True)
         took = time.monotonic() - started
-        log.info("%s: %d captions, %.0f s of speech, %.1fx faster than speech", name, len(shard), seconds, seconds / took)
+        log.info(
+            "%s: %d captions, %.0f s of speech, %.1fx faster than speech", name, len(shard), seconds, seconds / took
+        )
+
+
+def check_speech(speech: Path, out: Path, recogniser: str, clips: int) -> None:
+    """Send dev clips through the recogniser; `out` gets the word error rate and the clips it cannot follow."""
+    if out.is_file():
+        return
+    heard = Recogniser(recogniser, threads=1)
+    captions = list(read_shards(speech, "dev", clips))
+    waves = ((c.caption_id, c.waveform.astype(np.float32) / np.float32(32768)) for c in captions)
+    found = heard.transcribe_all(waves, out.with_suffix(".jsonl"))
+    texts = [found[caption.caption_id] for caption in captions]
+    rate = word_error_rate([caption.text for caption in captions], texts)
+    lost = []
+    for caption, text in zip(captions, texts, strict=True):
+        own = word_error_rate([caption.text], [text]).rate
+        if own > LOST_RATE:
+            lost.append({"caption_id": caption.caption_id, "text": caption.text, "heard": text, "word_error_rate": own})
+    with replace_whole(out) as temporary:
+        temporary.write_text(
+            json.dumps({"clips": len(captions), "word_error_rate": asdict(rate), "lost": lost}, indent=1)
+        )
+    log.info("the recogniser follows %d of %d clips; %s", len(captions) - len(lost), len(captions), rate)

@@ -37,7 +37,9 @@ def translate(
         pretrained: folder of the text-pre-trained translator whose weights are transferred, or None for scratch.
     """
     sizes = dict(config.__dict__) if config else {}
-    settings = TranslatorConfig(**(sizes | {"vocabulary_size": subwords.vocabulary_size, "image_width": features.shape[1]}))
+    settings = TranslatorConfig(
+        **(sizes | {"vocabulary_size": subwords.vocabulary_size, "image_width": features.shape[1]})
+    )
     model = Translator(settings)
     if pretrained is not None:
         model.transfer(Translator.load(pretrained))

@@ -1,4 +1,4 @@
-"""Stage `units`: spoken captions -> unit tables (one beside each speech shard) and the subwords of the unit language."""
+"""Stage `units`: spoken captions -> unit tables, one for each speech shard, and unit subwords."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def extract_units(speech: Path, encoder_folder: Path, out: Path, share: tuple[in
         share: (i, n): do every n-th shard from i, so that n processes can divide the work.
     """
     encoder = SpeechEncoder.load(encoder_folder)
-    description = {
+    description: dict[str, str | int] = {
         "speech_encoder": sha256_of(encoder_folder / "model.safetensors"),
         "centres": sha256_of(encoder_folder / "centres.safetensors"),
         "units": len(encoder.centres),

@@ -49,7 +49,7 @@ class LengthBatches:
 
 
 def span_mask(frames: int, batch: int, options: HubertTraining, rng: np.random.Generator) -> np.ndarray:
-    """Boolean [batch, frames]: spans of `mask_span` frames start at a share of `mask_share` of the frames, at least one."""
+    """Boolean [batch, frames]: spans of `mask_span` frames start at a share of the frames, at one at least."""
     starts = rng.random((batch, frames)) < options.mask_share
     starts[np.arange(batch), rng.integers(max(1, frames - options.mask_span + 1), size=batch)] = True
     mask = starts.copy()
@@ -78,18 +78,28 @@ class MaskedPrediction(nn.Module):
 
 
 def train_hubert(
-    clips: list[np.ndarray], targets: list[np.ndarray], config: HubertConfig, options: HubertTraining, out: Path, clusters: int
+    clips: list[np.ndarray],
+    targets: list[np.ndarray],
+    config: HubertConfig,
+    options: HubertTraining,
+    out: Path,
+    clusters: int,
+    start: HubertModel | None = None,
 ) -> HubertModel:
     """Train one iteration; resumes from `out/checkpoint.pt`; leaves the model in transformers layout in `out`.
 
     Args:
         clips: waveforms int16 [n * HOP] each.
         targets: frame targets [n] each.
+        clusters: number of different targets.
+        start: model whose weights to begin from; None for a random start.
     """
     if (out / "model.safetensors").is_file():
         return HubertModel.from_pretrained(out)
     torch.manual_seed(options.seed)
     model = MaskedPrediction(config, clusters).train()
+    if start is not None:
+        model.hubert.load_state_dict(start.state_dict())
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=options.learning_rate, betas=(0.9, 0.98), weight_decay=options.weight_decay
     )
@@ -127,7 +137,11 @@ def train_hubert(
 
 
 def _batch(
-    clips: list[np.ndarray], targets: list[np.ndarray], rows: np.ndarray, options: HubertTraining, rng: np.random.Generator
+    clips: list[np.ndarray],
+    targets: list[np.ndarray],
+    rows: np.ndarray,
+    options: HubertTraining,
+    rng: np.random.Generator,
 ) -> tuple[Tensor, Tensor, Tensor]:
     frames = min(len(targets[row]) for row in rows)
     waveforms, labels = [], []

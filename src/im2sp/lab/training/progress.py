@@ -1,4 +1,4 @@
-"""What every training loop shares: learning-rate schedule, checkpoints that survive a kill, a log that can be plotted."""
+"""What training loops share: learning-rate schedule, checkpoints that survive a kill, a log to plot."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def warm_up_cosine(step: int, steps: int, warm_up: int, floor: float = 0.02) -> 
 
 
 class Checkpoint:
-    """Training state in one file, replaced whole. The state holds tensors, numbers and strings only (`weights_only`)."""
+    """Training state in one file, replaced whole: tensors, numbers and strings only (`weights_only`)."""
 
     def __init__(self, path: Path, state: Callable[[], dict[str, Any]]) -> None:
         self.path, self._state, self._last = path, state, time.monotonic()

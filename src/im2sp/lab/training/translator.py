@@ -109,7 +109,7 @@ def train_translator(
 ) -> Translator:
     """Train; resumes from `out/checkpoint.pt`; leaves the averaged weights in `out` and returns that model.
 
-    The batch of a step depends on the seed and the step alone, so an interrupted run sees the same data as one that was not.
+    The batch of a step depends on the seed and the step alone: an interrupted run sees the same data as an unbroken one.
     """
     if (out / "model.safetensors").is_file():
         return Translator.load(out)
@@ -146,7 +146,9 @@ def train_translator(
                 average[name].lerp_(value, 1 - decay)
         losses.append(loss.item())
         if step % options.report_every == 0 or step == options.steps:
-            report.write(step=step, loss=float(np.mean(losses)), held_out=_averaged_loss(model, average, features, held_out))
+            report.write(
+                step=step, loss=float(np.mean(losses)), held_out=_averaged_loss(model, average, features, held_out)
+            )
             losses = []
         checkpoint.maybe_save()
     checkpoint.save()
@@ -155,7 +157,9 @@ def train_translator(
     return model
 
 
-def _averaged_loss(model: Translator, average: dict[str, Tensor], features: ImageFeatures, held_out: Sentences) -> float:
+def _averaged_loss(
+    model: Translator, average: dict[str, Tensor], features: ImageFeatures, held_out: Sentences
+) -> float:
     current = {name: value.clone() for name, value in model.state_dict().items()}
     model.load_state_dict(average)
     loss = validation_loss(model, features, held_out)

@@ -37,7 +37,9 @@ class VocoderTraining:
 Clip = tuple[np.ndarray, np.ndarray]  # unit of each frame uint8/uint16 [F], waveform int16 [F * HOP]
 
 
-def train_vocoder(clips: list[Clip], config: VocoderConfig, options: VocoderTraining, out: Path) -> tuple[UnitVocoder, DurationPredictor]:
+def train_vocoder(
+    clips: list[Clip], config: VocoderConfig, options: VocoderTraining, out: Path
+) -> tuple[UnitVocoder, DurationPredictor]:
     """Train both networks; resumes; leaves them in `out` (`save_vocoder`)."""
     if (out / "config.json").is_file():
         return load_vocoder(out)
@@ -119,7 +121,7 @@ def _judge(judges: Discriminators, optimizer: torch.optim.Optimizer, generated: 
 
 
 def segments(clips: list[Clip], options: VocoderTraining, step: int) -> tuple[Tensor, Tensor]:
-    """Random segments of one step: (unit frames int64 [B, F], waveform float32 [B, F * HOP]); short clips are padded with silence."""
+    """Random segments of a step: unit frames int64 [B, F], waveform float32 [B, F * HOP]; silence after short clips."""
     rng = np.random.default_rng((options.seed, step))
     length = options.segment_frames
     frames = np.zeros((options.batch, length), dtype=np.int64)
@@ -135,7 +137,9 @@ def segments(clips: list[Clip], options: VocoderTraining, step: int) -> tuple[Te
     return torch.from_numpy(frames), torch.from_numpy(waves)
 
 
-def train_durations(sentences: list[np.ndarray], config: VocoderConfig, options: VocoderTraining, out: Path) -> DurationPredictor:
+def train_durations(
+    sentences: list[np.ndarray], config: VocoderConfig, options: VocoderTraining, out: Path
+) -> DurationPredictor:
     """Train the duration predictor on whole sentences (unit of each frame [F]) by squared error on log(frames + 1)."""
     torch.manual_seed(options.seed)
     model = DurationPredictor(config).train()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -54,9 +55,15 @@ class SpectrogramDiscriminator(nn.Module):
         widths = (2, channels, channels, 2 * channels, 2 * channels)
         self.layers = nn.ModuleList(
             nn.utils.parametrizations.weight_norm(
-                nn.Conv2d(inner, outer, (7, 5) if i == 0 else (5, 3), (2, 1) if i == 0 else (2, 2 if i == 2 else 1), (3, 2) if i == 0 else (2, 1))
+                nn.Conv2d(
+                    inner,
+                    outer,
+                    (7, 5) if i == 0 else (5, 3),
+                    (2, 1) if i == 0 else (2, 2 if i == 2 else 1),
+                    (3, 2) if i == 0 else (2, 1),
+                )
             )
-            for i, (inner, outer) in enumerate(zip(widths[:-1], widths[1:], strict=True))
+            for i, (inner, outer) in enumerate(pairwise(widths))
         )
         self.last = nn.utils.parametrizations.weight_norm(nn.Conv2d(widths[-1], 1, 3, padding=1))
 
@@ -91,7 +98,9 @@ def discriminator_loss(real: list[tuple[Tensor, list[Tensor]]], fake: list[tuple
     return torch.stack(terms).mean()
 
 
-def generator_loss(real: list[tuple[Tensor, list[Tensor]]], fake: list[tuple[Tensor, list[Tensor]]]) -> tuple[Tensor, Tensor]:
+def generator_loss(
+    real: list[tuple[Tensor, list[Tensor]]], fake: list[tuple[Tensor, list[Tensor]]]
+) -> tuple[Tensor, Tensor]:
     """(least-squares loss that pulls verdicts on generated speech to 1, feature matching)."""
     adversarial = torch.stack([((f - 1) ** 2).mean() for f, _ in fake]).mean()
     distances = [

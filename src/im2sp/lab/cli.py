@@ -1,0 +1,111 @@
+"""`im2sp-lab`: one command a stage of a recipe, and `all` for the whole of it. Every stage goes on where it stopped."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from im2sp.errors import Im2SpError
+from im2sp.lab.recipe import Recipe
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="Trains the model of a recipe, stage by stage.")
+
+RecipeFile = Annotated[Path, typer.Option("--recipe", help="recipe file")]
+Data = Annotated[Path | None, typer.Option("--data", help="data folder in place of the recipe's")]
+Runs = Annotated[Path | None, typer.Option("--runs", help="folder for everything computed, in place of the recipe's")]
+Smoke = Annotated[
+    bool, typer.Option("--smoke", help="smoke.toml beside the recipe, on a tiny data set made on the spot")
+]
+
+DEFAULT_RECIPE = Path("recipes/flickr8k/recipe.toml")
+STAGES = ("speak", "hubert", "units", "vocoder", "encode", "pretrain", "translate", "export", "evaluate")
+
+
+def _recipe(path: Path, data: Path | None, runs: Path | None, smoke: bool) -> Recipe:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
+    logging.getLogger("faster_whisper").setLevel(logging.WARNING)
+    import torch
+
+    torch.set_num_threads(1)  # stages are made to run side by side, one thread each
+    if not smoke:
+        return Recipe.read(path, data, runs)
+    from im2sp.lab.data.tiny_flickr8k import write_tiny_flickr8k
+
+    recipe = Recipe.read(path.with_name("smoke.toml"), data, runs)
+    write_tiny_flickr8k(recipe.data)
+    return recipe
+
+
+def _run(stage: str, recipe: Recipe, start: str = "pretrained") -> None:
+    from im2sp.lab import pipeline
+
+    if stage == "translate":
+        pipeline.translate(recipe, start)
+    else:
+        getattr(pipeline, stage)(recipe)
+
+
+def _add(stage: str, description: str) -> None:
+    @app.command(name=stage, help=description)
+    def command(
+        recipe: RecipeFile = DEFAULT_RECIPE, data: Data = None, runs: Runs = None, smoke: Smoke = False
+    ) -> None:
+        _run(stage, _recipe(recipe, data, runs, smoke))
+
+
+_add("speak", "captions -> spoken captions, through the recipe's voice; a sample checked by the recogniser")
+_add("hubert", "spoken captions -> a small HuBERT and its k-means units")
+_add("units", "spoken captions -> unit tables and unit subwords")
+_add("vocoder", "units and speech -> vocoder and duration predictor")
+_add("encode", "photos -> cached image features")
+_add("pretrain", "photos and text captions -> the text captioner that the translator starts from")
+_add("export", "finished stages -> a bundle")
+_add("evaluate", "the bundle on the dev part -> report.json, and its figures into the bundle")
+
+
+@app.command(help="image features -> speech units, from the text captioner's weights or from scratch")
+def translate(
+    recipe: RecipeFile = DEFAULT_RECIPE,
+    data: Data = None,
+    runs: Runs = None,
+    smoke: Smoke = False,
+    start: Annotated[str, typer.Option(help="pretrained or scratch")] = "pretrained",
+) -> None:
+    """Train the translator."""
+    if start not in ("pretrained", "scratch"):
+        raise typer.BadParameter("--start is pretrained or scratch")
+    _run("translate", _recipe(recipe, data, runs, smoke), start)
+
+
+@app.command(name="all", help="every stage in order")
+def all_stages(recipe: RecipeFile = DEFAULT_RECIPE, data: Data = None, runs: Runs = None, smoke: Smoke = False) -> None:
+    """Run every stage."""
+    loaded = _recipe(recipe, data, runs, smoke)
+    for stage in STAGES:
+        _run(stage, loaded)
+
+
+@app.command(help="the recipe as it is understood, with every default filled in")
+def show(recipe: RecipeFile = DEFAULT_RECIPE) -> None:
+    """Print a recipe."""
+    from rich import print_json
+
+    print_json(
+        data={
+            key: str(value) if isinstance(value, Path) else value for key, value in asdict(Recipe.read(recipe)).items()
+        }
+    )
+
+
+def main() -> None:
+    """Entry point: errors that are meant for people become one sentence and exit code 1."""
+    try:
+        app()
+    except Im2SpError as error:
+        print(f"im2sp-lab: {error}", file=sys.stderr)
+        raise SystemExit(1) from None

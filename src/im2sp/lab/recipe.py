@@ -1,0 +1,123 @@
+"""A recipe: one TOML file -> the options of every stage and the folders between them."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from im2sp.errors import Im2SpError
+from im2sp.lab.data.voice import VoiceConfig
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Options of a run. Sections are kept as written and become the options of a stage when it starts (`section`)."""
+
+    data: Path
+    runs: Path
+    seed: int = 0
+    subwords: int = 2000  # size of the unit-subword vocabulary
+    views: tuple[str, ...] = ("whole", "flip")  # of each photo
+    limit_photos: int = 0  # photos of each split to use; 0 for all
+    recogniser: str = "base"
+    resynthesis_clips: int = 300  # dev clips on which the voice is measured
+    sections: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: Path, data: Path | None = None, runs: Path | None = None) -> Recipe:
+        """Read a recipe file.
+
+        Raises:
+            Im2SpError: it is missing, not TOML, or has a key that no stage knows.
+        """
+        try:
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise Im2SpError(f"the recipe {path} cannot be read: {error}") from error
+        sections = {name: value for name, value in values.items() if isinstance(value, dict)}
+        plain = {name: value for name, value in values.items() if name not in sections}
+        known = {f.name for f in fields(cls)} - {"sections"}
+        if unknown := sorted(set(plain) - known):
+            raise Im2SpError(
+                f"the recipe {path} has the unknown key {unknown[0]!r}: known are {', '.join(sorted(known))}"
+            )
+        plain["data"], plain["runs"] = Path(plain.get("data", ".")), Path(plain.get("runs", "runs"))
+        if "views" in plain:
+            plain["views"] = tuple(plain["views"])
+        recipe = cls(**plain, sections=sections)
+        return replace(recipe, data=data or recipe.data, runs=runs or recipe.runs)
+
+    def section(self, name: str, kind: type[T], **more: Any) -> T:
+        """Options of a stage: the defaults of `kind`, then the recipe's section, then `more`.
+
+        Raises:
+            Im2SpError: the section has a key that `kind` does not.
+        """
+        values = {key: tuple(v) if isinstance(v, list) else v for key, v in self.sections.get(name, {}).items()}
+        try:
+            return kind(**(values | more))
+        except TypeError as error:
+            raise Im2SpError(f"section [{name}] of the recipe does not fit {kind.__name__}: {error}") from error
+
+    @property
+    def voice(self) -> VoiceConfig:
+        """The voice that speaks the captions."""
+        return self.section("voice", VoiceConfig)
+
+    @property
+    def speech(self) -> Path:
+        """Spoken captions."""
+        return self.runs / "speech"
+
+    @property
+    def hubert(self) -> Path:
+        """HuBERT iterations; `speech_encoder` in it is the final one."""
+        return self.runs / "hubert"
+
+    @property
+    def speech_encoder(self) -> Path:
+        """The finished speech encoder."""
+        return self.hubert / "speech_encoder"
+
+    @property
+    def units(self) -> Path:
+        """Unit tables."""
+        return self.runs / "units"
+
+    @property
+    def subword_file(self) -> Path:
+        """Merges of the unit subwords."""
+        return self.runs / "subwords.json"
+
+    @property
+    def features(self) -> Path:
+        """Image features."""
+        return self.runs / "features"
+
+    @property
+    def pretrained(self) -> Path:
+        """The text captioner."""
+        return self.runs / "pretrain"
+
+    @property
+    def vocoder(self) -> Path:
+        """Vocoder and duration predictor."""
+        return self.runs / "vocoder"
+
+    def translator(self, start: str = "pretrained") -> Path:
+        """The translator that started from "pretrained" or "scratch" weights."""
+        return self.runs / f"translate-{start}"
+
+    @property
+    def bundle(self) -> Path:
+        """The exported bundle."""
+        return self.runs / "bundle"
+
+    @property
+    def evaluation(self) -> Path:
+        """What the evaluation wrote."""
+        return self.runs / "evaluation"

@@ -1,0 +1,202 @@
+"""Stage `export`: trained models of a run -> a bundle that the runtime loads."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+
+from im2sp.bundle import (
+    Bundle,
+    BundleConfig,
+    DecoderConfig,
+    DecodingDefaults,
+    ImageConfig,
+    SpeechEncoderConfig,
+    VocabularyConfig,
+    VocoderConfig,
+    write_checksums,
+    write_config,
+)
+from im2sp.files import replace_whole
+from im2sp.graphs import Graphs
+from im2sp.lab.data.unit_subwords import UnitSubwords
+from im2sp.lab.export import Precision, export_graph
+from im2sp.lab.model_card import model_card
+from im2sp.lab.models.image_backbone import BackboneConfig, ImageBackbone
+from im2sp.lab.models.speech_encoder import SpeechEncoder
+from im2sp.lab.models.translator import DecoderStep, ImagePrefix, Translator
+from im2sp.lab.models.unit_vocoder import load_vocoder
+from im2sp.speech.audio import SAMPLE_RATE
+
+Facts = dict[str, str | int | float]
+
+
+@dataclass(frozen=True)
+class BundleSources:
+    """The finished stages that a bundle is made of."""
+
+    backbone: BackboneConfig
+    translator: Path
+    subwords: Path
+    vocoder: Path
+    speech_encoder: Path
+
+
+@dataclass(frozen=True)
+class BundleOptions:
+    """How a bundle is written."""
+
+    name: str = "flickr8k-joe"
+    version: str = "0.1.0"
+    description: str = "Describes photos of people, animals and sports aloud, in English, in one male voice"
+    language: str = "en"
+    license: str = "weights for research use (trained on Flickr8k photos); voice CC0; image backbone Apache-2.0"
+    precision: Precision = "mixed"
+    beam: int = 5
+    length_penalty: float = 1.0
+
+
+def export_bundle(sources: BundleSources, options: BundleOptions, training: Facts, quality: Facts, out: Path) -> Bundle:
+    """Write a bundle beside `out`, check that the runtime accepts it, then move it into place."""
+    staging = out.with_name(f".{out.name}.part")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    translator, encoder = Translator.load(sources.translator), SpeechEncoder.load(sources.speech_encoder)
+    subwords = UnitSubwords.load(sources.subwords, len(encoder.centres))
+    vocoder, durations = load_vocoder(sources.vocoder)
+    backbone = ImageBackbone.pretrained(sources.backbone)
+    sizes, image = translator.config, sources.backbone
+    parameters = {
+        "image_encoder": _export_image_encoder(backbone, translator, staging, options.precision),
+        "decoder": _export_decoder(translator, image.image_tokens, staging, options.precision),
+        "vocoder": _export_sequence(vocoder, "vocoder", "frames", "waveform", staging, options.precision),
+        "duration_predictor": _export_sequence(
+            durations, "duration_predictor", "units", "log_durations", staging, options.precision
+        ),
+        "speech_encoder": _export_speech_encoder(encoder, staging, options.precision),
+    }
+    config = BundleConfig(
+        name=options.name,
+        version=options.version,
+        description=options.description,
+        license=options.license,
+        language=options.language,
+        created=datetime.now(UTC).strftime("%Y-%m-%d"),
+        image=ImageConfig(
+            height=image.image_size,
+            width=image.image_size,
+            mean=(image.mean,) * 3,
+            std=(image.std,) * 3,
+            image_tokens=image.image_tokens,
+            grid=(image.grid, image.grid),
+        ),
+        decoder=DecoderConfig(
+            layers=sizes.layers,
+            heads=sizes.heads,
+            head_dim=sizes.head_dim,
+            vocabulary_size=sizes.vocabulary_size,
+            max_tokens=sizes.max_positions,
+        ),
+        vocabulary=VocabularyConfig(units=subwords.units, subwords=subwords.table()),
+        vocoder=VocoderConfig(units=vocoder.config.units, context_frames=vocoder.config.context_frames),
+        speech_encoder=SpeechEncoderConfig(units=subwords.units),
+        decoding=DecodingDefaults(
+            beam=options.beam, length_penalty=options.length_penalty, max_tokens=min(64, sizes.max_positions)
+        ),
+        training=training,
+        quality=quality,
+        parameters=parameters,
+    )
+    _finish(staging, config)
+    Graphs(Bundle.load(staging)).check()
+    shutil.rmtree(out, ignore_errors=True)
+    staging.rename(out)
+    return Bundle.load(out)
+
+
+def set_quality(folder: Path, quality: Facts) -> Bundle:
+    """Write measured figures into the config and model card of a bundle and renew its checksums."""
+    config = Bundle.load(folder).config
+    _finish(folder, config.model_copy(update={"quality": quality}))
+    return Bundle.load(folder)
+
+
+def _finish(folder: Path, config: BundleConfig) -> None:
+    write_config(folder, config)
+    with replace_whole(folder / "README.md") as temporary:
+        temporary.write_text(model_card(config), encoding="utf-8")
+    write_checksums(folder)
+
+
+def read_facts(path: Path) -> Facts:
+    """Facts from a JSON file; none when there is no such file."""
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def _export_image_encoder(backbone: ImageBackbone, translator: Translator, folder: Path, precision: Precision) -> int:
+    side = backbone.config.image_size
+    return export_graph(
+        ImagePrefix(backbone, translator),
+        [torch.zeros(1, 3, side, side)],
+        (["pixels"], ["prefix_keys", "prefix_values"]),
+        {"pixels": {0: "batch"}, "prefix_keys": {1: "batch"}, "prefix_values": {1: "batch"}},
+        folder / "image_encoder.onnx",
+        precision,
+    )
+
+
+def _export_decoder(translator: Translator, image_tokens: int, folder: Path, precision: Precision) -> int:
+    config = translator.config
+    prefix = torch.zeros(config.layers, 1, config.heads, image_tokens, config.head_dim)
+    past = torch.zeros(config.layers, 3, config.heads, 5, config.head_dim)
+    cache = {1: "batch", 3: "past"}
+    return export_graph(
+        DecoderStep(translator),
+        [torch.ones(3, dtype=torch.int64), torch.tensor([5]), prefix, prefix.clone(), past, past.clone()],
+        (
+            ["tokens", "position", "prefix_keys", "prefix_values", "past_keys", "past_values"],
+            ["logits", "keys", "values", "attention"],
+        ),
+        {
+            "tokens": {0: "batch"},
+            "prefix_keys": {1: "prefix_batch"},
+            "prefix_values": {1: "prefix_batch"},
+            "past_keys": cache,
+            "past_values": cache,
+            "logits": {0: "batch"},
+            "keys": {1: "batch", 3: "present"},
+            "values": {1: "batch", 3: "present"},
+            "attention": {0: "batch"},
+        },
+        folder / "decoder.onnx",
+        precision,
+    )
+
+
+def _export_sequence(
+    module: torch.nn.Module, name: str, source: str, target: str, folder: Path, precision: Precision
+) -> int:
+    return export_graph(
+        module,
+        [torch.zeros(1, 50, dtype=torch.int64)],
+        ([source], [target]),
+        {source: {1: source}, target: {1: target}},
+        folder / f"{name}.onnx",
+        precision,
+    )
+
+
+def _export_speech_encoder(encoder: SpeechEncoder, folder: Path, precision: Precision) -> int:
+    return export_graph(
+        encoder,
+        [torch.zeros(1, SAMPLE_RATE)],
+        (["waveform"], ["units"]),
+        {"waveform": {1: "samples"}, "units": {1: "frames"}},
+        folder / "speech_encoder.onnx",
+        precision,
+    )

@@ -1,0 +1,304 @@
+"""A batch goes through whatever it meets, records what it did, and goes on where it stopped."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from im2sp.batch import Outcome, Voice, speak_photos
+from im2sp.captioner import Captioner
+from im2sp.errors import BundleError, Im2SpError
+from im2sp.journal import CAPTIONS, OutputError, open_journal
+from im2sp.speech.audio import HOP, read_audio
+
+
+def picture(path: Path, seed: int = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(seed).integers(0, 255, (40, 60, 3), np.uint8)
+    Image.fromarray(noise).save(path)
+    return path
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> list[Path]:
+    """Five photos, two of one stem, and three that are none."""
+    good = [picture(tmp_path / "in" / name, seed) for seed, name in enumerate(("a.jpg", "b.png", "x/a.jpg", "x/c.gif"))]
+    tiny = tmp_path / "in" / "tiny.png"
+    Image.new("RGB", (1, 1)).save(tiny)
+    empty, text, missing = tmp_path / "in" / "empty.jpg", tmp_path / "in" / "text.jpg", tmp_path / "in" / "missing.jpg"
+    empty.touch()
+    text.write_text("not a picture")
+    return [good[0], empty, *good[1:], text, missing, tiny]
+
+
+def run(photos: list[Path], out: Path, bundle: Path, workers: int = 1, **decoding: float) -> list[Outcome]:
+    voice = Voice(str(bundle), threads=1, decoding=tuple(decoding.items()))
+    with open_journal(out) as journal:
+        return list(speak_photos(photos, journal, voice, workers))
+
+
+def records(out: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in (out / CAPTIONS).read_text().splitlines()]
+
+
+def consistent(out: Path) -> list[dict[str, object]]:
+    """The records, each with its whole wav, and nothing left over."""
+    found = records(out)
+    for record in found:
+        assert len(read_audio(out / str(record["wav"]))) == sum(record["durations"]) * HOP  # type: ignore[arg-type]
+        assert len(record["units"]) == len(record["durations"])  # type: ignore[arg-type]
+    assert not [name for name in os.listdir(out) if name.endswith(".part")]
+    return found
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_good_are_spoken_and_the_bad_named(
+    workers: int, photos: list[Path], tmp_path: Path, tiny_bundle: Path
+) -> None:
+    out = tmp_path / "out"
+    outcomes = run(photos, out, tiny_bundle, workers)
+    errors = {outcome.photo.name: outcome.error for outcome in outcomes if outcome.error}
+    assert set(errors) == {"empty.jpg", "text.jpg", "missing.jpg"}
+    assert all(str(tmp_path / "in" / name) in str(error) for name, error in errors.items())
+    found = consistent(out)
+    assert {record["image"] for record in found} == {str(photo) for photo in photos if photo.name not in errors}
+    assert sorted(outcome.record.wav for outcome in outcomes if outcome.record) == sorted(
+        name for name in os.listdir(out) if name.endswith(".wav")
+    )
+    if workers == 1:
+        assert [outcome.photo for outcome in outcomes] == photos
+
+
+def test_a_record_is_what_the_captioner_says(tmp_path: Path, tiny_bundle: Path) -> None:
+    photo = picture(tmp_path / "a.png")
+    (outcome,) = run([photo], tmp_path / "out", tiny_bundle)
+    caption = Captioner.from_pretrained(tiny_bundle).caption(photo)
+    assert outcome.record is not None
+    assert outcome.record.units == caption.units.tolist()
+    assert outcome.record.durations == caption.durations.tolist()
+    assert outcome.record.score == pytest.approx(caption.score, abs=1e-3)
+    spoken = read_audio(tmp_path / "out" / "a.wav")
+    assert np.abs(spoken - caption.waveform).max() < 1e-4
+
+
+def test_workers_and_order_change_nothing(photos: list[Path], tmp_path: Path, tiny_bundle: Path) -> None:
+    options = {"temperature": 0.9, "seed": 7}
+    run(photos, tmp_path / "one", tiny_bundle, **options)
+    run(photos, tmp_path / "two", tiny_bundle, workers=2, **options)
+    wavs = sorted(path.name for path in (tmp_path / "one").glob("*.wav"))
+    assert wavs == sorted(path.name for path in (tmp_path / "two").glob("*.wav"))
+    assert len(wavs) == 5
+    for name in wavs:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_it_goes_on_where_it_stopped(photos: list[Path], tmp_path: Path, tiny_bundle: Path) -> None:
+    out = tmp_path / "out"
+    with open_journal(out) as journal:
+        outcomes = speak_photos(photos, journal, Voice(str(tiny_bundle)))
+        for _ in range(3):
+            next(outcomes)
+        outcomes.close()
+    assert [record["wav"] for record in records(out)] == ["a.wav", "b.wav"]
+    (out / "b.wav").unlink()  # on record, but gone
+    before = (out / "a.wav").stat().st_mtime_ns
+    outcomes_again = run(photos, out, tiny_bundle)
+    assert [outcome.photo for outcome in outcomes_again if outcome.skipped] == [photos[0]]
+    assert (out / "a.wav").stat().st_mtime_ns == before
+    assert len({record["image"] for record in consistent(out)}) == 5
+    assert sum(outcome.skipped for outcome in run(photos, out, tiny_bundle)) == 5
+
+
+def test_a_wav_without_record_is_spoken_again(tmp_path: Path, tiny_bundle: Path) -> None:
+    photo, out = picture(tmp_path / "a.png"), tmp_path / "out"
+    out.mkdir()
+    (out / "a.wav").write_bytes(b"half")
+    (outcome,) = run([photo], out, tiny_bundle)
+    assert not outcome.skipped
+    assert len(consistent(out)) == 1
+
+
+def test_photos_are_taken_one_by_one(tmp_path: Path, tiny_bundle: Path) -> None:
+    asked = 0
+
+    def endless():  # type: ignore[no-untyped-def]
+        nonlocal asked
+        while True:
+            asked += 1
+            yield picture(tmp_path / f"{asked}.png", asked)
+
+    with open_journal(tmp_path / "out") as journal:
+        outcomes = speak_photos(endless(), journal, Voice(str(tiny_bundle)))
+        for _ in range(3):
+            next(outcomes)
+        outcomes.close()
+    assert asked == 3
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_broken_bundle_is_said_once(workers: int, photos: list[Path], tmp_path: Path, tiny_bundle: Path) -> None:
+    broken = tmp_path / "bundle"
+    shutil.copytree(tiny_bundle, broken)
+    (broken / "decoder.onnx").write_bytes(b"nonsense")
+    with pytest.raises(BundleError, match=r"decoder\.onnx"):
+        run(photos, tmp_path / "out", broken, workers)
+    assert records(tmp_path / "out") == []
+
+
+def test_options_out_of_range(tmp_path: Path, tiny_bundle: Path) -> None:
+    with pytest.raises(Im2SpError, match="beam is 0"):
+        run([picture(tmp_path / "a.png")], tmp_path / "out", tiny_bundle, beam=0)
+
+
+def test_a_full_disk_ends_the_run(
+    photos: list[Path], tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced = 0
+
+    def full(descriptor: int) -> None:
+        nonlocal synced
+        synced += 1
+        if synced > 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OutputError, match=r"b\.wav: cannot be written \(the disk is full"):
+        run(photos, tmp_path / "out", tiny_bundle)
+    assert [record["wav"] for record in consistent(tmp_path / "out")] == ["a.wav"]
+    monkeypatch.undo()
+    run(photos, tmp_path / "out", tiny_bundle)
+    assert len(consistent(tmp_path / "out")) == 5
+
+
+def test_a_defect_does_not_stop_the_others(
+    photos: list[Path],
+    tmp_path: Path,
+    tiny_bundle: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def defective(self: Captioner, image: Path, options: object = None) -> None:
+        raise ZeroDivisionError("of all things")
+
+    monkeypatch.setattr(Captioner, "caption", defective)
+    monkeypatch.delenv("IM2SP_DEBUG", raising=False)
+    outcomes = run(photos[:2], tmp_path / "out", tiny_bundle)
+    assert [outcome.error for outcome in outcomes] == [
+        f"{photo}: unexpected ZeroDivisionError (of all things); set IM2SP_DEBUG=1 to see where, and please report it"
+        for photo in photos[:2]
+    ]
+    assert capsys.readouterr().err == ""
+    monkeypatch.setenv("IM2SP_DEBUG", "1")
+    run(photos[:1], tmp_path / "out", tiny_bundle)
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_threads_are_shared_out() -> None:
+    assert Voice(threads=3).shared_by(4).threads == 3
+    assert Voice().shared_by(1).threads == 0
+    assert Voice().shared_by(1000).threads == 1
+
+
+# ---- runs that are ended from outside ----
+
+
+def start(folder: Path, out: Path, bundle: Path, workers: int) -> subprocess.Popen[str]:
+    """The real command in a session of its own, as a shell would run it."""
+    command = [sys.executable, "-m", "im2sp", "caption", str(folder), "-o", str(out)]
+    command += ["--model", str(bundle), "--threads", "1", "--workers", str(workers)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def until(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def lines_written(out: Path) -> int:
+    return (out / CAPTIONS).read_bytes().count(b"\n") if (out / CAPTIONS).exists() else 0
+
+
+@pytest.fixture
+def many(tmp_path: Path) -> Path:
+    for seed in range(120):
+        picture(tmp_path / "many" / f"{seed}.png", seed)
+    return tmp_path / "many"
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_ctrl_c_leaves_a_consistent_state(workers: int, many: Path, tmp_path: Path, tiny_bundle: Path) -> None:
+    out = tmp_path / "out"
+    process = start(many, out, tiny_bundle, workers)
+    until(lambda: lines_written(out) >= 3, process)
+    os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to all of them
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, (stdout, stderr)
+    assert "Traceback" not in stderr
+    assert "run the same command again to go on" in stderr
+    done = len(consistent(out))
+    assert 3 <= done < 120
+    assert f"{done} photos spoken" in stderr
+    again = start(many, out, tiny_bundle, 1)
+    stdout, stderr = again.communicate(timeout=120)
+    assert (again.returncode, stderr) == (0, "")
+    assert f"{120 - done} photos spoken, {done} skipped" in stdout
+    assert len(consistent(out)) == 120
+
+
+def children(process: subprocess.Popen[str]) -> list[int]:
+    """Worker processes (Linux)."""
+    listed = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    pids = [int(pid) for pid in listed.read_text().split()] if listed.exists() else []
+    return [pid for pid in pids if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+def ended(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except OSError:
+        return True
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for the workers in /proc")
+def test_workers_do_not_outlive_a_killed_run(many: Path, tmp_path: Path, tiny_bundle: Path) -> None:
+    out = tmp_path / "out"
+    process = start(many, out, tiny_bundle, 2)
+    until(lambda: lines_written(out) >= 3 and len(children(process)) == 2, process)
+    workers = children(process)
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 20
+    while not all(map(ended, workers)):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    with open_journal(out):  # neither locked nor torn; sweeps what was half written
+        assert len(consistent(out)) >= 3
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for the workers in /proc")
+def test_a_worker_that_dies_is_a_sentence(many: Path, tmp_path: Path, tiny_bundle: Path) -> None:
+    out = tmp_path / "out"
+    process = start(many, out, tiny_bundle, 2)
+    until(lambda: lines_written(out) >= 3 and len(children(process)) == 2, process)
+    os.kill(children(process)[0], signal.SIGKILL)
+    stderr = process.communicate(timeout=60)[1]
+    assert process.returncode == 1
+    assert "a worker process was ended from outside" in stderr
+    assert "Traceback" not in stderr
+    with open_journal(out):
+        assert len(consistent(out)) >= 3
