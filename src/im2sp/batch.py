@@ -158,7 +158,7 @@ class _Workers:
     def speak(self, photo: Path, wav: Path) -> Iterator[Outcome]:
         yield from self._finished(self._most - 1)
         try:
-            with _deaf_to_interrupts():  # which the new process inherits
+            with _interrupts_held():
                 self._running.add(self._pool.submit(_speak_in_worker, self._voice, photo, wav))
         except BrokenProcessPool as error:
             raise _died() from error
@@ -211,12 +211,17 @@ def _start_worker() -> None:
 
 
 @contextmanager
-def _deaf_to_interrupts() -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():  # only the main thread may set it, or hears it
+def _interrupts_held() -> Iterator[None]:
+    """Hold Ctrl-C back until the end of the block; a process that is started within never hears it.
+
+    Ignoring it instead would lose one that comes just then. Windows holds nothing back, and workers there may hear it
+    until `_start_worker`.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

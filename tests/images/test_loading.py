@@ -372,6 +372,32 @@ def test_large_jpegs_are_decoded_at_a_reduced_scale() -> None:
     assert load_image(encoded(Image.new("RGB", (2_000, 2_000)), "JPEG")).size == (2_000, 2_000)
 
 
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1", "I;16", "I", "F", "CMYK"])
+def test_large_pictures_are_reduced_in_bands(mode: str) -> None:
+    ramp = Image.linear_gradient("L").resize((3_100, 4_000))
+    if mode in ("I;16", "I", "F"):
+        image = Image.fromarray((np.asarray(ramp, np.float32) * 257).astype({"F": "f4", "I": "i4", "I;16": "u2"}[mode]))
+    elif mode in ("LA", "RGBA"):
+        image = ramp.convert(mode)
+        image.putalpha(128)
+    else:
+        image = ramp.convert(mode)
+    assert image.mode == mode
+    whole = loading._as_rgb(image).reduce(3)
+    loaded = load_image(image)
+    assert loaded.size == whole.size == (1_034, 1_334)
+    assert np.abs(np.asarray(loaded, np.int16) - np.asarray(whole)).max() <= 2
+    assert image.size == (3_100, 4_000)
+
+
+def test_long_pictures_keep_their_scale() -> None:
+    strip = Image.new("RGBA", (40_000, 200), (255, 0, 0, 0))
+    strip.paste((0, 0, 255, 255), (0, 100, 40_000, 200))
+    loaded = load_image(strip)
+    assert loaded.size == (40_000, 200)
+    assert [loaded.getpixel((39_999, y)) for y in (0, 99, 100, 199)] == [WHITE, WHITE, BLUE, BLUE]
+
+
 def test_many_threads_at_once() -> None:
     sources = [encoded(quarters(), kind) for kind in ("JPEG", "PNG", "WEBP", "GIF", "TIFF")] * 20
     failures: list[BaseException] = []

@@ -32,7 +32,8 @@ ImageSource = str | Path | bytes | BinaryIO | Image.Image | npt.NDArray[np.uint8
 MAX_FILE_BYTES = 64 * 2**20  # larger files are refused unread
 MAX_PIXELS = 64_000_000  # width * height; a 50 megapixel photo passes, 20000 x 20000 does not
 MAX_SIDE = 65_535  # pixels, the limit of JPEG; resizing needs memory in proportion to the longer side
-DRAFT_SIDE = 1024  # pixels; large JPEGs are decoded at 1/2, 1/4 or 1/8 scale as long as both sides stay this long
+DRAFT_SIDE = 1024  # pixels; larger pictures are reduced to a half, a third ... as long as both sides stay this long
+_BAND_PIXELS = 2**22  # pixels of a large picture that are made RGB at a time
 
 # JPEG covers MPO (several JPEGs in one file: the first counts). Formats that run other programs (EPS) or have seldom
 # used decoders are left out on purpose.
@@ -56,8 +57,9 @@ def load_image(source: ImageSource) -> Image.Image:
     `source`: a path, the bytes of a file, a binary file object, a PIL picture (left as it is; its current frame
     counts) or an array uint8 [H, W, 3], [H, W, 4] or [H, W]. Of an animation the first frame counts. Every size from
     1 x 1 to MAX_PIXELS is a picture. 16-bit grey is scaled to 8 bits; 32-bit and floating point grey, which have no
-    agreed white, are stretched from their darkest to their brightest pixel. JPEGs with sides over 2 * DRAFT_SIDE come
-    back at a reduced scale, so that a 40 megapixel photo costs a few megabytes.
+    agreed white, are stretched from their darkest to their brightest pixel. Pictures with both sides over
+    2 * DRAFT_SIDE come back at a reduced scale; a JPEG is decoded at that scale, so a 40 megapixel photo costs a few
+    megabytes (a progressive one about three bytes a pixel, other formats at most four, for the time of decoding).
 
     Raises ImageError: missing, a folder, empty, too large, not a picture, damaged or cut short.
     """
@@ -180,7 +182,7 @@ def _upright_rgb(image: Image.Image, name: str, *, drafted: bool) -> Image.Image
         if drafted:
             image.draft(None, (DRAFT_SIDE, DRAFT_SIDE))  # only JPEG listens; square, since it may be turned below
         image.load()
-        rgb = _as_rgb(image)
+        rgb = _in_bands(image) if image.width * image.height > _BAND_PIXELS else _as_rgb(image)
         turn = _TRANSPOSE.get(_orientation(image))
     except ImageError:
         raise
@@ -206,6 +208,22 @@ def _orientation(image: Image.Image) -> int:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # damaged side information must not cost the picture
         return 1
+
+
+def _in_bands(image: Image.Image) -> Image.Image:
+    """Large picture -> RGB, reduced, band by band: the steps between would take several times the picture's memory."""
+    factor = max(1, min(image.size) // DRAFT_SIDE)
+    if image.mode in ("I", "F"):  # stretched by what is in the whole picture
+        return _as_rgb(image.reduce(factor))
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image.reduce(factor) if factor > 1 else image
+    width, height = image.size
+    rows = max(1, _BAND_PIXELS // width // factor) * factor
+    rgb = Image.new("RGB", (-(-width // factor), -(-height // factor)))
+    for top in range(0, height, rows):
+        band = _as_rgb(image.crop((0, top, width, min(top + rows, height))))
+        rgb.paste(band.reduce(factor), (0, top // factor))
+    return rgb
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:

@@ -1,7 +1,7 @@
 """The translator, a GIT decoder: image features and the tokens so far -> logits of the next token.
 
-The arithmetic is that of `transformers.GitForCausalLM` (post-norm BERT layers, image tokens as a prefix; reference
-formats, sections 1 and 2); the forward pass differs in one thing: the image prefix, which never sees the text, runs once
+The arithmetic is that of `transformers.GitForCausalLM` (post-norm BERT layers, image tokens as a prefix;
+reference formats, sections 1 and 2); the forward pass differs in one thing: the image prefix, which never sees the text, runs once
 for all captions of a photo.
 """
 
@@ -112,7 +112,12 @@ class Translator(nn.Module):
         return pairs
 
     def forward(self, features: Tensor, tokens: Tensor, photo: Tensor) -> Tensor:
-        """Logits of the next token at every position.
+        """Logits of the next token at every position: float [B, T, vocabulary_size] from what `hidden` takes."""
+        logits: Tensor = self.output(self.hidden(features, tokens, photo))
+        return logits
+
+    def hidden(self, features: Tensor, tokens: Tensor, photo: Tensor) -> Tensor:
+        """What the output layer sees at every position.
 
         Args:
             features: [P, N, image_width], one row a photo.
@@ -120,7 +125,7 @@ class Translator(nn.Module):
             photo: int64 [B], the row of `features` that each caption belongs to.
 
         Returns:
-            float [B, T, vocabulary_size].
+            float [B, T, width].
         """
         prefix = self.prefix(features)
         positions = torch.arange(tokens.shape[1], device=tokens.device)
@@ -131,8 +136,7 @@ class Translator(nn.Module):
         mask = torch.cat([causal.new_ones(len(positions), image_tokens), causal], 1)
         for layer, (key, value) in zip(self.stack, prefix, strict=True):
             x = layer.text(x, key[photo], value[photo], mask)
-        logits: Tensor = self.output(x)
-        return logits
+        return x
 
     def transfer(self, other: Translator) -> None:
         """Take everything from `other` that does not belong to its vocabulary (the paper's transfer, section 2.3)."""

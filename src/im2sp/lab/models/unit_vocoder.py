@@ -68,7 +68,7 @@ class ConvNextBlock(nn.Module):
 
 
 class InverseTransform(nn.Module):
-    """Magnitude and phase of overlapping frames -> waveform, as one transposed convolution with a fixed Fourier basis."""
+    """Magnitude and phase of overlapping frames -> waveform: one transposed convolution with a Fourier basis."""
 
     basis: Tensor
 

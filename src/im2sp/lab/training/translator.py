@@ -74,11 +74,11 @@ def pad(sentences: list[list[int]]) -> Tensor:
 
 def next_token_loss(model: Translator, features: Tensor, tokens: Tensor, photo: Tensor, smoothing: float) -> Tensor:
     """Mean cross-entropy [nats] over all tokens after BOS, EOS included, pad ignored."""
+    targets = tokens[:, 1:]
+    counted = targets != PAD  # logits of padding would cost as much as the rest and count for nothing
     with torch.autocast("cpu", torch.bfloat16):
-        logits = model(features, tokens[:, :-1], photo)
-    return nn.functional.cross_entropy(
-        logits.flatten(0, 1).float(), tokens[:, 1:].flatten(), ignore_index=PAD, label_smoothing=smoothing
-    )
+        logits = model.output(model.hidden(features, tokens[:, :-1], photo)[counted])
+    return nn.functional.cross_entropy(logits.float(), targets[counted], label_smoothing=smoothing)
 
 
 def validation_loss(model: Translator, features: ImageFeatures, sentences: Sentences, photos: int = 400) -> float:
@@ -109,7 +109,7 @@ def train_translator(
 ) -> Translator:
     """Train; resumes from `out/checkpoint.pt`; leaves the averaged weights in `out` and returns that model.
 
-    The batch of a step depends on the seed and the step alone: an interrupted run sees the same data as an unbroken one.
+    The batch of a step depends on the seed and the step alone: a resumed run sees the data of an unbroken one.
     """
     if (out / "model.safetensors").is_file():
         return Translator.load(out)

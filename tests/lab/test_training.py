@@ -1,0 +1,139 @@
+"""Training loops: a run that was cut off ends with the same weights as one that was not."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from im2sp.lab.data.image_features import ImageFeatures  # noqa: E402
+from im2sp.lab.models.translator import Translator, TranslatorConfig  # noqa: E402
+from im2sp.lab.models.unit_vocoder import VocoderConfig  # noqa: E402
+from im2sp.lab.training import translator as translator_training  # noqa: E402
+from im2sp.lab.training import vocoder as vocoder_training  # noqa: E402
+from im2sp.lab.training.hubert import HubertTraining, LengthBatches, span_mask  # noqa: E402
+from im2sp.lab.training.progress import Checkpoint, warm_up_cosine  # noqa: E402
+
+CONFIG = TranslatorConfig(vocabulary_size=20, image_width=8, width=16, layers=1, heads=2, feed_forward=16)
+
+
+class CutOff(Exception):
+    """Stands for a kill in the middle of a run."""
+
+
+@pytest.fixture
+def features(tmp_path: Path) -> ImageFeatures:
+    folder = tmp_path / "features"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for view in ("whole", "flip"):
+        np.save(folder / f"{view}.npy", rng.normal(size=(6, 4, 8)).astype(np.float16))
+    (folder / "index.json").write_text(json.dumps({"image_ids": list("abcdef"), "views": ["whole", "flip"]}))
+    return ImageFeatures(folder)
+
+
+@pytest.fixture
+def sentences() -> translator_training.Sentences:
+    rng = np.random.default_rng(1)
+    return {i: [[1, *rng.integers(3, 20, size=rng.integers(2, 6)).tolist(), 2] for _ in range(2)] for i in "abcdef"}
+
+
+def _stop_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Save after every step and break off when the saved step is `step`."""
+
+    def save_and_maybe_stop(self: Checkpoint) -> None:
+        self.save()
+        if self._state()["step"] == step:
+            raise CutOff
+
+    monkeypatch.setattr(Checkpoint, "maybe_save", save_and_maybe_stop)
+
+
+def test_translator_resumes_to_the_same_weights(
+    features: ImageFeatures,
+    sentences: translator_training.Sentences,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    options = translator_training.TranslatorTraining(steps=6, photos=2, warm_up=2, report_every=3)
+
+    def train(out: Path) -> Translator:
+        torch.manual_seed(5)
+        return translator_training.train_translator(
+            Translator(CONFIG), features, sentences, sentences, options, out
+        )
+
+    unbroken = train(tmp_path / "unbroken")
+    with monkeypatch.context() as patch:
+        _stop_at(4, patch)
+        with pytest.raises(CutOff):
+            train(tmp_path / "broken")
+    resumed = train(tmp_path / "broken")
+    for (name, value), other in zip(unbroken.state_dict().items(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(value, other), name
+
+
+def test_translator_learns_a_tiny_language(features: ImageFeatures, tmp_path: Path) -> None:
+    named = {image: [[1, 3 + row, 4 + row, 2]] for row, image in enumerate("abcdef")}
+    options = translator_training.TranslatorTraining(
+        steps=150, photos=6, warm_up=10, learning_rate=5e-3, label_smoothing=0.0, average_decay=0.9
+    )
+    config = replace(CONFIG, dropout=0.0, image_dropout=0.0)
+    model = translator_training.train_translator(Translator(config), features, named, named, options, tmp_path / "out")
+    assert translator_training.validation_loss(model, features, named) < 0.1
+
+
+def test_vocoder_resumes_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    clips = [(np.repeat(rng.integers(9, size=20), 2), rng.integers(-9000, 9000, size=40 * 320).astype(np.int16))] * 3
+    config = VocoderConfig(
+        units=9, width=16, feed_forward=16, slow_blocks=1, fast_blocks=1, duration_width=8, duration_blocks=1
+    )
+    options = vocoder_training.VocoderTraining(
+        steps=4, adversarial_from=2, batch=2, segment_frames=16, duration_steps=3, duration_batch=2, warm_up=2
+    )
+    unbroken, _ = vocoder_training.train_vocoder(clips, config, options, tmp_path / "unbroken")
+    with monkeypatch.context() as patch:
+        _stop_at(3, patch)
+        with pytest.raises(CutOff):
+            vocoder_training.train_vocoder(clips, config, options, tmp_path / "broken")
+    resumed, _ = vocoder_training.train_vocoder(clips, config, options, tmp_path / "broken")
+    for (name, value), other in zip(unbroken.state_dict().items(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(value, other), name
+
+
+def test_photo_batches_visit_every_photo_once_an_epoch(sentences: translator_training.Sentences) -> None:
+    options = translator_training.TranslatorTraining(photos=2, captions=1)
+    batches = translator_training.PhotoBatches(sentences, options, views=2)
+    seen = [image for step in range(3) for image in batches.at(step)[0]]
+    assert sorted(seen) == list("abcdef")
+    ids, views, tokens, photo = batches.at(0)
+    assert len(ids) == len(views) == len(tokens) == len(photo) == 2
+
+
+def test_length_batches_hold_clips_of_one_length() -> None:
+    lengths = np.array([3200, 48000, 3520, 47000, 3300, 49000])
+    batches = LengthBatches(lengths, batch_seconds=1, seed=0)
+    for step in range(20):
+        chosen = lengths[batches.at(step)]
+        assert len(chosen) >= 2
+        assert np.array_equal(batches.at(step), batches.at(step))
+
+
+def test_span_mask_masks_every_clip_but_not_everything() -> None:
+    mask = span_mask(100, 8, HubertTraining(), np.random.default_rng(0))
+    assert mask.any(1).all()
+    assert 0.2 < mask.mean() < 0.8
+
+
+def test_schedule_rises_then_falls() -> None:
+    factors = [warm_up_cosine(step, 100, 10) for step in range(100)]
+    assert factors[0] == pytest.approx(0.1)
+    assert max(factors) == pytest.approx(1.0)
+    assert factors[9:] == sorted(factors[9:], reverse=True)
+    assert 0 < factors[-1] < 0.05
