@@ -16,7 +16,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from types import FrameType
+from typing import Any, Protocol, Self
 
 from im2sp.captioner import Captioner
 from im2sp.errors import Im2SpError
@@ -53,26 +54,29 @@ def speak_photos(
 ) -> Generator[Outcome, None, None]:
     """Speak about each photo that the journal does not know yet; each outcome comes as soon as it is on record.
 
-    A photo that cannot be spoken is an outcome like any other. When the iteration is left early, by Ctrl-C too, the
-    photos that are being spoken are finished and recorded.
+    A photo that cannot be spoken is an outcome like any other. When the iteration is left early, the photos that are
+    being spoken are finished and recorded. Ctrl-C is heard between photos; a second one at once.
 
     Raises BundleError for a bundle that cannot be used, OutputError when the folder cannot be written (a full disk),
     Im2SpError when a worker process dies.
     """
     voices: _Voices = _Here(voice) if workers == 1 else _Workers(voice.shared_by(workers), workers)
-    try:
-        for photo in photos:
-            if journal.is_spoken(photo):
-                yield Outcome(photo, skipped=True)
-                continue
-            for outcome in voices.speak(photo, journal.wav_for(photo)):
+    with _Interrupts() as interrupts:
+        try:
+            for photo in photos:
+                interrupts.check()
+                if journal.is_spoken(photo):
+                    yield Outcome(photo, skipped=True)
+                    continue
+                for outcome in voices.speak(photo, journal.wav_for(photo)):
+                    yield _recorded(outcome, journal)
+            for outcome in voices.rest():
                 yield _recorded(outcome, journal)
-        for outcome in voices.rest():
-            yield _recorded(outcome, journal)
-    finally:
-        for outcome in voices.close():
-            with suppress(OutputError):  # what broke the run off has been said; these photos are spoken again next time
-                _recorded(outcome, journal)
+                interrupts.check()
+        finally:
+            for outcome in voices.close():
+                with suppress(OutputError):  # what broke the run off has been said; next time these are spoken again
+                    _recorded(outcome, journal)
 
 
 def _recorded(outcome: Outcome, journal: Journal) -> Outcome:
@@ -158,7 +162,7 @@ class _Workers:
     def speak(self, photo: Path, wav: Path) -> Iterator[Outcome]:
         yield from self._finished(self._most - 1)
         try:
-            with _interrupts_held():
+            with _interrupts_held():  # which a new process inherits
                 self._running.add(self._pool.submit(_speak_in_worker, self._voice, photo, wav))
         except BrokenProcessPool as error:
             raise _died() from error
@@ -210,12 +214,42 @@ def _start_worker() -> None:
     threading.Thread(target=follow, daemon=True).start()
 
 
+class _Interrupts:
+    """Ctrl-C, noted when it comes and raised by `check`, where nothing is half done; a second one is raised at once.
+
+    Raised inside the process pool it could leave a lock taken, and the run would hang instead of ending.
+    """
+
+    def __init__(self) -> None:
+        self._noted = False
+        self._before = signal.getsignal(signal.SIGINT)
+        here = threading.current_thread() is threading.main_thread()  # no other thread may set handlers, or needs to
+        self._ours = here and callable(self._before)  # a run in the background may have been told to ignore Ctrl-C
+
+    def __enter__(self) -> Self:
+        if self._ours:
+            signal.signal(signal.SIGINT, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._ours:
+            signal.signal(signal.SIGINT, self._before)
+
+    def check(self) -> None:
+        """Raise KeyboardInterrupt if there was one."""
+        if self._noted:
+            raise KeyboardInterrupt
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._noted = True
+        signal.signal(signal.SIGINT, self._before)
+
+
 @contextmanager
 def _interrupts_held() -> Iterator[None]:
-    """Hold Ctrl-C back until the end of the block; a process that is started within never hears it.
+    """Hold Ctrl-C back for a moment, which a process that is started meanwhile does for its whole life.
 
-    Ignoring it instead would lose one that comes just then. Windows holds nothing back, and workers there may hear it
-    until `_start_worker`.
+    On Windows workers may hear it until `_start_worker`.
     """
     if not hasattr(signal, "pthread_sigmask"):
         yield

@@ -64,9 +64,7 @@ def test_translator_resumes_to_the_same_weights(
 
     def train(out: Path) -> Translator:
         torch.manual_seed(5)
-        return translator_training.train_translator(
-            Translator(CONFIG), features, sentences, sentences, options, out
-        )
+        return translator_training.train_translator(Translator(CONFIG), features, sentences, sentences, options, out)
 
     unbroken = train(tmp_path / "unbroken")
     with monkeypatch.context() as patch:

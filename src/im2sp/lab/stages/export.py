@@ -72,13 +72,13 @@ def export_bundle(sources: BundleSources, options: BundleOptions, training: Fact
     backbone = ImageBackbone.pretrained(sources.backbone)
     sizes, image = translator.config, sources.backbone
     parameters = {
-        "image_encoder": _export_image_encoder(backbone, translator, staging, options.precision),
-        "decoder": _export_decoder(translator, image.image_tokens, staging, options.precision),
-        "vocoder": _export_sequence(vocoder, "vocoder", "frames", "waveform", staging, options.precision),
-        "duration_predictor": _export_sequence(
+        "image_encoder": export_image_encoder(backbone, translator, staging, options.precision),
+        "decoder": export_decoder(translator, image.image_tokens, staging, options.precision),
+        "vocoder": export_sequence(vocoder, "vocoder", "frames", "waveform", staging, options.precision),
+        "duration_predictor": export_sequence(
             durations, "duration_predictor", "units", "log_durations", staging, options.precision
         ),
-        "speech_encoder": _export_speech_encoder(encoder, staging, options.precision),
+        "speech_encoder": export_speech_encoder(encoder, staging, options.precision),
     }
     config = BundleConfig(
         name=options.name,
@@ -138,7 +138,8 @@ def read_facts(path: Path) -> Facts:
     return json.loads(path.read_text()) if path.is_file() else {}
 
 
-def _export_image_encoder(backbone: ImageBackbone, translator: Translator, folder: Path, precision: Precision) -> int:
+def export_image_encoder(backbone: ImageBackbone, translator: Translator, folder: Path, precision: Precision) -> int:
+    """Graph `image_encoder`; returns its parameters."""
     side = backbone.config.image_size
     return export_graph(
         ImagePrefix(backbone, translator),
@@ -150,7 +151,8 @@ def _export_image_encoder(backbone: ImageBackbone, translator: Translator, folde
     )
 
 
-def _export_decoder(translator: Translator, image_tokens: int, folder: Path, precision: Precision) -> int:
+def export_decoder(translator: Translator, image_tokens: int, folder: Path, precision: Precision) -> int:
+    """Graph `decoder`; returns its parameters."""
     config = translator.config
     prefix = torch.zeros(config.layers, 1, config.heads, image_tokens, config.head_dim)
     past = torch.zeros(config.layers, 3, config.heads, 5, config.head_dim)
@@ -178,9 +180,10 @@ def _export_decoder(translator: Translator, image_tokens: int, folder: Path, pre
     )
 
 
-def _export_sequence(
+def export_sequence(
     module: torch.nn.Module, name: str, source: str, target: str, folder: Path, precision: Precision
 ) -> int:
+    """A graph from one int64 sequence [1, n] to one output; returns its parameters."""
     return export_graph(
         module,
         [torch.zeros(1, 50, dtype=torch.int64)],
@@ -191,7 +194,8 @@ def _export_sequence(
     )
 
 
-def _export_speech_encoder(encoder: SpeechEncoder, folder: Path, precision: Precision) -> int:
+def export_speech_encoder(encoder: SpeechEncoder, folder: Path, precision: Precision) -> int:
+    """Graph `speech_encoder`; returns its parameters."""
     return export_graph(
         encoder,
         [torch.zeros(1, SAMPLE_RATE)],

@@ -1,0 +1,153 @@
+"""Photo -> wav: im2sp against the cascade (our own text captioner, then Piper), warm, in one run; prints the ratio.
+
+    python benchmarks/photo_to_wav.py [--runs runs/flickr8k] [--rounds 7] [--beam 3] PHOTO...
+
+Needs im2sp[lab,recipe] and a finished `pretrain` stage, whose text captioner is exported like the translator: same
+backbone, same decoder sizes, same decoding code, float32 weights on both sides once loaded. Both sides decode the photo,
+caption it, synthesise and write a 16-bit wav; rounds alternate, so drift of the machine meets both. Also measured: a
+cold `im2sp caption` of one photo (process start to wav on disk) and its peak resident memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from im2sp import Captioner
+from im2sp.bundle import DecoderConfig
+from im2sp.images.loading import load_image, to_pixels
+from im2sp.lab.data.text_tokenizer import BOS, EOS, PAD, TextTokenizer
+from im2sp.lab.data.voice import PiperSpeaker
+from im2sp.lab.models.image_backbone import BackboneConfig, ImageBackbone
+from im2sp.lab.models.translator import Translator
+from im2sp.lab.recipe import Recipe
+from im2sp.lab.stages.export import export_decoder, export_image_encoder
+from im2sp.speech.audio import write_wav
+from im2sp.translation.decoder import DecoderStep, Prefix
+from im2sp.translation.decoding import DecodingOptions, decode
+from im2sp.translation.vocabulary import SpecialTokens
+
+Describe = Callable[[Path, Path], float]  # photo, wav -> seconds of speech
+
+
+class Graph:
+    """An exported graph with the interface that the runtime's decoder step expects."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        self.label = path.name
+
+    def run(self, **inputs: np.ndarray) -> list[np.ndarray]:
+        """Named inputs -> outputs in order."""
+        return self._session.run(None, inputs)
+
+
+def cascade(recipe: Recipe, threads: int, beam: int, folder: Path) -> Describe:
+    """Text captioner and Piper, exact decoder, as somebody would put them together."""
+    backbone = recipe.section("backbone", BackboneConfig)
+    model, tokenizer = Translator.load(recipe.pretrained), TextTokenizer.load(recipe.pretrained / "tokenizer.json")
+    export_image_encoder(ImageBackbone.pretrained(backbone), model, folder, "fp16")
+    export_decoder(model, backbone.image_tokens, folder, "fp32")
+    encoder, decoder = Graph(folder / "image_encoder.onnx", threads), Graph(folder / "decoder.onnx", threads)
+    sizes = model.config
+    config = DecoderConfig(
+        layers=sizes.layers,
+        heads=sizes.heads,
+        head_dim=sizes.head_dim,
+        vocabulary_size=sizes.vocabulary_size,
+        max_tokens=sizes.max_positions,
+    )
+    speaker = PiperSpeaker(replace(recipe.voice, fast_decoder=False), threads)
+    options = DecodingOptions(beam=beam, max_tokens=24)
+    side, mean, std = backbone.image_size, (backbone.mean,) * 3, (backbone.std,) * 3
+
+    def describe(photo: Path, wav: Path) -> float:
+        keys, values = encoder.run(pixels=to_pixels(load_image(photo), side, side, mean, std)[None])
+        step = DecoderStep(decoder, config, Prefix(keys, values))  # type: ignore[arg-type]
+        tokens = decode(step, SpecialTokens(PAD, BOS, EOS), options, config.max_tokens).tokens
+        wave, _, _ = speaker.speak(tokenizer.decode(tokens) + ".")
+        write_wav(wav, wave.astype(np.float32) / 32768)
+        return len(wave) / 16_000
+
+    return describe
+
+
+def direct(threads: int, beam: int, model: str) -> Describe:
+    """im2sp."""
+    captioner = Captioner.from_pretrained(model, threads=threads)
+    options = replace(captioner.default_options, beam=beam)
+
+    def describe(photo: Path, wav: Path) -> float:
+        caption = captioner.caption(photo, options)
+        caption.save(wav)
+        return len(caption.waveform) / caption.sample_rate
+
+    return describe
+
+
+def cold(photo: Path, folder: Path, model: str) -> tuple[float, float]:
+    """(seconds from process start to wav on disk, peak resident megabytes) of one `im2sp caption`."""
+    command = [sys.executable, "-m", "im2sp", "caption", str(photo), "-o", str(folder), "--model", model]
+    started = time.perf_counter()
+    subprocess.run(command, check=True, capture_output=True)
+    return time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("photos", nargs="*", type=Path, default=sorted(Path("examples").glob("*.jpg")))
+    parser.add_argument("--recipe", type=Path, default=Path("recipes/flickr8k/recipe.toml"))
+    parser.add_argument("--runs", type=Path)
+    parser.add_argument("--model", default="default")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--beam", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=7)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        starts = [cold(options.photos[0], folder / f"cold-{i}", options.model) for i in range(3)]
+        recipe = Recipe.read(options.recipe, runs=options.runs)
+        sides = {
+            "im2sp": direct(options.threads, options.beam, options.model),
+            "cascade": cascade(recipe, options.threads, options.beam, folder),
+        }
+        times: dict[str, list[float]] = {name: [] for name in sides}
+        ratios, seconds = [], dict.fromkeys(sides, 0.0)
+        for number in range(options.rounds + 1):
+            for photo in options.photos:
+                for side, describe in sides.items():
+                    started = time.perf_counter()
+                    spoken = describe(photo, folder / f"{side}.wav")
+                    if number:  # the first round warms up
+                        times[side].append(time.perf_counter() - started)
+                        seconds[side] += spoken
+                if number:
+                    ratios.append(times["cascade"][-1] / times["im2sp"][-1])
+    print(f"{len(options.photos)} photos, {options.rounds} rounds, {options.threads} thread(s), beam {options.beam}")
+    for side, values in times.items():
+        ordered = sorted(values)
+        print(
+            f"{side:8} photo to wav, warm: median {1000 * statistics.median(values):.0f} ms "
+            f"({1000 * ordered[0]:.0f}-{1000 * ordered[-1]:.0f}), speech {seconds[side] / len(values):.1f} s"
+        )
+    print(f"ratio cascade / im2sp, median of pairs: {statistics.median(ratios):.2f}")
+    print(f"im2sp cold, process start to wav: median {statistics.median(s for s, _ in starts):.2f} s")
+    print(f"im2sp cold, peak resident memory: {max(memory for _, memory in starts):.0f} MB")
+
+
+if __name__ == "__main__":
+    main()
