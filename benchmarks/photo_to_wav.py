@@ -3,9 +3,9 @@
     python benchmarks/photo_to_wav.py [--runs runs/flickr8k] [--rounds 7] [--beam 3] PHOTO...
 
 Needs im2sp[lab,recipe] and a finished `pretrain` stage, whose text captioner is exported like the translator: same
-backbone, same decoder sizes, same decoding code, float32 weights on both sides once loaded. Both sides decode the photo,
-caption it, synthesise and write a 16-bit wav; rounds alternate, so drift of the machine meets both. Also measured: a
-cold `im2sp caption` of one photo (process start to wav on disk) and its peak resident memory.
+backbone, decoder sizes and decoding code, float32 weights on both sides once loaded. Both decode the photo, caption
+it, synthesise and write a 16-bit wav; rounds alternate, so drift of the machine meets both. Also measured: a cold
+`im2sp caption` of one photo (process start to wav on disk) and its peak resident memory.
 """
 
 from __future__ import annotations

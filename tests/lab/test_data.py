@@ -7,8 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("torch")
-
 from im2sp.bundle import VocabularyConfig
 from im2sp.errors import Im2SpError
 from im2sp.lab.data.flickr8k import clean_text, read_captions, read_split
@@ -97,7 +95,8 @@ def test_unit_tables_come_back_and_do_not_mix(tmp_path: Path) -> None:
 
 
 def test_datasets_reads_the_unit_table(tmp_path: Path) -> None:
-    datasets = pytest.importorskip("datasets")
+    import datasets
+
     rows = [UnitRow("a", f"a_{k}", np.arange(k + 1, dtype=np.uint16), "train", "joe", 0.1, "hi") for k in range(4)]
     write_unit_table(tmp_path / "t.parquet", rows, {"speech_encoder": "one"})
     table = datasets.Dataset.from_parquet(str(tmp_path / "t.parquet"), cache_dir=str(tmp_path / "cache"))

@@ -7,16 +7,14 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
+import torch
+from transformers import HubertModel
 
-torch = pytest.importorskip("torch")
-
-from transformers import HubertModel  # noqa: E402
-
-from im2sp.lab.export import export_graph  # noqa: E402
-from im2sp.lab.models.speech_encoder import SpeechEncoder, edge_padding, small_hubert_config  # noqa: E402
-from im2sp.lab.models.translator import Translator, TranslatorConfig  # noqa: E402
-from im2sp.lab.models.unit_vocoder import DurationPredictor, UnitVocoder, VocoderConfig  # noqa: E402
-from im2sp.lab.stages.export import export_decoder, export_sequence, export_speech_encoder  # noqa: E402
+from im2sp.lab.export import export_graph
+from im2sp.lab.models.speech_encoder import SpeechEncoder, edge_padding, small_hubert_config
+from im2sp.lab.models.translator import Translator, TranslatorConfig
+from im2sp.lab.models.unit_vocoder import DurationPredictor, UnitVocoder, VocoderConfig
+from im2sp.lab.stages.export import export_decoder, export_sequence, export_speech_encoder
 
 VOCODER = VocoderConfig(
     units=20, width=64, feed_forward=96, slow_blocks=1, fast_blocks=1, duration_width=48, duration_blocks=1

@@ -9,9 +9,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pytest
-
-pytest.importorskip("torch")
 
 from im2sp import Captioner
 from im2sp.lab.cli import STAGES

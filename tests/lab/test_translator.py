@@ -6,12 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from transformers import GitConfig, GitForCausalLM
 
-torch = pytest.importorskip("torch")
-
-from transformers import GitConfig, GitForCausalLM  # noqa: E402
-
-from im2sp.lab.models.translator import DecoderStep, Translator, TranslatorConfig  # noqa: E402
+from im2sp.lab.models.translator import DecoderStep, Translator, TranslatorConfig
 
 CONFIG = TranslatorConfig(
     vocabulary_size=37, image_width=24, width=32, layers=3, heads=4, feed_forward=48, max_positions=20

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
-
-from im2sp.lab.models.unit_vocoder import (  # noqa: E402
+from im2sp.lab.models.unit_vocoder import (
     DurationPredictor,
     InverseTransform,
     UnitVocoder,

@@ -1,8 +1,8 @@
 """The translator, a GIT decoder: image features and the tokens so far -> logits of the next token.
 
 The arithmetic is that of `transformers.GitForCausalLM` (post-norm BERT layers, image tokens as a prefix;
-reference formats, sections 1 and 2); the forward pass differs in one thing: the image prefix, which never sees the text, runs once
-for all captions of a photo.
+reference formats, sections 1 and 2); the forward pass differs in one thing: the image prefix, which never sees text,
+runs once for all captions of a photo.
 """
 
 from __future__ import annotations

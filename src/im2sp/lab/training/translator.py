@@ -61,12 +61,18 @@ class PhotoBatches:
                 chosen = [chosen[pick] for pick in picks]
             captions.extend(chosen)
             photo.extend([index] * len(chosen))
-        return ids, draw.integers(self._views, size=len(ids)), pad(captions), torch.tensor(photo)
+        tokens = pad(captions)
+        photo += [0] * (len(tokens) - len(photo))
+        return ids, draw.integers(self._views, size=len(ids)), tokens, torch.tensor(photo)
 
 
 def pad(sentences: list[list[int]]) -> Tensor:
-    """Token sentences -> int64 [B, longest], filled with PAD at the end."""
-    tokens = torch.full((len(sentences), max(map(len, sentences))), PAD)
+    """Token sentences -> int64 [B, longest], filled with PAD at the end; sizes rounded up to few different ones.
+
+    Matrix products are compiled anew for every shape on a CPU: B is a multiple of 8, the length 1 more than one of 4.
+    """
+    longest = 1 + -(-(max(map(len, sentences)) - 1) // 4) * 4
+    tokens = torch.full((-(-len(sentences) // 8) * 8, longest), PAD)
     for row, sentence in enumerate(sentences):
         tokens[row, : len(sentence)] = torch.tensor(sentence)
     return tokens
@@ -74,11 +80,15 @@ def pad(sentences: list[list[int]]) -> Tensor:
 
 def next_token_loss(model: Translator, features: Tensor, tokens: Tensor, photo: Tensor, smoothing: float) -> Tensor:
     """Mean cross-entropy [nats] over all tokens after BOS, EOS included, pad ignored."""
-    targets = tokens[:, 1:]
-    counted = targets != PAD  # logits of padding would cost as much as the rest and count for nothing
+    targets = tokens[:, 1:].flatten()
+    counted = (targets != PAD).nonzero()[:, 0]  # logits of padding would cost as much as the rest and count for nothing
+    filler = -len(counted) % 128
+    rows = nn.functional.pad(counted, (0, filler))
+    targets = nn.functional.pad(targets[counted], (0, filler), value=PAD)
     with torch.autocast("cpu", torch.bfloat16):
-        logits = model.output(model.hidden(features, tokens[:, :-1], photo)[counted])
-    return nn.functional.cross_entropy(logits.float(), targets[counted], label_smoothing=smoothing)
+        hidden = model.hidden(features, tokens[:, :-1], photo).flatten(0, 1)
+        logits = model.output(hidden[rows])
+    return nn.functional.cross_entropy(logits.float(), targets, ignore_index=PAD, label_smoothing=smoothing)
 
 
 def validation_loss(model: Translator, features: ImageFeatures, sentences: Sentences, photos: int = 400) -> float:
@@ -89,8 +99,9 @@ def validation_loss(model: Translator, features: ImageFeatures, sentences: Sente
         for start in range(0, len(ids), 50):
             chunk = ids[start : start + 50]
             captions = [caption for image_id in chunk for caption in sentences[image_id]]
-            photo = torch.tensor([row for row, image_id in enumerate(chunk) for _ in sentences[image_id]])
             tokens = pad(captions)
+            rows = [row for row, image_id in enumerate(chunk) for _ in sentences[image_id]]
+            photo = torch.tensor(rows + [0] * (len(tokens) - len(rows)))
             images = torch.from_numpy(features.batch(chunk)).float()
             predicted = int((tokens[:, 1:] != PAD).sum())
             total += next_token_loss(model, images, tokens, photo, 0.0).item() * predicted
