@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -214,11 +214,25 @@ def test_threads_are_shared_out() -> None:
 # ---- runs that are ended from outside ----
 
 
-def start(folder: Path, out: Path, bundle: Path, workers: int) -> subprocess.Popen[str]:
-    """The real command in a session of its own, as a shell would run it."""
-    command = [sys.executable, "-m", "im2sp", "caption", str(folder), "-o", str(out)]
-    command += ["--model", str(bundle), "--threads", "1", "--workers", str(workers)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+Start = Callable[[Path, Path, Path, int], "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Starts the real command in a session of its own, as a shell would; nothing of it outlives the test."""
+    started: list[subprocess.Popen[str]] = []
+
+    def run_command(folder: Path, out: Path, bundle: Path, workers: int) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "im2sp", "caption", str(folder), "-o", str(out)]
+        command += ["--model", str(bundle), "--threads", "1", "--workers", str(workers)]
+        pipe = subprocess.PIPE
+        started.append(subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True))
+        return started[-1]
+
+    yield run_command
+    for process in started:
+        process.kill()
+        process.communicate()
 
 
 def until(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
@@ -241,7 +255,9 @@ def many(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_ctrl_c_leaves_a_consistent_state(workers: int, many: Path, tmp_path: Path, tiny_bundle: Path) -> None:
+def test_ctrl_c_leaves_a_consistent_state(
+    workers: int, start: Start, many: Path, tmp_path: Path, tiny_bundle: Path
+) -> None:
     out = tmp_path / "out"
     process = start(many, out, tiny_bundle, workers)
     until(lambda: lines_written(out) >= 3, process)
@@ -275,7 +291,7 @@ def ended(pid: int) -> bool:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for the workers in /proc")
-def test_workers_do_not_outlive_a_killed_run(many: Path, tmp_path: Path, tiny_bundle: Path) -> None:
+def test_workers_do_not_outlive_a_killed_run(start: Start, many: Path, tmp_path: Path, tiny_bundle: Path) -> None:
     out = tmp_path / "out"
     process = start(many, out, tiny_bundle, 2)
     until(lambda: lines_written(out) >= 3 and len(children(process)) == 2, process)
@@ -291,7 +307,7 @@ def test_workers_do_not_outlive_a_killed_run(many: Path, tmp_path: Path, tiny_bu
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for the workers in /proc")
-def test_a_worker_that_dies_is_a_sentence(many: Path, tmp_path: Path, tiny_bundle: Path) -> None:
+def test_a_worker_that_dies_is_a_sentence(start: Start, many: Path, tmp_path: Path, tiny_bundle: Path) -> None:
     out = tmp_path / "out"
     process = start(many, out, tiny_bundle, 2)
     until(lambda: lines_written(out) >= 3 and len(children(process)) == 2, process)

@@ -86,7 +86,10 @@ class SpeechEncoder(nn.Module):
 
     def forward(self, waveform: Tensor) -> Tensor:
         """Waveform float32 [B, samples] -> units int64 [B, frames], repeats kept."""
-        features = self.features(waveform)
+        return self.nearest(self.features(waveform))
+
+    def nearest(self, features: Tensor) -> Tensor:
+        """Features float32 [B, frames, width] -> units int64 [B, frames]. Not under autocast: ranking needs float32."""
         distance = (self.centres**2).sum(-1) - 2 * features @ self.centres.T  # |f|^2 is the same for every centre
         return distance.argmin(-1)
 

@@ -156,7 +156,7 @@ def train_durations(
         rng = np.random.default_rng((options.seed, 2, step))
         start = int(rng.integers(max(1, len(pairs) - options.duration_batch + 1)))
         chosen = pairs[start : start + options.duration_batch]
-        longest = max(len(units) for units, _ in chosen)
+        longest = -(-max(len(units) for units, _ in chosen) // 16) * 16  # few lengths: each is compiled anew
         units = torch.zeros(len(chosen), longest, dtype=torch.int64)
         targets = torch.zeros(len(chosen), longest)
         mask = torch.zeros(len(chosen), longest, dtype=torch.bool)
