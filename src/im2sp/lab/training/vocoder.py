@@ -28,8 +28,8 @@ class VocoderTraining:
     warm_up: int = 200
     spectral_weight: float = 15.0  # against adversarial 1 and feature matching 2, once the discriminators join
     average_decay: float = 0.999
-    duration_steps: int = 2500
-    duration_batch: int = 32
+    duration_steps: int = 2000
+    duration_batch: int = 16
     report_every: int = 50
     seed: int = 0
 
@@ -165,7 +165,9 @@ def train_durations(
             units[row, len(sentence) :] = int(sentence[-1])
             targets[row, : len(sentence)] = torch.from_numpy(np.log1p(np.asarray(durations, dtype=np.float32)))
             mask[row, : len(sentence)] = True
-        loss = ((model(units) - targets)[mask] ** 2).mean()
+        with torch.autocast("cpu", torch.bfloat16):
+            predicted = model(units)
+        loss = ((predicted - targets)[mask] ** 2).mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
