@@ -226,7 +226,13 @@ def start() -> Iterator[Start]:
         command = [sys.executable, "-m", "im2sp", "caption", str(folder), "-o", str(out)]
         command += ["--model", str(bundle), "--threads", "1", "--workers", str(workers)]
         pipe = subprocess.PIPE
-        started.append(subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True))
+        # A test run that was itself started in the background ignores interrupts, and children inherit that.
+        ignored = signal.getsignal(signal.SIGINT)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            started.append(subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True))
+        finally:
+            signal.signal(signal.SIGINT, ignored)
         return started[-1]
 
     yield run_command

@@ -13,6 +13,14 @@ from im2sp.speech.audio import SAMPLE_RATE
 
 RESOLUTIONS = ((2048, 100), (1024, 80), (512, 64), (256, 32))  # (window [samples], mel bands); hops are a quarter
 
+# (kernel, stride, padding) over (frequency, time): halve the frequencies each time, the frames once.
+DISCRIMINATOR_LAYERS = (
+    ((7, 5), (2, 1), (3, 2)),
+    ((5, 3), (2, 1), (2, 1)),
+    ((5, 3), (2, 2), (2, 1)),
+    ((5, 3), (2, 1), (2, 1)),
+)
+
 
 @lru_cache(maxsize=16)
 def _mel(fft: int, bands: int) -> Tensor:
@@ -53,19 +61,12 @@ class SpectrogramDiscriminator(nn.Module):
         super().__init__()
         self.fft = fft
         widths = (2, channels, channels, 2 * channels, 2 * channels)
+        weight_norm = nn.utils.parametrizations.weight_norm
         self.layers = nn.ModuleList(
-            nn.utils.parametrizations.weight_norm(
-                nn.Conv2d(
-                    inner,
-                    outer,
-                    (7, 5) if i == 0 else (5, 3),
-                    (2, 1) if i == 0 else (2, 2 if i == 2 else 1),
-                    (3, 2) if i == 0 else (2, 1),
-                )
-            )
-            for i, (inner, outer) in enumerate(pairwise(widths))
+            weight_norm(nn.Conv2d(inner, outer, kernel, stride, padding))
+            for (inner, outer), (kernel, stride, padding) in zip(pairwise(widths), DISCRIMINATOR_LAYERS, strict=True)
         )
-        self.last = nn.utils.parametrizations.weight_norm(nn.Conv2d(widths[-1], 1, 3, padding=1))
+        self.last = weight_norm(nn.Conv2d(widths[-1], 1, 3, padding=1))
 
     def forward(self, waveform: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Waveform [B, S] -> (verdicts [B, 1, f, t], hidden maps)."""
