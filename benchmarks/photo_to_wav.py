@@ -11,7 +11,6 @@ it, synthesise and write a 16-bit wav; rounds alternate, so drift of the machine
 from __future__ import annotations
 
 import argparse
-import resource
 import statistics
 import subprocess
 import sys
@@ -98,12 +97,21 @@ def direct(threads: int, beam: int, model: str) -> Describe:
     return describe
 
 
+# Runs a command in a small process of its own: memory measured from here would be that of this process, torch and all.
+WATCH = """
+import resource, subprocess, sys, time
+started = time.perf_counter()
+subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL)
+print(time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024)
+"""
+
+
 def cold(photo: Path, folder: Path, model: str) -> tuple[float, float]:
     """(seconds from process start to wav on disk, peak resident megabytes) of one `im2sp caption`."""
     command = [sys.executable, "-m", "im2sp", "caption", str(photo), "-o", str(folder), "--model", model]
-    started = time.perf_counter()
-    subprocess.run(command, check=True, capture_output=True)
-    return time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    watched = subprocess.run([sys.executable, "-c", WATCH, *command], check=True, capture_output=True, text=True)
+    seconds, memory = watched.stdout.split()
+    return float(seconds), float(memory)
 
 
 def main() -> None:

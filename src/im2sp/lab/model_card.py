@@ -33,7 +33,7 @@ captions is CC0; the frozen image backbone (EfficientNet-Lite2, ImageNet) is Apa
   buildings without people) it still says a sentence about people, dogs or sports, in the same sure voice. It does not
   know when it does not know.
 - Counts, colours of clothes, small objects and who does what to whom are often wrong; text in pictures is not read.
-- Some words come out slurred; a few sentences repeat themselves or break off.
+- Many words come out slurred (see the word error rate above); some sentences repeat themselves or break off.
 - It guesses age and gender from looks, as its training captions did. Do not rely on either.
 - Never use it where a wrong description can hurt somebody: crossing a street, medicine, identification.
 """
