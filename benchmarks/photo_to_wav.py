@@ -24,14 +24,13 @@ import numpy as np
 import onnxruntime
 
 from im2sp import Captioner
-from im2sp.bundle import DecoderConfig
 from im2sp.images.loading import load_image, to_pixels
 from im2sp.lab.data.text_tokenizer import BOS, EOS, PAD, TextTokenizer
 from im2sp.lab.data.voice import PiperSpeaker
 from im2sp.lab.models.image_backbone import BackboneConfig, ImageBackbone
 from im2sp.lab.models.translator import Translator
 from im2sp.lab.recipe import Recipe
-from im2sp.lab.stages.export import export_decoder, export_image_encoder
+from im2sp.lab.stages.export import decoder_config, export_decoder, export_image_encoder
 from im2sp.speech.audio import write_wav
 from im2sp.translation.decoder import DecoderStep, Prefix
 from im2sp.translation.decoding import DecodingOptions, decode
@@ -61,14 +60,7 @@ def cascade(recipe: Recipe, threads: int, beam: int, folder: Path) -> Describe:
     export_image_encoder(ImageBackbone.pretrained(backbone), model, folder, "fp16")
     export_decoder(model, backbone.image_tokens, folder, "fp32")
     encoder, decoder = Graph(folder / "image_encoder.onnx", threads), Graph(folder / "decoder.onnx", threads)
-    sizes = model.config
-    config = DecoderConfig(
-        layers=sizes.layers,
-        heads=sizes.heads,
-        head_dim=sizes.head_dim,
-        vocabulary_size=sizes.vocabulary_size,
-        max_tokens=sizes.max_positions,
-    )
+    config = decoder_config(model.config)
     speaker = PiperSpeaker(replace(recipe.voice, fast_decoder=False), threads)
     options = DecodingOptions(beam=beam, max_tokens=24)
     side, mean, std = backbone.image_size, (backbone.mean,) * 3, (backbone.std,) * 3

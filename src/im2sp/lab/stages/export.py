@@ -29,7 +29,7 @@ from im2sp.lab.export import Precision, export_graph
 from im2sp.lab.model_card import model_card
 from im2sp.lab.models.image_backbone import BackboneConfig, ImageBackbone
 from im2sp.lab.models.speech_encoder import SpeechEncoder
-from im2sp.lab.models.translator import DecoderStep, ImagePrefix, Translator
+from im2sp.lab.models.translator import DecoderStep, ImagePrefix, Translator, TranslatorConfig
 from im2sp.lab.models.unit_vocoder import load_vocoder
 from im2sp.speech.audio import SAMPLE_RATE
 
@@ -95,13 +95,7 @@ def export_bundle(sources: BundleSources, options: BundleOptions, training: Fact
             image_tokens=image.image_tokens,
             grid=(image.grid, image.grid),
         ),
-        decoder=DecoderConfig(
-            layers=sizes.layers,
-            heads=sizes.heads,
-            head_dim=sizes.head_dim,
-            vocabulary_size=sizes.vocabulary_size,
-            max_tokens=sizes.max_positions,
-        ),
+        decoder=decoder_config(sizes),
         vocabulary=VocabularyConfig(units=subwords.units, subwords=subwords.table()),
         vocoder=VocoderConfig(units=vocoder.config.units, context_frames=vocoder.config.context_frames),
         speech_encoder=SpeechEncoderConfig(units=subwords.units),
@@ -117,6 +111,17 @@ def export_bundle(sources: BundleSources, options: BundleOptions, training: Fact
     shutil.rmtree(out, ignore_errors=True)
     staging.rename(out)
     return Bundle.load(out)
+
+
+def decoder_config(sizes: TranslatorConfig) -> DecoderConfig:
+    """What the runtime must know of a translator to run its decoder graph."""
+    return DecoderConfig(
+        layers=sizes.layers,
+        heads=sizes.heads,
+        head_dim=sizes.head_dim,
+        vocabulary_size=sizes.vocabulary_size,
+        max_tokens=sizes.max_positions,
+    )
 
 
 def set_quality(folder: Path, quality: Facts) -> Bundle:
