@@ -25,6 +25,7 @@ import onnxruntime
 
 from im2sp import Captioner
 from im2sp.images.loading import load_image, to_pixels
+from im2sp.lab.data.speech_shards import as_floats
 from im2sp.lab.data.text_tokenizer import BOS, EOS, PAD, TextTokenizer
 from im2sp.lab.data.voice import PiperSpeaker
 from im2sp.lab.models.image_backbone import BackboneConfig, ImageBackbone
@@ -70,7 +71,7 @@ def cascade(recipe: Recipe, threads: int, beam: int, folder: Path) -> Describe:
         step = DecoderStep(decoder, config, Prefix(keys, values))  # type: ignore[arg-type]
         tokens = decode(step, SpecialTokens(PAD, BOS, EOS), options, config.max_tokens).tokens
         wave, _, _ = speaker.speak(tokenizer.decode(tokens) + ".")
-        write_wav(wav, wave.astype(np.float32) / 32768)
+        write_wav(wav, as_floats(wave))
         return len(wave) / 16_000
 
     return describe

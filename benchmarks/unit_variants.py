@@ -17,7 +17,7 @@ from sklearn.cluster import MiniBatchKMeans
 from sklearn.decomposition import PCA
 from transformers import HubertModel
 
-from im2sp.lab.data.speech_shards import SpokenCaption, read_shards
+from im2sp.lab.data.speech_shards import SpokenCaption, as_floats, read_shards
 from im2sp.lab.data.unit_subwords import UnitSubwords
 from im2sp.lab.evaluation.unit_quality import frame_phones, unit_quality
 from im2sp.lab.models.speech_encoder import whole_frames
@@ -28,7 +28,7 @@ from im2sp.speech.units import remove_repeats
 def features_of(hubert: HubertModel, layer: int, smoothing: int, clips: list[SpokenCaption]) -> list[np.ndarray]:
     """Features float32 [frames, width] of every clip."""
     features = layer_features(hubert, layer, smoothing)
-    return [features(whole_frames(clip.waveform).astype(np.float32) / 32768) for clip in clips]
+    return [features(as_floats(whole_frames(clip.waveform))) for clip in clips]
 
 
 def main() -> None:

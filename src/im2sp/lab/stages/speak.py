@@ -9,11 +9,9 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
-
 from im2sp.files import replace_whole
 from im2sp.lab.data.flickr8k import Caption, clean_text, read_captions
-from im2sp.lab.data.speech_shards import SpokenCaption, read_shards, write_shard
+from im2sp.lab.data.speech_shards import SpokenCaption, as_floats, read_shards, write_shard
 from im2sp.lab.data.voice import PiperSpeaker, VoiceConfig
 from im2sp.lab.evaluation.asr import Recogniser
 from im2sp.lab.evaluation.words import word_error_rate
@@ -78,7 +76,7 @@ def check_speech(speech: Path, out: Path, recogniser: str, clips: int) -> None:
         return
     heard = Recogniser(recogniser, threads=1)
     captions = list(read_shards(speech, "dev", clips))
-    waves = ((c.caption_id, c.waveform.astype(np.float32) / np.float32(32768)) for c in captions)
+    waves = ((c.caption_id, as_floats(c.waveform)) for c in captions)
     found = heard.transcribe_all(waves, out.with_suffix(".jsonl"))
     texts = [found[caption.caption_id] for caption in captions]
     rate = word_error_rate([caption.text for caption in captions], texts)

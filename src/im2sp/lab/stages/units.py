@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from im2sp.files import sha256_of
-from im2sp.lab.data.speech_shards import read_shard
+from im2sp.lab.data.speech_shards import as_floats, read_shard
 from im2sp.lab.data.unit_subwords import UnitSubwords
 from im2sp.lab.data.unit_table import UnitRow, read_unit_tables, write_unit_table
 from im2sp.lab.models.speech_encoder import SpeechEncoder, whole_frames
@@ -40,7 +40,7 @@ def extract_units(speech: Path, encoder_folder: Path, out: Path, share: tuple[in
             continue
         started, seconds, rows = time.monotonic(), 0.0, []
         for clip in read_shard(path):
-            waveform = whole_frames(clip.waveform).astype(np.float32) / 32768
+            waveform = as_floats(whole_frames(clip.waveform))
             with torch.inference_mode():
                 with torch.autocast("cpu", torch.bfloat16):
                     features = encoder.features(torch.from_numpy(waveform)[None])

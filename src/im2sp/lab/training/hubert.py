@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import HubertConfig, HubertModel
 
+from im2sp.lab.data.speech_shards import as_floats
 from im2sp.lab.models.speech_encoder import edge_padding
 from im2sp.lab.training.progress import Checkpoint, TrainingLog, warm_up_cosine
 from im2sp.speech.audio import HOP
@@ -149,6 +150,6 @@ def _batch(
         start = int(rng.integers(len(targets[row]) - frames + 1))
         waveforms.append(clips[row][start * HOP : (start + frames) * HOP])
         labels.append(targets[row][start : start + frames])
-    waveform = torch.from_numpy(np.stack(waveforms).astype(np.float32) / 32768)
+    waveform = torch.from_numpy(as_floats(np.stack(waveforms)))
     mask = torch.from_numpy(span_mask(frames, len(rows), options, rng))
     return waveform, mask, torch.from_numpy(np.stack(labels).astype(np.int64))

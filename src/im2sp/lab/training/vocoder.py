@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from im2sp.lab.data.speech_shards import as_floats
 from im2sp.lab.models.unit_vocoder import DurationPredictor, UnitVocoder, VocoderConfig, load_vocoder, save_vocoder
 from im2sp.lab.training.progress import Checkpoint, TrainingLog, warm_up_cosine
 from im2sp.lab.training.vocoder_losses import Discriminators, discriminator_loss, generator_loss, spectral_loss
@@ -133,7 +134,7 @@ def segments(clips: list[Clip], options: VocoderTraining, step: int) -> tuple[Te
         frames[row, : len(piece)] = piece
         frames[row, len(piece) :] = units[-1]
         sound = wave[start * HOP : (start + len(piece)) * HOP]
-        waves[row, : len(sound)] = sound.astype(np.float32) / 32768
+        waves[row, : len(sound)] = as_floats(sound)
     return torch.from_numpy(frames), torch.from_numpy(waves)
 
 
