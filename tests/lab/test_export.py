@@ -11,7 +11,7 @@ import torch
 from transformers import HubertModel
 
 from im2sp.lab.export import export_graph
-from im2sp.lab.models.speech_encoder import SpeechEncoder, edge_padding, small_hubert_config
+from im2sp.lab.models.speech_encoder import Clusters, SpeechEncoder, edge_padding, small_hubert_config
 from im2sp.lab.models.translator import Translator, TranslatorConfig
 from im2sp.lab.models.unit_vocoder import DurationPredictor, UnitVocoder, VocoderConfig
 from im2sp.lab.stages.export import export_decoder, export_sequence, export_speech_encoder
@@ -29,8 +29,8 @@ def _run(path: Path, **inputs: object) -> list[np.ndarray]:
 def _encoder() -> SpeechEncoder:
     torch.manual_seed(0)
     config = small_hubert_config(layers=2, width=32, heads=2)
-    centres = np.random.default_rng(0).normal(size=(12, 32)).astype(np.float32)
-    return SpeechEncoder(HubertModel(config), 1, edge_padding(config), 3, centres).eval()
+    centres = np.random.default_rng(0).normal(size=(12, 32 + 39)).astype(np.float32)
+    return SpeechEncoder(HubertModel(config), 1, edge_padding(config), 3, True, Clusters.around(centres)).eval()
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-5), ("fp16", 1e-3), ("int8", 2e-2), ("mixed", 2e-2)])

@@ -36,7 +36,7 @@ def units(recipe: Recipe) -> None:
     from im2sp.lab.stages.units import extract_units, learn_subwords
 
     extract_units(recipe.speech, recipe.speech_encoder, recipe.units)
-    count = len(SpeechEncoder.load(recipe.speech_encoder).centres)
+    count = SpeechEncoder.load(recipe.speech_encoder).units
     learn_subwords(recipe.units, recipe.subword_file, count, recipe.subwords)
 
 
@@ -54,7 +54,7 @@ def vocoder(recipe: Recipe) -> None:
         for clip in read_shards(recipe.speech, "train")
         if clip.caption_id in spoken
     ]
-    count = len(SpeechEncoder.load(recipe.speech_encoder).centres)
+    count = SpeechEncoder.load(recipe.speech_encoder).units
     sizes = recipe.section("vocoder_sizes", VocoderConfig, units=count)
     train_vocoder(clips, sizes, recipe.section("vocoder", VocoderTraining, seed=recipe.seed), recipe.vocoder)
 
@@ -108,7 +108,7 @@ def translate(recipe: Recipe, start: str = "pretrained") -> None:
     from im2sp.lab.stages.translate import translate as stage
     from im2sp.lab.training.translator import TranslatorTraining
 
-    count = len(SpeechEncoder.load(recipe.speech_encoder).centres)
+    count = SpeechEncoder.load(recipe.speech_encoder).units
     stage(
         recipe.units,
         UnitSubwords.load(recipe.subword_file, count),

@@ -1,12 +1,14 @@
-"""Mel-frequency cepstra: waveform -> the first training targets of HuBERT."""
+"""Mel-frequency cepstra: the first training targets of HuBERT, and what its features are clustered with."""
 
 from __future__ import annotations
 
 from functools import lru_cache
 
 import numpy as np
+import torch
 from scipy.fft import dct
 from scipy.signal import get_window
+from torch import Tensor, nn
 from transformers.audio_utils import mel_filter_bank
 
 from im2sp.speech.audio import HOP, SAMPLE_RATE
@@ -14,25 +16,58 @@ from im2sp.speech.audio import HOP, SAMPLE_RATE
 FFT = 512
 BANDS = 40
 COEFFICIENTS = 13
+WIDTH = 3 * COEFFICIENTS
 # Fixed weights that bring every coefficient to about unit spread on speech, so that k-means hears more than loudness.
 _SPREAD = np.array([14.0, 7.0, 5.0, 4.0, 3.5, 3.0, 2.5, 2.3, 2.0, 1.9, 1.8, 1.7, 1.6])
-LIFTER = 1.0 / np.concatenate([_SPREAD, _SPREAD, _SPREAD])
+
+
+class Cepstra(nn.Module):
+    """Waveform -> 13 cepstra of every frame with their first and second differences, each at about unit spread.
+
+    Of convolutions and matrices alone, so that it exports to ONNX; in float32 always.
+    """
+
+    fourier: Tensor
+    mel: Tensor
+    cosines: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        angle = 2 * np.pi * np.arange(FFT // 2 + 1)[:, None] * np.arange(FFT)[None] / FFT
+        basis = np.concatenate([np.cos(angle), np.sin(angle)]) * get_window("hann", FFT)
+        filters = mel_filter_bank(
+            FFT // 2 + 1, BANDS, 40.0, SAMPLE_RATE / 2, SAMPLE_RATE, norm="slaney", mel_scale="slaney"
+        )
+        cosines = dct(np.eye(BANDS), norm="ortho")[:, :COEFFICIENTS] / _SPREAD
+        for name, values in (("fourier", basis[:, None]), ("mel", filters), ("cosines", cosines)):
+            self.register_buffer(name, torch.from_numpy(values).float(), persistent=False)
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        """Waveform float32 [B, n * HOP] at 16 kHz -> float32 [B, n, 39]."""
+        with torch.autocast(waveform.device.type, enabled=False):
+            edge = (FFT - HOP) // 2
+            padded = nn.functional.pad(waveform.float(), (edge, edge))
+            spectrum = nn.functional.conv1d(padded[:, None], self.fourier, stride=HOP).transpose(1, 2)
+            real, imaginary = spectrum.chunk(2, -1)
+            cepstra = torch.log((real**2 + imaginary**2) @ self.mel + 1e-7) @ self.cosines
+            # Differences are smaller: twice their value brings them to the spread of the cepstra.
+            first = _difference(cepstra)
+            return torch.cat([cepstra, 2 * first, 2 * _difference(first)], -1)
+
+
+def _difference(x: Tensor) -> Tensor:
+    """Central differences of [B, n, C] along n, as if the first and last frames were repeated."""
+    long = torch.cat([x[:, :1], x, x[:, -1:]], 1)
+    return (long[:, 2:] - long[:, :-2]) / 2
 
 
 @lru_cache(maxsize=1)
-def _filters() -> np.ndarray:
-    return mel_filter_bank(FFT // 2 + 1, BANDS, 40.0, SAMPLE_RATE / 2, SAMPLE_RATE, norm="slaney", mel_scale="slaney")
+def _cepstra() -> Cepstra:
+    return Cepstra()
 
 
 def mfcc(waveform: np.ndarray) -> np.ndarray:
-    """Waveform float32 [n * HOP] at 16 kHz -> float32 [n, 39]: 13 cepstra, their first and second differences."""
-    edge = (FFT - HOP) // 2
-    padded = np.pad(waveform, (edge, edge))
-    frames = np.lib.stride_tricks.sliding_window_view(padded, FFT)[::HOP] * get_window("hann", FFT).astype(np.float32)
-    power = np.abs(np.fft.rfft(frames)) ** 2
-    cepstra = dct(np.log(power @ _filters() + 1e-7), norm="ortho")[:, :COEFFICIENTS]
-    first = np.gradient(cepstra, axis=0) if len(cepstra) > 1 else np.zeros_like(cepstra)
-    second = np.gradient(first, axis=0) if len(cepstra) > 1 else first
-    first, second = 2.0 * first, 2.0 * second  # differences are smaller: bring them to the spread of the cepstra
-    scaled = np.concatenate([cepstra, first, second], axis=1) * LIFTER
-    return scaled.astype(np.float32)
+    """Waveform float32 [n * HOP] at 16 kHz -> float32 [n, 39], as `Cepstra`."""
+    with torch.inference_mode():
+        features: np.ndarray = _cepstra()(torch.from_numpy(waveform)[None])[0].numpy()
+        return features

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from transformers import HubertConfig, HubertModel
 
 from im2sp.files import replace_whole
+from im2sp.lab.data.mfcc import Cepstra
 from im2sp.speech.audio import HOP
 
 
@@ -52,6 +54,45 @@ def edge_padding(config: HubertConfig) -> int:
     return (receptive - stride) // 2
 
 
+@dataclass(frozen=True)
+class Clusters:
+    """k-means clusters as a linear classifier: the nearest centre is where `features @ weight.T + offset` is largest.
+
+    |f|^2 is the same for every centre c, so the nearest has the largest 2 f.c - |c|^2. A scale of each feature folds
+    into the weight.
+
+    Attributes:
+        weight: float32 [units, width].
+        offset: float32 [units].
+    """
+
+    weight: np.ndarray
+    offset: np.ndarray
+
+    @classmethod
+    def around(cls, centres: np.ndarray, scale: np.ndarray | None = None) -> Clusters:
+        """Clusters around centres [units, width] of features that were multiplied by `scale` [width]."""
+        weight = 2 * centres if scale is None else 2 * centres * scale
+        return cls(weight.astype(np.float32), -(centres.astype(np.float64) ** 2).sum(1).astype(np.float32))
+
+    def __len__(self) -> int:
+        return len(self.weight)
+
+    def assign(self, features: np.ndarray) -> np.ndarray:
+        """Cluster of each row of features [n, width]: int16 [n]."""
+        return (features @ self.weight.T + self.offset).argmax(1).astype(np.int16)
+
+    def save(self, path: Path) -> None:
+        """Write the arrays `weight` and `offset`."""
+        with replace_whole(path) as temporary:
+            save_file({"weight": self.weight, "offset": self.offset}, temporary)
+
+    @classmethod
+    def load(cls, path: Path) -> Clusters:
+        """Read what `save` wrote."""
+        return cls(**load_file(path))
+
+
 class SpeechEncoder(nn.Module):
     """HuBERT up to one layer, then the nearest of the k-means centres.
 
@@ -61,23 +102,34 @@ class SpeechEncoder(nn.Module):
         padding: zeros on each side of the waveform: `edge_padding(config)` for our own models, 0 for published ones.
         smoothing: odd number of frames over which features are averaged before the nearest centre is looked up; 1 for
             published models. A small HuBERT's features jitter from frame to frame; averaging lowers the rate of units.
-        centres: float32 [units, width], or None when only features are wanted.
+        clusters: the speech units, or None when only features are wanted.
     """
 
-    centres: Tensor
+    weight: Tensor
+    offset: Tensor
 
     def __init__(
-        self, hubert: HubertModel, layer: int, padding: int, smoothing: int = 1, centres: np.ndarray | None = None
+        self,
+        hubert: HubertModel,
+        layer: int,
+        padding: int,
+        smoothing: int = 1,
+        cepstra: bool = False,
+        clusters: Clusters | None = None,
     ) -> None:
         super().__init__()
+        self.cepstra = Cepstra() if cepstra else None
         self.hubert, self.layer, self.padding, self.smoothing = hubert.eval(), layer, padding, smoothing
-        if centres is not None:
-            self.register_buffer("centres", torch.from_numpy(centres.astype(np.float32)))
+        if clusters is not None:
+            self.register_buffer("weight", torch.from_numpy(clusters.weight))
+            self.register_buffer("offset", torch.from_numpy(clusters.offset))
 
     def features(self, waveform: Tensor) -> Tensor:
-        """Waveform float32 [B, samples] at 16 kHz, all of one length -> features [B, frames, width]."""
+        """Waveform float32 [B, samples] at 16 kHz, all of one length -> features [B, frames, width], HuBERT's first."""
         padded = nn.functional.pad(waveform, (self.padding, self.padding))
         hidden: Tensor = self.hubert(padded, output_hidden_states=True).hidden_states[self.layer]
+        if self.cepstra is not None:
+            hidden = torch.cat([hidden.float(), self.cepstra(waveform)], -1)
         if self.smoothing > 1:
             edge = self.smoothing // 2
             pooled = nn.functional.avg_pool1d(hidden.transpose(1, 2), self.smoothing, 1, edge, count_include_pad=False)
@@ -90,25 +142,35 @@ class SpeechEncoder(nn.Module):
 
     def nearest(self, features: Tensor) -> Tensor:
         """Features float32 [B, frames, width] -> units int64 [B, frames]. Not under autocast: ranking needs float32."""
-        distance = (self.centres**2).sum(-1) - 2 * features @ self.centres.T  # |f|^2 is the same for every centre
-        return distance.argmin(-1)
+        return (features @ self.weight.T + self.offset).argmax(-1)
+
+    @property
+    def units(self) -> int:
+        """How many speech units there are."""
+        return len(self.offset)
 
     def save(self, folder: Path) -> None:
-        """Write HuBERT in transformers layout, and centres.safetensors + speech_encoder.json beside it."""
+        """Write HuBERT in transformers layout, and clusters.safetensors + speech_encoder.json beside it."""
         self.hubert.save_pretrained(folder)
-        with replace_whole(folder / "centres.safetensors") as temporary:
-            save_file({"centres": self.centres.numpy()}, temporary)
+        Clusters(self.weight.numpy(), self.offset.numpy()).save(folder / "clusters.safetensors")
         with replace_whole(folder / "speech_encoder.json") as temporary:
             temporary.write_text(
-                json.dumps({"layer": self.layer, "padding": self.padding, "smoothing": self.smoothing})
+                json.dumps(
+                    {
+                        "layer": self.layer,
+                        "padding": self.padding,
+                        "smoothing": self.smoothing,
+                        "cepstra": self.cepstra is not None,
+                    }
+                )
             )
 
     @classmethod
     def load(cls, folder: Path) -> SpeechEncoder:
         """Read what `save` wrote."""
         options = json.loads((folder / "speech_encoder.json").read_text())
-        centres = load_file(folder / "centres.safetensors")["centres"]
-        return cls(HubertModel.from_pretrained(folder), **options, centres=centres)
+        clusters = Clusters.load(folder / "clusters.safetensors")
+        return cls(HubertModel.from_pretrained(folder), **options, clusters=clusters)
 
 
 def whole_frames(waveform: np.ndarray) -> np.ndarray:

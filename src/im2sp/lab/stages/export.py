@@ -67,7 +67,7 @@ def export_bundle(sources: BundleSources, options: BundleOptions, training: Fact
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
     translator, encoder = Translator.load(sources.translator), SpeechEncoder.load(sources.speech_encoder)
-    subwords = UnitSubwords.load(sources.subwords, len(encoder.centres))
+    subwords = UnitSubwords.load(sources.subwords, encoder.units)
     vocoder, durations = load_vocoder(sources.vocoder)
     backbone = ImageBackbone.pretrained(sources.backbone)
     sizes, image = translator.config, sources.backbone

@@ -22,9 +22,10 @@ from im2sp.errors import Im2SpError
 from im2sp.files import replace_whole
 from im2sp.lab.data.mfcc import mfcc
 from im2sp.lab.data.speech_shards import SpokenCaption, as_floats, read_shards
-from im2sp.lab.evaluation.unit_quality import frame_phones, unit_quality
-from im2sp.lab.models.speech_encoder import SpeechEncoder, edge_padding, small_hubert_config, whole_frames
+from im2sp.lab.evaluation.unit_quality import UnitQuality, frame_phones, unit_quality
+from im2sp.lab.models.speech_encoder import Clusters, SpeechEncoder, edge_padding, small_hubert_config, whole_frames
 from im2sp.lab.training.hubert import HubertTraining, train_hubert
+from im2sp.speech.audio import HOP
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,9 @@ class HubertStage:
     layers: int = 6
     width: int = 256
     first_clusters: int = 100  # of MFCCs, the targets of the first iteration
-    clusters: int = 200  # of features, the targets of later iterations and the speech units
+    target_clusters: int = 200  # of features, the targets of later iterations
+    clusters: int = 200  # of features: the speech units
+    context_share: float = 0.5  # spread of HuBERT features beside the cepstra they are clustered with
     iterations: tuple[int, ...] = (900, 1500)  # training steps of each iteration
     batch_seconds: float = 32.0
     learning_rate: float = 1e-3
@@ -58,11 +61,11 @@ def train_speech_encoder(speech: Path, out: Path, options: HubertStage) -> Speec
     probe = list(read_shards(speech, "dev", options.probe_clips))
     if not clips or not probe:
         raise Im2SpError(f"{speech} holds no spoken captions of both splits yet: run the stage `speak` first")
-    centres = _clusters("mfcc", clips, mfcc, options.first_clusters, out, options)
-    report = {"mfcc": {"kmeans": asdict(_probe(probe, mfcc, centres))}}
+    clusters = _clusters("mfcc", clips, mfcc, options.first_clusters, out, options)
+    report = {"mfcc": {"kmeans": asdict(_probe(probe, mfcc, clusters))}}
     log.info("mfcc targets: %s", report["mfcc"]["kmeans"])
-    targets = [assign(mfcc(as_floats(clip)), centres) for clip in clips]
-    best, hubert = (0, centres), None
+    features: Features = mfcc
+    best, hubert = (0, clusters), None
     for number, steps in enumerate(options.iterations, 1):
         name = f"iteration-{number}"
         training = HubertTraining(
@@ -71,37 +74,45 @@ def train_speech_encoder(speech: Path, out: Path, options: HubertStage) -> Speec
             learning_rate=options.learning_rate,
             seed=options.seed + number,
         )
-        config = small_hubert_config(options.layers, options.width)
-        hubert = train_hubert(clips, targets, config, training, out / name, len(centres), hubert)
+        if (out / name / "model.safetensors").is_file():
+            hubert = HubertModel.from_pretrained(out / name)
+        else:
+            config = small_hubert_config(options.layers, options.width)
+            targets = _targets(out / name / "targets.safetensors", clips, features, clusters)
+            hubert = train_hubert(clips, targets, config, training, out / name, len(clusters), hubert)
+        if (out / f"iteration-{number + 1}" / "model.safetensors").is_file():
+            continue  # its targets, made from this one, are used up
         last = number == len(options.iterations)
-        scores, best = _choose_layer(name, hubert, clips, probe, out, options, measure_all=last)
-        report[name] = scores
-        if not last:
-            centres = best[1]
-            features = layer_features(hubert, best[0], options.smoothing)
-            targets = [assign(features(as_floats(clip)), centres) for clip in clips]
+        report[name], best = _choose_layer(name, hubert, clips, probe, out, options, last)
+        clusters, features = best[1], layer_features(hubert, best[0], options.smoothing, True)
     assert hubert is not None
-    encoder = SpeechEncoder(hubert, best[0], edge_padding(hubert.config), options.smoothing, best[1])
+    encoder = SpeechEncoder(hubert, best[0], edge_padding(hubert.config), options.smoothing, True, best[1])
     encoder.save(final)
     with replace_whole(out / "layers.json") as temporary:
         temporary.write_text(json.dumps({"best_layer": best[0], "scores": report}, indent=1))
     return encoder
 
 
-def layer_features(hubert: HubertModel, layer: int, smoothing: int = 1) -> Features:
-    """Features of one layer as a function of the waveform, in bfloat16."""
-    encoder = SpeechEncoder(hubert, layer, edge_padding(hubert.config), smoothing)
+def _targets(path: Path, clips: list[np.ndarray], features: Features, clusters: Clusters) -> list[np.ndarray]:
+    """Cluster of every frame of every clip, int16 [frames] each; kept in `path`, as a restart would wait for it."""
+    edges = np.cumsum([len(clip) // HOP for clip in clips])
+    if path.is_file() and len(flat := load_file(path)["targets"]) == edges[-1]:
+        return np.split(flat, edges[:-1])
+    targets = [clusters.assign(features(as_floats(clip))) for clip in clips]
+    with replace_whole(path) as temporary:
+        save_file({"targets": np.concatenate(targets)}, temporary)
+    return targets
+
+
+def layer_features(hubert: HubertModel, layer: int, smoothing: int = 1, cepstra: bool = False) -> Features:
+    """Features of one layer, with cepstra beside them on wish, as a function of the waveform; in bfloat16."""
+    encoder = SpeechEncoder(hubert, layer, edge_padding(hubert.config), smoothing, cepstra)
 
     def features(waveform: np.ndarray) -> np.ndarray:
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
             return encoder.features(torch.from_numpy(waveform)[None])[0].float().numpy()
 
     return features
-
-
-def assign(features: np.ndarray, centres: np.ndarray) -> np.ndarray:
-    """Nearest centre of each row: int16 [n]."""
-    return ((centres**2).sum(1) - 2 * features @ centres.T).argmin(1).astype(np.int16)
 
 
 def _choose_layer(
@@ -111,40 +122,43 @@ def _choose_layer(
     probe: list[SpokenCaption],
     out: Path,
     options: HubertStage,
-    measure_all: bool,
-) -> tuple[dict[str, dict[str, float]], tuple[int, np.ndarray]]:
-    """k-means on each layer of the upper half (all layers in the last iteration); the best by phone information."""
-    layers = range(1 if measure_all else options.layers // 2 + 1, options.layers + 1)
-    scores: dict[str, dict[str, float]] = {}
-    best: tuple[int, np.ndarray] | None = None
-    for layer in layers:
-        features = layer_features(hubert, layer, options.smoothing)
-        centres = _clusters(f"{name}-layer-{layer}", clips, features, options.clusters, out, options)
-        quality = _probe(probe, features, centres)
-        scores[str(layer)] = asdict(quality)
-        log.info("%s layer %d: %s", name, layer, quality)
-        if best is None or quality.phone_information > max(
-            score["phone_information"] for key, score in scores.items() if key != str(layer)
-        ):
-            best = (layer, centres)
-    assert best is not None
-    return scores, best
+    last: bool,
+) -> tuple[dict[str, dict[str, float]], tuple[int, Clusters]]:
+    """k-means on each layer of the upper half; the best by phone information."""
+    scores: dict[int, UnitQuality] = {}
+    found: dict[int, Clusters] = {}
+    for layer in range(options.layers // 2 + 1, options.layers + 1):
+        features = layer_features(hubert, layer, options.smoothing, True)
+        count = options.clusters if last else options.target_clusters
+        found[layer] = _clusters(
+            f"{name}-layer-{layer}", clips, features, count, out, options, context=hubert.config.hidden_size
+        )
+        scores[layer] = _probe(probe, features, found[layer])
+        log.info("%s layer %d: %s", name, layer, scores[layer])
+    best = max(scores, key=lambda layer: scores[layer].phone_information)
+    return {str(layer): asdict(score) for layer, score in scores.items()}, (best, found[best])
 
 
-def _probe(probe: list[SpokenCaption], features: Features, centres: np.ndarray):  # type: ignore[no-untyped-def]
+def _probe(probe: list[SpokenCaption], features: Features, clusters: Clusters) -> UnitQuality:
     pairs = []
     for clip in probe:
-        units = assign(features(as_floats(whole_frames(clip.waveform))), centres)
+        units = clusters.assign(features(as_floats(whole_frames(clip.waveform))))
         pairs.append((units, frame_phones(clip.phones, clip.phone_samples, len(units))))
     return unit_quality(pairs)
 
 
 def _clusters(
-    name: str, clips: list[np.ndarray], features: Features, clusters: int, out: Path, options: HubertStage
-) -> np.ndarray:
-    path = out / "centres" / f"{name}.safetensors"
+    name: str,
+    clips: list[np.ndarray],
+    features: Features,
+    count: int,
+    out: Path,
+    options: HubertStage,
+    context: int = 0,
+) -> Clusters:
+    path = out / "clusters" / f"{name}.safetensors"
     if path.is_file():
-        return load_file(path)["centres"]
+        return Clusters.load(path)
     rng = np.random.default_rng(options.seed)
     rows, frames = [], 0
     for index in rng.permutation(len(clips)):
@@ -152,20 +166,34 @@ def _clusters(
         frames += len(rows[-1])
         if frames > options.kmeans_minutes * 60 * 50:
             break
-    data = np.concatenate(rows)
+    clusters = fit_clusters(np.concatenate(rows), count, context, options.context_share, options.seed)
+    clusters.save(path)
+    return clusters
+
+
+def fit_clusters(
+    features: np.ndarray, count: int, context: int = 0, context_share: float = 1.0, seed: int = 0
+) -> Clusters:
+    """k-means on features [n, width].
+
+    Args:
+        context: how many of the features, the first ones, are HuBERT's.
+        context_share: what the summed variance of those shall be, as a multiple of that of the rest.
+    """
+    scale = np.ones(features.shape[1])
+    if 0 < context < features.shape[1]:
+        variance = features.var(0, dtype=np.float64)
+        scale[:context] = np.sqrt(context_share * variance[context:].sum() / max(variance[:context].sum(), 1e-12))
     kmeans = MiniBatchKMeans(
-        min(clusters, len(data)),
+        min(count, len(features)),
         batch_size=4096,
         n_init=1,
         max_iter=40,
         max_no_improvement=50,
-        random_state=options.seed,
+        random_state=seed,
     )
-    kmeans.fit(data)
-    centres = kmeans.cluster_centers_.astype(np.float32)
-    with replace_whole(path) as temporary:
-        save_file({"centres": centres}, temporary)
-    return centres
+    kmeans.fit((features * scale).astype(np.float32))
+    return Clusters.around(kmeans.cluster_centers_, scale)
 
 
 def _training_clips(speech: Path, hours: float) -> list[np.ndarray]:

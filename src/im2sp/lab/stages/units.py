@@ -31,8 +31,8 @@ def extract_units(speech: Path, encoder_folder: Path, out: Path, share: tuple[in
     encoder = SpeechEncoder.load(encoder_folder)
     description: dict[str, str | int] = {
         "speech_encoder": sha256_of(encoder_folder / "model.safetensors"),
-        "centres": sha256_of(encoder_folder / "centres.safetensors"),
-        "units": len(encoder.centres),
+        "clusters": sha256_of(encoder_folder / "clusters.safetensors"),
+        "units": encoder.units,
     }
     for path in sorted(speech.glob("*.parquet"))[share[0] :: share[1]]:
         target = out / path.name
