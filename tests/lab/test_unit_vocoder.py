@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,6 +13,7 @@ from im2sp.lab.models.unit_vocoder import (
     InverseTransform,
     UnitVocoder,
     VocoderConfig,
+    WholeDurations,
     load_vocoder,
     save_vocoder,
 )
@@ -64,6 +66,18 @@ def test_no_sample_depends_on_frames_beyond_the_context(config: VocoderConfig) -
     moved = difference.nonzero().flatten()
     assert moved.min() >= (middle - context) * 320
     assert moved.max() < (middle + context + 1) * 320
+
+
+def test_whole_durations_keep_the_pace() -> None:
+    predictor = DurationPredictor(SMALL).eval()
+    torch.nn.init.constant_(predictor.head.weight, 0)
+    torch.nn.init.constant_(predictor.head.bias, float(np.log1p(1.4)))
+    with torch.inference_mode():
+        frames = WholeDurations(predictor)(torch.arange(25)[None] % 30).exp() - 1
+    whole = frames.round()
+    assert (frames - whole).abs().max() < 1e-4
+    assert whole.min() >= 1
+    assert (whole.cumsum(1) - 1.4 * torch.arange(1, 26)).abs().max() <= 0.51
 
 
 def test_saved_networks_come_back(vocoder: UnitVocoder, tmp_path: Path) -> None:

@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from im2sp.files import replace_whole
 from im2sp.speech.audio import HOP
 
+LONGEST_DURATION = 250.0  # frames of one unit, as in the runtime
+
 
 @dataclass(frozen=True)
 class VocoderConfig:
@@ -34,7 +36,8 @@ class VocoderConfig:
     kernel: int = 7
     fft: int = 640  # samples of one inverse transform
     duration_width: int = 192
-    duration_blocks: int = 3
+    duration_blocks: int = 4
+    duration_kernel: int = 7
 
     @property
     def hop(self) -> int:
@@ -133,7 +136,9 @@ class DurationPredictor(nn.Module):
         width = config.duration_width
         self.embedding = nn.Embedding(config.units, width)
         self.first = nn.Conv1d(width, width, 3, padding=1)
-        self.blocks = nn.Sequential(*(ConvNextBlock(width, 2 * width, 5) for _ in range(config.duration_blocks)))
+        self.blocks = nn.Sequential(
+            *(ConvNextBlock(width, 2 * width, config.duration_kernel) for _ in range(config.duration_blocks))
+        )
         self.norm = nn.LayerNorm(width, 1e-6)
         self.head = nn.Linear(width, 1)
 
@@ -141,6 +146,25 @@ class DurationPredictor(nn.Module):
         """Units int64 [B, U] -> log(frames + 1) float32 [B, U]."""
         x = self.blocks(self.first(self.embedding(units).transpose(1, 2)))
         return self.head(self.norm(x.transpose(1, 2)))[..., 0].float()
+
+
+class WholeDurations(nn.Module):
+    """Graph `duration_predictor` as exported: rounded so that no unit ends more than half a frame early or late.
+
+    Most units last one or two frames. Rounded one by one, a row of units of 1.4 frames each would be spoken in 5/7 of
+    its time; carrying the remainder on keeps the pace. Each unit's end depends on the units before it alone.
+    """
+
+    def __init__(self, predictor: DurationPredictor) -> None:
+        super().__init__()
+        self.predictor = predictor
+
+    def forward(self, units: Tensor) -> Tensor:
+        """Units without repeats int64 [B, U] -> log(whole frames + 1) float32 [B, U]; at least one frame each."""
+        frames = (self.predictor(units).exp() - 1).clamp(1.0, LONGEST_DURATION)
+        ends = (frames.cumsum(1) + 0.5).floor()
+        starts = nn.functional.pad(ends[:, :-1], (1, 0))
+        return (ends - starts).clamp(min=1.0).log1p()
 
 
 def save_vocoder(vocoder: UnitVocoder, durations: DurationPredictor, folder: Path) -> None:
