@@ -33,12 +33,9 @@ STEPS, BATCH, RATE = 700, 16, 2e-3
 # (what is clustered, share of HuBERT's spread, frames averaged, clusters)
 VARIANTS = (
     ("hubert", 1.0, 3, 200),
-    ("hubert", 1.0, 3, 500),
     ("cepstra", 0.0, 3, 200),
     ("both", 0.5, 3, 200),
     ("both", 1.0, 3, 200),
-    ("both", 2.0, 3, 200),
-    ("both", 0.5, 5, 200),
     ("both", 0.5, 3, 500),
 )
 
