@@ -110,7 +110,8 @@ def test_no_beam_beats_exhaustive_search(seed: int, width: int) -> None:
         assert found.score <= rank + 1e-9
 
 
-@given(seed=st.integers(0, 10_000), spread=st.floats(0, 20), repeats=st.integers(2, 5))
+# With spreads near the last bit of a float, sums of a beam are equal where the single steps are not.
+@given(seed=st.integers(0, 10_000), spread=st.just(0.0) | st.floats(0.01, 20), repeats=st.integers(2, 5))
 def test_greedy_search_is_a_beam_of_one(seed: int, spread: float, repeats: int) -> None:
     options = {"max_tokens": 30, "max_repeats": repeats}
     greedy = search(ToyStep(seed, spread), GreedySearch(), **options)
