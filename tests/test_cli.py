@@ -22,7 +22,7 @@ from im2sp import DecodingOptions, console
 from im2sp.captioner import Captioner
 from im2sp.cli import app
 from im2sp.journal import CAPTIONS, open_journal
-from im2sp.playing import PAUSE
+from im2sp.playing import PAUSE, Loudspeaker
 from im2sp.speech.audio import SAMPLE_RATE, read_audio, write_wav
 from tests.test_playing import FAKE, heard, use_device
 
@@ -271,6 +271,30 @@ def test_aloud_and_on_record(photo: Path, tmp_path: Path, tiny_bundle: Path, mon
         lengths.append(len(heard(tmp_path / "heard")))
     assert lengths == [len(read_audio(out / "photo.wav")), 2 * len(read_audio(out / "photo.wav"))]
     assert len((out / CAPTIONS).read_text().splitlines()) == 2
+
+
+def test_ctrl_c_while_speaking_aloud(
+    photo: Path, tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_device(monkeypatch, str(tmp_path / "heard"))
+    silenced: list[Loudspeaker] = []
+    write, silence = Loudspeaker.write, Loudspeaker.silence
+    second = tmp_path / "second.png"
+    shutil.copy(photo, second)
+
+    def interrupted(self: Loudspeaker, waveform: np.ndarray) -> None:
+        write(self, waveform)
+        if not waveform.any():  # the pause after the first photo
+            monkeypatch.setattr(Loudspeaker, "write", stopped)
+
+    def stopped(self: Loudspeaker, waveform: np.ndarray) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Loudspeaker, "write", interrupted)
+    monkeypatch.setattr(Loudspeaker, "silence", lambda self: silenced.append(self) or silence(self))
+    code, stdout, stderr = call("caption", photo, second, "--play", "--model", tiny_bundle)
+    assert (code, stdout, sentence(stderr)) == (130, "", "stopped: 1 photo spoken")
+    assert len(silenced) == 1
 
 
 def test_no_device(photo: Path, tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
