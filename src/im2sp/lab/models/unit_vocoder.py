@@ -22,6 +22,7 @@ from im2sp.files import replace_whole
 from im2sp.speech.audio import HOP
 
 LONGEST_DURATION = 250.0  # frames of one unit, as in the runtime
+FIRST_DURATION_KERNEL = 3  # of the duration predictor's first convolution
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,11 @@ class VocoderConfig:
         half = self.kernel // 2
         fast = math.ceil((half * self.fast_blocks + math.ceil(self.fft / 2 / self.hop)) / 2)
         return half + half * self.slow_blocks + fast + 1
+
+    @property
+    def duration_context(self) -> int:
+        """Units on each side that can change a duration."""
+        return FIRST_DURATION_KERNEL // 2 + self.duration_blocks * (self.duration_kernel // 2)
 
 
 class ConvNextBlock(nn.Module):
@@ -135,7 +141,7 @@ class DurationPredictor(nn.Module):
         super().__init__()
         width = config.duration_width
         self.embedding = nn.Embedding(config.units, width)
-        self.first = nn.Conv1d(width, width, 3, padding=1)
+        self.first = nn.Conv1d(width, width, FIRST_DURATION_KERNEL, padding=FIRST_DURATION_KERNEL // 2)
         self.blocks = nn.Sequential(
             *(ConvNextBlock(width, 2 * width, config.duration_kernel) for _ in range(config.duration_blocks))
         )
