@@ -90,7 +90,7 @@ def test_no_duration_depends_on_units_beyond_the_context(config: VocoderConfig) 
     changed[0, middle] = (changed[0, middle] + 1) % config.units
     with torch.inference_mode():
         moved = (model(units) - model(changed)).abs()[0].nonzero().flatten()
-    assert (moved.min(), moved.max()) == (middle - context, middle + context)
+    assert middle - context <= moved.min() < moved.max() <= middle + context  # the furthest may round to nothing
 
 
 def test_saved_networks_come_back(vocoder: UnitVocoder, tmp_path: Path) -> None:
