@@ -72,7 +72,13 @@ class Captioner:
         Raises ImageError for a picture that cannot be read.
         """
         started = time.perf_counter()
-        prefix = self.encode(image)
+        return self.describe(self.encode(image), options, started)
+
+    def describe(
+        self, prefix: Prefix, options: DecodingOptions | None = None, started: float | None = None
+    ) -> SpeechCaption:
+        """Speak about an encoded picture. `started`: when work on it began (time.perf_counter()), for `seconds`."""
+        started = time.perf_counter() if started is None else started
         translation = self.translate(prefix, options)
         speech = self.speak(self.vocabulary.decode(translation.tokens))
         return SpeechCaption(
@@ -88,16 +94,25 @@ class Captioner:
 
     def encode(self, image: ImageSource) -> Prefix:
         """What is in it: a picture -> keys and values float32 [layers, 1, heads, image_tokens, head_dim]."""
+        return self.encode_pixels(self.pixels(image)[None])[0]
+
+    def pixels(self, image: ImageSource) -> FloatArray:
+        """A picture as the image encoder wants it: float32 [3, height, width]. Raises ImageError."""
         from im2sp.images.loading import load_image, to_pixels
 
+        size = self.bundle.config.image
+        return to_pixels(load_image(image), size.height, size.width, size.mean, size.std)
+
+    def encode_pixels(self, pixels: FloatArray) -> list[Prefix]:
+        """Several pictures at once: pixels float32 [batch, 3, height, width] -> as `encode`, one for each."""
         size, decoder = self.bundle.config.image, self.bundle.config.decoder
-        pixels = to_pixels(load_image(image), size.height, size.width, size.mean, size.std)
         graph = self.graphs.open("image_encoder")
-        keys, values = graph.run(pixels=pixels[None])
-        wanted = (decoder.layers, 1, decoder.heads, size.image_tokens, decoder.head_dim)
+        keys, values = graph.run(pixels=pixels)
+        wanted = (decoder.layers, len(pixels), decoder.heads, size.image_tokens, decoder.head_dim)
         if keys.shape != wanted or values.shape != wanted:
             raise BundleError(f"{graph.label} gave keys {list(keys.shape)} instead of {list(wanted)}: export it again")
-        return Prefix(keys, values)
+        each = range(len(pixels))  # in one piece, or the decoder would copy the slice at every step
+        return [Prefix(*(np.ascontiguousarray(part[:, i : i + 1]) for part in (keys, values))) for i in each]
 
     def translate(self, prefix: Prefix, options: DecodingOptions | None = None) -> Translation:
         """What to say: the image prefix -> tokens of speech units."""
