@@ -148,6 +148,14 @@ def test_a_newer_version(bundle: Path) -> None:
     assert "upgrade im2sp" in words
 
 
+def test_an_older_version_knows_no_duration_context(bundle: Path) -> None:
+    change_config(bundle, format_version=1, vocoder__duration_context=None)
+    config = Bundle.load(bundle).config
+    assert (config.format_version, config.vocoder.duration_context) == (1, None)
+    write_config(bundle, config)
+    assert "duration_context" not in (bundle / "config.json").read_text()
+
+
 def test_a_huge_config(bundle: Path) -> None:
     change_config(bundle, description="x" * CONFIG_LIMIT)
     assert "larger than 4 MB" in sentence(lambda: Bundle.load(bundle))
@@ -178,6 +186,7 @@ def test_a_config_that_is_not_json(bundle: Path, text: str) -> None:
         ({"vocoder__units": 21}, "same number of units"),
         ({"speech_encoder__units": 21}, "same number of units"),
         ({"vocoder__sample_rate": 22_050}, "16000 Hz"),
+        ({"vocoder__duration_context": -1}, "vocoder.duration_context"),
         ({"decoding__beam": 0}, "decoding.beam"),
         ({"format_version": "2"}, "format_version"),
     ],

@@ -31,6 +31,7 @@ GRID, PATCH = 3, 16
 IMAGE_TOKENS = GRID * GRID
 POSITIONS = 48
 CONTEXT = 4  # frames that the vocoder looks to each side: 2 by its first convolution, 1 each by the second and the last
+DURATION_CONTEXT = 1  # units that the duration predictor looks to each side
 
 
 def tiny_config() -> BundleConfig:
@@ -58,7 +59,7 @@ def tiny_config() -> BundleConfig:
             max_tokens=POSITIONS,
         ),
         vocabulary=VocabularyConfig(units=UNITS, subwords=SUBWORDS),
-        vocoder=VocoderConfig(units=UNITS, context_frames=CONTEXT),
+        vocoder=VocoderConfig(units=UNITS, context_frames=CONTEXT, duration_context=DURATION_CONTEXT),
         speech_encoder=SpeechEncoderConfig(units=UNITS, samples_limit=16_000),
         decoding=DecodingDefaults(beam=3, length_penalty=1.0, max_tokens=40),
         training={"data": "none", "steps": 0},

@@ -13,16 +13,18 @@ from im2sp.errors import Im2SpError
 
 if TYPE_CHECKING:
     from im2sp.captioner import Captioner, SpeechCaption
+    from im2sp.streaming import SpeechChunk
     from im2sp.translation.decoding import DecodingOptions
 
     __version__: str
 
-__all__ = ["Captioner", "DecodingOptions", "Im2SpError", "SpeechCaption", "__version__"]
+__all__ = ["Captioner", "DecodingOptions", "Im2SpError", "SpeechCaption", "SpeechChunk", "__version__"]
 
 _HOMES = {
     "Captioner": "im2sp.captioner",
     "DecodingOptions": "im2sp.translation.decoding",
     "SpeechCaption": "im2sp.captioner",
+    "SpeechChunk": "im2sp.streaming",
 }
 
 

@@ -26,7 +26,7 @@ __all__ = [
     "VocoderConfig", "find_bundle", "write_checksums", "write_config",
 ]  # fmt: skip
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 CONFIG = "config.json"
 CONFIG_LIMIT = 4 * 2**20  # bytes; a vocabulary of 65536 subwords fits
 SPECIAL_TOKENS = 3  # pad, bos and eos come before the subwords
@@ -87,12 +87,13 @@ class VocabularyConfig(_Config):
 
 
 class VocoderConfig(_Config):
-    """What the vocoder speaks, and how far it looks around a frame (both sides, in frames of 20 ms)."""
+    """What the vocoder speaks, and how far its graphs look to both sides: around a frame, around a unit."""
 
     sample_rate: int = SAMPLE_RATE
     hop: int = HOP
     units: Count
     context_frames: Annotated[int, Field(ge=0, le=4_096)]
+    duration_context: Annotated[int, Field(ge=0, le=4_096)] | None = None  # units; None: not known (format 1)
 
     @model_validator(mode="after")
     def _one_rate(self) -> VocoderConfig:

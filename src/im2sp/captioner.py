@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,8 +17,9 @@ from im2sp.graphs import Graphs
 from im2sp.speech.audio import SAMPLE_RATE
 from im2sp.speech.encoder import SpeechEncoder
 from im2sp.speech.vocoder import Speech, Vocoder
-from im2sp.translation.decoder import DecoderStep, Prefix
-from im2sp.translation.decoding import DecodingOptions, Translation, decode
+from im2sp.streaming import GrowingSpeech, SpeechChunk
+from im2sp.translation.decoder import DecoderStep, KeyValues, Prefix
+from im2sp.translation.decoding import DecodingOptions, Search, Translation
 from im2sp.translation.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -66,31 +67,32 @@ class Captioner:
         """
         return cls(Bundle.load(find_bundle(name_or_dir)), threads=threads)
 
-    def caption(self, image: ImageSource, options: DecodingOptions | None = None) -> SpeechCaption:
-        """Speak about a picture: a path, bytes, binary file, PIL image or uint8 array [H, W], [H, W, 3] or [H, W, 4].
+    def caption(self, image: ImageSource | Prefix, options: DecodingOptions | None = None) -> SpeechCaption:
+        """Speak about a picture: a path, bytes, binary file, PIL image or uint8 array [H, W], [H, W, 3] or [H, W, 4];
+        or what `encode` made of one.
 
         Raises ImageError for a picture that cannot be read.
         """
         started = time.perf_counter()
-        return self.describe(self.encode(image), options, started)
-
-    def describe(
-        self, prefix: Prefix, options: DecodingOptions | None = None, started: float | None = None
-    ) -> SpeechCaption:
-        """Speak about an encoded picture. `started`: when work on it began (time.perf_counter()), for `seconds`."""
-        started = time.perf_counter() if started is None else started
-        translation = self.translate(prefix, options)
+        translation = self.translate(self._seen(image), options)
         speech = self.speak(self.vocabulary.decode(translation.tokens))
-        return SpeechCaption(
-            waveform=speech.waveform,
-            sample_rate=SAMPLE_RATE,
-            units=speech.units,
-            durations=speech.durations,
-            score=translation.score,
-            tokens=translation.tokens,
-            attention=translation.attention,
-            seconds=time.perf_counter() - started,
-        )
+        return _caption(translation, speech, started)
+
+    def stream(
+        self, image: ImageSource | Prefix, options: DecodingOptions | None = None
+    ) -> Generator[SpeechChunk, None, None]:
+        """Speak about a picture while the rest of the sentence is still being decided; without options, greedily.
+
+        Joined, the chunks are what `caption` says with the same options: tokens, units and durations are equal,
+        samples to 1e-5. The first chunk is short, the last carries the whole caption, whose `seconds` count what
+        the caller did between chunks, too. With a beam, only what all hypotheses agree on is spoken, so speech
+        starts later. Close the generator to stop early.
+
+        Raises ImageError for a picture that cannot be read: here, not when the first chunk is asked for.
+        """
+        started = time.perf_counter()
+        options = options or replace(self.default_options, beam=1)
+        return self._chunks(self._search(self._seen(image), options), started)
 
     def encode(self, image: ImageSource) -> Prefix:
         """What is in it: a picture -> keys and values float32 [layers, 1, heads, image_tokens, head_dim]."""
@@ -116,9 +118,7 @@ class Captioner:
 
     def translate(self, prefix: Prefix, options: DecodingOptions | None = None) -> Translation:
         """What to say: the image prefix -> tokens of speech units."""
-        decoder = self.bundle.config.decoder
-        step = DecoderStep(self.graphs.open("decoder"), decoder, prefix)
-        return decode(step, self.vocabulary.specials, options or self.default_options, decoder.max_tokens)
+        return self._search(prefix, options or self.default_options).run(self.bundle.config.decoder.max_tokens)
 
     def speak(self, units: Sequence[int] | IntArray, durations: Sequence[int] | IntArray | None = None) -> Speech:
         """How it sounds: units int64 [U] -> speech; durations (frames of 20 ms) are predicted unless given."""
@@ -133,3 +133,32 @@ class Captioner:
         if config is None:
             raise BundleError(f"the bundle {self.bundle.folder} has no speech encoder: use a bundle that has one")
         return SpeechEncoder(self.graphs.open("speech_encoder"), config).units(np.asarray(waveform))
+
+    def _seen(self, image: ImageSource | Prefix) -> Prefix:
+        return image if isinstance(image, Prefix) else self.encode(image)
+
+    def _search(self, prefix: Prefix, options: DecodingOptions) -> Search[KeyValues]:
+        step = DecoderStep(self.graphs.open("decoder"), self.bundle.config.decoder, prefix)
+        return Search(step, self.vocabulary.specials, options)
+
+    def _chunks(self, search: Search[KeyValues], started: float) -> Generator[SpeechChunk, None, None]:
+        growing = GrowingSpeech(self.vocoder)
+        for _ in search.steps(self.bundle.config.decoder.max_tokens):
+            yield from growing.extend(self.vocabulary.decode(search.settled()))
+        translation = search.result()
+        for chunk in growing.finish(self.vocabulary.decode(translation.tokens)):
+            whole = _caption(translation, growing.speech, started) if growing.is_spoken else None
+            yield replace(chunk, caption=whole)
+
+
+def _caption(translation: Translation, speech: Speech, started: float) -> SpeechCaption:
+    return SpeechCaption(
+        waveform=speech.waveform,
+        sample_rate=SAMPLE_RATE,
+        units=speech.units,
+        durations=speech.durations,
+        score=translation.score,
+        tokens=translation.tokens,
+        attention=translation.attention,
+        seconds=time.perf_counter() - started,
+    )

@@ -66,6 +66,19 @@ def test_no_sample_depends_on_frames_beyond_the_context(config: VocoderConfig) -
     assert moved.max() < (middle + context + 1) * 320
 
 
+@pytest.mark.parametrize("config", [SMALL, VocoderConfig()])
+def test_no_duration_depends_on_units_beyond_the_context(config: VocoderConfig) -> None:
+    torch.manual_seed(1)
+    model = DurationPredictor(config).eval()
+    context, middle = config.duration_context, config.duration_context + 4
+    units = torch.randint(config.units, (1, 2 * middle + 1))
+    changed = units.clone()
+    changed[0, middle] = (changed[0, middle] + 1) % config.units
+    with torch.inference_mode():
+        moved = (model(units) - model(changed)).abs()[0].nonzero().flatten()
+    assert (moved.min(), moved.max()) == (middle - context, middle + context)
+
+
 def test_saved_networks_come_back(vocoder: UnitVocoder, tmp_path: Path) -> None:
     durations = DurationPredictor(SMALL).eval()
     save_vocoder(vocoder, durations, tmp_path)

@@ -26,6 +26,7 @@ from im2sp.server.photos import FIELD, read_photo
 from im2sp.server.refusals import Refusal
 from im2sp.server.service import Service
 from im2sp.server.settings import Settings
+from im2sp.speech.audio import encode_wav
 from im2sp.streaming import SpeechChunk
 from im2sp.translation.decoding import DecodingOptions
 
@@ -51,6 +52,11 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
         (429, "The queue is full, or this client asks too often: see Retry-After."),
         (503, "It took too long: see Retry-After."),
     )
+}
+_STREAM: dict[str, Any] = {
+    "description": "By Accept: a WAV file without a length, 16-bit samples (big-endian), or JSON lines: "
+    '{"pcm": base64, 16-bit little-endian} for each chunk, then what /v1/captions answers.',
+    "content": {answers.WAV: _BINARY, answers.PCM: _BINARY, answers.LINES: {"schema": {"type": "string"}}},
 }
 
 Beam = Annotated[int | None, Query(ge=1, le=8, description="Hypotheses side by side; 1 is fastest.")]
@@ -94,8 +100,8 @@ def _add_captions(app: FastAPI, service: Service) -> None:
         "/v1/captions",
         summary="Speak about a photo",
         response_model=answers.Answer,
-        responses={200: {"content": {answers.WAV: _BINARY}, "description": "By Accept: a WAV file, or JSON."}}
-        | _REFUSALS,
+        responses=_REFUSALS
+        | {200: {"content": {answers.WAV: _BINARY}, "description": "By Accept: a WAV file, or JSON."}},
         openapi_extra=_PHOTO,
     )
     async def captions(
@@ -111,20 +117,13 @@ def _add_captions(app: FastAPI, service: Service) -> None:
         if wish == answers.JSON:
             return JSONResponse(answers.answer(caption, audio=audio).model_dump(exclude_none=True))
         headers = {"Im2sp-Score": f"{caption.score:.4f}", "Im2sp-Confidence": answers.confidence(caption.score)}
-        return Response(answers.encode_wav(caption.waveform), media_type=answers.WAV, headers=headers)
+        return Response(encode_wav(caption.waveform), media_type=answers.WAV, headers=headers)
 
     @app.post(
         "/v1/captions/stream",
         summary="Speak about a photo while the rest is still being decided",
         response_class=StreamingResponse,
-        responses={
-            200: {
-                "content": {answers.WAV: _BINARY, answers.PCM: _BINARY, answers.LINES: {"schema": {"type": "string"}}},
-                "description": "By Accept: a WAV file without a length, 16-bit samples (big-endian), or JSON lines: "
-                '{"pcm": base64, 16-bit little-endian} for each chunk, then what /v1/captions answers.',
-            }
-        }
-        | _REFUSALS,
+        responses=_REFUSALS | {200: _STREAM},
         openapi_extra=_PHOTO,
     )
     async def stream(

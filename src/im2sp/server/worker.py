@@ -174,7 +174,7 @@ class Worker:
 
     def _chunks(self, job: Job, prefix: Prefix) -> Iterator[SpeechChunk]:
         if job.streamed:
-            yield from self.captioner.stream_prefix(prefix, job.options)
+            yield from self.captioner.stream(prefix, job.options)
         else:
-            caption = self.captioner.describe(prefix, job.options)
+            caption = self.captioner.caption(prefix, job.options)
             yield SpeechChunk(caption.waveform, caption.units, caption.durations, caption)

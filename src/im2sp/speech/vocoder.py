@@ -17,6 +17,8 @@ from im2sp.speech.units import check_units, expand, remove_repeats
 LONGEST_UNIT = 5 * UNIT_RATE  # frames; no sound of speech is held longer, whatever is predicted
 LONGEST_SPEECH = 30 * 60 * UNIT_RATE  # frames in one request, half an hour
 PIECE_FRAMES = 20 * UNIT_RATE  # a caption is one piece; longer speech never takes more memory than this much
+FIRST_DURATIONS = 8  # units in the duration predictor's first window: few, so that speech can start
+MOST_DURATIONS = 256  # units in its largest
 STREAM_FRAMES = UNIT_RATE // 2  # half a second: small enough to start at once, large enough to outrun playback
 
 
@@ -64,13 +66,59 @@ class Vocoder:
             duration_array = self.predict_durations(unit_array)
         else:
             duration_array = np.asarray(durations, dtype=np.int64)
-        if duration_array.max(initial=0) > LONGEST_SPEECH or duration_array.sum() > LONGEST_SPEECH:
-            minutes = LONGEST_SPEECH // (60 * UNIT_RATE)
-            raise Im2SpError(f"these units would take more than {minutes} minutes to speak: give fewer at a time")
+        check_length(duration_array)
         return unit_array, duration_array
 
     def predict_durations(self, units: IntArray) -> IntArray:
         """units int64 [U], repeats removed -> durations int64 [U] in frames of 20 ms, from 1 to LONGEST_UNIT."""
+        return self.final_durations(units, 0, complete=True)
+
+    def final_durations(self, units: IntArray, first: int, *, complete: bool) -> IntArray:
+        """Durations int64 [at most U - first] of units[first:] (int64 [U > 0], repeats removed), in frames of 20 ms.
+
+        Unless `units` are `complete`, only those that no later unit can change; `first` is where an earlier call
+        left off, or 0. The predictor runs in windows that depend on nothing but a unit's place, each with
+        `duration_context` units on both sides, so a sentence that grows gets the same numbers, to the last bit, as
+        one that is there at once. Where that context is not known, nothing is final before the units are complete.
+
+        Raises Im2SpError for units that cannot be spoken.
+        """
+        units = check_units(units, self._config.units)
+        context = self._config.duration_context
+        if context is None:
+            return self._run_predictor(units)[first:] if complete else np.zeros(0, dtype=np.int64)
+        found = [np.zeros(0, dtype=np.int64)]
+        for start, stop in _duration_windows(first, len(units)):
+            if not complete and stop + context > len(units):
+                break
+            left = max(0, start - context)
+            found.append(self._run_predictor(units[left : stop + context])[start - left :][: stop - start])
+        return np.concatenate(found)
+
+    def synthesise(self, frames: IntArray, chunk_frames: int = PIECE_FRAMES) -> Iterator[FloatArray]:
+        """frames int64 [F] -> waveforms float32 [chunk_frames * 320] (the last may be shorter), joined the whole."""
+        if chunk_frames < 1:
+            raise Im2SpError(f"a piece of {chunk_frames} frames cannot be spoken: give at least 1")
+        starts = range(0, len(frames), chunk_frames)
+        return (self.synthesise_piece(frames, start, min(start + chunk_frames, len(frames))) for start in starts)
+
+    def synthesise_piece(self, frames: IntArray, start: int, stop: int) -> FloatArray:
+        """frames int64 [F] -> the waveform float32 [(stop - start) * 320] of frames[start:stop] among them.
+
+        The piece is spoken with `context_frames` frames on both sides, which are cut away again: the vocoder does
+        not look further, so pieces do not depend on where they are cut, nor on frames beyond stop + context_frames.
+        """
+        context, hop = self._config.context_frames, self._config.hop
+        first = max(0, start - context)
+        waveform = self._run(frames[first : stop + context])
+        return waveform[(start - first) * hop : (stop - first) * hop]
+
+    @property
+    def context_frames(self) -> int:
+        """Frames of 20 ms that a sample depends on, on each side of its own."""
+        return self._config.context_frames
+
+    def _run_predictor(self, units: IntArray) -> IntArray:
         graph = self._graphs.open("duration_predictor")
         (log_durations,) = graph.run(units=units[None])
         if log_durations.shape != (1, len(units)) or np.isnan(log_durations).any():
@@ -80,24 +128,6 @@ class Vocoder:
         durations: IntArray = np.clip(frames, 1, LONGEST_UNIT).astype(np.int64)
         return durations
 
-    def synthesise(self, frames: IntArray, chunk_frames: int = PIECE_FRAMES) -> Iterator[FloatArray]:
-        """frames int64 [F] -> waveforms float32 [chunk_frames * 320] (the last may be shorter).
-
-        Each piece is spoken with `context_frames` frames on both sides, which are cut away again: the vocoder
-        does not look further, so the pieces do not depend on where they are cut.
-        """
-        if chunk_frames < 1:
-            raise Im2SpError(f"a piece of {chunk_frames} frames cannot be spoken: give at least 1")
-        context, hop = self._config.context_frames, self._config.hop
-
-        def pieces() -> Iterator[FloatArray]:
-            for start in range(0, len(frames), chunk_frames):
-                first = max(0, start - context)
-                waveform = self._run(frames[first : start + chunk_frames + context])
-                yield waveform[(start - first) * hop :][: chunk_frames * hop]
-
-        return pieces()
-
     def _run(self, frames: IntArray) -> FloatArray:
         graph = self._graphs.open("vocoder")
         (waveform,) = graph.run(frames=frames[None])
@@ -105,3 +135,21 @@ class Vocoder:
             raise BundleError(f"{graph.label} gave a waveform that its config.json rules out: export it again")
         clipped: FloatArray = np.clip(waveform[0], -1, 1)
         return clipped
+
+
+def check_length(durations: IntArray) -> None:
+    """durations: int64 [U] in frames of 20 ms. Raises Im2SpError when they add up to more than LONGEST_SPEECH."""
+    if durations.max(initial=0) > LONGEST_SPEECH or durations.sum() > LONGEST_SPEECH:
+        minutes = LONGEST_SPEECH // (60 * UNIT_RATE)
+        raise Im2SpError(f"these units would take more than {minutes} minutes to speak: give fewer at a time")
+
+
+def _duration_windows(first: int, count: int) -> Iterator[tuple[int, int]]:
+    """(start, stop) of the predictor's windows from `first`, which one of them starts with, to `count` units.
+
+    Each is half as long as all before it together: short where speech starts, few where it is long.
+    """
+    while first < count:
+        stop = first + min(max(FIRST_DURATIONS, first // 2), MOST_DURATIONS)
+        yield first, stop
+        first = stop

@@ -2,14 +2,15 @@
 
 A `Search` is put together from small parts: filters forbid tokens, a strategy proposes the next ones (both in
 `strategies`), a ranker orders hypotheses. Whatever the strategy, a search always ends, never returns an empty
-sentence, cuts loops, and never says a padding or begin token.
+sentence, cuts loops, and never says a padding or begin token. While it runs, it tells which tokens are settled.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from typing import Generic, Literal, Protocol, Self, TypeVar
 
 import numpy as np
@@ -147,25 +148,57 @@ class Search(Generic[C]):
         self._strategy = strategy or strategy_for(options)
         self._filters: tuple[Filter, ...] = (NeverSpecial(specials), NeverSilent(specials, options.min_tokens))
         self._ranker = LengthNormalised(options.length_penalty)
+        self._limit = options.max_tokens  # tokens; less where the decoder has fewer positions
+        self._live: list[Hypothesis] = [Hypothesis()]
         self._ended: list[Hypothesis] = []  # by themselves, best first, at most `width`
         self._cut: list[Hypothesis] = []  # by us
 
     def run(self, positions: int) -> Translation:
         """Decode with a decoder that has so many positions. Raises BundleError for logits that are not numbers."""
-        live, cache = [Hypothesis()], None
+        for _ in self.steps(positions):
+            pass
+        return self.result()
+
+    def steps(self, positions: int) -> Iterator[None]:
+        """The same one token at a time: pauses wherever the sentence goes on, to ask for `settled`; once, not again.
+
+        When it is exhausted, `result` has the sentence.
+        """
+        self._limit, cache = min(self._options.max_tokens, positions), None
         tokens = np.array([self._specials.bos], dtype=np.int64)
-        for position in range(min(self._options.max_tokens, positions)):
+        for position in range(self._limit):
             logits, attention, cache = self._step(tokens, position, cache)
             log_probabilities = self._log_probabilities(logits, position)
-            live, parents = self._advance(live, log_probabilities, attention)
-            if self._is_complete(live):
-                break
-            cache = cache.reorder(parents)
-            tokens = np.array([hypothesis.tokens[-1] for hypothesis in live], dtype=np.int64)
+            self._live, parents = self._advance(self._live, log_probabilities, attention)
+            if self._is_complete(self._live):
+                return
+            if position + 1 < self._limit:
+                yield
+                cache = cache.reorder(parents)
+                tokens = np.array([hypothesis.tokens[-1] for hypothesis in self._live], dtype=np.int64)
+        self._cut.extend(hypothesis.cut(len(hypothesis.tokens), "length") for hypothesis in self._live)
+
+    def settled(self) -> tuple[int, ...]:
+        """The tokens that the sentence begins with, whatever comes: what all hypotheses that may still win share.
+
+        Until one has ended by itself a loop may be cut, which takes back all but the first copy of its cycle; once
+        one has, those that get into a loop are lost to it.
+        """
+        if self._ended:
+            rivals = [self._ended[0].tokens, *(hypothesis.tokens for hypothesis in self._live)]
         else:
-            self._cut.extend(hypothesis.cut(len(hypothesis.tokens), "length") for hypothesis in live)
+            rivals = [self._without_repeat(hypothesis.tokens) for hypothesis in self._live]
+            rivals += [max(self._cut, key=self._ranker.rank).tokens] if self._cut else []
+        columns = zip(*rivals, strict=False)
+        return tuple(column[0] for column in takewhile(lambda column: len(set(column)) == 1, columns))
+
+    def result(self) -> Translation:
+        """The sentence, when all steps are done."""
         # A sentence that ended by itself is whole; one that was cut is the last resort, however likely it is.
         return _translation(self._ended[0] if self._ended else max(self._cut, key=self._ranker.rank))
+
+    def _without_repeat(self, tokens: tuple[int, ...]) -> tuple[int, ...]:
+        return tokens[: length_before_repeat(tokens, self._options.max_repeats, self._limit)]
 
     def _log_probabilities(self, logits: FloatArray, length: int) -> DoubleArray:
         filtered = logits.astype(np.float64)
@@ -231,13 +264,31 @@ def length_without_loop(tokens: Sequence[int], max_repeats: int) -> int:
     one, the length is that of `tokens`.
     """
     for period in range(1, min(LONGEST_PERIOD, len(tokens) // max_repeats) + 1):
-        cyclic = 0  # tokens at the end that equal the one a period before
-        while cyclic + period < len(tokens) and tokens[-1 - cyclic] == tokens[-1 - cyclic - period]:
-            cyclic += 1
-        copies = cyclic // period + 1
+        copies = _repeated(tokens, period) // period + 1
         if copies >= max_repeats:
             return len(tokens) - (copies - 1) * period
     return len(tokens)
+
+
+def length_before_repeat(tokens: Sequence[int], max_repeats: int, limit: int) -> int:
+    """Length of `tokens`, in no loop so far, without those at their end that may turn out to be copies in a loop.
+
+    Of whatever they are continued with, up to `limit` tokens, `length_without_loop` leaves at least this.
+    """
+    length = len(tokens)
+    for period in range(1, min(LONGEST_PERIOD, limit // max_repeats, len(tokens) - 1) + 1):
+        first_copy_ends = len(tokens) - _repeated(tokens, period)
+        if first_copy_ends + (max_repeats - 1) * period <= limit:
+            length = min(length, first_copy_ends)
+    return length
+
+
+def _repeated(tokens: Sequence[int], period: int) -> int:
+    """How many tokens at the end equal the one a period before."""
+    count = 0
+    while count + period < len(tokens) and tokens[-1 - count] == tokens[-1 - count - period]:
+        count += 1
+    return count
 
 
 def _translation(hypothesis: Hypothesis) -> Translation:

@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from im2sp.files import replace_whole
 from im2sp.speech.audio import HOP
 
+FIRST_DURATION_KERNEL, DURATION_KERNEL = 3, 5  # of the duration predictor: its first convolution, its blocks
+
 
 @dataclass(frozen=True)
 class VocoderConfig:
@@ -47,6 +49,11 @@ class VocoderConfig:
         half = self.kernel // 2
         fast = math.ceil((half * self.fast_blocks + math.ceil(self.fft / 2 / self.hop)) / 2)
         return half + half * self.slow_blocks + fast + 1
+
+    @property
+    def duration_context(self) -> int:
+        """Units on each side that can change a duration."""
+        return FIRST_DURATION_KERNEL // 2 + self.duration_blocks * (DURATION_KERNEL // 2)
 
 
 class ConvNextBlock(nn.Module):
@@ -132,8 +139,10 @@ class DurationPredictor(nn.Module):
         super().__init__()
         width = config.duration_width
         self.embedding = nn.Embedding(config.units, width)
-        self.first = nn.Conv1d(width, width, 3, padding=1)
-        self.blocks = nn.Sequential(*(ConvNextBlock(width, 2 * width, 5) for _ in range(config.duration_blocks)))
+        self.first = nn.Conv1d(width, width, FIRST_DURATION_KERNEL, padding=FIRST_DURATION_KERNEL // 2)
+        self.blocks = nn.Sequential(
+            *(ConvNextBlock(width, 2 * width, DURATION_KERNEL) for _ in range(config.duration_blocks))
+        )
         self.norm = nn.LayerNorm(width, 1e-6)
         self.head = nn.Linear(width, 1)
 

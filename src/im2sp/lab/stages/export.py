@@ -97,7 +97,11 @@ def export_bundle(sources: BundleSources, options: BundleOptions, training: Fact
         ),
         decoder=decoder_config(sizes),
         vocabulary=VocabularyConfig(units=subwords.units, subwords=subwords.table()),
-        vocoder=VocoderConfig(units=vocoder.config.units, context_frames=vocoder.config.context_frames),
+        vocoder=VocoderConfig(
+            units=vocoder.config.units,
+            context_frames=vocoder.config.context_frames,
+            duration_context=vocoder.config.duration_context,
+        ),
         speech_encoder=SpeechEncoderConfig(units=subwords.units),
         decoding=DecodingDefaults(
             beam=options.beam, length_penalty=options.length_penalty, max_tokens=min(64, sizes.max_positions)

@@ -1,0 +1,242 @@
+"""Streaming: the chunks joined equal the whole, whatever the search, and come as early as they can be known."""
+
+from __future__ import annotations
+
+import gc
+import shutil
+import weakref
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from im2sp import Captioner, DecodingOptions, Im2SpError, SpeechCaption, SpeechChunk
+from im2sp.bundle import Bundle, find_bundle, write_checksums, write_config
+from im2sp.errors import ImageError
+from im2sp.graphs import Graph
+from im2sp.speech import vocoder as vocoder_module
+from im2sp.speech.audio import HOP
+from im2sp.speech.vocoder import Vocoder
+from im2sp.streaming import FIRST_FRAMES, MOST_FRAMES, GrowingSpeech
+from tests.tiny_bundle import UNITS, write_tiny_bundle
+
+TOLERANCE = 1e-5  # what Captioner.stream promises
+EXAMPLES = Path(__file__).parents[1] / "examples"
+LONG = {"min_tokens": 40, "max_tokens": 40, "max_repeats": 40}  # the tiny model soon stops or gets into a loop
+
+
+def with_duration_context(bundle: Path, folder: Path, context: int | None) -> Path:
+    """A copy of a bundle whose config says so."""
+    shutil.copytree(bundle, folder)
+    config = Bundle.load(folder).config
+    vocoder = config.vocoder.model_copy(update={"duration_context": context})
+    write_config(folder, config.model_copy(update={"vocoder": vocoder}))
+    write_checksums(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def captioner(tiny_bundle: Path) -> Captioner:
+    return Captioner.from_pretrained(tiny_bundle, threads=1)
+
+
+@pytest.fixture(scope="module")
+def photo() -> np.ndarray:
+    return np.random.default_rng(7).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+
+
+def assert_streams(captioner: Captioner, photo: object, options: DecodingOptions) -> list[SpeechChunk]:
+    """The chunks, which together are what `caption` says."""
+    whole = captioner.caption(photo, options)
+    chunks = list(captioner.stream(photo, options))
+    assert [chunk.caption is None for chunk in chunks] == [True] * (len(chunks) - 1) + [False]
+    said = chunks[-1].caption
+    assert isinstance(said, SpeechCaption)
+    for name in ("tokens", "units", "durations", "attention"):
+        found, expected = getattr(said, name), getattr(whole, name)
+        assert found.dtype == expected.dtype
+        np.testing.assert_array_equal(found, expected)
+    assert said.score == whole.score
+    assert said.seconds > 0
+    waveform = np.concatenate([chunk.waveform for chunk in chunks])
+    assert waveform.dtype == np.float32
+    np.testing.assert_array_equal(said.waveform, waveform)
+    np.testing.assert_allclose(waveform, whole.waveform, rtol=0, atol=TOLERANCE)
+    for name in ("units", "durations"):
+        parts = [getattr(chunk, name) for chunk in chunks]
+        assert all(part.dtype == np.int64 for part in parts)
+        np.testing.assert_array_equal(np.concatenate(parts), getattr(whole, name))
+    return chunks
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"beam": 1},
+        {"beam": 1, **LONG},
+        {"beam": 3},
+        {"beam": 5, "length_penalty": 0.0},
+        {"temperature": 1.5, "seed": 3},
+        {"temperature": 1.5, "seed": 4, **LONG},
+        {"beam": 1, "max_repeats": 2},
+        {"beam": 1, "max_tokens": 1},
+        {"beam": 4, "max_tokens": 2},
+        {"beam": 1, "min_tokens": 0},
+    ],
+)
+@pytest.mark.parametrize("context", [None, 1, 6])
+def test_the_chunks_are_the_caption(
+    tiny_bundle: Path, tmp_path: Path, photo: np.ndarray, options: dict[str, float], context: int | None
+) -> None:
+    bundle = with_duration_context(tiny_bundle, tmp_path / "bundle", context)
+    captioner = Captioner.from_pretrained(bundle, threads=1)
+    for picture in (photo, 255 - photo, photo[:1, :1]):
+        assert_streams(captioner, picture, DecodingOptions(**options))
+
+
+@pytest.fixture(scope="module")
+def embedded(tmp_path_factory: pytest.TempPathFactory) -> Captioner:
+    """The embedded bundle with the reach of its duration predictor, as the lab would write it."""
+    folder = tmp_path_factory.mktemp("embedded") / "bundle"
+    return Captioner.from_pretrained(with_duration_context(find_bundle("default"), folder, 7))
+
+
+@pytest.mark.parametrize("options", [{"beam": 1}, {"beam": 3}, {"temperature": 0.8, "seed": 1}])
+def test_the_embedded_model_streams(embedded: Captioner, options: dict[str, float]) -> None:
+    chosen = replace(embedded.default_options, **options)
+    chunks = assert_streams(embedded, EXAMPLES / "chelsea.jpg", chosen)
+    assert len(chunks) > 2
+    # A click is a step that speech itself never makes: across a boundary, samples differ as they do anywhere.
+    waveform = np.concatenate([chunk.waveform for chunk in chunks])
+    boundaries = np.cumsum([len(chunk.waveform) for chunk in chunks])[:-1]
+    steps = np.abs(np.diff(waveform))
+    whole = embedded.caption(EXAMPLES / "chelsea.jpg", chosen).waveform
+    for boundary in boundaries:
+        assert steps[boundary - 1] == pytest.approx(abs(whole[boundary] - whole[boundary - 1]), abs=TOLERANCE)
+    assert steps[boundaries - 1].max() <= steps.max()
+
+
+def test_without_options_it_is_greedy(captioner: Captioner, photo: np.ndarray) -> None:
+    said = list(captioner.stream(photo))[-1].caption
+    greedy = captioner.caption(photo, replace(captioner.default_options, beam=1))
+    assert said is not None
+    assert said.tokens.tolist() == greedy.tokens.tolist()
+
+
+def test_the_first_chunk_is_short_and_later_ones_are_longer(captioner: Captioner) -> None:
+    units = np.arange(400) % UNITS
+    frames = [len(chunk.waveform) // HOP for chunk in GrowingSpeech(captioner.vocoder).extend(units)]
+    assert frames[:4] == [FIRST_FRAMES, 3 * FIRST_FRAMES, MOST_FRAMES, MOST_FRAMES]
+    assert max(frames) == MOST_FRAMES
+
+
+def test_it_speaks_before_the_sentence_is_decided(
+    tiny_bundle: Path, tmp_path: Path, photo: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    run = Graph.run
+    monkeypatch.setattr(
+        Graph, "run", lambda self, **arrays: calls.append(self.label.split(".")[0]) or run(self, **arrays)
+    )
+    steps = {}
+    for context in (1, None):
+        bundle = with_duration_context(tiny_bundle, tmp_path / str(context), context)
+        stream = Captioner.from_pretrained(bundle, threads=1).stream(photo, DecodingOptions(temperature=1, **LONG))
+        calls.clear()
+        next(stream)
+        steps[context] = calls.count("decoder")
+        assert calls.count("vocoder") == 1
+        stream.close()
+    assert steps[1] < 20
+    assert steps[None] == 40
+
+
+def test_stopping_early_leaves_nothing_behind(
+    captioner: Captioner, photo: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[weakref.ref[object]] = []
+    calls: list[str] = []
+    encode, run = Captioner.encode, Graph.run
+
+    def remembered(self: Captioner, image: object) -> object:
+        prefix = encode(self, image)
+        made.extend(map(weakref.ref, (prefix, prefix.keys, prefix.values)))
+        return prefix
+
+    monkeypatch.setattr(Captioner, "encode", remembered)
+    stream = captioner.stream(photo, DecodingOptions(temperature=1, **LONG))
+    made.append(weakref.ref(next(stream).waveform))
+    monkeypatch.setattr(Graph, "run", lambda self, **arrays: calls.append(self.label) or run(self, **arrays))
+    stream.close()
+    gc.collect()
+    assert calls == []
+    assert [reference() for reference in made] == [None] * 4
+    assert list(stream) == []
+
+
+def test_a_bad_picture_is_said_at_once(captioner: Captioner) -> None:
+    with pytest.raises(ImageError):
+        captioner.stream(b"not a picture")
+
+
+def test_speech_that_is_too_long_is_refused(
+    captioner: Captioner, photo: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vocoder_module, "LONGEST_SPEECH", 30)
+    with pytest.raises(Im2SpError, match="minutes"):
+        list(captioner.stream(photo, DecodingOptions(temperature=1, **LONG)))
+
+
+UNIT_LISTS = st.lists(st.integers(0, UNITS - 1), min_size=1, max_size=90).map(
+    lambda units: [unit for unit, before in zip(units, [-1, *units[:-1]], strict=True) if unit != before]
+)
+
+
+@settings(max_examples=40)
+@given(units=UNIT_LISTS, cuts=st.lists(st.integers(0, 90), max_size=12), context=st.sampled_from([1, 2, 7, 30]))
+def test_durations_do_not_depend_on_when_units_come(
+    captioner: Captioner, units: list[int], cuts: list[int], context: int
+) -> None:
+    config = captioner.bundle.config.vocoder.model_copy(update={"duration_context": context})
+    vocoder = Vocoder(captioner.graphs, config)
+    array = np.array(units)
+    expected = vocoder.predict_durations(array)
+    plain = Vocoder(captioner.graphs, config.model_copy(update={"duration_context": None}))
+    assert expected.tolist() == plain.predict_durations(array).tolist()
+    growing = GrowingSpeech(vocoder)
+    chunks = [chunk for cut in sorted(cuts) for chunk in growing.extend(array[:cut])]
+    assert not growing.is_spoken
+    chunks += growing.finish(array)
+    assert growing.is_spoken
+    assert np.concatenate([chunk.durations for chunk in chunks]).tolist() == expected.tolist()
+    whole = vocoder.speak(array).waveform
+    np.testing.assert_allclose(growing.speech.waveform, whole, rtol=0, atol=TOLERANCE)
+
+
+def test_durations_need_all_of_the_context(captioner: Captioner) -> None:
+    """The tiny predictor does look one unit to each side, so the tests above prove something."""
+    config = captioner.bundle.config.vocoder
+    units = np.arange(60) % 7
+    blind = Vocoder(captioner.graphs, config.model_copy(update={"duration_context": 0}))
+    seeing = Vocoder(captioner.graphs, config)
+    assert blind.predict_durations(units).tolist() != seeing.predict_durations(units).tolist()
+
+
+def test_a_vocoder_without_look_ahead_still_has_a_last_chunk(tmp_path: Path, captioner: Captioner) -> None:
+    config = captioner.bundle.config.vocoder.model_copy(update={"duration_context": 0, "context_frames": 0})
+    growing = GrowingSpeech(Vocoder(captioner.graphs, config))
+    units = np.arange(16) % 5
+    list(growing.extend(units))
+    assert not growing.is_spoken
+    assert len(list(growing.finish(units))) >= 1
+    assert growing.is_spoken
+
+
+def test_the_seed_of_the_tiny_bundle_does_not_matter(tmp_path: Path, photo: np.ndarray) -> None:
+    for seed in (1, 2):
+        captioner = Captioner.from_pretrained(write_tiny_bundle(tmp_path / str(seed), seed), threads=1)
+        for beam in (1, 3):
+            assert_streams(captioner, photo, DecodingOptions(beam=beam))
