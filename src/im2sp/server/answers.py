@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Literal
 
@@ -113,12 +114,13 @@ def _quality(accept: str, offer: str) -> float:
         name, *parameters = (word.strip() for word in part.split(";"))
         if name not in ranges:
             continue
-        quality = 1.0
-        for parameter in parameters:
-            if parameter.startswith("q="):
-                try:
-                    quality = float(parameter[2:])
-                except ValueError:
-                    quality = 0.0
-        best = max(best, (ranges[name], quality))
+        best = max(best, (ranges[name], _weight(parameters)))
     return best[1]
+
+
+def _weight(parameters: Sequence[str]) -> float:
+    for parameter in parameters:
+        if parameter.startswith("q="):
+            digits = re.fullmatch(r"q=([01](\.\d{0,3})?)", parameter)
+            return min(1.0, float(digits[1])) if digits else 0.0
+    return 1.0

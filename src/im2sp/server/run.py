@@ -36,30 +36,38 @@ def run(
     """
     with listen(settings.host, settings.port) as listener:
         logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
-        config = ServiceConfig(
-            create_app(captioner, settings),
-            settings,
-            loop="asyncio",
-            lifespan="on",
-            log_config=None,
-            log_level="critical",  # the guard writes the log, in sentences
-            access_log=False,
-            proxy_headers=False,  # anybody could claim to be somebody else
-            server_header=False,
-            backlog=_BACKLOG,
-            limit_concurrency=settings.connections,
-            timeout_keep_alive=_KEEP_ALIVE,
-            timeout_graceful_shutdown=round(settings.shutdown_seconds),
-            h11_max_incomplete_event_size=settings.head_limit,
-            ws_max_size=settings.body_limit,
-            ws_per_message_deflate=False,  # a small message must not become a large one
-            ssl_certfile=certificate,
-            ssl_keyfile=key,
-        )
-        config.load()
+        server = server_of(captioner, settings, certificate=certificate, key=key)
         captioner.caption(_WARM_UP)  # opens the graphs, so that the first client need not wait for them
-        announce(_address(listener, settings, secure=config.is_ssl))
-        uvicorn.Server(config).run(sockets=[listener])
+        announce(_address(listener, settings, secure=server.config.is_ssl))
+        server.run(sockets=[listener])
+
+
+def server_of(
+    captioner: Captioner, settings: Settings, *, certificate: Path | None = None, key: Path | None = None
+) -> uvicorn.Server:
+    """The server, not yet running. Raises OSError for a certificate or key that cannot be used."""
+    config = ServiceConfig(
+        create_app(captioner, settings),
+        settings,
+        loop="asyncio",
+        lifespan="on",
+        log_config=None,
+        log_level="critical",  # the guard writes the log, in sentences
+        access_log=False,
+        proxy_headers=False,  # anybody could claim to be somebody else
+        server_header=False,
+        backlog=_BACKLOG,
+        limit_concurrency=settings.connections,
+        timeout_keep_alive=_KEEP_ALIVE,
+        timeout_graceful_shutdown=round(settings.shutdown_seconds),
+        h11_max_incomplete_event_size=settings.head_limit,
+        ws_max_size=settings.body_limit,
+        ws_per_message_deflate=False,  # a small message must not become a large one
+        ssl_certfile=certificate,
+        ssl_keyfile=key,
+    )
+    config.load()
+    return uvicorn.Server(config)
 
 
 def listen(host: str, port: int) -> socket.socket:
