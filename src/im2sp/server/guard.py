@@ -66,6 +66,10 @@ class Guard:
                 await _refuse(Refusal(500, sentence), scope, receive, answer.send)
 
     def _check(self, scope: Scope) -> None:
+        # The parser refuses what is larger only where it comes in more than one piece.
+        size = sum(len(name) + len(value) for name, value in scope["headers"])
+        if size + len(scope["query_string"]) + len(scope.get("raw_path", b"")) > self._settings.head_limit:
+            raise Refusal(431, f"the headers are larger than {self._settings.head_limit // 2**10} KiB, the limit")
         headers = Headers(scope=scope)
         host = headers.get("host", "")
         name = host if host.endswith("]") else host.rpartition(":")[0] or host
