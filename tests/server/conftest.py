@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +31,12 @@ class Served:
     client: httpx.Client
     end: Callable[[], None]  # begin to shut down, as SIGTERM would; `serving` waits for the rest
     thread: threading.Thread
+
+    def wait_for(self, metric: str) -> None:
+        """Until /metrics has this line."""
+        give_up = time.monotonic() + 30
+        while metric not in self.client.get("/metrics").text:
+            assert time.monotonic() < give_up, f"never came to {metric}"
 
 
 @contextmanager

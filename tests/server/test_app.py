@@ -215,9 +215,7 @@ def test_a_full_queue_says_when_to_come_back(gated: GatedCaptioner, photo: bytes
     with serving(gated, Settings(queue=2, share=2, batch=1, rate=0)) as service, ThreadPoolExecutor(2) as pool:
         asked = [pool.submit(service.client.post, "/v1/captions", content=photo) for _ in range(2)]
         assert gated.reached.acquire(timeout=10)
-        metric = ""
-        while "im2sp_queue 2.0" not in metric:
-            metric = service.client.get("/metrics").text
+        service.wait_for("im2sp_queue 2.0")
         response = service.client.post("/v1/captions", content=photo)
         assert response.status_code == 429
         assert int(response.headers["retry-after"]) >= 1
@@ -226,7 +224,7 @@ def test_a_full_queue_says_when_to_come_back(gated: GatedCaptioner, photo: bytes
         gated.gate.set()
         assert [future.result().status_code for future in asked] == [200, 200]
         assert service.client.post("/v1/captions", content=photo).status_code == 200
-        assert "im2sp_queue 0.0" in service.client.get("/metrics").text
+        service.wait_for("im2sp_queue 0.0")
 
 
 def test_photos_that_wait_together_are_encoded_together(gated: GatedCaptioner, photo: bytes) -> None:
@@ -236,8 +234,7 @@ def test_photos_that_wait_together_are_encoded_together(gated: GatedCaptioner, p
     with serving(gated, Settings(batch=3, rate=0)) as service, ThreadPoolExecutor(5) as pool:
         asked = [pool.submit(service.client.post, "/v1/captions", content=photo, headers=JSON) for _ in range(5)]
         assert gated.reached.acquire(timeout=10)
-        while "im2sp_queue 5.0" not in service.client.get("/metrics").text:
-            pass
+        service.wait_for("im2sp_queue 5.0")
         gated.gate.set()
         answers = [future.result().json()["units"] for future in asked]
     assert sum(sizes) == 5
@@ -262,8 +259,7 @@ def test_who_leaves_is_not_worked_for(gated: GatedCaptioner, photo: bytes) -> No
             service.client.post("/v1/captions", content=photo, timeout=0.2)
         gated.gate.set()
         first.join()
-        while "im2sp_queue 0.0" not in service.client.get("/metrics").text:
-            pass
+        service.wait_for("im2sp_queue 0.0")
         assert "im2sp_given_up_total 1.0" in service.client.get("/metrics").text
 
 

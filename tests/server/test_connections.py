@@ -73,13 +73,11 @@ def test_slow_bodies_do_not_block_other_clients(captioner: Captioner, photo: byt
         slow = [socket.create_connection(("127.0.0.1", service.port)) for _ in range(2)]
         for connection in slow:
             connection.sendall(POST + b"Content-Length: 1000\r\n\r\nx")
-        while "im2sp_queue 2.0" not in service.client.get("/metrics").text:
-            pass
+        service.wait_for("im2sp_queue 2.0")
         assert service.client.post("/v1/captions", content=photo).status_code == 429  # this client's share is used up
         for connection in slow:
             connection.close()
-        while "im2sp_queue 0.0" not in service.client.get("/metrics").text:
-            pass
+        service.wait_for("im2sp_queue 0.0")
         assert service.client.post("/v1/captions", content=photo).status_code == 200
 
 
@@ -135,8 +133,7 @@ def test_a_body_that_breaks_off(served: Served, photo: bytes) -> None:
         talk(served.port, head + b"Transfer-Encoding: chunked\r\n\r\nxyz\r\n" + form),
     ):
         assert answer == b"" or status(answer) == 400
-    while "im2sp_queue 0.0" not in served.client.get("/metrics").text:
-        pass
+    served.wait_for("im2sp_queue 0.0")
 
 
 def test_a_hundred_bad_requests_then_a_good_one(served: Served, photo: bytes) -> None:
@@ -169,8 +166,7 @@ def test_what_was_started_is_finished(gated: GatedCaptioner, photo: bytes) -> No
     with serving(gated, Settings(batch=1, rate=0)) as service, ThreadPoolExecutor(4) as pool, live(service) as spoken:
         asked = [pool.submit(service.client.post, "/v1/captions", content=photo) for _ in range(3)]
         spoken.send(photo)
-        while "im2sp_queue 4.0" not in service.client.get("/metrics").text:
-            pass
+        service.wait_for("im2sp_queue 4.0")
         service.end()
         wait_until_closed(service.port)
         gated.gate.set()
