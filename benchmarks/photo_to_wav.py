@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +24,8 @@ import numpy as np
 import onnxruntime
 
 from im2sp import Captioner
-from im2sp.images.loading import load_image, to_pixels
+from im2sp.arrays import FloatArray
+from im2sp.images.loading import ImageSource, load_image, to_pixels
 from im2sp.lab.data.speech_shards import as_floats
 from im2sp.lab.data.text_tokenizer import BOS, EOS, PAD, TextTokenizer
 from im2sp.lab.data.voice import PiperSpeaker
@@ -32,12 +33,12 @@ from im2sp.lab.models.image_backbone import BackboneConfig, ImageBackbone
 from im2sp.lab.models.translator import Translator
 from im2sp.lab.recipe import Recipe
 from im2sp.lab.stages.export import decoder_config, export_decoder, export_image_encoder
-from im2sp.speech.audio import write_wav
+from im2sp.speech.audio import SAMPLE_RATE, write_wav
 from im2sp.translation.decoder import DecoderStep, Prefix
 from im2sp.translation.decoding import DecodingOptions, decode
 from im2sp.translation.vocabulary import SpecialTokens
 
-Describe = Callable[[Path, Path], float]  # photo, wav -> seconds of speech
+Speak = Callable[[ImageSource], FloatArray]  # photo -> waveform float32 [samples], 16 kHz
 
 
 class Graph:
@@ -54,8 +55,8 @@ class Graph:
         return self._session.run(None, inputs)
 
 
-def cascade(recipe: Recipe, threads: int, beam: int, folder: Path) -> Describe:
-    """Text captioner and Piper, exact decoder, as somebody would put them together."""
+def cascade(recipe: Recipe, threads: int, beam: int, folder: Path) -> Speak:
+    """Text captioner and Piper, exact decoder, as somebody would put them together; graphs go to `folder`."""
     backbone = recipe.section("backbone", BackboneConfig)
     model, tokenizer = Translator.load(recipe.pretrained), TextTokenizer.load(recipe.pretrained / "tokenizer.json")
     export_image_encoder(ImageBackbone.pretrained(backbone), model, folder, "fp16")
@@ -66,28 +67,27 @@ def cascade(recipe: Recipe, threads: int, beam: int, folder: Path) -> Describe:
     options = DecodingOptions(beam=beam, max_tokens=24)
     side, mean, std = backbone.image_size, (backbone.mean,) * 3, (backbone.std,) * 3
 
-    def describe(photo: Path, wav: Path) -> float:
+    def speak(photo: ImageSource) -> FloatArray:
         keys, values = encoder.run(pixels=to_pixels(load_image(photo), side, side, mean, std)[None])
         step = DecoderStep(decoder, config, Prefix(keys, values))  # type: ignore[arg-type]
         tokens = decode(step, SpecialTokens(PAD, BOS, EOS), options, config.max_tokens).tokens
         wave, _, _ = speaker.speak(tokenizer.decode(tokens) + ".")
-        write_wav(wav, as_floats(wave))
-        return len(wave) / 16_000
+        return as_floats(wave)
 
-    return describe
+    return speak
 
 
-def direct(threads: int, beam: int, model: str) -> Describe:
+def direct(threads: int, beam: int, model: str) -> Speak:
     """im2sp."""
     captioner = Captioner.from_pretrained(model, threads=threads)
     options = replace(captioner.default_options, beam=beam)
+    return lambda photo: captioner.caption(photo, options).waveform
 
-    def describe(photo: Path, wav: Path) -> float:
-        caption = captioner.caption(photo, options)
-        caption.save(wav)
-        return len(caption.waveform) / caption.sample_rate
 
-    return describe
+def summary(seconds: Sequence[float]) -> str:
+    """Median and range in milliseconds."""
+    low, middle, high = (1000 * value for value in (min(seconds), statistics.median(seconds), max(seconds)))
+    return f"median {middle:.0f} ms ({low:.0f}-{high:.0f})"
 
 
 # Runs a command in a small process of its own: memory measured from here would be that of this process, torch and all.
@@ -130,21 +130,18 @@ def main() -> None:
         ratios, seconds = [], dict.fromkeys(sides, 0.0)
         for number in range(options.rounds + 1):
             for photo in options.photos:
-                for side, describe in sides.items():
+                for side, speak in sides.items():
                     started = time.perf_counter()
-                    spoken = describe(photo, folder / f"{side}.wav")
+                    waveform = speak(photo)
+                    write_wav(folder / f"{side}.wav", waveform)
                     if number:  # the first round warms up
                         times[side].append(time.perf_counter() - started)
-                        seconds[side] += spoken
+                        seconds[side] += len(waveform) / SAMPLE_RATE
                 if number:
                     ratios.append(times["cascade"][-1] / times["im2sp"][-1])
     print(f"{len(options.photos)} photos, {options.rounds} rounds, {options.threads} thread(s), beam {options.beam}")
     for side, values in times.items():
-        ordered = sorted(values)
-        print(
-            f"{side:8} photo to wav, warm: median {1000 * statistics.median(values):.0f} ms "
-            f"({1000 * ordered[0]:.0f}-{1000 * ordered[-1]:.0f}), speech {seconds[side] / len(values):.1f} s"
-        )
+        print(f"{side:8} photo to wav, warm: {summary(values)}, speech {seconds[side] / len(values):.1f} s")
     print(f"ratio cascade / im2sp, median of pairs: {statistics.median(ratios):.2f}")
     print(f"im2sp cold, process start to wav: median {statistics.median(s for s, _ in starts):.2f} s")
     print(f"im2sp cold, peak resident memory: {max(memory for _, memory in starts):.0f} MB")

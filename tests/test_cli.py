@@ -7,6 +7,7 @@ import json
 import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -17,11 +18,13 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import im2sp
-from im2sp import console
+from im2sp import DecodingOptions, console
 from im2sp.captioner import Captioner
 from im2sp.cli import app
 from im2sp.journal import CAPTIONS, open_journal
+from im2sp.playing import PAUSE, Loudspeaker
 from im2sp.speech.audio import SAMPLE_RATE, read_audio, write_wav
+from tests.test_playing import FAKE, heard, use_device
 
 
 def call(*arguments: object, stdin: str | None = None) -> tuple[int, str, str]:
@@ -54,7 +57,7 @@ def photo(tmp_path: Path) -> Path:
 
 def test_help_version_and_nothing() -> None:
     assert call("--help")[0] == 0
-    for name in ("caption", "speak", "units", "info"):
+    for name in ("caption", "watch", "speak", "units", "info"):
         code, stdout, _ = call(name, "--help")
         assert code == 0
         assert "--model" in stdout
@@ -157,11 +160,14 @@ def test_sampling_is_seeded(photo: Path, tmp_path: Path, tiny_bundle: Path) -> N
     [
         ["caption"],
         ["caption", "a.jpg"],
+        ["caption", "a.jpg", "--play", "--workers", "2"],
         ["caption", "a.jpg", "-o", "out", "--beam", "0"],
         ["caption", "a.jpg", "-o", "out", "--workers", "0"],
         ["caption", "a.jpg", "-o", "out", "--temperature", "-1"],
         ["caption", "a.jpg", "-o", "out", "--temperature", "1", "--beam", "3"],
         ["caption", "a.jpg", "-o", "out", "--nonsense"],
+        ["watch", "."],
+        ["watch", ".", "--play", "--temperature", "1", "--beam", "3"],
         ["speak", "1 2"],
         ["units"],
         ["nonsense"],
@@ -236,6 +242,105 @@ def test_bundles_that_are_none(photo: Path, tmp_path: Path, tiny_bundle: Path) -
     code, _, stderr = call("caption", photo, "-o", tmp_path / "out", "--model", broken)
     assert code == 1
     assert "vocoder.onnx" in sentence(stderr)
+
+
+# ---- aloud ----
+
+
+def test_a_photo_is_spoken_aloud(
+    photo: Path, tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_device(monkeypatch, str(tmp_path / "heard"))
+    code, stdout, stderr = call("caption", photo, "--play", "--model", tiny_bundle)
+    assert (code, stderr) == (0, "")
+    assert stdout.startswith(f"{photo}: ")
+    greedy = Captioner.from_pretrained(tiny_bundle).caption(photo, DecodingOptions(beam=1, max_tokens=40))
+    np.testing.assert_allclose(heard(tmp_path / "heard"), greedy.waveform, atol=1e-5)
+    assert (tmp_path / "heard").stat().st_size >= (len(greedy.waveform) + PAUSE) * 4
+
+
+def test_aloud_and_on_record(photo: Path, tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_device(monkeypatch, str(tmp_path / "heard"))
+    out, lengths = tmp_path / "out", []
+    for _ in range(2):  # what is on record is heard again
+        arguments = ("caption", photo, tmp_path / "none.jpg", "--play", "-o", out, "--beam", 2, "--model", tiny_bundle)
+        code, stdout, stderr = call(*arguments)
+        assert code == 1
+        assert stdout == f"{out}: 1 photo spoken, 1 failed\n"
+        assert stderr.startswith(f"{tmp_path / 'none.jpg'}: cannot be read")
+        lengths.append(len(heard(tmp_path / "heard")))
+    assert lengths == [len(read_audio(out / "photo.wav")), 2 * len(read_audio(out / "photo.wav"))]
+    assert len((out / CAPTIONS).read_text().splitlines()) == 2
+
+
+def test_ctrl_c_while_speaking_aloud(
+    photo: Path, tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_device(monkeypatch, str(tmp_path / "heard"))
+    silenced: list[Loudspeaker] = []
+    write, silence = Loudspeaker.write, Loudspeaker.silence
+    second = tmp_path / "second.png"
+    shutil.copy(photo, second)
+
+    def interrupted(self: Loudspeaker, waveform: np.ndarray) -> None:
+        write(self, waveform)
+        if not waveform.any():  # the pause after the first photo
+            monkeypatch.setattr(Loudspeaker, "write", stopped)
+
+    def stopped(self: Loudspeaker, waveform: np.ndarray) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Loudspeaker, "write", interrupted)
+    monkeypatch.setattr(Loudspeaker, "silence", lambda self: silenced.append(self) or silence(self))
+    code, stdout, stderr = call("caption", photo, second, "--play", "--model", tiny_bundle)
+    assert (code, stdout, sentence(stderr)) == (130, "", "stopped: 1 photo spoken")
+    assert len(silenced) == 1
+
+
+def test_no_device(photo: Path, tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_device(monkeypatch, "none")
+    for arguments in (["caption", photo], ["watch", tmp_path]):
+        code, stdout, stderr = call(*arguments, "--play", "-o", tmp_path / "out", "--model", tiny_bundle)
+        assert (code, stdout) == (1, "")
+        assert sentence(stderr).startswith("there is no device to play on")
+    assert not (tmp_path / "out").exists()
+
+
+def test_watching_a_folder(photo: Path, tmp_path: Path, tiny_bundle: Path) -> None:
+    """In a real process: a photo, a file that is none, another photo; then Ctrl-C."""
+    folder, out = tmp_path / "folder", tmp_path / "out"
+    folder.mkdir()
+    shutil.copy(photo, folder / "old.png")
+    paths = os.pathsep.join([str(FAKE), *sys.path])
+    process = subprocess.Popen(
+        [sys.executable, "-m", "im2sp", "watch", str(folder), "--play", "-o", str(out), "--model", str(tiny_bundle)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": paths, "IM2SP_DEVICE": str(tmp_path / "heard")},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # also in a background run
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert process.stdout.readline() == f"{folder}: waiting for new photos until Ctrl-C\n"
+    shutil.copy(photo, folder / "a.png")
+    assert process.stdout.readline().startswith(f"{out / 'a.wav'}: ")
+    (folder / "bad.png").write_bytes(photo.read_bytes()[:1000])
+    assert process.stderr.readline().startswith(f"{folder / 'bad.png'}: is cut short")
+    shutil.copy(photo, folder / "b.png")
+    assert process.stdout.readline().startswith(f"{out / 'b.wav'}: ")
+    process.send_signal(signal.SIGINT)
+    assert process.communicate() == ("", "")
+    assert process.returncode == 0
+    assert sorted(path.name for path in out.glob("*.wav")) == ["a.wav", "b.wav"]
+    assert len(heard(tmp_path / "heard")) > 0
+
+
+def test_watching_what_is_no_folder(photo: Path, tmp_path: Path, tiny_bundle: Path) -> None:
+    code, _, stderr = call("watch", photo, "-o", tmp_path / "out", "--model", tiny_bundle)
+    assert code == 1
+    assert sentence(stderr) == f"{photo}: is not a folder that can be watched"
+    assert not (tmp_path / "out").exists()
 
 
 # ---- defects and interrupts ----

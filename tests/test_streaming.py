@@ -129,7 +129,7 @@ def test_without_options_it_is_greedy(captioner: Captioner, photo: np.ndarray) -
 def test_the_first_chunk_is_short_and_later_ones_are_longer(captioner: Captioner) -> None:
     units = np.arange(400) % UNITS
     frames = [len(chunk.waveform) // HOP for chunk in GrowingSpeech(captioner.vocoder).extend(units)]
-    assert frames[:4] == [FIRST_FRAMES, 3 * FIRST_FRAMES, MOST_FRAMES, MOST_FRAMES]
+    assert frames[:5] == [FIRST_FRAMES, 3 * FIRST_FRAMES, 12 * FIRST_FRAMES, MOST_FRAMES, MOST_FRAMES]
     assert max(frames) == MOST_FRAMES
 
 

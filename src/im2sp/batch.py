@@ -1,4 +1,4 @@
-"""Many photos in, their spoken captions in one folder out: streamed, in one or several processes.
+"""Many photos in, their spoken captions in one folder out, or aloud: streamed, in one or several processes.
 
 What is done stands in the folder's journal, so a run goes on where the last one stopped, however that one ended.
 """
@@ -12,16 +12,17 @@ import threading
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol, Self
 
-from im2sp.captioner import Captioner
+from im2sp.captioner import Captioner, SpeechCaption
 from im2sp.errors import Im2SpError
 from im2sp.journal import Journal, OutputError, Record
+from im2sp.playing import PlaybackError, Sink, play
 from im2sp.sentences import unexpected
 
 
@@ -79,13 +80,27 @@ def speak_photos(
                     _recorded(outcome, journal)
 
 
+def speak_in_turn(
+    photos: Iterable[Path], voice: Voice, journal: Journal | None = None, sink: Sink | None = None
+) -> Generator[Outcome, None, None]:
+    """Speak about each photo when it comes, aloud where there is a sink, on record where there is a journal.
+
+    Unlike in `speak_photos`, the voice is ready before the first photo comes, photos on record are spoken again, and
+    Ctrl-C is heard at once. Raises what `speak_photos` raises, and PlaybackError.
+    """
+    speaker = Speaker(voice)
+    for photo in photos:
+        outcome = speaker.speak(photo, journal.wav_for(photo) if journal else None, sink)
+        yield _recorded(outcome, journal) if journal else outcome
+
+
 def _recorded(outcome: Outcome, journal: Journal) -> Outcome:
     if outcome.record is not None:
         journal.append(outcome.record)
     return outcome
 
 
-class _Speaker:
+class Speaker:
     """The captioner of one process."""
 
     def __init__(self, voice: Voice) -> None:
@@ -94,24 +109,37 @@ class _Speaker:
             self._captioner.graphs.open(graph)  # a broken bundle ends the run here, before it fails every photo
         self._options = replace(self._captioner.default_options, **dict[str, Any](voice.decoding))
 
-    def speak(self, photo: Path, wav: Path) -> Outcome:
-        """Caption a photo and write its wav. Raises OutputError when that cannot be written."""
+    def speak(self, photo: Path, wav: Path | None, sink: Sink | None = None) -> Outcome:
+        """Caption a photo, aloud where there is a sink, and write its wav where that has a path.
+
+        Raises OutputError when that cannot be written, PlaybackError when the sink takes no more.
+        """
         try:
-            caption = self._captioner.caption(photo, self._options)
+            caption = self._caption(photo, sink)
+        except PlaybackError:
+            raise
         except Im2SpError as error:
             sentence = str(error)
             return Outcome(photo, error=sentence if str(photo) in sentence else f"{photo}: {sentence}")
         except Exception as error:  # a defect of ours must not silence the other photos
             return Outcome(photo, error=f"{photo}: {unexpected(error)}")
         try:
-            caption.save(wav)
+            if wav:
+                caption.save(wav)
         except Im2SpError as error:
             raise OutputError(str(error)) from error
+        name = wav.name if wav else ""
         units, durations = caption.units.tolist(), caption.durations.tolist()
         record = Record(
-            os.path.abspath(photo), wav.name, units, durations, round(caption.score, 4), round(caption.seconds, 3)
+            os.path.abspath(photo), name, units, durations, round(caption.score, 4), round(caption.seconds, 3)
         )
         return Outcome(photo, record)
+
+    def _caption(self, photo: Path, sink: Sink | None) -> SpeechCaption:
+        if sink is None:
+            return self._captioner.caption(photo, self._options)
+        with closing(self._captioner.stream(photo, self._options)) as chunks:
+            return play(chunks, sink)
 
 
 class _Voices(Protocol):
@@ -135,11 +163,11 @@ class _Here:
 
     def __init__(self, voice: Voice) -> None:
         self._voice = voice
-        self._speaker: _Speaker | None = None
+        self._speaker: Speaker | None = None
 
     def speak(self, photo: Path, wav: Path) -> Iterator[Outcome]:
         if self._speaker is None:  # not before there is something to say
-            self._speaker = _Speaker(self._voice)
+            self._speaker = Speaker(self._voice)
         yield self._speaker.speak(photo, wav)
 
     def rest(self) -> Iterator[Outcome]:
@@ -193,8 +221,8 @@ def _died() -> Im2SpError:
 
 
 @lru_cache(maxsize=1)
-def _speaker(voice: Voice) -> _Speaker:
-    return _Speaker(voice)
+def _speaker(voice: Voice) -> Speaker:
+    return Speaker(voice)
 
 
 def _speak_in_worker(voice: Voice, photo: Path, wav: Path) -> Outcome:

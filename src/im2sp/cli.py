@@ -7,7 +7,7 @@ import io
 import sys
 import warnings
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn, ParamSpec
 
@@ -17,7 +17,12 @@ from im2sp.errors import Im2SpError
 from im2sp.sentences import debugging, reason, unexpected
 
 if TYPE_CHECKING:
-    from im2sp.batch import Voice
+    from collections.abc import Generator, Iterator
+
+    from im2sp.batch import Outcome, Voice
+    from im2sp.images.finding import Photos
+    from im2sp.journal import Journal
+    from im2sp.playing import Loudspeaker
 
 # Numpy, onnxruntime and the rest are imported inside the commands, so that `im2sp --help` answers at once.
 
@@ -33,6 +38,11 @@ app = typer.Typer(
 
 Model = Annotated[str, typer.Option(help="Name of a packaged bundle, or a bundle folder.", metavar="NAME|DIR")]
 Threads = Annotated[int, typer.Option(min=0, max=1024, help="CPU threads of each process; 0 takes what is there.")]
+Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder for the speech and captions.jsonl.")]
+Play = Annotated[bool, typer.Option("--play", help="Speak aloud, while it decodes; greedily unless --beam says else.")]
+Beam = Annotated[int | None, typer.Option(min=1, max=64, help="Hypotheses side by side; 1 is fastest.")]
+Temperature = Annotated[float, typer.Option(min=0, max=100, help="Above 0: sample, without a beam.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of the sampling.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -88,26 +98,55 @@ def options(
 @in_sentences
 def caption(
     photos: Annotated[list[Path], typer.Argument(metavar="PHOTO", help="Photos, and folders to look through.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the speech and captions.jsonl.")],
+    out: Out = None,
+    play: Play = False,
     model: Model = "default",
-    beam: Annotated[int | None, typer.Option(min=1, max=64, help="Hypotheses side by side; 1 is fastest.")] = None,
-    temperature: Annotated[float, typer.Option(min=0, max=100, help="Above 0: sample, without a beam.")] = 0.0,
-    seed: Annotated[int, typer.Option(min=0, help="Of the sampling.")] = 0,
+    beam: Beam = None,
+    temperature: Temperature = 0.0,
+    seed: Seed = 0,
     workers: Annotated[int, typer.Option(min=1, max=256, help="Processes, each with its own copy of the model.")] = 1,
     threads: Threads = 0,
 ) -> None:
-    """Speak about photos: OUT/<name>.wav for each, and a line in OUT/captions.jsonl.
+    """Speak about photos: OUT/<name>.wav for each, and a line in OUT/captions.jsonl; with --play, aloud.
 
     Run again, it goes on where it stopped: photos that have their line and their wav are skipped.
     """
-    if temperature > 0 and (beam or 1) > 1:
-        raise typer.BadParameter("sampling knows no beam; give --temperature or --beam", param_hint="--beam")
-    from im2sp.batch import Voice
+    if play and workers > 1:
+        raise typer.BadParameter("only one can speak aloud at a time; give --play or --workers", param_hint="--workers")
+    _speak_all(photos, out, play, _voice(out, play, model, threads, beam, temperature, seed), workers)
 
-    decoding: list[tuple[str, int | float]] = [("temperature", temperature), ("seed", seed)]
-    if beam is not None:
-        decoding.append(("beam", beam))
-    _speak_all(photos, out, Voice(model, threads, tuple(decoding)), workers)
+
+@app.command()
+@in_sentences
+def watch(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where photos will appear, also further below.")],
+    out: Out = None,
+    play: Play = False,
+    model: Model = "default",
+    beam: Beam = None,
+    temperature: Temperature = 0.0,
+    seed: Seed = 0,
+    threads: Threads = 0,
+) -> None:
+    """Speak about each new photo in a folder as it appears, aloud or into OUT, until Ctrl-C."""
+    voice = _voice(out, play, model, threads, beam, temperature, seed)
+    from im2sp.batch import speak_in_turn
+    from im2sp.bundle import find_bundle
+    from im2sp.console import result_line
+    from im2sp.watching import Watch
+
+    find_bundle(model)  # a misspelt name must not leave an empty folder behind
+    photos = Watch(folder)
+    with _destinations(out, play) as (journal, sink):
+        typer.echo(f"{folder}: waiting for new photos until Ctrl-C")
+        try:
+            for outcome in speak_in_turn(photos, voice, journal, sink):
+                if outcome.record is not None:
+                    typer.echo(result_line(outcome.record, out))
+                else:
+                    typer.echo(outcome.error, err=True)
+        except KeyboardInterrupt:  # the way to end it
+            raise typer.Exit from None
 
 
 @app.command()
@@ -216,13 +255,33 @@ def serve(
     )
 
 
-def _speak_all(sources: list[Path], out: Path, voice: Voice, workers: int) -> None:
+def _voice(
+    out: Path | None,
+    play: bool,
+    model: str,
+    threads: int,
+    beam: int | None,
+    temperature: float,
+    seed: int,
+) -> Voice:
+    """What the options of `caption` and `watch` ask for. Raises BadParameter where they do not go together."""
+    if out is None and not play:
+        raise typer.BadParameter("say where the speech goes: give --out, --play or both", param_hint="--out")
+    if temperature > 0 and (beam or 1) > 1:
+        raise typer.BadParameter("sampling knows no beam; give --temperature or --beam", param_hint="--beam")
+    from im2sp.batch import Voice
+
+    decoding: list[tuple[str, int | float]] = [("temperature", temperature), ("seed", seed)]
+    if beam is not None or play:
+        decoding.append(("beam", beam or 1))
+    return Voice(model, threads, tuple(decoding))
+
+
+def _speak_all(sources: list[Path], out: Path | None, aloud: bool, voice: Voice, workers: int) -> None:
     """Run a batch and tell about it. Ends in exit code 1 when anything could not be spoken."""
-    from im2sp.batch import speak_photos
     from im2sp.bundle import find_bundle
     from im2sp.console import result_line, tally
     from im2sp.images.finding import Photos
-    from im2sp.journal import open_journal
 
     photos = Photos(sources)
     survey = photos.survey()
@@ -232,24 +291,47 @@ def _speak_all(sources: list[Path], out: Path, voice: Voice, workers: int) -> No
         raise typer.Exit(1)
     find_bundle(voice.model)  # a misspelt name must not leave an empty folder behind
     single = survey.count == 1 and not sources[0].is_dir()
-    with open_journal(out) as journal, tally(survey.count) as counts:
+    with _destinations(out, aloud) as (journal, sink), tally(survey.count) as counts:
         try:
-            with closing(speak_photos(photos, journal, voice, workers)) as outcomes:
+            with closing(_spoken(photos, voice, workers, journal, sink)) as outcomes:
                 for outcome in outcomes:
                     counts.add(outcome)
                     if single and outcome.record is not None:
                         typer.echo(result_line(outcome.record, out))
         except KeyboardInterrupt:
+            if journal is None or sink is not None:
+                _fail(f"stopped: {counts}", STOPPED)
             counts.spoken = journal.added  # with those that were finished while stopping
             _fail(f"stopped: {counts}; run the same command again to go on", STOPPED)
         except Im2SpError as error:
             _fail(f"{error} ({counts})" if counts.spoken else str(error))
     if not single or counts.skipped:
-        typer.echo(f"{out}: {counts}")
+        typer.echo(f"{out}: {counts}" if out else str(counts))
     if counts.failed > 1 or (counts.failed and not single):
         typer.echo(f"{counts.failed} of {survey.count} photos could not be spoken", err=True)
     if counts.failed or survey.problems:
         raise typer.Exit(1)
+
+
+@contextmanager
+def _destinations(out: Path | None, aloud: bool) -> Iterator[tuple[Journal | None, Loudspeaker | None]]:
+    """Where speech goes: the journal of a folder, a loudspeaker, or both."""
+    from im2sp.journal import open_journal
+    from im2sp.playing import Loudspeaker
+
+    with ExitStack() as opened:
+        sink = opened.enter_context(Loudspeaker()) if aloud else None
+        yield opened.enter_context(open_journal(out)) if out else None, sink
+
+
+def _spoken(
+    photos: Photos, voice: Voice, workers: int, journal: Journal | None, sink: Loudspeaker | None
+) -> Generator[Outcome, None, None]:
+    from im2sp.batch import speak_in_turn, speak_photos
+
+    if journal is None or sink is not None:
+        return speak_in_turn(photos, voice, journal, sink)
+    return speak_photos(photos, journal, voice, workers)
 
 
 def _units_text(words: list[str]) -> str:

@@ -67,11 +67,11 @@ def tally(total: int) -> Iterator[Tally]:
         yield Tally(progress, total)
 
 
-def result_line(record: Record, out: Path) -> str:
-    """What a single photo is answered with."""
+def result_line(record: Record, out: Path | None) -> str:
+    """What a single photo is answered with: its wav in `out`, or the photo itself when it was only played."""
     spoken = sum(record.durations) / UNIT_RATE
     return (
-        f"{out / record.wav}: {spoken:.1f} s of speech, {_count(len(record.units), 'unit')}, "
+        f"{out / record.wav if out else record.image}: {spoken:.1f} s of speech, {_count(len(record.units), 'unit')}, "
         f"score {record.score:.2f}, made in {record.seconds:.2f} s"
     )
 

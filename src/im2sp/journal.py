@@ -35,7 +35,7 @@ class Record:
     """One line of captions.jsonl."""
 
     image: str  # absolute path of the photo
-    wav: str  # name of the file in the output folder
+    wav: str  # name of the file in the output folder; empty where it was only played
     units: list[int]  # repeats removed
     durations: list[int]  # frames of 20 ms, one for each unit
     score: float  # mean log probability of a token

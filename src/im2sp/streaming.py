@@ -16,7 +16,7 @@ from im2sp.speech.vocoder import Speech, Vocoder, check_length
 if TYPE_CHECKING:
     from im2sp.captioner import SpeechCaption
 
-FIRST_FRAMES = UNIT_RATE // 5  # speech starts with a chunk of 0.2 s
+FIRST_FRAMES = UNIT_RATE // 10  # speech starts with a chunk of 0.1 s
 MOST_FRAMES = 2 * UNIT_RATE  # the largest chunk
 
 

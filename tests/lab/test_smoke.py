@@ -40,6 +40,7 @@ def test_recipe_from_raw_data_to_a_bundle_that_speaks(tmp_path: Path) -> None:
 
     captioner = Captioner.from_pretrained(runs / "bundle")
     captioner.graphs.check()
+    assert captioner.bundle.config.vocoder.duration_context is not None
     caption = captioner.caption(tmp_path / "data" / "Flicker8k_Dataset" / "red_circle.jpg")
     assert len(caption.waveform) == caption.durations.sum() * 320
     assert np.isfinite(caption.waveform).all()
