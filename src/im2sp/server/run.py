@@ -37,7 +37,8 @@ def run(
     with listen(settings.host, settings.port) as listener:
         logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
         server = server_of(captioner, settings, certificate=certificate, key=key)
-        captioner.caption(_WARM_UP)  # opens the graphs, so that the first client need not wait for them
+        for _ in captioner.stream(_WARM_UP):  # opens the graphs, so that the first client need not wait for them
+            pass
         announce(_address(listener, settings, secure=server.config.is_ssl))
         server.run(sockets=[listener])
 
