@@ -132,7 +132,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--stream", action="store_true")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--queue", type=int, default=16)
     parser.add_argument("--model", default="default")
     parser.add_argument("--growth", type=float, default=0.1)

@@ -223,7 +223,7 @@ def serve(
     queue: Annotated[int, typer.Option(min=1, max=1024, help="Photos taken on at a time.")] = 16,
     share: Annotated[int, typer.Option(min=1, max=1024, help="Of them, by one client.")] = 8,
     rate: Annotated[int, typer.Option(min=0, help="Requests a minute by one client; 0: no limit.")] = 120,
-    batch: Annotated[int, typer.Option(min=1, max=64, help="Photos that the image encoder sees at once.")] = 4,
+    batch: Annotated[int, typer.Option(min=1, max=64, help="Photos that the image encoder sees at once.")] = 1,
     model: Model = "default",
     threads: Threads = 0,
 ) -> None:
