@@ -5,9 +5,9 @@ from __future__ import annotations
 import base64
 import io
 import json
+import socket
 import struct
 import tempfile
-import threading
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 
@@ -251,16 +251,19 @@ def test_speech_that_takes_too_long(gated: GatedCaptioner, photo: bytes) -> None
 
 
 def test_who_leaves_is_not_worked_for(gated: GatedCaptioner, photo: bytes) -> None:
-    with serving(gated, Settings(batch=1, rate=0)) as service:
-        first = threading.Thread(target=service.client.post, args=("/v1/captions",), kwargs={"content": photo})
-        first.start()
+    head = b"POST /v1/captions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(photo)
+    with serving(gated, Settings(batch=1, rate=0)) as service, ThreadPoolExecutor(1) as pool:
+        first = pool.submit(service.client.post, "/v1/captions", content=photo)
         assert gated.reached.acquire(timeout=10)
-        with pytest.raises(httpx.ReadTimeout):
-            service.client.post("/v1/captions", content=photo, timeout=0.2)
+        with socket.create_connection(("127.0.0.1", service.port)) as second:
+            second.sendall(head + photo)
+            service.wait_for("im2sp_queue 2.0")
+        service.wait_for('route="/v1/captions",status="400"')  # it has been noticed that nobody waits
         gated.gate.set()
-        first.join()
+        assert first.result().status_code == 200
         service.wait_for("im2sp_queue 0.0")
         assert "im2sp_given_up_total 1.0" in service.client.get("/metrics").text
+        assert "im2sp_captions_total 1.0" in service.client.get("/metrics").text
 
 
 def test_clients_who_ask_too_often(captioner: Captioner) -> None:
