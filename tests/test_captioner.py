@@ -63,6 +63,18 @@ def test_every_kind_of_source_says_the_same(captioner: Captioner, photo: np.ndar
     assert len(said) == 1
 
 
+def test_pictures_can_be_encoded_together(captioner: Captioner, photo: np.ndarray) -> None:
+    pictures = [photo, 255 - photo // 2, photo // 3]
+    prefixes = captioner.encode_pixels(np.stack([captioner.pixels(picture) for picture in pictures]))
+    for picture, prefix in zip(pictures, prefixes, strict=True):
+        alone = captioner.caption(picture)
+        together = captioner.caption(prefix)
+        assert together.tokens.tolist() == alone.tokens.tolist()
+        np.testing.assert_allclose(together.waveform, alone.waveform, atol=1e-5)
+        *_, last = captioner.stream(prefix)
+        assert last.caption is not None
+
+
 def test_other_pictures_and_other_weights_say_other_things(
     captioner: Captioner, photo: np.ndarray, tmp_path: Path
 ) -> None:

@@ -67,17 +67,20 @@ class Captioner:
         """
         return cls(Bundle.load(find_bundle(name_or_dir)), threads=threads)
 
-    def caption(self, image: ImageSource, options: DecodingOptions | None = None) -> SpeechCaption:
-        """Speak about a picture: a path, bytes, binary file, PIL image or uint8 array [H, W], [H, W, 3] or [H, W, 4].
+    def caption(self, image: ImageSource | Prefix, options: DecodingOptions | None = None) -> SpeechCaption:
+        """Speak about a picture: a path, bytes, binary file, PIL image or uint8 array [H, W], [H, W, 3] or [H, W, 4];
+        or what `encode` made of one.
 
         Raises ImageError for a picture that cannot be read.
         """
         started = time.perf_counter()
-        translation = self.translate(self.encode(image), options)
+        translation = self.translate(self._seen(image), options)
         speech = self.speak(self.vocabulary.decode(translation.tokens))
         return _caption(translation, speech, started)
 
-    def stream(self, image: ImageSource, options: DecodingOptions | None = None) -> Generator[SpeechChunk, None, None]:
+    def stream(
+        self, image: ImageSource | Prefix, options: DecodingOptions | None = None
+    ) -> Generator[SpeechChunk, None, None]:
         """Speak about a picture while the rest of the sentence is still being decided; without options, greedily.
 
         Joined, the chunks are what `caption` says with the same options: tokens, units and durations are equal,
@@ -89,20 +92,29 @@ class Captioner:
         """
         started = time.perf_counter()
         options = options or replace(self.default_options, beam=1)
-        return self._chunks(self._search(self.encode(image), options), started)
+        return self._chunks(self._search(self._seen(image), options), started)
 
     def encode(self, image: ImageSource) -> Prefix:
         """What is in it: a picture -> keys and values float32 [layers, 1, heads, image_tokens, head_dim]."""
+        return self.encode_pixels(self.pixels(image)[None])[0]
+
+    def pixels(self, image: ImageSource) -> FloatArray:
+        """A picture as the image encoder wants it: float32 [3, height, width]. Raises ImageError."""
         from im2sp.images.loading import load_image, to_pixels
 
+        size = self.bundle.config.image
+        return to_pixels(load_image(image), size.height, size.width, size.mean, size.std)
+
+    def encode_pixels(self, pixels: FloatArray) -> list[Prefix]:
+        """Several pictures at once: pixels float32 [batch, 3, height, width] -> as `encode`, one for each."""
         size, decoder = self.bundle.config.image, self.bundle.config.decoder
-        pixels = to_pixels(load_image(image), size.height, size.width, size.mean, size.std)
         graph = self.graphs.open("image_encoder")
-        keys, values = graph.run(pixels=pixels[None])
-        wanted = (decoder.layers, 1, decoder.heads, size.image_tokens, decoder.head_dim)
+        keys, values = graph.run(pixels=pixels)
+        wanted = (decoder.layers, len(pixels), decoder.heads, size.image_tokens, decoder.head_dim)
         if keys.shape != wanted or values.shape != wanted:
             raise BundleError(f"{graph.label} gave keys {list(keys.shape)} instead of {list(wanted)}: export it again")
-        return Prefix(keys, values)
+        each = range(len(pixels))  # in one piece, or the decoder would copy the slice at every step
+        return [Prefix(*(np.ascontiguousarray(part[:, i : i + 1]) for part in (keys, values))) for i in each]
 
     def translate(self, prefix: Prefix, options: DecodingOptions | None = None) -> Translation:
         """What to say: the image prefix -> tokens of speech units."""
@@ -121,6 +133,9 @@ class Captioner:
         if config is None:
             raise BundleError(f"the bundle {self.bundle.folder} has no speech encoder: use a bundle that has one")
         return SpeechEncoder(self.graphs.open("speech_encoder"), config).units(np.asarray(waveform))
+
+    def _seen(self, image: ImageSource | Prefix) -> Prefix:
+        return image if isinstance(image, Prefix) else self.encode(image)
 
     def _search(self, prefix: Prefix, options: DecodingOptions) -> Search[KeyValues]:
         step = DecoderStep(self.graphs.open("decoder"), self.bundle.config.decoder, prefix)

@@ -207,6 +207,54 @@ def info(model: Model = "default", json: Json = False) -> None:
         show_bundle(description)
 
 
+@app.command()
+@in_sentences
+def serve(
+    host: Annotated[str, typer.Option(help="Where to listen; other machines get in only with a token.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    token_file: Annotated[
+        Path | None, typer.Option(help="File with the token that clients must send; or set IM2SP_TOKEN.")
+    ] = None,
+    allow_host: Annotated[
+        list[str] | None, typer.Option(help="A name by which clients call this service; may be given again.")
+    ] = None,
+    certificate: Annotated[Path | None, typer.Option(help="For https: the certificate, PEM.")] = None,
+    key: Annotated[Path | None, typer.Option(help="For https: its key, PEM.")] = None,
+    queue: Annotated[int, typer.Option(min=1, max=1024, help="Photos taken on at a time.")] = 16,
+    share: Annotated[int, typer.Option(min=1, max=1024, help="Of them, by one client.")] = 8,
+    rate: Annotated[int, typer.Option(min=0, help="Requests a minute by one client; 0: no limit.")] = 120,
+    batch: Annotated[int, typer.Option(min=1, max=64, help="Photos that the image encoder sees at once.")] = 1,
+    model: Model = "default",
+    threads: Threads = 0,
+) -> None:
+    """Serve a page and an HTTP interface that speak about photos, until Ctrl-C."""
+    try:
+        from im2sp.server.run import run
+        from im2sp.server.settings import Settings, read_token
+    except ModuleNotFoundError as error:
+        raise Im2SpError(f"im2sp serve needs {error.name}: pip install 'im2sp[serve]'") from error
+    from im2sp.captioner import Captioner
+
+    settings = Settings(
+        host=host,
+        port=port,
+        token=read_token(token_file),
+        allowed_hosts=tuple(allow_host or ()),
+        queue=queue,
+        share=share,
+        rate=rate,
+        batch=batch,
+    )
+    captioner = Captioner.from_pretrained(model, threads=threads)
+    run(
+        captioner,
+        settings,
+        lambda address: typer.echo(f"im2sp speaks at {address} (Ctrl-C ends it)"),
+        certificate=certificate,
+        key=key,
+    )
+
+
 def _voice(
     out: Path | None,
     play: bool,

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from im2sp.errors import AudioError
 from im2sp.speech import audio
-from im2sp.speech.audio import HOP, SAMPLE_RATE, UNIT_RATE, read_audio, write_wav
+from im2sp.speech.audio import HOP, SAMPLE_RATE, UNIT_RATE, encode_wav, read_audio, to_pulses, write_wav
 
 
 def tone(rate: int, seconds: float = 0.5, hertz: float = 440.0) -> np.ndarray:
@@ -223,3 +223,12 @@ def test_unwritable_places(tmp_path: Path) -> None:
         with pytest.raises(AudioError, match="cannot be written"):
             write_wav(path, tone(SAMPLE_RATE))
     assert os.listdir(tmp_path) == ["file"]
+
+
+def test_wav_bytes_are_those_of_the_file(tmp_path: Path) -> None:
+    waveform = np.linspace(-1.5, 1.5, 100, dtype=np.float32)
+    write_wav(tmp_path / "x.wav", waveform)
+    assert encode_wav(waveform) == (tmp_path / "x.wav").read_bytes()
+    assert to_pulses(waveform).tolist() == soundfile.read(tmp_path / "x.wav", dtype="int16")[0].tolist()
+    with pytest.raises(AudioError):
+        encode_wav(np.full(3, np.nan, np.float32))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
+import numpy.typing as npt
 
 from im2sp.arrays import FloatArray
 from im2sp.errors import AudioError
@@ -24,6 +25,7 @@ SAMPLE_RATE = 16_000  # Hz, everywhere in im2sp
 UNIT_RATE = 50  # speech units a second, repeats kept
 HOP = SAMPLE_RATE // UNIT_RATE  # samples behind one unit
 
+PulseArray = npt.NDArray[np.int16]
 AudioSource = str | Path | bytes | BinaryIO
 
 MAX_FILE_BYTES = 512 * 2**20  # larger files are refused unread
@@ -64,23 +66,42 @@ def write_wav(path: str | Path, waveform: FloatArray) -> None:
     When this returns, the file is on the disk under its name. Raises AudioError when the waveform is not one channel
     of finite numbers or the file cannot be written (its `__cause__` is then the OSError).
     """
+    pulses = to_pulses(waveform)
+    try:
+        with replace_whole(Path(path)) as temporary, temporary.open("wb") as file:
+            _write_pulses(file, pulses)
+            file.flush()
+            os.fsync(file.fileno())  # a full disk may be noticed only now, and a name must not outlive its contents
+    except OSError as error:
+        raise AudioError(f"{path}: cannot be written ({reason(error)})") from error
+
+
+def encode_wav(waveform: FloatArray) -> bytes:
+    """The bytes of the file that `write_wav` would write. Raises AudioError as it does."""
+    file = io.BytesIO()
+    _write_pulses(file, to_pulses(waveform))
+    return file.getvalue()
+
+
+def to_pulses(waveform: FloatArray) -> PulseArray:
+    """Waveform (float32 [samples], clipped to [-1, 1]) -> 16-bit samples, little-endian, of the same length.
+
+    Raises AudioError when the waveform is not one channel of finite numbers.
+    """
     samples = np.asarray(waveform)
     if samples.ndim != 1 or not np.issubdtype(samples.dtype, np.floating):
         raise AudioError(f"a waveform is float32 [samples], not {samples.dtype} {list(samples.shape)}")
     if not np.isfinite(samples).all():
         raise AudioError("the waveform holds values that are not finite numbers")
-    pulses = np.rint(samples * _FULL_SCALE).clip(-_FULL_SCALE, _FULL_SCALE - 1).astype("<i2")
-    try:
-        with replace_whole(Path(path)) as temporary, temporary.open("wb") as file:
-            with wave.open(file, "wb") as wav:
-                wav.setnchannels(1)
-                wav.setsampwidth(pulses.itemsize)
-                wav.setframerate(SAMPLE_RATE)
-                wav.writeframes(pulses.tobytes())
-            file.flush()
-            os.fsync(file.fileno())  # a full disk may be noticed only now, and a name must not outlive its contents
-    except OSError as error:
-        raise AudioError(f"{path}: cannot be written ({reason(error)})") from error
+    return np.rint(samples * _FULL_SCALE).clip(-_FULL_SCALE, _FULL_SCALE - 1).astype("<i2")
+
+
+def _write_pulses(file: BinaryIO, pulses: PulseArray) -> None:
+    with wave.open(file, "wb") as wav:
+        wav.setnchannels(1)
+        wav.setsampwidth(pulses.itemsize)
+        wav.setframerate(SAMPLE_RATE)
+        wav.writeframes(pulses.tobytes())
 
 
 def _from_path(path: Path) -> FloatArray:

@@ -1,0 +1,156 @@
+"""Many clients at once against `im2sp serve`: latency, throughput, errors other than 429, memory of the server.
+
+    python benchmarks/load_test.py [--clients 50] [--seconds 20] [--stream] [--threads 1] [PHOTO...]
+
+Starts a service of its own on a free port and ends it afterwards. Each client sends one photo after the other and,
+told 429, waits as long as Retry-After says (at least; a little more by chance, so that not all come back at once).
+Every tenth request is a bad one (not a picture, or cut short), which must be refused with 400 or 422. It ends after
+`--seconds`, or `--requests` answered photos. Exit code 1 when an answer was neither speech nor 429, or when memory
+grew by more than `--growth` between the first quarter of the run and its end. Needs im2sp[serve] and httpx.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import random
+import statistics
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+
+BAD = (b"not a picture", b"\xff\xd8\xff\xe0 cut short")
+
+
+@dataclass
+class Tally:
+    """What the clients saw."""
+
+    seconds: list[float] = field(default_factory=list)  # of answered photos, from request to last byte
+    first: list[float] = field(default_factory=list)  # until the first byte of speech
+    statuses: Counter[str] = field(default_factory=Counter)
+    wrong: list[str] = field(default_factory=list)
+
+
+async def client(
+    number: int, http: httpx.AsyncClient, path: str, photos: list[bytes], tally: Tally, until: float, requests: int
+) -> None:
+    """One client, until the time is over or enough photos have been answered."""
+    chance = random.Random(number)
+    while time.perf_counter() < until and len(tally.seconds) < requests:
+        is_bad = chance.random() < 0.1
+        photo = chance.choice(BAD) if is_bad else chance.choice(photos)
+        started = time.perf_counter()
+        try:
+            async with http.stream("POST", path, content=photo) as response:
+                pieces = [(time.perf_counter(), len(piece)) async for piece in response.aiter_raw()]
+        except httpx.HTTPError as error:
+            tally.wrong.append(f"{type(error).__name__}: {error}")
+            continue
+        status = response.status_code
+        tally.statuses[str(status)] += 1
+        if status == 429:
+            await asyncio.sleep(float(response.headers["retry-after"]) * chance.uniform(1, 1.5))
+        elif is_bad:
+            if status not in (400, 422):
+                tally.wrong.append(f"a bad photo was answered {status}")
+        elif status != 200 or sum(size for _, size in pieces) <= 44:
+            tally.wrong.append(f"a photo was answered {status}")
+        else:
+            tally.seconds.append(time.perf_counter() - started)
+            tally.first.append(next(moment for moment, size in pieces if size) - started)
+
+
+def memory(process: int) -> float:
+    """Resident megabytes of a process (Linux)."""
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
+
+
+async def watch(process: int, samples: list[float], until: float) -> None:
+    """Note the memory twice a second."""
+    while time.perf_counter() < until:
+        samples.append(memory(process))
+        await asyncio.sleep(0.5)
+
+
+async def load(options: argparse.Namespace, address: str, process: int) -> tuple[Tally, list[float], float]:
+    """Run the clients -> (tally, memory over time, seconds)."""
+    photos = [path.read_bytes() for path in options.photos]
+    path = "/v1/captions/stream" if options.stream else "/v1/captions"
+    tally, samples = Tally(), [memory(process)]
+    started = time.perf_counter()
+    until = started + options.seconds
+    limits = httpx.Limits(max_connections=options.clients)
+    async with httpx.AsyncClient(base_url=address, trust_env=False, timeout=120, limits=limits) as http:
+        watching = asyncio.create_task(watch(process, samples, until))
+        clients = (
+            client(number, http, path, photos, tally, until, options.requests) for number in range(options.clients)
+        )
+        await asyncio.gather(*clients)
+        watching.cancel()
+    samples.append(memory(process))
+    return tally, samples, time.perf_counter() - started
+
+
+def percentiles(values: list[float]) -> str:
+    """p50, p95 and p99 in ms."""
+    cuts = statistics.quantiles(values, n=100)
+    return ", ".join(f"p{p} {1000 * cuts[p - 1]:.0f} ms" for p in (50, 95, 99))
+
+
+def report(options: argparse.Namespace, tally: Tally, samples: list[float], seconds: float) -> bool:
+    """Print what was found; whether it is good."""
+    settled = max(samples[: max(1, len(samples) // 4)])
+    growth = samples[-1] / settled - 1
+    print(f"{options.clients} clients, {seconds:.1f} s, {'streamed' if options.stream else 'whole'} wav")
+    print("answers:", ", ".join(f"{status}: {count}" for status, count in sorted(tally.statuses.items())))
+    if len(tally.seconds) > 1:
+        print(f"photos: {len(tally.seconds)}, {len(tally.seconds) / seconds:.1f} a second")
+        print(f"to the last byte:  {percentiles(tally.seconds)}")
+        print(f"to the first byte: {percentiles(tally.first)}")
+    print(f"errors other than 429: {len(tally.wrong)}", *sorted(set(tally.wrong)), sep="\n  ")
+    print(
+        f"memory of the server: {samples[0]:.0f} MB at the start, at most {settled:.0f} MB in the first quarter, "
+        f"at most {max(samples):.0f} MB in all, {samples[-1]:.0f} MB at the end"
+    )
+    return bool(tally.seconds) and not tally.wrong and growth <= options.growth
+
+
+def main() -> None:
+    """Start a service, load it, report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("photos", nargs="*", type=Path, default=sorted(Path("examples").glob("*.jpg")))
+    parser.add_argument("--clients", type=int, default=50)
+    parser.add_argument("--seconds", type=float, default=20)
+    parser.add_argument("--requests", type=int, default=10_000)
+    parser.add_argument("--stream", action="store_true")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--queue", type=int, default=16)
+    parser.add_argument("--model", default="default")
+    parser.add_argument("--growth", type=float, default=0.1)
+    options = parser.parse_args()
+    words = ("port", 0), ("rate", 0), ("queue", options.queue), ("share", options.queue), ("batch", options.batch)
+    command = [sys.executable, "-m", "im2sp", "serve", "--threads", str(options.threads), "--model", options.model]
+    for name, value in words:
+        command += [f"--{name}", str(value)]
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as server:
+        try:
+            assert server.stdout is not None
+            address = server.stdout.readline().split()[3]
+            good = report(options, *asyncio.run(load(options, address, server.pid)))
+        finally:
+            server.terminate()
+    sys.exit(0 if good else 1)
+
+
+if __name__ == "__main__":
+    main()

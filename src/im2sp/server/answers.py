@@ -1,0 +1,126 @@
+"""Answers: a caption or chunks of speech in, the bytes that a client asked for out."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from typing import Literal
+
+import numpy as np
+from pydantic import BaseModel, Field
+
+from im2sp.arrays import FloatArray
+from im2sp.captioner import SpeechCaption
+from im2sp.server.refusals import Refusal
+from im2sp.speech.audio import SAMPLE_RATE, UNIT_RATE, encode_wav, to_pulses
+from im2sp.streaming import SpeechChunk
+
+WAV, JSON, PCM, LINES = "audio/wav", "application/json", "audio/L16", "application/x-ndjson"
+PCM_TYPE = f"{PCM};rate={SAMPLE_RATE};channels=1"  # RFC 2586: big-endian
+_ENDLESS = b"\xff" * 4  # the length in the header of a WAV whose length nobody knows yet
+_WAV_HEADER = 44  # bytes
+
+Confidence = Literal["sure", "fairly sure", "unsure", "a guess"]
+# exp(score) is the probability of a token in the (geometric) mean: above 70 %, 37 % and 20 %.
+_CONFIDENCE: tuple[tuple[float, Confidence], ...] = ((-0.36, "sure"), (-1.0, "fairly sure"), (-1.6, "unsure"))
+
+
+class Answer(BaseModel):
+    """What was said about a photo."""
+
+    units: list[int] = Field(description="Speech units, repeats removed.")
+    durations: list[int] = Field(description=f"Of each unit, in frames of {1000 // UNIT_RATE} ms.")
+    score: float = Field(description="Mean log probability of a token; 0 is certain.")
+    confidence: Confidence = Field(description="The score in words. It says nothing about the truth.")
+    speech_seconds: float = Field(description="Length of the speech.")
+    seconds: float = Field(description="Time taken to make it.")
+    sample_rate: int = Field(default=SAMPLE_RATE, description="Of the speech, in Hz.")
+    wav: str | None = Field(default=None, description="The speech as a WAV file in base64, with `audio=true`.")
+
+
+class ErrorAnswer(BaseModel):
+    """Why there is no speech."""
+
+    error: str = Field(description="One sentence: what was wrong, with what, what to do.")
+
+
+def answer(caption: SpeechCaption, *, audio: bool = False) -> Answer:
+    """A caption in numbers, and with `audio` in sound."""
+    return Answer(
+        units=caption.units.tolist(),
+        durations=caption.durations.tolist(),
+        score=caption.score,
+        confidence=confidence(caption.score),
+        speech_seconds=len(caption.waveform) / SAMPLE_RATE,
+        seconds=caption.seconds,
+        wav=base64.b64encode(encode_wav(caption.waveform)).decode() if audio else None,
+    )
+
+
+def confidence(score: float) -> Confidence:
+    """Mean log probability of a token -> a word."""
+    return next((word for least, word in _CONFIDENCE if score >= least), "a guess")
+
+
+def wav_beginning() -> bytes:
+    """Header of a WAV file whose samples follow bit by bit, 16-bit little-endian."""
+    header = bytearray(encode_wav(np.zeros(0, dtype=np.float32)))
+    header[4:8] = header[_WAV_HEADER - 4 :] = _ENDLESS
+    return bytes(header)
+
+
+def pcm(waveform: FloatArray, *, big_endian: bool) -> bytes:
+    """Waveform float32 [samples] -> 16-bit samples."""
+    pulses = to_pulses(waveform)
+    return (pulses.byteswap() if big_endian else pulses).tobytes()
+
+
+async def encoded(chunks: AsyncIterator[SpeechChunk], kind: str) -> AsyncGenerator[bytes, None]:
+    """Chunks of speech -> pieces of the body of an answer of type WAV, PCM or LINES, each as soon as it is there."""
+    if kind == WAV:
+        yield wav_beginning()
+    async for chunk in chunks:
+        if kind == LINES:
+            yield _line({"pcm": base64.b64encode(pcm(chunk.waveform, big_endian=False)).decode()})
+            if chunk.caption is not None:
+                yield _line(answer(chunk.caption).model_dump(exclude_none=True))
+        else:
+            yield pcm(chunk.waveform, big_endian=kind == PCM)
+
+
+def _line(values: dict[str, object]) -> bytes:
+    return json.dumps(values).encode() + b"\n"
+
+
+def negotiate(accept: str | None, offers: Sequence[str]) -> str:
+    """The offer that the Accept header likes best; of equals, and without a header, the first.
+
+    RFC 9110, section 12.5.1, without parameters other than q. Raises Refusal 406.
+    """
+    liked = [(_quality(accept or "*/*", offer), -place, offer) for place, offer in enumerate(offers)]
+    quality, _, offer = max(liked)
+    if not quality:
+        raise Refusal(406, f"this is answered as {' or '.join(offers)} only; change the Accept header")
+    return offer
+
+
+def _quality(accept: str, offer: str) -> float:
+    """Of the most specific range that covers the offer; 0 where none does."""
+    offer, best = offer.lower(), (0, 0.0)
+    ranges = {offer: 3, f"{offer.partition('/')[0]}/*": 2, "*/*": 1}
+    for part in accept.lower().split(","):
+        name, *parameters = (word.strip() for word in part.split(";"))
+        if name not in ranges:
+            continue
+        best = max(best, (ranges[name], _weight(parameters)))
+    return best[1]
+
+
+def _weight(parameters: Sequence[str]) -> float:
+    for parameter in parameters:
+        if parameter.startswith("q="):
+            digits = re.fullmatch(r"q=([01](\.\d{0,3})?)", parameter)
+            return min(1.0, float(digits[1])) if digits else 0.0
+    return 1.0

@@ -1,0 +1,71 @@
+"""Metrics: what the service did, for Prometheus. Numbers only: nothing of a photo, nothing of who sent it."""
+
+from __future__ import annotations
+
+import time
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+_SECONDS = (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
+_METHODS = frozenset(("GET", "HEAD", "POST", "OPTIONS"))
+
+
+class Metrics:
+    """The numbers of one service."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        self.requests = Counter(
+            "im2sp_requests", "Requests answered.", ["method", "route", "status"], registry=registry
+        )
+        self.answer_seconds = Histogram(
+            "im2sp_answer_seconds", "From request to the end of its answer.", ["route"], buckets=_SECONDS,
+            registry=registry,
+        )  # fmt: skip
+        self.first_sound_seconds = Histogram(
+            "im2sp_first_sound_seconds", "From a photo at hand to the first piece of its speech.", buckets=_SECONDS,
+            registry=registry,
+        )  # fmt: skip
+        self.batch_size = Histogram(
+            "im2sp_batch_size", "Photos that the image encoder saw at once.", buckets=(1, 2, 4, 8, 16, 32, 64),
+            registry=registry,
+        )  # fmt: skip
+        self.speech_seconds = Counter("im2sp_speech_seconds", "Speech made.", registry=registry)
+        self.captions = Counter("im2sp_captions", "Photos spoken about.", registry=registry)
+        self.given_up = Counter("im2sp_given_up", "Photos whose client left or ran out of time.", registry=registry)
+        self.queue = Gauge("im2sp_queue", "Photos being received, waiting or being spoken about.", registry=registry)
+
+    def exposition(self) -> bytes:
+        """In Prometheus' text format."""
+        return generate_latest(self.registry)
+
+
+class Observer:
+    """ASGI middleware that counts requests."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass everything on."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started, status = time.perf_counter(), 0
+
+        async def watched(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        finally:
+            # Only words of ours become labels: a stranger could fill the memory with others.
+            route = getattr(scope.get("route"), "path", "none") or "none"
+            method = scope["method"] if scope["method"] in _METHODS else "other"
+            self._metrics.requests.labels(method, route, status).inc()
+            self._metrics.answer_seconds.labels(route).observe(time.perf_counter() - started)

@@ -1,0 +1,105 @@
+// Speech: chunks of samples in, one unbroken sound out. It never plays two sounds at once, and remembers the last one.
+
+const SAMPLE_RATE = 16000; // Hz
+const LEAD = 0.05; // seconds between a chunk's arrival and its sound, so that the next one can follow without a gap
+
+export class Player {
+  #context = null;
+  #sources = new Set();
+  #chunks = []; // of the last speech, for saying it again
+  #end = 0; // when, on the context's clock, what was scheduled is over
+  #complete = false;
+  #whenSilent = null;
+
+  // Call this in the handler of a key or a click: browsers make no sound before one.
+  async wake() {
+    this.#context ??= new AudioContext({ sampleRate: SAMPLE_RATE });
+    if (this.#context.state !== "running") {
+      // A browser that allows no sound yet leaves the promise open for ever.
+      await Promise.race([this.#context.resume(), new Promise((resolve) => setTimeout(resolve, 500))]);
+    }
+    return this.#context.state === "running";
+  }
+
+  get isSpeaking() {
+    return this.#whenSilent !== null;
+  }
+
+  get canRepeat() {
+    return this.#complete && this.#chunks.length > 0;
+  }
+
+  // Silence, then a new speech, whose chunks come by `add` and end with `finish`.
+  begin() {
+    this.silence();
+    this.#chunks = [];
+    this.#open();
+  }
+
+  // samples: Float32Array at 16 kHz, in [-1, 1]
+  add(samples) {
+    this.#chunks.push(samples);
+    this.#schedule(samples);
+  }
+
+  // No more chunks will come. Resolves when the last one has been heard, or was silenced.
+  finish() {
+    this.#complete = true;
+    const silent = this.#whenSilent?.promise;
+    if (this.#sources.size === 0) this.#close();
+    return silent ?? Promise.resolve();
+  }
+
+  repeat() {
+    this.silence();
+    this.#open();
+    for (const samples of this.#chunks) this.#schedule(samples);
+    return this.finish();
+  }
+
+  silence() {
+    for (const source of this.#sources) {
+      source.onended = null;
+      source.stop();
+    }
+    this.#sources.clear();
+    this.#close();
+  }
+
+  #open() {
+    let resolve;
+    const promise = new Promise((done) => { resolve = done; });
+    this.#whenSilent = { promise, resolve };
+    this.#complete = false;
+    this.#end = 0;
+  }
+
+  #close() {
+    this.#whenSilent?.resolve();
+    this.#whenSilent = null;
+  }
+
+  #schedule(samples) {
+    if (samples.length === 0 || !this.isSpeaking) return;
+    const buffer = this.#context.createBuffer(1, samples.length, SAMPLE_RATE);
+    buffer.copyToChannel(samples, 0);
+    const source = this.#context.createBufferSource();
+    source.buffer = buffer;
+    source.connect(this.#context.destination);
+    source.onended = () => {
+      this.#sources.delete(source);
+      if (this.#complete && this.#sources.size === 0) this.#close();
+    };
+    this.#sources.add(source);
+    const start = Math.max(this.#end, this.#context.currentTime + LEAD);
+    source.start(start);
+    this.#end = start + buffer.duration;
+  }
+}
+
+// base64 of 16-bit little-endian samples -> Float32Array
+export function decodePcm(text) {
+  const bytes = Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
+  const view = new DataView(bytes.buffer);
+  return Float32Array.from({ length: bytes.length >> 1 }, (_, index) => view.getInt16(2 * index, true) / 32768);
+}

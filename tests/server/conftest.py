@@ -1,0 +1,101 @@
+"""A real service on a free port, in a thread of this process, speaking with the tiny bundle."""
+
+from __future__ import annotations
+
+import io
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from im2sp.captioner import Captioner
+from im2sp.server.run import listen, server_of
+from im2sp.server.settings import Settings
+
+JPEG = {"Content-Type": "image/jpeg"}
+JSON = {"Accept": "application/json"}
+
+
+@dataclass
+class Served:
+    """A running service."""
+
+    port: int
+    client: httpx.Client
+    end: Callable[[], None]  # begin to shut down, as SIGTERM would; `serving` waits for the rest
+    thread: threading.Thread
+
+    def wait_for(self, metric: str) -> None:
+        """Until /metrics has this line."""
+        give_up = time.monotonic() + 30
+        while metric not in self.client.get("/metrics").text:
+            assert time.monotonic() < give_up, f"never came to {metric}"
+
+
+@contextmanager
+def serving(captioner: Captioner, settings: Settings) -> Iterator[Served]:
+    """Run a service for the block, then shut it down in full."""
+    listener = listen(settings.host, 0)
+    port = listener.getsockname()[1]
+    server = server_of(captioner, settings)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+
+    def end() -> None:
+        server.should_exit = True
+
+    thread.start()
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=30) as client:
+            yield Served(port, client, end, thread)
+    finally:
+        end()
+        thread.join()
+
+
+class GatedCaptioner(Captioner):
+    """Waits at a gate before it looks at a photo, so that a test can say how long speaking takes."""
+
+    def __init__(self, captioner: Captioner) -> None:
+        super().__init__(captioner.bundle, threads=1)
+        self.gate = threading.Event()
+        self.reached = threading.Semaphore(0)
+
+    def pixels(self, image):  # type: ignore[no-untyped-def]
+        """As ever, but not before the gate is open."""
+        self.reached.release()
+        assert self.gate.wait(timeout=30)
+        return super().pixels(image)
+
+
+@pytest.fixture(scope="session")
+def captioner(tiny_bundle: Path) -> Captioner:
+    return Captioner.from_pretrained(tiny_bundle, threads=1)
+
+
+@pytest.fixture(scope="module")
+def served(captioner: Captioner) -> Iterator[Served]:
+    """With the defaults, but for the limits that one client who is all tests would meet."""
+    with serving(captioner, Settings(rate=0, share=16)) as service:
+        yield service
+
+
+@pytest.fixture
+def gated(captioner: Captioner) -> Iterator[GatedCaptioner]:
+    slow = GatedCaptioner(captioner)
+    yield slow
+    slow.gate.set()
+
+
+@pytest.fixture(scope="session")
+def photo() -> bytes:
+    """A JPEG."""
+    file = io.BytesIO()
+    Image.fromarray(np.random.default_rng(7).integers(0, 256, (60, 80, 3), dtype=np.uint8)).save(file, "JPEG")
+    return file.getvalue()

@@ -1,0 +1,59 @@
+"""Answers: which type a client gets, and what is in it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from im2sp.server.answers import JSON, WAV, confidence, negotiate, pcm, wav_beginning
+from im2sp.server.refusals import Refusal
+from im2sp.speech.audio import encode_wav
+
+
+@pytest.mark.parametrize(
+    ("accept", "offer"),
+    [
+        (None, WAV),
+        ("*/*", WAV),
+        ("", WAV),
+        ("audio/wav", WAV),
+        ("AUDIO/WAV", WAV),
+        ("audio/*", WAV),
+        ("application/json", JSON),
+        ("application/*", JSON),
+        ("text/html, application/json;q=0.9, */*;q=0.1", JSON),
+        ("audio/wav;q=0.5, application/json;q=0.6", JSON),
+        ("*/*, audio/wav;q=0", JSON),
+        ("application/json;q=x, audio/wav;q=0.1", WAV),
+        ("application/json; charset=utf-8", JSON),
+    ],
+)
+def test_the_client_chooses(accept: str | None, offer: str) -> None:
+    assert negotiate(accept, (WAV, JSON)) == offer
+
+
+@pytest.mark.parametrize("accept", ["text/html", "audio/wav;q=0", ";;;,,,", "audio", "application/json;q=-1"])
+def test_nothing_that_it_accepts(accept: str) -> None:
+    with pytest.raises(Refusal, match="audio/wav or application/json") as refusal:
+        negotiate(accept, (WAV, JSON))
+    assert refusal.value.status == 406
+
+
+@pytest.mark.parametrize(
+    ("score", "word"), [(0.0, "sure"), (-0.5, "fairly sure"), (-1.5, "unsure"), (-1.9, "a guess"), (-99.0, "a guess")]
+)
+def test_scores_in_words(score: float, word: str) -> None:
+    assert confidence(score) == word
+
+
+def test_samples() -> None:
+    waveform = np.array([0, 0.5, -1, 2], dtype=np.float32)
+    little, big = pcm(waveform, big_endian=False), pcm(waveform, big_endian=True)
+    assert np.frombuffer(little, "<i2").tolist() == np.frombuffer(big, ">i2").tolist() == [0, 16384, -32768, 32767]
+    assert encode_wav(waveform).endswith(little)
+
+
+def test_a_wav_of_unknown_length_begins_as_one_of_known_length() -> None:
+    known, unknown = encode_wav(np.zeros(7, np.float32))[:44], wav_beginning()
+    assert len(unknown) == 44
+    assert [i for i in range(44) if known[i] != unknown[i]] == [4, 5, 6, 7, 40, 41, 42, 43]

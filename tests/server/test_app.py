@@ -1,0 +1,363 @@
+"""The routes, over real HTTP: what a photo is answered with, and what is not a photo."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import socket
+import struct
+import tempfile
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import numpy as np
+import pytest
+import soundfile
+from PIL import Image
+
+from im2sp.captioner import Captioner
+from im2sp.server.answers import confidence
+from im2sp.server.guard import SECURITY_HEADERS
+from im2sp.server.settings import Settings
+from im2sp.speech.audio import SAMPLE_RATE, encode_wav
+from im2sp.translation.decoding import DecodingOptions
+from tests.server.conftest import JPEG, JSON, GatedCaptioner, Served, serving
+
+GREEDY = DecodingOptions(beam=1, length_penalty=1.0, max_tokens=40)
+TOKEN = "0123456789abcdef"
+
+
+def sentence(response: httpx.Response) -> str:
+    """The sentence of a refusal; there is nothing else in it."""
+    answer = response.json()
+    assert list(answer) == ["error"]
+    assert "\n" not in answer["error"]
+    return str(answer["error"])
+
+
+# ---- photos ----
+
+
+def test_a_raw_photo_becomes_the_wav_that_the_captioner_makes(
+    served: Served, captioner: Captioner, photo: bytes
+) -> None:
+    response = served.client.post("/v1/captions", content=photo, headers=JPEG)
+    caption = captioner.caption(photo)
+    assert response.status_code == 200
+    assert response.headers["content-type"] == "audio/wav"
+    assert response.content == encode_wav(caption.waveform)
+    assert float(response.headers["im2sp-score"]) == pytest.approx(caption.score, abs=1e-3)
+    assert response.headers["im2sp-confidence"] == confidence(caption.score)
+
+
+def test_a_form_is_answered_as_json_with_the_speech_on_wish(served: Served, captioner: Captioner, photo: bytes) -> None:
+    caption = captioner.caption(photo)
+    for wish in (False, True):
+        response = served.client.post(
+            "/v1/captions", files={"photo": ("x.jpg", photo)}, headers=JSON, params={"audio": wish}
+        )
+        answer = response.json()
+        assert response.status_code == 200
+        assert answer["units"] == caption.units.tolist()
+        assert answer["durations"] == caption.durations.tolist()
+        assert answer["score"] == pytest.approx(caption.score)
+        assert answer["speech_seconds"] == len(caption.waveform) / SAMPLE_RATE
+        assert answer["sample_rate"] == SAMPLE_RATE
+        assert ("wav" in answer) is wish
+    assert base64.b64decode(answer["wav"]) == encode_wav(caption.waveform)
+
+
+def test_options_reach_the_decoder(served: Served, captioner: Captioner, photo: bytes) -> None:
+    def units(**options: float) -> object:
+        return served.client.post("/v1/captions", content=photo, params=options, headers=JSON).json()["units"]
+
+    assert units(beam=1) == captioner.caption(photo, GREEDY).units.tolist()
+    sampled = DecodingOptions(beam=1, length_penalty=1.0, max_tokens=40, temperature=1.5, seed=3)
+    assert units(temperature=1.5, seed=3) == captioner.caption(photo, sampled).units.tolist()
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_photos_without_a_type_or_a_length(served: Served, photo: bytes, chunked: bool) -> None:
+    content = iter([photo[:100], photo[100:]]) if chunked else photo
+    assert served.client.post("/v1/captions", content=content).status_code == 200
+
+
+def test_many_at_once_get_each_their_own(captioner: Captioner, served: Served) -> None:
+    random = np.random.default_rng(0)
+    pictures = [random.integers(0, 256, (20, 20, 3), dtype=np.uint8) // (1 + number) for number in range(8)]
+
+    def ask(picture: np.ndarray) -> object:
+        file = io.BytesIO()
+        Image.fromarray(picture).save(file, "PNG")
+        return served.client.post("/v1/captions", content=file.getvalue(), headers=JSON).json()["units"]
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(ask, pictures))
+    assert answers == [captioner.caption(picture).units.tolist() for picture in pictures]
+
+
+# ---- streams ----
+
+
+def test_a_stream_is_the_greedy_caption_in_pieces(served: Served, captioner: Captioner, photo: bytes) -> None:
+    whole = captioner.caption(photo, GREEDY)
+    with served.client.stream("POST", "/v1/captions/stream", content=photo) as response:
+        body = response.read()
+    assert response.headers["content-type"] == "audio/wav"
+    assert response.headers["transfer-encoding"] == "chunked"
+    samples = np.frombuffer(body[44:], "<i2")
+    assert len(samples) == len(whole.waveform)
+    np.testing.assert_allclose(samples / 32768, whole.waveform.clip(-1, 1 - 2**-15), atol=2 / 32768)
+    waveform, rate = soundfile.read(io.BytesIO(body))
+    assert (rate, len(waveform)) == (SAMPLE_RATE, len(samples))
+
+
+def test_a_stream_of_samples_is_big_endian_as_its_type_says(served: Served, photo: bytes) -> None:
+    accept = {"Accept": "audio/L16"}
+    response = served.client.post("/v1/captions/stream", content=photo, headers=accept)
+    wav = served.client.post("/v1/captions/stream", content=photo).content
+    assert response.headers["content-type"] == "audio/L16;rate=16000;channels=1"
+    assert np.frombuffer(response.content, ">i2").tolist() == np.frombuffer(wav[44:], "<i2").tolist()
+
+
+def test_a_stream_of_lines_ends_with_the_answer(served: Served, captioner: Captioner, photo: bytes) -> None:
+    accept = {"Accept": "application/x-ndjson"}
+    response = served.client.post("/v1/captions/stream", content=photo, headers=accept)
+    *chunks, answer = [json.loads(line) for line in response.text.splitlines()]
+    assert len(chunks) > 1
+    wav = served.client.post("/v1/captions/stream", content=photo).content
+    assert b"".join(base64.b64decode(chunk["pcm"]) for chunk in chunks) == wav[44:]
+    assert answer["units"] == captioner.caption(photo, GREEDY).units.tolist()
+
+
+def test_a_stream_that_cannot_begin_has_a_status(served: Served) -> None:
+    response = served.client.post("/v1/captions/stream", content=b"not a picture")
+    assert response.status_code == 422
+    assert "is not a picture" in sentence(response)
+
+
+# ---- refusals ----
+
+
+@pytest.mark.parametrize(
+    ("request_", "status", "part"),
+    [
+        ({"content": b""}, 400, "no photo"),
+        ({"files": {"photo": ("x.jpg", b"")}}, 400, "no photo"),
+        ({"files": {"picture": ("x.jpg", b"abc")}}, 400, "no file 'photo'"),
+        ({"data": {"photo": "abc"}, "files": {"x": ("x", b"")}}, 400, "no file 'photo'"),
+        ({"files": [("photo", ("a", b"abc")), ("photo", ("b", b"abc"))]}, 400, "too many files"),
+        ({"content": b"abc", "headers": {"Content-Type": "multipart/form-data"}}, 400, "boundary"),
+        ({"content": b"abc", "headers": {"Content-Type": "multipart/form-data; boundary=x"}}, 400, "form"),
+        ({"content": b"abc", "headers": {"Content-Type": "text/plain"}}, 415, "send a photo"),
+        ({"json": {}}, 415, "send a photo"),
+        ({"data": {"a": "b"}}, 415, "send a photo"),
+        ({"content": b"abc", "headers": {"Content-Encoding": "gzip"}}, 415, "compressed"),
+        ({"content": b"abc"}, 422, "not a picture"),
+        ({"content": b"\xff\xd8\xff\xe0"}, 422, "bytes"),
+        ({"content": b"abc", "headers": {"Accept": "text/html"}}, 406, "Accept"),
+        ({"content": b"abc", "params": {"beam": 9}}, 422, "beam"),
+        ({"content": b"abc", "params": {"beam": "x"}}, 422, "beam"),
+        ({"content": b"abc", "params": {"temperature": "nan"}}, 422, "temperature"),
+        ({"content": b"abc", "params": {"temperature": 1, "beam": 2}}, 422, "sampling"),
+        ({"content": b"abc", "params": {"seed": -1}}, 422, "seed"),
+    ],
+)
+def test_what_is_not_served(served: Served, request_: dict[str, object], status: int, part: str) -> None:
+    response = served.client.post("/v1/captions", **request_)  # type: ignore[arg-type]
+    assert response.status_code == status
+    assert part.lower() in sentence(response).lower()
+
+
+def test_bombs(served: Served) -> None:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    png = (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(bytes(10**7)))
+        + chunk(b"IEND", b"")
+    )
+    response = served.client.post("/v1/captions", content=png, headers={"Content-Type": "image/png"})
+    assert response.status_code == 422
+    assert "too large" in sentence(response)
+
+
+def test_addresses_and_methods_that_do_not_exist(served: Served) -> None:
+    assert served.client.get("/nothing").status_code == 404
+    assert sentence(served.client.get("/docs"))
+    assert served.client.get("/static/../app.py").status_code == 404
+    assert served.client.get("/static/%2e%2e/app.py").status_code == 404
+    response = served.client.get("/v1/captions")
+    assert (response.status_code, response.headers["allow"]) == (405, "POST")
+
+
+def test_a_defect_is_a_sentence_and_no_more(captioner: Captioner, photo: bytes) -> None:
+    class Defective(Captioner):
+        def encode_pixels(self, pixels):  # type: ignore[no-untyped-def]
+            raise ValueError("secret")
+
+    with serving(Defective(captioner.bundle, threads=1), Settings()) as service:
+        response = service.client.post("/v1/captions", content=photo)
+        assert response.status_code == 500
+        assert "secret" not in sentence(response)
+        assert service.client.get("/healthz").status_code == 200
+
+
+# ---- limits ----
+
+
+def test_a_full_queue_says_when_to_come_back(gated: GatedCaptioner, photo: bytes) -> None:
+    with serving(gated, Settings(queue=2, share=2, batch=1, rate=0)) as service, ThreadPoolExecutor(2) as pool:
+        asked = [pool.submit(service.client.post, "/v1/captions", content=photo) for _ in range(2)]
+        assert gated.reached.acquire(timeout=10)
+        service.wait_for("im2sp_queue 2.0")
+        response = service.client.post("/v1/captions", content=photo)
+        assert response.status_code == 429
+        assert int(response.headers["retry-after"]) >= 1
+        assert "queue is full" in sentence(response)
+        assert service.client.get("/healthz").status_code == 200
+        gated.gate.set()
+        assert [future.result().status_code for future in asked] == [200, 200]
+        assert service.client.post("/v1/captions", content=photo).status_code == 200
+        service.wait_for("im2sp_queue 0.0")
+
+
+def test_photos_that_wait_together_are_encoded_together(gated: GatedCaptioner, photo: bytes) -> None:
+    sizes: list[int] = []
+    encode = gated.encode_pixels
+    gated.encode_pixels = lambda pixels: sizes.append(len(pixels)) or encode(pixels)  # type: ignore[method-assign]
+    with serving(gated, Settings(batch=3, rate=0)) as service, ThreadPoolExecutor(5) as pool:
+        asked = [pool.submit(service.client.post, "/v1/captions", content=photo, headers=JSON) for _ in range(5)]
+        assert gated.reached.acquire(timeout=10)
+        service.wait_for("im2sp_queue 5.0")
+        gated.gate.set()
+        answers = [future.result().json()["units"] for future in asked]
+    assert sum(sizes) == 5
+    assert max(sizes) == 3
+    assert all(answer == answers[0] for answer in answers)
+
+
+def test_speech_that_takes_too_long(gated: GatedCaptioner, photo: bytes) -> None:
+    with serving(gated, Settings(request_seconds=0.1)) as service:
+        response = service.client.post("/v1/captions", content=photo)
+        assert response.status_code == 503
+        assert "retry-after" in response.headers
+        gated.gate.set()
+
+
+def test_who_leaves_is_not_worked_for(gated: GatedCaptioner, photo: bytes) -> None:
+    head = b"POST /v1/captions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(photo)
+    with serving(gated, Settings(batch=1, rate=0)) as service, ThreadPoolExecutor(1) as pool:
+        first = pool.submit(service.client.post, "/v1/captions", content=photo)
+        assert gated.reached.acquire(timeout=10)
+        with socket.create_connection(("127.0.0.1", service.port)) as second:
+            second.sendall(head + photo)
+            service.wait_for("im2sp_queue 2.0")
+        service.wait_for('route="/v1/captions",status="400"')  # it has been noticed that nobody waits
+        gated.gate.set()
+        assert first.result().status_code == 200
+        service.wait_for("im2sp_queue 0.0")
+        assert "im2sp_given_up_total 1.0" in service.client.get("/metrics").text
+        assert "im2sp_captions_total 1.0" in service.client.get("/metrics").text
+
+
+def test_clients_who_ask_too_often(captioner: Captioner) -> None:
+    with serving(captioner, Settings(rate=3)) as service:
+        statuses = [service.client.post("/v1/captions", content=b"x").status_code for _ in range(4)]
+        assert statuses == [422, 422, 422, 429]
+        assert service.client.get("/healthz").status_code == 200
+
+
+# ---- who may ask ----
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Host": "evil.example"}, 421),
+        ({"Host": "127.0.0.1.evil.example:8000"}, 421),
+        ({"Host": "localhost"}, 200),
+        ({"Host": "[::1]:8000"}, 200),
+        ({"Origin": "https://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Host": "localhost:1", "Origin": "http://localhost:1"}, 200),
+        ({"Host": "localhost:1", "Origin": "http://localhost:2"}, 403),
+    ],
+)
+def test_names_and_origins(served: Served, headers: dict[str, str], status: int) -> None:
+    response = served.client.get("/healthz", headers=headers)
+    assert response.status_code == status
+    assert "access-control-allow-origin" not in response.headers
+
+
+def test_no_other_site_is_let_in(served: Served) -> None:
+    asked = {"Origin": "https://evil.example", "Access-Control-Request-Method": "POST"}
+    response = served.client.request("OPTIONS", "/v1/captions", headers=asked)
+    assert response.status_code == 403
+    assert not [name for name in response.headers if name.startswith("access-control")]
+
+
+def test_a_token(captioner: Captioner, photo: bytes) -> None:
+    with serving(captioner, Settings(token=TOKEN)) as service:
+        for headers in ({}, {"Authorization": f"Bearer {TOKEN}x"}, {"Authorization": TOKEN}, {"Authorization": ""}):
+            response = service.client.post("/v1/captions", content=photo, headers=headers)
+            assert response.status_code == 401
+            assert response.headers["www-authenticate"] == "Bearer"
+        assert service.client.get("/metrics").status_code == 401
+        assert service.client.get("/openapi.json").status_code == 401
+        allowed = {"Authorization": f"Bearer {TOKEN}"}
+        assert service.client.post("/v1/captions", content=photo, headers=allowed).status_code == 200
+        assert service.client.get("/metrics", headers=allowed).status_code == 200
+        for public in ("/", "/healthz", "/static/page.js"):
+            assert service.client.get(public).status_code == 200
+
+
+def test_tokens_cannot_be_tried_out(captioner: Captioner) -> None:
+    with serving(captioner, Settings(token=TOKEN, rate=5)) as service:
+        statuses = [service.client.get("/metrics").status_code for _ in range(6)]
+        assert statuses == [401] * 5 + [429]
+
+
+@pytest.mark.parametrize("path", ["/", "/healthz", "/metrics", "/openapi.json", "/nothing", "/static/page.css"])
+def test_every_answer_has_the_security_headers(served: Served, path: str) -> None:
+    response = served.client.get(path)
+    assert {name: response.headers.get(name) for name in SECURITY_HEADERS} == SECURITY_HEADERS
+    assert response.headers["cache-control"] in ("no-store", "no-cache")
+    assert "server" not in response.headers
+
+
+# ---- the rest ----
+
+
+def test_metrics_name_nobody(served: Served, photo: bytes) -> None:
+    served.client.post("/v1/captions", content=photo)
+    served.client.request("STRANGE", "/strange")
+    text = served.client.get("/metrics").text
+    assert 'im2sp_requests_total{method="POST",route="/v1/captions",status="200"}' in text
+    assert 'im2sp_requests_total{method="other",route="none",status="404"}' in text
+    assert "im2sp_speech_seconds_total" in text
+    assert "strange" not in text.lower()
+    assert "127.0.0.1" not in text
+
+
+def test_openapi_tells_what_to_send_and_what_comes_back(served: Served) -> None:
+    description = served.client.get("/openapi.json").json()
+    assert set(description["paths"]) == {"/v1/captions", "/v1/captions/stream", "/healthz", "/metrics"}
+    post = description["paths"]["/v1/captions"]["post"]
+    assert set(post["requestBody"]["content"]) == {"image/*", "application/octet-stream", "multipart/form-data"}
+    assert set(post["responses"]["200"]["content"]) == {"audio/wav", "application/json"}
+    assert {"400", "401", "408", "413", "422", "429", "503"} <= set(post["responses"])
+
+
+def test_no_photo_goes_to_disk(served: Served, photo: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[object] = []
+    monkeypatch.setattr(tempfile.SpooledTemporaryFile, "rollover", written.append)
+    large = photo + bytes(3 * 2**20)  # more than the library would keep in memory by itself
+    response = served.client.post("/v1/captions", files={"photo": ("x.jpg", large)})
+    assert response.status_code == 200
+    assert written == []

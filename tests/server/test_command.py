@@ -1,0 +1,80 @@
+"""`im2sp serve` as a process: it says where it is, answers, ends when told, and refuses in one sentence."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+TOKEN = "0123456789abcdef"
+
+
+def command(*words: object, bundle: Path) -> list[str]:
+    return [sys.executable, "-m", "im2sp", "serve", "--model", str(bundle), "--threads", "1", *map(str, words)]
+
+
+def refused(*words: object, bundle: Path) -> str:
+    """The one sentence on stderr of a service that does not start."""
+    done = subprocess.run(command(*words, bundle=bundle), capture_output=True, text=True, timeout=60, env=plain())
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    return done.stderr
+
+
+def plain(**more: str) -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name != "IM2SP_TOKEN"} | more
+
+
+@pytest.mark.parametrize(("end", "code"), [(signal.SIGTERM, -signal.SIGTERM), (signal.SIGINT, 130)])
+def test_it_serves_until_it_is_ended(tiny_bundle: Path, photo: bytes, end: signal.Signals, code: int) -> None:
+    process = subprocess.Popen(
+        command("--port", 0, bundle=tiny_bundle),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=plain(PYTHONUNBUFFERED="1"),
+    )  # fmt: skip
+    assert process.stdout is not None
+    address = process.stdout.readline().split()[3]
+    assert address.startswith("http://127.0.0.1:")
+    with httpx.Client(base_url=address, trust_env=False, timeout=30) as client:
+        assert client.post("/v1/captions", content=photo).status_code == 200
+        assert client.post("/v1/captions", content=b"no photo").status_code == 422
+    process.send_signal(end)
+    stdout, stderr = process.communicate(timeout=30)
+    assert process.returncode == code
+    assert (stdout, stderr.strip()) == ("", "stopped" if end == signal.SIGINT else "")
+
+
+def test_other_machines_need_a_token(tiny_bundle: Path) -> None:
+    assert "a token is needed" in refused("--host", "0.0.0.0", "--port", 0, bundle=tiny_bundle)
+
+
+def test_a_token_cannot_stand_on_the_command_line(tiny_bundle: Path) -> None:
+    done = subprocess.run(command("--token", TOKEN, bundle=tiny_bundle), capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert TOKEN not in done.stderr
+
+
+def test_a_port_that_is_taken(tiny_bundle: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert f"cannot listen on 127.0.0.1, port {port} (" in refused("--port", port, bundle=tiny_bundle)
+
+
+def test_a_certificate_that_is_none(tiny_bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "x.pem").write_text("nothing")
+    words = ("--certificate", tmp_path / "x.pem", "--key", tmp_path / "x.pem")
+    assert "Traceback" not in refused("--port", 0, *words, bundle=tiny_bundle)
+
+
+def test_without_the_extra_it_says_what_to_install(tiny_bundle: Path) -> None:
+    code = (
+        "import sys; sys.modules['fastapi'] = None; sys.argv = ['im2sp', 'serve']; from im2sp.cli import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (1, "im2sp serve needs fastapi: pip install 'im2sp[serve]'\n")

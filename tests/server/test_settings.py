@@ -1,0 +1,67 @@
+"""Settings: who needs a token, which tokens will do, by which names the service may be called."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from im2sp.errors import Im2SpError
+from im2sp.server.settings import TOKEN_VARIABLE, Settings, is_known_host, read_token
+
+TOKEN = "0123456789abcdef"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
+def test_this_machine_needs_no_token(host: str) -> None:
+    assert Settings(host=host).token is None
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.7", "example.org", "localhost.example.org", ""])
+def test_other_hosts_need_one(host: str) -> None:
+    with pytest.raises(Im2SpError, match="token is needed"):
+        Settings(host=host)
+    assert Settings(host=host, token=TOKEN).token == TOKEN
+
+
+def test_a_token_comes_from_a_file_or_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(TOKEN_VARIABLE, raising=False)
+    assert read_token(None) is None
+    monkeypatch.setenv(TOKEN_VARIABLE, TOKEN)
+    assert read_token(None) == TOKEN
+    file = tmp_path / "token"
+    file.write_text("another-token-of-length\n")
+    assert read_token(file) == "another-token-of-length"
+
+
+@pytest.mark.parametrize("content", [b"", b"short", b"0123456789 abcdef", "0123456789abcdé".encode(), b"\0" * 20])
+def test_tokens_that_will_not_do(content: bytes, tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_bytes(content)
+    with pytest.raises(Im2SpError, match="the token in"):
+        read_token(file)
+
+
+def test_a_token_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(Im2SpError, match="there is no such file"):
+        read_token(tmp_path / "token")
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("localhost", True),
+        ("LOCALHOST.", True),
+        ("127.0.0.1", True),
+        ("[::1]", True),
+        ("192.168.1.7", True),
+        ("photos.example", True),
+        ("Photos.Example", True),
+        ("evil.example", False),
+        ("localhost.evil.example", False),
+        ("127.0.0.1.evil.example", False),
+        ("", False),
+    ],
+)
+def test_names_of_the_service(name: str, known: bool) -> None:
+    assert is_known_host(name, Settings(allowed_hosts=("photos.example",))) is known
