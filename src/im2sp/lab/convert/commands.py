@@ -27,3 +27,19 @@ def hubert(
         encoder = convert_hubert(folder, clusters, layer)
         encoder.save(staging)
     print(f"{out}: {encoder.units} units from layer {layer}")
+
+
+@app.command(help="unit HiFi-GAN with duration predictor -> a vocoder: units to speech")
+def hifigan(
+    checkpoint: Annotated[Path, typer.Argument(help='checkpoint with a "generator"')],
+    config: Annotated[Path, typer.Option(help="config.json that belongs to it")],
+    out: Out,
+) -> None:
+    """Convert a unit HiFi-GAN."""
+    from im2sp.lab.convert.folders import new_folder
+    from im2sp.lab.convert.hifigan import convert_hifigan
+
+    with new_folder(out) as staging:
+        model = convert_hifigan(config, checkpoint)
+        model.save(staging)
+    print(f"{out}: {model.config.units} units, {max(1, model.config.speakers)} voices")

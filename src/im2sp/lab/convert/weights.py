@@ -39,8 +39,32 @@ def with_weights(build: Callable[[], M], state: StateDict, path: Path) -> M:
         if tensor.shape != wanted[name].shape:
             shapes = f"{list(tensor.shape)} where the config asks for {list(wanted[name].shape)}"
             raise CheckpointError(f"{path} has {name} of shape {shapes}: give the config that belongs to it")
+    if bad := [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]:
+        raise CheckpointError(f"{path} has weights that are not numbers in {bad[0]}: get the file again")
     model.load_state_dict({name: plain(state[name]) for name in wanted}, assign=True)
     return model.eval().requires_grad_(False)
+
+
+def fold_weight_norm(state: StateDict, path: Path) -> StateDict:
+    """Replace the pairs that weight norm keeps by the weights that they stand for: g * v / |v|, one norm a row of v.
+
+    Raises:
+        CheckpointError: one of a pair is missing, or they do not fit.
+    """
+    folded = {}
+    for name, tensor in state.items():
+        stem, _, kind = name.rpartition(".")
+        if kind == "weight_g":
+            continue
+        if kind == "weight_v":
+            size = state.get(f"{stem}.weight_g")
+            if size is None or tensor.ndim < 2 or size.shape != (len(tensor), *[1] * (tensor.ndim - 1)):
+                raise CheckpointError(f"{path} has no {stem}.weight_g that fits {name}: get the file again")
+            norm = tensor.double().flatten(1).norm(dim=1).view(size.shape)
+            folded[f"{stem}.weight"] = (size.double() * tensor.double() / norm).float()
+        else:
+            folded[name] = tensor
+    return folded
 
 
 def plain(tensor: torch.Tensor) -> torch.Tensor:
