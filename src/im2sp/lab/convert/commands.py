@@ -7,9 +7,18 @@ from typing import Annotated
 
 import typer
 
+from im2sp.errors import Im2SpError
+
 app = typer.Typer(no_args_is_help=True, help="Published checkpoints -> models of im2sp. No code in them is ever run.")
 
 Out = Annotated[Path, typer.Option("--out", "-o", help="new folder for the result")]
+
+
+def _converted(folder: Path, command: str) -> Path:
+    """A folder that one of these commands wrote."""
+    if not (folder / "model.safetensors").is_file():
+        raise Im2SpError(f"{folder} holds no converted model: give a folder that `im2sp-lab convert {command}` wrote")
+    return folder
 
 
 @app.command(help="HuBERT (transformers layout) and its k-means file -> a speech encoder: speech to units")
@@ -27,6 +36,48 @@ def hubert(
         encoder = convert_hubert(folder, clusters, layer)
         encoder.save(staging)
     print(f"{out}: {encoder.units} units from layer {layer}")
+
+
+@app.command(help="GIT (transformers layout) -> its image encoder, and a translator to start training from")
+def git(
+    folder: Annotated[Path, typer.Argument(help="folder of config.json and model.safetensors or pytorch_model.bin")],
+    out: Out,
+) -> None:
+    """Convert a GIT."""
+    from im2sp.lab.convert.folders import new_folder
+    from im2sp.lab.convert.git import convert_git
+
+    with new_folder(out) as staging:
+        model = convert_git(folder)
+        model.save(staging)
+    print(f"{out}: {model.vision.config.image_tokens} image tokens, {model.translator.config.vocabulary_size} tokens")
+
+
+@app.command(help="Im2Sp of raw images, a vocoder and perhaps a speech encoder -> a bundle that im2sp runs")
+def im2sp(
+    checkpoint: Annotated[Path, typer.Argument(help='checkpoint with a "state_dict"')],
+    vocoder: Annotated[Path, typer.Option(help="what `convert hifigan` wrote")],
+    out: Out,
+    speech_encoder: Annotated[Path | None, typer.Option(help="what `convert hubert` wrote")] = None,
+    config: Annotated[Path | None, typer.Option(help="config.json of its GIT, where it is not git-large-coco")] = None,
+    speaker: Annotated[int, typer.Option(help="voice, where the vocoder has several")] = 0,
+    precision: Annotated[str, typer.Option(help="how weights are stored: fp32, fp16, int8 or mixed")] = "fp16",
+) -> None:
+    """Convert an Im2Sp to a bundle."""
+    from im2sp.lab.convert.bundles import write_bundle
+    from im2sp.lab.convert.folders import new_folder
+    from im2sp.lab.convert.im2sp import convert_im2sp
+    from im2sp.lab.models.speech_encoder import SpeechEncoder
+    from im2sp.lab.models.unit_hifigan import UnitHifigan
+
+    if precision not in ("fp32", "fp16", "int8", "mixed"):
+        raise typer.BadParameter("--precision is fp32, fp16, int8 or mixed")
+    with new_folder(out) as staging:
+        voice = UnitHifigan.load(_converted(vocoder, "hifigan"))
+        encoder = SpeechEncoder.load(_converted(speech_encoder, "hubert")) if speech_encoder else None
+        model = convert_im2sp(checkpoint, config)
+        write_bundle(model, voice, encoder, staging, out.name, precision, speaker)
+    print(f"{out}: a bundle; try im2sp caption PHOTO -o OUT --model {out}")
 
 
 @app.command(help="unit HiFi-GAN with duration predictor -> a vocoder: units to speech")

@@ -16,11 +16,10 @@ from im2sp.lab.convert.configs import Epsilon, Layers, PublishedConfig, Size, re
 from im2sp.lab.convert.pickles import Record
 from im2sp.lab.convert.state_dicts import StateDict, as_tensor, state_dict_of
 from im2sp.lab.convert.streams import CheckpointError
-from im2sp.lab.convert.weights import plain, with_weights
+from im2sp.lab.convert.weights import plain, weights_file, with_weights
 from im2sp.lab.models.speech_encoder import Clusters, SpeechEncoder
 from im2sp.speech.audio import HOP
 
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 HEADS = ("lm_head.", "projector.", "classifier.")  # of recognisers and classifiers on top, which we do not need
 WEIGHT_NORM = {  # torch renamed what weight norm keeps; published files have the old names
     "encoder.pos_conv_embed.conv.weight_g": "encoder.pos_conv_embed.conv.parametrizations.weight.original0",
@@ -94,14 +93,6 @@ def convert_hubert(folder: Path, clusters: Path, layer: int = 6) -> SpeechEncode
     hubert.encoder.layers = nn.ModuleList(list(hubert.encoder.layers)[:layer])
     hubert.config.num_hidden_layers = layer
     return SpeechEncoder(hubert, layer, padding=0, clusters=Clusters.around(centres)).eval()
-
-
-def weights_file(folder: Path) -> Path:
-    """The weights in a folder of transformers' layout. Raises CheckpointError when there are none."""
-    for name in WEIGHTS:
-        if (folder / name).is_file():
-            return folder / name
-    raise CheckpointError(f"{folder} has no {' or '.join(WEIGHTS)}: give the folder of a published model")
 
 
 def _own_names(state: StateDict) -> StateDict:

@@ -12,7 +12,17 @@ from torch import nn
 from im2sp.lab.convert.state_dicts import StateDict
 from im2sp.lab.convert.streams import CheckpointError
 
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+
 M = TypeVar("M", bound=nn.Module)
+
+
+def weights_file(folder: Path) -> Path:
+    """The weights in a folder of transformers' layout. Raises CheckpointError when there are none."""
+    for name in WEIGHTS:
+        if (folder / name).is_file():
+            return folder / name
+    raise CheckpointError(f"{folder} has no {' or '.join(WEIGHTS)}: give the folder of a published model")
 
 
 def with_weights(build: Callable[[], M], state: StateDict, path: Path) -> M:
