@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from sklearn.cluster import KMeans, MiniBatchKMeans
 from torch import nn
 
+from im2sp.lab.convert import checkpoints
 from im2sp.lab.convert.checkpoints import read_checkpoint
 from im2sp.lab.convert.pickles import Record
 from im2sp.lab.convert.state_dicts import state_dict_of
@@ -405,6 +406,13 @@ def test_limits_come_before_reading(tmp_path: Path) -> None:
     for limits in (Limits(file_bytes=100), Limits(pickle_bytes=10), Limits(entries=2), Limits(operations=5)):
         with pytest.raises(CheckpointError):
             read_checkpoint(tmp_path / "a.pt", limits)
+
+
+def test_a_long_list_of_contents_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoints, "DIRECTORY_BYTES", 100)
+    torch.save({"w": torch.arange(6.0)}, tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match=r"asks for \d+ bytes at once"):
+        read_checkpoint(tmp_path / "a.pt")
 
 
 def test_missing_files_and_folders_are_said(tmp_path: Path) -> None:

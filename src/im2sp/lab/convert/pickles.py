@@ -64,11 +64,11 @@ _HARMFUL = frozenset({
     "ctypes", "_ctypes", "marshal", "pickle", "_pickle", "cPickle", "dill", "cloudpickle", "shutil", "socket",
     "webbrowser", "signal", "threading", "_thread", "multiprocessing", "asyncio", "concurrent", "pip", "ensurepip",
     "urllib", "http", "ftplib", "requests", "timeit", "pdb", "bdb", "trace", "profile", "cProfile", "doctest", "gc",
-    "inspect", "types", "operator", "_operator", "pydoc", "site", "tempfile", "linecache", "zipimport",
+    "operator", "_operator", "pydoc", "site", "tempfile", "linecache", "zipimport",
 })  # fmt: skip
 _HARMLESS_BUILTINS = frozenset({
     "object", "set", "frozenset", "list", "tuple", "dict", "int", "long", "float", "complex", "bool", "str",
-    "unicode", "bytes", "bytearray", "slice", "range", "type", "NoneType", "Ellipsis",
+    "unicode", "bytes", "bytearray", "slice", "range", "type", "getattr", "NoneType", "Ellipsis",
 })  # fmt: skip
 
 
