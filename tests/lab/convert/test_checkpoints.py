@@ -85,6 +85,7 @@ class Tiny(nn.Module):
         self.first = nn.Linear(3, 4)
         self.blocks = nn.ModuleList([nn.Conv1d(2, 2, 3), nn.BatchNorm1d(2)])
         self.register_buffer("table", torch.arange(5))
+        self.register_buffer("passing", torch.arange(2), persistent=False)
         self.options = {"rate": 0.1}
 
 
@@ -122,6 +123,7 @@ def test_state_dicts_come_back(write: Writer, tmp_path: Path) -> None:
         "lr": 0.5,
         "name": "unité",
         "flags": (True, None, [1, -(2**40)]),
+        "names": {"a", "b"},
         "generator": OrderedDict(
             plain=torch.randn(3, 2),
             transposed=base.T,

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from im2sp.lab.convert.pickles import Constructor, Global, Record, Unfinished
+from im2sp.lab.convert.pickles import Constructor, Global, Record, Unfinished, checked_key
 from im2sp.lab.convert.streams import CheckpointError, Stream
 
 _PLAIN_DTYPE = re.compile(r"[<>=|]?([fiu][1248]|b1)")  # numbers and booleans: nothing that holds objects
@@ -132,10 +132,15 @@ def _ordered_dict(pairs: object = ()) -> object:
     found: dict[object, object] = {}
     for pair in pairs:
         key, value = pair
-        if not isinstance(key, str | int):
-            raise TypeError
-        found[key] = value
+        found[checked_key(key)] = value
     return found
+
+
+def _set(items: object = ()) -> object:
+    """How pickle protocols below 4 write sets."""
+    if not isinstance(items, list | tuple):
+        raise TypeError
+    return set(map(checked_key, items))
 
 
 def _reconstructor(kind: object, *_: object) -> object:
@@ -171,6 +176,7 @@ CONSTRUCTORS: dict[Global, Constructor] = {
     Global(module, name): constructor
     for modules, name, constructor in (
         (("collections",), "OrderedDict", _ordered_dict),
+        (("builtins", "__builtin__"), "set", _set),
         (("copyreg", "copy_reg"), "_reconstructor", _reconstructor),
         (("_codecs",), "encode", _encode),
         (("numpy",), "dtype", _DtypeShell),

@@ -192,7 +192,7 @@ class _Machine:
 
     def _frozenset(self, _: object) -> None:
         items = self._pop_mark()
-        self._stack.append(frozenset(map(_checked_key, items)))
+        self._stack.append(frozenset(map(checked_key, items)))
 
     def _append(self, _: object) -> None:
         self._extend([self._stack.pop()])
@@ -203,7 +203,7 @@ class _Machine:
     def _extend(self, items: list[object]) -> None:
         target = self._stack[-1]
         if isinstance(target, set):
-            target.update(map(_checked_key, items))
+            target.update(map(checked_key, items))
             return
         target = target.elements if isinstance(target, Record) else target
         if not isinstance(target, list):
@@ -350,11 +350,11 @@ def _finished(value: object) -> object:
 
 def _set_items(target: dict[object, object], items: list[object]) -> dict[object, object]:
     for key, value in zip(items[::2], items[1::2], strict=True):
-        target[_checked_key(key)] = value
+        target[checked_key(key)] = value
     return target
 
 
-def _checked_key(key: object) -> object:
+def checked_key(key: object) -> object:
     """Keys that hash at once: nested tuples could take for ever, and large numbers can be made to collide."""
     for part in key if isinstance(key, tuple) else (key,):
         small = not isinstance(part, int) or abs(part) < 2**63

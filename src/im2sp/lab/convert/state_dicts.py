@@ -66,8 +66,10 @@ def _module_tensors(root: Record, path: Path) -> StateDict:
                 f"{path} holds no named tensors ({module.kind}): give a state dict or a pickled module"
             )
         parameters, buffers, modules = (cast(dict[str, object], part) for part in own)
+        passing = module.attribute("_non_persistent_buffers_set")
         for name, value in (parameters | buffers).items():
-            if (tensor := as_tensor(value)) is not None:
+            kept = not isinstance(passing, set) or name not in passing
+            if kept and (tensor := as_tensor(value)) is not None:
                 found[f"{prefix}{name}"] = tensor
         waiting += [(f"{prefix}{name}.", value) for name, value in modules.items() if isinstance(value, Record)]
     raise CheckpointError(f"{path} has a module of more than {MOST_MODULES} parts: give the published checkpoint")
