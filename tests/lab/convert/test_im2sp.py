@@ -182,7 +182,11 @@ def test_other_mistakes_are_said(git: GitForCausalLM, parts: Path, tmp_path: Pat
     torch.save(content, checkpoint)
     with pytest.raises(CheckpointError, match="looks at image units"):
         convert_im2sp(checkpoint, config)
-    assert "holds no converted model" in str(convert(tmp_path, tmp_path / "out").exception)
+    assert "vocoder holds no model that im2sp can load (there is no such" in str(
+        convert(tmp_path, tmp_path / "out").exception
+    )
+    wrong = convert(parts, tmp_path / "out", "--vocoder", str(parts / "encoder"))
+    assert "encoder holds no model that im2sp can load" in str(wrong.exception)
     published = CONFIG | {"num_embeddings": 20}
     convert_hifigan(*write_published(tmp_path / "p", published, published_state(published))).save(tmp_path / "vocoder")
     write_checkpoint(git, tmp_path)

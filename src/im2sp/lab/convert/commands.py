@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 
 from im2sp.errors import Im2SpError
+from im2sp.sentences import reason
+
+M = TypeVar("M")
 
 app = typer.Typer(no_args_is_help=True, help="Published checkpoints -> models of im2sp. No code in them is ever run.")
 
 Out = Annotated[Path, typer.Option("--out", "-o", help="new folder for the result")]
 
 
-def _converted(folder: Path, command: str) -> Path:
-    """A folder that one of these commands wrote."""
-    if not (folder / "model.safetensors").is_file():
-        raise Im2SpError(f"{folder} holds no converted model: give a folder that `im2sp-lab convert {command}` wrote")
-    return folder
+def _load(load: Callable[[Path], M], folder: Path, command: str) -> M:
+    """A model that one of these commands wrote."""
+    try:
+        return load(folder)
+    except Exception as error:  # torch, transformers, safetensors and json have no exception in common
+        raise Im2SpError(
+            f"{folder} holds no model that im2sp can load ({reason(error)[:200]}): give what "
+            f"`im2sp-lab convert {command}` wrote"
+        ) from error
 
 
 @app.command(help="HuBERT (transformers layout) and its k-means file -> a speech encoder: speech to units")
@@ -73,8 +81,8 @@ def im2sp(
     if precision not in ("fp32", "fp16", "int8", "mixed"):
         raise typer.BadParameter("--precision is fp32, fp16, int8 or mixed")
     with new_folder(out) as staging:
-        voice = UnitHifigan.load(_converted(vocoder, "hifigan"))
-        encoder = SpeechEncoder.load(_converted(speech_encoder, "hubert")) if speech_encoder else None
+        voice = _load(UnitHifigan.load, vocoder, "hifigan")
+        encoder = _load(SpeechEncoder.load, speech_encoder, "hubert") if speech_encoder else None
         model = convert_im2sp(checkpoint, config)
         write_bundle(model, voice, encoder, staging, out.name, precision, speaker)
     print(f"{out}: a bundle; try im2sp caption PHOTO -o OUT --model {out}")
