@@ -460,7 +460,7 @@ def test_truncated_files_are_refused(samples: dict[str, bytes], name: str, tmp_p
 
 
 @pytest.mark.parametrize("name", [write.__name__ for write in WRITERS])
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(changes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=8))
 def test_changed_bytes_are_read_or_refused(
     samples: dict[str, bytes], tmp_path: Path, name: str, changes: list[tuple[float, int]]
@@ -472,7 +472,7 @@ def test_changed_bytes_are_read_or_refused(
     read_or_refuse(tmp_path / "x")
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.lists(st.sampled_from(sorted(opcode.code for opcode in pickletools.opcodes)), max_size=30).map("".join))
 def test_any_opcodes_are_read_or_refused(tmp_path: Path, data: str) -> None:
     (tmp_path / "x").write_bytes(b"(" + data.encode("latin-1") + b"\n0\n.")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import pickletools
 import re
 import struct
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -93,7 +94,9 @@ def load_pickle(
         CheckpointError: damaged, too large, hostile. The message lacks the subject: the caller names the file.
     """
     try:
-        return _Machine(stream, constructors, limits, persistent_load).run()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # pickletools complains about odd escapes, which are the file's affair
+            return _Machine(stream, constructors, limits, persistent_load).run()
     except MemoryError as error:
         raise CheckpointError("needs more memory than there is") from error
     except (
