@@ -33,6 +33,8 @@ class TranslatorConfig:
     dropout: float = 0.1
     image_dropout: float = 0.1
     layer_norm_eps: float = 1e-6
+    image_norm_eps: float | None = None  # of the norm of image features; None for the same as all others
+    tied: bool = True  # the output layer has the weights of the word embeddings, as in the reference checkpoints
 
     @property
     def head_dim(self) -> int:
@@ -87,13 +89,15 @@ class Translator(nn.Module):
         super().__init__()
         self.config = config
         self.image_projection = nn.Linear(config.image_width, config.width)
-        self.image_norm = nn.LayerNorm(config.width, config.layer_norm_eps)
+        image_norm_eps = config.layer_norm_eps if config.image_norm_eps is None else config.image_norm_eps
+        self.image_norm = nn.LayerNorm(config.width, image_norm_eps)
         self.word_embeddings = nn.Embedding(config.vocabulary_size, config.width)
         self.position_embeddings = nn.Embedding(config.max_positions, config.width)
         self.embedding_norm = nn.LayerNorm(config.width, config.layer_norm_eps)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
         self.output = nn.Linear(config.width, config.vocabulary_size)
-        self.output.weight = self.word_embeddings.weight  # tied, as in the reference checkpoints
+        if config.tied:
+            self.output.weight = self.word_embeddings.weight
         self.apply(_initialise)
 
     @property
@@ -150,7 +154,9 @@ class Translator(nn.Module):
 
     def save(self, folder: Path) -> None:
         """Write `config.json` and `model.safetensors`."""
-        state = {k: v.contiguous() for k, v in self.state_dict().items() if k != "output.weight"}
+        state = {k: v.contiguous() for k, v in self.state_dict().items()}
+        if self.config.tied:
+            del state["output.weight"]
         with replace_whole(folder / "model.safetensors") as temporary:
             save_file(state, temporary)
         with replace_whole(folder / "config.json") as temporary:
@@ -162,7 +168,9 @@ class Translator(nn.Module):
         config = TranslatorConfig(**json.loads((folder / "config.json").read_text()))
         model = cls(replace(config, **changes))  # type: ignore[arg-type]
         state = load_file(folder / "model.safetensors")
-        model.load_state_dict(state | {"output.weight": state["word_embeddings.weight"]})
+        if config.tied:
+            state["output.weight"] = state["word_embeddings.weight"]
+        model.load_state_dict(state)
         return model.eval()
 
 

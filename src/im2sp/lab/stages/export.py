@@ -72,7 +72,7 @@ def export_bundle(sources: BundleSources, options: BundleOptions, training: Fact
     backbone = ImageBackbone.pretrained(sources.backbone)
     sizes, image = translator.config, sources.backbone
     parameters = {
-        "image_encoder": export_image_encoder(backbone, translator, staging, options.precision),
+        "image_encoder": export_image_encoder(backbone, image.image_size, translator, staging, options.precision),
         "decoder": export_decoder(translator, image.image_tokens, staging, options.precision),
         "vocoder": export_sequence(vocoder, "vocoder", "frames", "waveform", staging, options.precision),
         "duration_predictor": export_sequence(
@@ -147,9 +147,10 @@ def read_facts(path: Path) -> Facts:
     return json.loads(path.read_text()) if path.is_file() else {}
 
 
-def export_image_encoder(backbone: ImageBackbone, translator: Translator, folder: Path, precision: Precision) -> int:
-    """Graph `image_encoder`; returns its parameters."""
-    side = backbone.config.image_size
+def export_image_encoder(
+    backbone: torch.nn.Module, side: int, translator: Translator, folder: Path, precision: Precision
+) -> int:
+    """Graph `image_encoder` for pictures of side x side pixels; returns its parameters."""
     return export_graph(
         ImagePrefix(backbone, translator),
         [torch.zeros(1, 3, side, side)],

@@ -1,0 +1,1 @@
+"""Published checkpoints -> models of the lab, without running anything that a file brings along."""

@@ -1,0 +1,104 @@
+"""`im2sp-lab convert`: one command for each kind of published checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import typer
+
+from im2sp.errors import Im2SpError
+from im2sp.sentences import reason
+
+M = TypeVar("M")
+
+app = typer.Typer(no_args_is_help=True, help="Published checkpoints -> models of im2sp. No code in them is ever run.")
+
+Out = Annotated[Path, typer.Option("--out", "-o", help="new folder for the result")]
+
+
+def _load(load: Callable[[Path], M], folder: Path, command: str) -> M:
+    """A model that one of these commands wrote."""
+    try:
+        return load(folder)
+    except Exception as error:  # torch, transformers, safetensors and json have no exception in common
+        raise Im2SpError(
+            f"{folder} holds no model that im2sp can load ({reason(error)[:200]}): give what "
+            f"`im2sp-lab convert {command}` wrote"
+        ) from error
+
+
+@app.command(help="HuBERT (transformers layout) and its k-means file -> a speech encoder: speech to units")
+def hubert(
+    folder: Annotated[Path, typer.Argument(help="folder of config.json and model.safetensors or pytorch_model.bin")],
+    clusters: Annotated[Path, typer.Option(help="k-means: scikit-learn or joblib pickle, .npy, .safetensors or .pt")],
+    out: Out,
+    layer: Annotated[int, typer.Option(help="transformer layer whose output was clustered")] = 6,
+) -> None:
+    """Convert a HuBERT."""
+    from im2sp.lab.convert.folders import new_folder
+    from im2sp.lab.convert.hubert import convert_hubert
+
+    with new_folder(out) as staging:
+        encoder = convert_hubert(folder, clusters, layer)
+        encoder.save(staging)
+    print(f"{out}: {encoder.units} units from layer {layer}")
+
+
+@app.command(help="GIT (transformers layout) -> its image encoder, and a translator to start training from")
+def git(
+    folder: Annotated[Path, typer.Argument(help="folder of config.json and model.safetensors or pytorch_model.bin")],
+    out: Out,
+) -> None:
+    """Convert a GIT."""
+    from im2sp.lab.convert.folders import new_folder
+    from im2sp.lab.convert.git import convert_git
+
+    with new_folder(out) as staging:
+        model = convert_git(folder)
+        model.save(staging)
+    print(f"{out}: {model.vision.config.image_tokens} image tokens, {model.translator.config.vocabulary_size} tokens")
+
+
+@app.command(help="Im2Sp of raw images, a vocoder and perhaps a speech encoder -> a bundle that im2sp runs")
+def im2sp(
+    checkpoint: Annotated[Path, typer.Argument(help='checkpoint with a "state_dict"')],
+    vocoder: Annotated[Path, typer.Option(help="what `convert hifigan` wrote")],
+    out: Out,
+    speech_encoder: Annotated[Path | None, typer.Option(help="what `convert hubert` wrote")] = None,
+    config: Annotated[Path | None, typer.Option(help="config.json of its GIT, where it is not git-large-coco")] = None,
+    speaker: Annotated[int, typer.Option(help="voice, where the vocoder has several")] = 0,
+    precision: Annotated[str, typer.Option(help="how weights are stored: fp32, fp16, int8 or mixed")] = "fp16",
+) -> None:
+    """Convert an Im2Sp to a bundle."""
+    from im2sp.lab.convert.bundles import write_bundle
+    from im2sp.lab.convert.folders import new_folder
+    from im2sp.lab.convert.im2sp import convert_im2sp
+    from im2sp.lab.models.speech_encoder import SpeechEncoder
+    from im2sp.lab.models.unit_hifigan import UnitHifigan
+
+    if precision not in ("fp32", "fp16", "int8", "mixed"):
+        raise typer.BadParameter("--precision is fp32, fp16, int8 or mixed")
+    with new_folder(out) as staging:
+        voice = _load(UnitHifigan.load, vocoder, "hifigan")
+        encoder = _load(SpeechEncoder.load, speech_encoder, "hubert") if speech_encoder else None
+        model = convert_im2sp(checkpoint, config)
+        write_bundle(model, voice, encoder, staging, out.name, precision, speaker)
+    print(f"{out}: a bundle; try im2sp caption PHOTO -o OUT --model {out}")
+
+
+@app.command(help="unit HiFi-GAN with duration predictor -> a vocoder: units to speech")
+def hifigan(
+    checkpoint: Annotated[Path, typer.Argument(help='checkpoint with a "generator"')],
+    config: Annotated[Path, typer.Option(help="config.json that belongs to it")],
+    out: Out,
+) -> None:
+    """Convert a unit HiFi-GAN."""
+    from im2sp.lab.convert.folders import new_folder
+    from im2sp.lab.convert.hifigan import convert_hifigan
+
+    with new_folder(out) as staging:
+        model = convert_hifigan(config, checkpoint)
+        model.save(staging)
+    print(f"{out}: {model.config.units} units, {max(1, model.config.speakers)} voices")
