@@ -9,8 +9,8 @@ _CARD = """# {name} {version}
 {description}. An im2sp bundle, read by `im2sp caption PHOTO -o OUT`; the format is in the project's docs/bundle.md.
 
 A photo becomes {image_tokens} image tokens, a decoder of {layers} layers continues them with speech units
-({units} of them, found without text by k-means on the features of a small HuBERT), and a vocoder turns the units into a
-waveform. No text is produced on the way. {parameters:.1f} million parameters in all (the image encoder and the decoder
+({units} of them, found without text by k-means on the features of a small HuBERT and the cepstra of the sound), and a
+vocoder turns the units into a waveform. No text is produced on the way. {parameters:.1f} million parameters in all (the image encoder and the decoder
 share their transformer's weights, which are stored in both files).
 
 ## Trained on
