@@ -10,8 +10,8 @@ _CARD = """# {name} {version}
 
 A photo becomes {image_tokens} image tokens, a decoder of {layers} layers continues them with speech units
 ({units} of them, found without text by k-means on the features of a small HuBERT and the cepstra of the sound), and a
-vocoder turns the units into a waveform. No text is produced on the way. {parameters:.1f} million parameters in all (the image encoder and the decoder
-share their transformer's weights, which are stored in both files).
+vocoder turns the units into a waveform. No text is produced on the way. {parameters:.1f} million parameters in all (the
+image encoder and the decoder share their transformer's weights, which are stored in both files).
 
 ## Trained on
 
