@@ -13,7 +13,7 @@ from transformers import HubertModel
 from im2sp.lab.export import export_graph
 from im2sp.lab.models.speech_encoder import Clusters, SpeechEncoder, edge_padding, small_hubert_config
 from im2sp.lab.models.translator import Translator, TranslatorConfig
-from im2sp.lab.models.unit_vocoder import DurationPredictor, UnitVocoder, VocoderConfig, WholeDurations
+from im2sp.lab.models.unit_vocoder import DurationPredictor, UnitVocoder, VocoderConfig
 from im2sp.lab.stages.export import export_decoder, export_sequence, export_speech_encoder
 
 VOCODER = VocoderConfig(
@@ -64,7 +64,7 @@ def test_decoder_graph(precision: str, tolerance: float, tmp_path: Path) -> None
 
 def test_vocoder_and_duration_graphs_take_any_length(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    vocoder, durations = UnitVocoder(VOCODER).eval(), WholeDurations(DurationPredictor(VOCODER)).eval()
+    vocoder, durations = UnitVocoder(VOCODER).eval(), DurationPredictor(VOCODER).eval()
     export_sequence(vocoder, "vocoder", "frames", "waveform", tmp_path, "fp32")
     export_sequence(durations, "duration_predictor", "units", "log_durations", tmp_path, "fp32")
     for length in (1, 7, 131):

@@ -13,7 +13,6 @@ from im2sp.lab.models.unit_vocoder import (
     InverseTransform,
     UnitVocoder,
     VocoderConfig,
-    WholeDurations,
     load_vocoder,
     save_vocoder,
 )
@@ -51,6 +50,21 @@ def test_inverse_transform_is_windowed_overlap_add() -> None:
 def test_every_frame_becomes_320_samples(vocoder: UnitVocoder) -> None:
     with torch.inference_mode():
         assert vocoder(torch.randint(30, (2, 11))).shape == (2, 11 * 320)
+
+
+@pytest.mark.parametrize("config", [SMALL, VocoderConfig()])
+def test_no_sample_depends_on_frames_beyond_the_context(config: VocoderConfig) -> None:
+    torch.manual_seed(1)
+    model = UnitVocoder(config).eval()
+    context, middle = config.context_frames, config.context_frames + 4
+    frames = torch.randint(config.units, (1, 2 * middle + 1))
+    changed = frames.clone()
+    changed[0, middle] = (changed[0, middle] + 1) % config.units
+    with torch.inference_mode():
+        difference = (model(frames) - model(changed)).abs()[0]
+    moved = difference.nonzero().flatten()
+    assert moved.min() >= (middle - context) * 320
+    assert moved.max() < (middle + context + 1) * 320
 
 
 @pytest.mark.parametrize("config", [SMALL, VocoderConfig()])

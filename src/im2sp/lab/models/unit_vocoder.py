@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from im2sp.files import replace_whole
 from im2sp.speech.audio import HOP
 
-LONGEST_DURATION = 250.0  # frames of one unit, as in the runtime
 FIRST_DURATION_KERNEL = 3  # of the duration predictor's first convolution
 
 
@@ -152,25 +151,6 @@ class DurationPredictor(nn.Module):
         """Units int64 [B, U] -> log(frames + 1) float32 [B, U]."""
         x = self.blocks(self.first(self.embedding(units).transpose(1, 2)))
         return self.head(self.norm(x.transpose(1, 2)))[..., 0].float()
-
-
-class WholeDurations(nn.Module):
-    """Graph `duration_predictor` as exported: rounded so that no unit ends more than half a frame early or late.
-
-    Most units last one or two frames. Rounded one by one, a row of units of 1.4 frames each would be spoken in 5/7 of
-    its time; carrying the remainder on keeps the pace. Each unit's end depends on the units before it alone.
-    """
-
-    def __init__(self, predictor: DurationPredictor) -> None:
-        super().__init__()
-        self.predictor = predictor
-
-    def forward(self, units: Tensor) -> Tensor:
-        """Units without repeats int64 [B, U] -> log(whole frames + 1) float32 [B, U]; at least one frame each."""
-        frames = (self.predictor(units).exp() - 1).clamp(1.0, LONGEST_DURATION)
-        ends = (frames.cumsum(1) + 0.5).floor()
-        starts = nn.functional.pad(ends[:, :-1], (1, 0))
-        return (ends - starts).clamp(min=1.0).log1p()
 
 
 def save_vocoder(vocoder: UnitVocoder, durations: DurationPredictor, folder: Path) -> None:

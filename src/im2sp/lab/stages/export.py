@@ -30,7 +30,7 @@ from im2sp.lab.model_card import model_card
 from im2sp.lab.models.image_backbone import BackboneConfig, ImageBackbone
 from im2sp.lab.models.speech_encoder import SpeechEncoder
 from im2sp.lab.models.translator import DecoderStep, ImagePrefix, Translator, TranslatorConfig
-from im2sp.lab.models.unit_vocoder import WholeDurations, load_vocoder
+from im2sp.lab.models.unit_vocoder import load_vocoder
 from im2sp.speech.audio import SAMPLE_RATE
 
 Facts = dict[str, str | int | float]
@@ -76,7 +76,7 @@ def export_bundle(sources: BundleSources, options: BundleOptions, training: Fact
         "decoder": export_decoder(translator, image.image_tokens, staging, options.precision),
         "vocoder": export_sequence(vocoder, "vocoder", "frames", "waveform", staging, options.precision),
         "duration_predictor": export_sequence(
-            WholeDurations(durations), "duration_predictor", "units", "log_durations", staging, options.precision
+            durations, "duration_predictor", "units", "log_durations", staging, options.precision
         ),
         "speech_encoder": export_speech_encoder(encoder, staging, options.precision),
     }
