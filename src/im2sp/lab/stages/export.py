@@ -104,7 +104,7 @@ def export_bundle(sources: BundleSources, options: BundleOptions, training: Fact
         ),
         speech_encoder=SpeechEncoderConfig(units=subwords.units),
         decoding=DecodingDefaults(
-            beam=options.beam, length_penalty=options.length_penalty, max_tokens=min(64, sizes.max_positions)
+            beam=options.beam, length_penalty=options.length_penalty, max_tokens=min(96, sizes.max_positions)
         ),
         training=training,
         quality=quality,
