@@ -95,7 +95,7 @@ def _entries(ijson: Any, file: _Metered, path: Path, array: str) -> Iterator[tup
             if builder is None:
                 if prefix == array and event == "end_array":
                     return
-                if prefix == array and event not in ("start_array",):
+                if prefix == array and event != "start_array":
                     raise Im2SpError(f"{path}: {array!r} is not a list")
                 if prefix != inside:
                     continue
@@ -111,5 +111,6 @@ def _entries(ijson: Any, file: _Metered, path: Path, array: str) -> Iterator[tup
                 builder = None
     except (ijson.JSONError, ValueError) as error:  # ValueError: not UTF-8, or a number of thousands of digits
         why = reason(error)[:120]
-        raise Im2SpError(f"{path} is damaged or no UTF-8 JSON, after {number} of {array!r} ({why})") from error
+        whole = number - (builder is not None)
+        raise Im2SpError(f"{path} is damaged or no UTF-8 JSON, after {whole} of {array!r} ({why})") from error
     raise Im2SpError(f"{path} has no list {array!r}: is it the right file?")
