@@ -16,6 +16,9 @@ from im2sp.lab.data import speech_ingest
 from im2sp.lab.data.corpora.flickr8k_audio import Flickr8kAudio
 from im2sp.lab.data.speech_ingest import PLAN, PROBLEMS, Ingested, IngestOptions, ingest
 from im2sp.lab.data.speech_shards import SpokenCaption, read_shards
+from im2sp.lab.data.unit_table import read_unit_tables
+from im2sp.lab.stages.hubert import HubertStage, train_speech_encoder
+from im2sp.lab.stages.units import extract_units
 from tests.lab.data.tiny_corpora import write_flickr8k_audio, write_karpathy_coco, write_spoken_coco, write_wav
 
 OPTIONS = IngestOptions(shard_size=3)
@@ -176,3 +179,19 @@ def test_command_line(tmp_path: Path) -> None:
     for wrong in (["--layout", "karpathy"], ["--layout", "spoken-coco", "--split", "all"]):
         failed = CliRunner().invoke(app, ["ingest", str(corpus), *wrong, "-o", str(out)])
         assert isinstance(failed.exception, Im2SpError)
+
+
+def test_the_later_stages_read_it(corpus: Path, tmp_path: Path) -> None:
+    (corpus / "flickr_audio" / "wavs" / "4_d_0.wav").unlink()
+    (corpus / "flickr_audio" / "wavs" / "4_d_1.wav").unlink()  # the test shard is empty
+    speech = tmp_path / "speech"
+    run(corpus, speech)
+    tiny = {"layers": 2, "width": 64, "first_clusters": 4, "clusters": 4, "iterations": (1,), "batch_seconds": 1.0}
+    with pytest.raises(Im2SpError, match=r"come without phones, so layers cannot be compared: name one of 1 to 2"):
+        train_speech_encoder(speech, tmp_path / "hubert", HubertStage(**tiny))
+    train_speech_encoder(speech, tmp_path / "hubert", HubertStage(**tiny, layer=1))
+    extract_units(speech, tmp_path / "hubert" / "speech_encoder", tmp_path / "units")
+    rows = read_unit_tables(tmp_path / "units")
+    assert [row.split for row in rows] == ["dev"] * 2 + ["train"] * 4
+    assert {(len(row.speech_units), row.duration_s) for row in rows} == {(25, 0.5)}
+    assert rows[0].text == "A dog runs 0 ."
