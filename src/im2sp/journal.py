@@ -96,13 +96,7 @@ def open_journal(folder: Path) -> Iterator[Journal]:
 
     Raises OutputError: not writable, in use by another run, or with a captions.jsonl that is not ours.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be written to ({reason(error)})") from error
-    try:
-        _hold(lock, folder)
+    with locked(folder):
         try:
             _sweep(folder)
             spoken = _read_and_repair(folder / CAPTIONS)
@@ -113,6 +107,22 @@ def open_journal(folder: Path) -> Iterator[Journal]:
             yield Journal(folder, descriptor, spoken)
         finally:
             os.close(descriptor)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Make the folder where needed and hold it against other runs within the block.
+
+    Raises OutputError: not writable, or in use by another run.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be written to ({reason(error)})") from error
+    try:
+        _hold(lock, folder)
+        yield
     finally:
         os.close(lock)  # lets go; the file stays, for deleting it could take the lock from under another run
 

@@ -51,14 +51,27 @@ def read_captions(root: Path, splits: tuple[str, ...] = ("train", "dev")) -> lis
         raise Im2SpError(f"{path} is missing: the Flickr8k folder must hold the official caption file")
     captions = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        key, tab, text = line.partition("\t")
-        name, _, index = key.rpartition("#")
-        if not tab or not index.isdigit():
+        found = parse_caption(line)
+        if found is None:
             raise Im2SpError(f"{path}, line {number}: expected 'name.jpg#k<TAB>caption', found {line[:60]!r}")
-        image_id = name.removesuffix(".jpg")
+        image_id, index, text = found
         if image_id in split_of:
-            captions.append(Caption(image_id, int(index), text.strip(), split_of[image_id]))
+            captions.append(Caption(image_id, index, text, split_of[image_id]))
     return captions
+
+
+def parse_caption(line: str) -> tuple[str, int, str] | None:
+    """(image id, k, text) of a line "name.jpg#k<TAB>caption"; None when it is no such line."""
+    key, tab, text = line.partition("\t")
+    name, _, index = key.rpartition("#")
+    if not tab or not is_index(index):
+        return None
+    return name.removesuffix(".jpg"), int(index), text.strip()
+
+
+def is_index(text: str) -> bool:
+    """Whether a text is the k of a caption: a small whole number."""
+    return text.isascii() and text.isdigit() and len(text) <= 4
 
 
 def photo_path(root: Path, image_id: str) -> Path:

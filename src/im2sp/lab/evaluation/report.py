@@ -30,10 +30,11 @@ from im2sp.checksums import CHECKSUMS
 from im2sp.errors import Im2SpError
 from im2sp.files import replace_whole, sha256_of
 from im2sp.journal import Journal, open_journal
-from im2sp.lab.data.flickr8k import photo_path, read_captions, read_split
 from im2sp.lab.data.speech_shards import SpokenCaption, as_floats, read_shards
-from im2sp.lab.evaluation.asr import Recogniser
+from im2sp.lab.evaluation.asr import SpeechRecogniser
 from im2sp.lab.evaluation.caption_metrics import caption_scores
+from im2sp.lab.evaluation.photo_sets import PhotoSet, flickr8k_photos
+from im2sp.lab.evaluation.recognisers import open_recogniser
 from im2sp.lab.evaluation.words import word_error_rate
 from im2sp.speech.audio import SAMPLE_RATE, read_audio
 from im2sp.speech.units import remove_repeats
@@ -58,7 +59,7 @@ class EvaluationOptions:
     split: str = "dev"
     photos: int | None = None  # so many, drawn by the seed; None takes the whole split
     clips: int = 300  # recordings for the word error rates; 0 leaves them out
-    recogniser: str = "base"  # "tiny", "base" or a faster-whisper folder
+    recogniser: str = "base"  # any name that `open_recogniser` knows
     seed: int = 0  # of draws and intervals
     decoding: tuple[tuple[str, int | float], ...] = ()  # fields of DecodingOptions that differ from the bundle's
     workers: int = 1  # processes that caption
@@ -68,16 +69,18 @@ class EvaluationOptions:
 
 def evaluate(
     bundle_dir: Path,
-    data_root: Path,
-    speech_folder: Path,
+    data: Path | PhotoSet,
+    speech_folder: Path | None,
     out_dir: Path,
     options: EvaluationOptions | None = None,
 ) -> dict[str, Any]:
     """Evaluate a bundle; write and return the report (`out_dir`/report.json). Safe to stop and run again.
 
-    `data_root`: Flickr8k, `speech_folder`: shards of its spoken captions. Wav files and transcripts lie under
-    `out_dir`, apart for each bundle and decoding, so that nothing is taken over from another model. A photo that
-    cannot be spoken counts with an empty sentence and is listed under `unspoken`.
+    `data`: Flickr8k's folder, or any photos with references. `speech_folder`: shards of spoken captions; None with
+    clips = 0. Wav files and transcripts lie under `out_dir`, apart for each bundle and decoding, so that nothing is
+    taken over from another model. A photo that cannot be spoken counts with an empty sentence and is listed under
+    `unspoken`. The protocol is the paper's, for every photo of the split: none is left out, a sentence that was cut
+    at the limit keeps its last unit, and no graphics card is asked for.
 
     Raises Im2SpError: bundle, data or recogniser are missing, or the bundle has no speech encoder for the clips.
     """
@@ -85,12 +88,13 @@ def evaluate(
     bundle = Bundle.load(bundle_dir)
     if options.clips and bundle.config.speech_encoder is None:
         raise Im2SpError(f"the bundle {bundle_dir} has no speech encoder: evaluate it with clips = 0")
-    clips = list(read_shards(speech_folder, options.split, options.clips)) if options.clips else []
+    clips = list(read_shards(speech_folder, options.split, options.clips)) if options.clips and speech_folder else []
     if options.clips and not clips:
         raise Im2SpError(f"{speech_folder} holds no recordings of the split {options.split}: run the stage speak first")
     decoding = bundle.config.decoding.model_dump() | dict(options.decoding)
     work = out_dir / _fingerprint(bundle, decoding)
-    recogniser = Recogniser(options.recogniser, threads=options.threads)
+    photos = data if isinstance(data, PhotoSet) else flickr8k_photos(data, options.split)
+    recogniser = open_recogniser(options.recogniser, threads=options.threads)
     report: dict[str, Any] = {
         "bundle": {
             "name": bundle.config.name,
@@ -104,7 +108,7 @@ def evaluate(
         "command": options.command or " ".join(sys.argv),
         "versions": _versions(),
     }
-    report["captions"] = _score_captions(bundle_dir, data_root, work, recogniser, options)
+    report["captions"] = _score_captions(bundle_dir, photos, work, recogniser, options)
     if clips:
         captioner = Captioner(bundle, threads=options.threads)
         report["word_error_rates"] = _score_speech(captioner, clips, work, recogniser, options.seed)
@@ -133,16 +137,13 @@ def table_row(report: dict[str, Any]) -> str:
 
 
 def _score_captions(
-    bundle_dir: Path, data_root: Path, work: Path, recogniser: Recogniser, options: EvaluationOptions
+    bundle_dir: Path, data: PhotoSet, work: Path, recogniser: SpeechRecogniser, options: EvaluationOptions
 ) -> dict[str, Any]:
-    images = sorted(read_split(data_root, options.split))
+    images = sorted(data.photos)
     if options.photos is not None:
         images = sorted(random.Random(options.seed).sample(images, min(options.photos, len(images))))
-    references: dict[str, list[str]] = {image: [] for image in images}
-    for caption in read_captions(data_root, (options.split,)):
-        if caption.image_id in references:
-            references[caption.image_id].append(caption.text)
-    photos = {image: photo_path(data_root, image) for image in images}
+    references = {image: data.references[image] for image in images}
+    photos = {image: data.photos[image] for image in images}
     voice = Voice(str(bundle_dir.resolve()), options.threads, options.decoding)
     with open_journal(work / "speech") as journal:
         unspoken = _speak(list(photos.values()), journal, voice, options.workers)
@@ -169,7 +170,7 @@ def _speak(photos: list[Path], journal: Journal, voice: Voice, workers: int) -> 
 
 
 def _score_speech(
-    captioner: Captioner, clips: list[SpokenCaption], work: Path, recogniser: Recogniser, seed: int
+    captioner: Captioner, clips: list[SpokenCaption], work: Path, recogniser: SpeechRecogniser, seed: int
 ) -> dict[str, Any]:
     variants = ((f"{clip.caption_id}/{name}", wave) for clip in clips for name, wave in _variants(captioner, clip))
     heard = recogniser.transcribe_all(variants, work / "clips.heard.jsonl")

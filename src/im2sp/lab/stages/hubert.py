@@ -49,6 +49,7 @@ class HubertStage:
     smoothing: int = 5  # frames averaged before clustering (see SpeechEncoder); 1 for none
     kmeans_minutes: float = 15.0  # speech that k-means looks at
     probe_clips: int = 200  # held-out (dev) clips on which layers are compared
+    layer: int = 0  # to take units from; 0: the best by phone information, for recordings that come with phones
     seed: int = 0
 
 
@@ -61,9 +62,15 @@ def train_speech_encoder(speech: Path, out: Path, options: HubertStage) -> Speec
     probe = list(read_shards(speech, "dev", options.probe_clips))
     if not clips or not probe:
         raise Im2SpError(f"{speech} holds no spoken captions of both splits yet: run the stage `speak` first")
+    probe = [clip for clip in probe if clip.phones]
+    if not probe and not 0 < options.layer <= options.layers:
+        raise Im2SpError(
+            f"the recordings in {speech} come without phones, so layers cannot be compared: name one of "
+            f"1 to {options.layers} as `layer` in the recipe's [hubert]"
+        )
     clusters = _clusters("mfcc", clips, mfcc, options.first_clusters, out, options)
-    report = {"mfcc": {"kmeans": asdict(_probe(probe, mfcc, clusters))}}
-    log.info("mfcc targets: %s", report["mfcc"]["kmeans"])
+    report = {"mfcc": {"kmeans": asdict(_probe(probe, mfcc, clusters))} if probe else {}}
+    log.info("mfcc targets: %s", report["mfcc"])
     features: Features = mfcc
     best, hubert = (0, clusters), None
     for number, steps in enumerate(options.iterations, 1):
@@ -124,18 +131,19 @@ def _choose_layer(
     options: HubertStage,
     last: bool,
 ) -> tuple[dict[str, dict[str, float]], tuple[int, Clusters]]:
-    """k-means on each layer of the upper half; the best by phone information."""
+    """k-means on each layer of the upper half, and the best by phone information; or on the layer that was named."""
     scores: dict[int, UnitQuality] = {}
     found: dict[int, Clusters] = {}
-    for layer in range(options.layers // 2 + 1, options.layers + 1):
+    for layer in [options.layer] if options.layer else range(options.layers // 2 + 1, options.layers + 1):
         features = layer_features(hubert, layer, options.smoothing, True)
         count = options.clusters if last else options.target_clusters
         found[layer] = _clusters(
             f"{name}-layer-{layer}", clips, features, count, out, options, context=hubert.config.hidden_size
         )
-        scores[layer] = _probe(probe, features, found[layer])
-        log.info("%s layer %d: %s", name, layer, scores[layer])
-    best = max(scores, key=lambda layer: scores[layer].phone_information)
+        if probe:
+            scores[layer] = _probe(probe, features, found[layer])
+            log.info("%s layer %d: %s", name, layer, scores[layer])
+    best = options.layer or max(scores, key=lambda layer: scores[layer].phone_information)
     return {str(layer): asdict(score) for layer, score in scores.items()}, (best, found[best])
 
 

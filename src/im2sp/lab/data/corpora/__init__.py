@@ -1,0 +1,1 @@
+"""Public corpora in their official layouts -> one stream of captions (reference formats, section 7)."""

@@ -1,0 +1,56 @@
+"""A bundle scored on Karpathy's test split by a CTC recogniser, through the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from im2sp.errors import Im2SpError
+from im2sp.lab.cli import app
+from im2sp.lab.data.corpora.layouts import open_corpus
+from im2sp.lab.evaluation.photo_sets import corpus_photos
+from tests.lab.data.tiny_corpora import coco_name, write_karpathy_coco
+from tests.lab.evaluation.tiny_ctc import write_tiny_ctc
+
+
+@pytest.fixture
+def karpathy(tmp_path: Path) -> Path:
+    """Three test photos, one of which is not there, and one of another split."""
+    photos = tmp_path / "coco" / "val2014"
+    photos.mkdir(parents=True)
+    random = np.random.default_rng(0)
+    for number in (42, 73, 99):
+        pixels = random.integers(256, size=(60, 80, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(photos / coco_name(number))
+    path = tmp_path / "dataset_coco.json"
+    write_karpathy_coco(path, {42: "test", 73: "test", 80: "test", 99: "val"})
+    return path
+
+
+def test_every_photo_of_the_split_counts(karpathy: Path, tiny_bundle: Path, tmp_path: Path) -> None:
+    ears = write_tiny_ctc(tmp_path / "ears")
+    out = tmp_path / "out"
+    arguments = ["score", str(tiny_bundle), str(karpathy), "--layout", "karpathy", "--recogniser", str(ears)]
+    result = CliRunner().invoke(app, [*arguments, "--photos", str(tmp_path / "coco"), "-o", str(out)])
+    assert result.exit_code == 0, result.output
+    report = json.loads((out / "report.json").read_text())
+    captions = report["captions"]
+    assert (report["split"], report["recogniser"]["name"]) == ("test", "ears")
+    assert (captions["photos"], captions["spoken"], len(captions["unspoken"])) == (3, 2, 1)
+    assert coco_name(80) in captions["unspoken"][0]
+    assert captions["spice"] is None
+    assert "SPICE needs stanford-corenlp-3.6.0.jar" in result.output
+
+
+def test_references_are_those_of_the_split(karpathy: Path, tmp_path: Path) -> None:
+    corpus = open_corpus("karpathy", karpathy, lambda problem: None, tmp_path / "coco")
+    found = corpus_photos(corpus, "dev")
+    assert found.references == {"99": ["A cat sits 0.", "A cat sits 1."]}
+    assert found.photos == {"99": tmp_path / "coco" / "val2014" / coco_name(99)}
+    with pytest.raises(Im2SpError, match="no captions with text in the split train"):
+        corpus_photos(corpus, "train")
