@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn, ParamSpec
 
@@ -147,6 +148,34 @@ def watch(
                     typer.echo(outcome.error, err=True)
         except KeyboardInterrupt:  # the way to end it
             raise typer.Exit from None
+
+
+@app.command()
+@in_sentences
+def explain(
+    photos: Annotated[list[Path], typer.Argument(metavar="PHOTO", help="Photos, and folders to look through.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the pages and pictures.")],
+    model: Model = "default",
+    beam: Beam = None,
+    threads: Threads = 0,
+) -> None:
+    """Show what is said about photos, when, and where the model looked: OUT/<name>.explained.html and .png for each."""
+    from im2sp.captioner import Captioner
+    from im2sp.explaining.writing import write_explanations
+    from im2sp.images.finding import Photos
+
+    sources = Photos(photos)
+    survey = sources.survey()
+    for problem in survey.problems:
+        typer.echo(problem, err=True)
+    captioner = Captioner.from_pretrained(model, threads=threads)
+    options = captioner.default_options
+    failed = bool(survey.problems)
+    for result in write_explanations(sources, out, captioner, replace(options, beam=beam) if beam else options):
+        failed |= not isinstance(result, Path)
+        typer.echo(str(result), err=not isinstance(result, Path))
+    if failed:
+        raise typer.Exit(1)
 
 
 @app.command()
