@@ -2,12 +2,12 @@
 
     python benchmarks/attention_pointing.py PHOTO... [--model NAME|DIR] [--beam 1]
 
-One grid cell of the photo after the other is painted grey, and the tokens of the caption are scored again by the decoder
-(teacher-forced). Where the score falls most, the model had needed the picture most. A hit is when that cell is the one
-with the most attention: over the whole caption (a trial per photo) and in each stretch of speech (several per photo).
-Printed beside the hits: chance (one cell of all), and `other photos`, how often the attention of another photo points to
-the cell: what a habit such as looking at the centre would reach. Intervals are 95 %: Wilson's for photos, for stretches
-a bootstrap over photos, since stretches of one photo are not independent.
+One grid cell of the photo after the other is painted grey, and the tokens of the caption are scored again by the
+decoder (teacher-forced). Where the score falls most, the model had needed the picture most. A hit is when that cell is
+the one with the most attention: over the whole caption (a trial per photo) and in each stretch of speech (several per
+photo). Printed beside the hits: chance (one cell of all), and `other photos`, how often the attention of another photo
+points to the cell: what a habit such as looking at the centre would reach. Intervals are 95 %: Wilson's for photos,
+for stretches a bootstrap over photos, since stretches of one photo are not independent.
 """
 
 from __future__ import annotations

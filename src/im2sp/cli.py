@@ -180,6 +180,43 @@ def explain(
 
 @app.command()
 @in_sentences
+def describe(
+    document: Annotated[Path, typer.Argument(metavar="FILE", help="A folder of pictures, an HTML page or an EPUB.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the speech and the report.")],
+    model: Model = "default",
+    beam: Beam = None,
+    threads: Threads = 0,
+) -> None:
+    """Speak about the images of a document that lack a description; OUT/report.html tells which got what.
+
+    Run again, it goes on where it stopped.
+    """
+    from im2sp.batch import Voice
+    from im2sp.bundle import find_bundle
+    from im2sp.describing.documents import open_document
+    from im2sp.describing.report import count_states, write_report
+    from im2sp.describing.speaking import speak_document
+    from im2sp.journal import open_journal
+
+    find_bundle(model)  # a misspelt name must not leave an empty folder behind
+    voice = Voice(model, threads, (("beam", beam),) if beam else ())
+    with open_document(document) as opened, open_journal(out) as journal:
+        try:
+            entries = list(speak_document(opened, journal, voice))
+        except KeyboardInterrupt:
+            _fail(f"stopped: {journal.added} images spoken; run the same command again to go on", STOPPED)
+        report = write_report(out, document, opened.kind, entries)
+    for entry in entries:
+        if entry.error:
+            typer.echo(": ".join(filter(None, (entry.page, entry.source, entry.error))), err=True)
+    counts = count_states(entries)
+    typer.echo(f"{report}: {len(entries)} images: {', '.join(f'{n} {state}' for state, n in counts.items() if n)}")
+    if counts["failed"]:
+        raise typer.Exit(1)
+
+
+@app.command()
+@in_sentences
 def speak(
     units: Annotated[list[str], typer.Argument(metavar="UNITS", help='"12 5 77", @FILE, or - for standard input.')],
     out: Annotated[Path, typer.Option("--out", "-o", help="The wav to write.")],

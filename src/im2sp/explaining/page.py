@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import html
 import io
 import json
@@ -16,6 +15,7 @@ from PIL import Image
 from im2sp.explaining.drawing import draw_tracks, heat_colours
 from im2sp.explaining.explanation import Explanation, place_in_words
 from im2sp.speech.audio import UNIT_RATE, encode_wav
+from im2sp.webpages import policy_hash, printable
 
 _COLOURS = 64  # steps of the heat
 
@@ -24,19 +24,18 @@ def draw_page(explanation: Explanation) -> str:
     """The page, as text in UTF-8. Its policy allows its own style and script, by their hashes, and nothing outside."""
     style, script = _static("explanation.css"), _static("explanation.js")
     policy = (
-        f"default-src 'none'; img-src data:; media-src data:; style-src {_hash(style)}; script-src {_hash(script)}; "
-        "base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; img-src data:; media-src data:; style-src {policy_hash(style)}; "
+        f"script-src {policy_hash(script)}; base-uri 'none'; form-action 'none'"
     )
     caption, seconds = explanation.caption, int(explanation.boundaries[-1]) / UNIT_RATE
     rows, columns = explanation.maps.shape[1:]
-    printable = explanation.title.encode("utf-8", "replace").decode()  # a name need not be text
     summary = (
         f"{seconds:.1f} seconds of speech, {len(caption.units)} units in {len(caption.tokens)} tokens, "
         f"mean log probability of a token {caption.score:.2f}."
     )
     return Template(_static("explanation.html")).substitute(
         policy=policy,
-        title=html.escape(printable),
+        title=html.escape(printable(explanation.title)),
         style=style,
         script=script,
         summary=summary,
@@ -87,10 +86,6 @@ def _json(explanation: Explanation) -> str:
 
 def _static(name: str) -> str:
     return resources.files("im2sp.explaining").joinpath("static", name).read_text(encoding="utf-8")
-
-
-def _hash(text: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 def _picture_uri(image: Image.Image, kind: str, **options: int) -> str:

@@ -30,8 +30,8 @@ def token_boundaries(tokens: IntArray, durations: IntArray, vocabulary: Vocabula
         last = units[-1] if units else last
     if sum(counts) != len(durations):
         raise Im2SpError(f"the tokens stand for {sum(counts)} units, but there are {len(durations)} durations")
-    frames = np.concatenate([[0], np.cumsum(durations)])
-    return frames[np.concatenate([[0], np.cumsum(counts)])].astype(np.int64)
+    frames: IntArray = np.concatenate([[0], np.cumsum(durations)]).astype(np.int64)
+    return np.asarray(frames[np.concatenate([[0], np.cumsum(counts)])])
 
 
 def equal_stretches(frames: int) -> IntArray:
