@@ -115,8 +115,8 @@ class Speaker:
     ) -> Outcome:
         """Caption a photo, aloud where there is a sink, and write its wav where that has a path.
 
-        `image`: what to look at where `photo` is a name on record and not a file. Raises OutputError when the wav cannot
-        be written, PlaybackError when the sink takes no more.
+        `image`: what to look at where `photo` is a name on record and not a file. Raises OutputError when the wav
+        cannot be written, PlaybackError when the sink takes no more.
         """
         try:
             caption = self._caption(photo if image is None else image, sink)

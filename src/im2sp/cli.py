@@ -210,7 +210,8 @@ def describe(
         if entry.error:
             typer.echo(": ".join(filter(None, (entry.page, entry.source, entry.error))), err=True)
     counts = count_states(entries)
-    typer.echo(f"{report}: {len(entries)} images: {', '.join(f'{n} {state}' for state, n in counts.items() if n)}")
+    states = ", ".join(f"{number} {state}" for state, number in counts.items() if number)
+    typer.echo(f"{report}: {states or 'no images'}")
     if counts["failed"]:
         raise typer.Exit(1)
 

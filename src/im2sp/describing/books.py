@@ -58,6 +58,7 @@ class Book:
         self._path = path
         self._archive = archive
         self._names = set(archive.namelist())
+        self._protected: frozenset[str] = frozenset()
         self._protected = self._protected_names()
 
     def chapters(self) -> Iterator[Chapter]:

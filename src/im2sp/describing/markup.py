@@ -24,9 +24,9 @@ _CHARSET = re.compile(rb"(?:charset|encoding)\s*=\s*[\"']?\s*([a-zA-Z0-9_.:-]+)"
 _CHARSET_WITHIN = 1024  # bytes, as browsers have it
 # What pages are really written in. Python knows more, among them codecs that are slow or no text at all.
 _ENCODINGS = frozenset(
-    ("utf-8", "ascii", "iso8859-1", "iso8859-2", "iso8859-5", "iso8859-7", "iso8859-9", "iso8859-15", "cp1250", "cp1251",
-     "cp1252", "cp1253", "cp1254", "cp1257", "koi8-r", "koi8-u", "gbk", "gb2312", "gb18030", "big5", "shift_jis",
-     "cp932", "euc_jp", "euc_kr")
+    ("utf-8", "ascii", "iso8859-1", "iso8859-2", "iso8859-5", "iso8859-7", "iso8859-9", "iso8859-15", "cp1250",
+     "cp1251", "cp1252", "cp1253", "cp1254", "cp1257", "koi8-r", "koi8-u", "gbk", "gb2312", "gb18030", "big5",
+     "shift_jis", "cp932", "euc_jp", "euc_kr")
 )  # fmt: skip
 _MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 
