@@ -21,6 +21,7 @@ from typing import Any, Protocol, Self
 
 from im2sp.captioner import Captioner, SpeechCaption
 from im2sp.errors import Im2SpError
+from im2sp.images.loading import ImageSource
 from im2sp.journal import Journal, OutputError, Record
 from im2sp.playing import PlaybackError, Sink, play
 from im2sp.sentences import unexpected
@@ -109,13 +110,16 @@ class Speaker:
             self._captioner.graphs.open(graph)  # a broken bundle ends the run here, before it fails every photo
         self._options = replace(self._captioner.default_options, **dict[str, Any](voice.decoding))
 
-    def speak(self, photo: Path, wav: Path | None, sink: Sink | None = None) -> Outcome:
+    def speak(
+        self, photo: Path, wav: Path | None, sink: Sink | None = None, image: ImageSource | None = None
+    ) -> Outcome:
         """Caption a photo, aloud where there is a sink, and write its wav where that has a path.
 
-        Raises OutputError when that cannot be written, PlaybackError when the sink takes no more.
+        `image`: what to look at where `photo` is a name on record and not a file. Raises OutputError when the wav
+        cannot be written, PlaybackError when the sink takes no more.
         """
         try:
-            caption = self._caption(photo, sink)
+            caption = self._caption(photo if image is None else image, sink)
         except PlaybackError:
             raise
         except Im2SpError as error:
@@ -135,7 +139,7 @@ class Speaker:
         )
         return Outcome(photo, record)
 
-    def _caption(self, photo: Path, sink: Sink | None) -> SpeechCaption:
+    def _caption(self, photo: ImageSource, sink: Sink | None) -> SpeechCaption:
         if sink is None:
             return self._captioner.caption(photo, self._options)
         with closing(self._captioner.stream(photo, self._options)) as chunks:

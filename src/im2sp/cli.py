@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn, ParamSpec
 
@@ -147,6 +148,72 @@ def watch(
                     typer.echo(outcome.error, err=True)
         except KeyboardInterrupt:  # the way to end it
             raise typer.Exit from None
+
+
+@app.command()
+@in_sentences
+def explain(
+    photos: Annotated[list[Path], typer.Argument(metavar="PHOTO", help="Photos, and folders to look through.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the pages and pictures.")],
+    model: Model = "default",
+    beam: Beam = None,
+    threads: Threads = 0,
+) -> None:
+    """Show what is said about photos, when, and where the model looked: OUT/<name>.explained.html and .png for each."""
+    from im2sp.captioner import Captioner
+    from im2sp.explaining.writing import write_explanations
+    from im2sp.images.finding import Photos
+
+    sources = Photos(photos)
+    survey = sources.survey()
+    for problem in survey.problems:
+        typer.echo(problem, err=True)
+    captioner = Captioner.from_pretrained(model, threads=threads)
+    options = captioner.default_options
+    failed = bool(survey.problems)
+    for result in write_explanations(sources, out, captioner, replace(options, beam=beam) if beam else options):
+        failed |= not isinstance(result, Path)
+        typer.echo(str(result), err=not isinstance(result, Path))
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+@in_sentences
+def describe(
+    document: Annotated[Path, typer.Argument(metavar="FILE", help="A folder of pictures, an HTML page or an EPUB.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the speech and the report.")],
+    model: Model = "default",
+    beam: Beam = None,
+    threads: Threads = 0,
+) -> None:
+    """Speak about the images of a document that lack a description; OUT/report.html tells which got what.
+
+    Run again, it goes on where it stopped.
+    """
+    from im2sp.batch import Voice
+    from im2sp.bundle import find_bundle
+    from im2sp.describing.documents import open_document
+    from im2sp.describing.report import count_states, write_report
+    from im2sp.describing.speaking import speak_document
+    from im2sp.journal import open_journal
+
+    find_bundle(model)  # a misspelt name must not leave an empty folder behind
+    voice = Voice(model, threads, (("beam", beam),) if beam else ())
+    with open_document(document) as opened, open_journal(out) as journal:
+        try:
+            entries = list(speak_document(opened, journal, voice))
+        except KeyboardInterrupt:
+            _fail(f"stopped: {journal.added} images spoken; run the same command again to go on", STOPPED)
+        report = write_report(out, document, opened.kind, entries)
+    for entry in entries:
+        if entry.error:
+            typer.echo(": ".join(filter(None, (entry.page, entry.source, entry.error))), err=True)
+    counts = count_states(entries)
+    states = ", ".join(f"{number} {state}" for state, number in counts.items() if number)
+    typer.echo(f"{report}: {states or 'no images'}")
+    if counts["failed"]:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -51,7 +51,7 @@ class Journal:
         self._descriptor = descriptor
         self._names = spoken  # {absolute path of a photo: name of its wav}, given out in this run or on record
         self._recorded = set(spoken)
-        self._taken = {_folded(name) for name in spoken.values()}
+        self._taken = {folded(name) for name in spoken.values()}
 
     def is_spoken(self, photo: Path) -> bool:
         """Whether the photo has its line and its wav."""
@@ -68,9 +68,9 @@ class Journal:
         """
         absolute = os.path.abspath(photo)
         if absolute not in self._names:
-            name = next(name for name in _names(absolute) if _folded(name) not in self._taken)
+            name = next(name for name in names_for(absolute) if folded(name) not in self._taken)
             self._names[absolute] = name
-            self._taken.add(_folded(name))
+            self._taken.add(folded(name))
         return self.folder / self._names[absolute]
 
     def append(self, record: Record) -> None:
@@ -187,17 +187,17 @@ def _is_torn(line: bytes) -> bool:
     return not line.endswith(b"\n") and (line.startswith(_BEGINNING) or _BEGINNING.startswith(line))
 
 
-def _names(absolute: str) -> Iterator[str]:
-    """Names for the wav of a photo, the nicest first."""
+def names_for(absolute: str, suffix: str = ".wav") -> Iterator[str]:
+    """Names for what is made of a photo, from its absolute path; the nicest first."""
     stem = Path(absolute).stem
     while len(os.fsencode(stem)) > _STEM_BYTES:
         stem = stem[:-1]
-    yield f"{stem}.wav"
+    yield f"{stem}{suffix}"
     digest = hashlib.sha256(os.fsencode(absolute)).hexdigest()
     for length in (8, 16, len(digest)):
-        yield f"{stem}-{digest[:length]}.wav"
+        yield f"{stem}-{digest[:length]}{suffix}"
 
 
-def _folded(name: str) -> str:
+def folded(name: str) -> str:
     """Names that differ only in case or in how an accent is written are one file on some systems."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())

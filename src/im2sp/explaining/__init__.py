@@ -1,0 +1,1 @@
+"""Explanations: what a caption said, when it said it, and where in the picture the model looked meanwhile."""
