@@ -135,8 +135,17 @@ def _choose_layer(
         )
         scores[layer] = _probe(probe, features, found[layer])
         log.info("%s layer %d: %s", name, layer, scores[layer])
-    best = max(scores, key=lambda layer: scores[layer].phone_information)
+    best = _best_layer(scores, any(clip.phones for clip in probe))
     return {str(layer): asdict(score) for layer, score in scores.items()}, (best, found[best])
+
+
+def _best_layer(scores: dict[int, UnitQuality], by_phones: bool) -> int:
+    """The layer whose units tell most about the phones; of recordings without phones, the middle one."""
+    if by_phones:
+        return max(scores, key=lambda layer: scores[layer].phone_information)
+    middle = sorted(scores)[len(scores) // 2]
+    log.info("the recordings have no phones to compare layers by: taking layer %d", middle)
+    return middle
 
 
 def _probe(probe: list[SpokenCaption], features: Features, clusters: Clusters) -> UnitQuality:
