@@ -36,7 +36,7 @@ from tests.server.conftest import serving
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 OURS: dict[str, Typer] = {"im2sp": app, "im2sp-lab": lab}
-OTHERS = {".", "curl", "docker", "ffplay", "mkdocs", "openssl", "pip", "pytest", "python3", "systemctl"}  # not ours to test
+OTHERS = {".", "curl", "docker", "ffplay", "mkdocs", "openssl", "pip", "pytest", "python3", "systemctl"}
 RUN = {"python", "sh"}  # languages of blocks
 SHOWN = {"csv", "toml"}  # files, which have a name in front of them
 SERVICE = "127.0.0.1:8000"
