@@ -27,14 +27,25 @@ Runs = Annotated[Path | None, typer.Option("--runs", help="folder for everything
 Smoke = Annotated[
     bool, typer.Option("--smoke", help="smoke.toml beside the recipe, on a tiny data set made on the spot")
 ]
+Start = Annotated[str, typer.Option(help="translator to take: from pretrained weights, or from scratch")]
 
 DEFAULT_RECIPE = Path("recipes/flickr8k/recipe.toml")
 STAGES = ("speak", "hubert", "units", "vocoder", "encode", "pretrain", "translate", "export", "evaluate")
 
 
-def _recipe(path: Path, data: Path | None, runs: Path | None, smoke: bool) -> Recipe:
+def _log_to_stderr() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
     logging.getLogger("faster_whisper").setLevel(logging.WARNING)
+
+
+def _known(start: str) -> str:
+    if start not in ("pretrained", "scratch"):
+        raise typer.BadParameter("--start is pretrained or scratch")
+    return start
+
+
+def _recipe(path: Path, data: Path | None, runs: Path | None, smoke: bool) -> Recipe:
+    _log_to_stderr()
     import torch
 
     torch.set_num_threads(1)  # stages are made to run side by side, one thread each
@@ -50,8 +61,8 @@ def _recipe(path: Path, data: Path | None, runs: Path | None, smoke: bool) -> Re
 def _run(stage: str, recipe: Recipe, start: str = "pretrained") -> None:
     from im2sp.lab import pipeline
 
-    if stage == "translate":
-        pipeline.translate(recipe, start)
+    if stage in ("translate", "export"):
+        getattr(pipeline, stage)(recipe, start)
     else:
         getattr(pipeline, stage)(recipe)
 
@@ -70,7 +81,6 @@ _add("units", "spoken captions -> unit tables and unit subwords")
 _add("vocoder", "units and speech -> vocoder and duration predictor")
 _add("encode", "photos -> cached image features")
 _add("pretrain", "photos and text captions -> the text captioner that the translator starts from")
-_add("export", "finished stages -> a bundle")
 _add("evaluate", "the bundle on the dev part -> report.json, and its figures into the bundle")
 
 
@@ -80,12 +90,50 @@ def translate(
     data: Data = None,
     runs: Runs = None,
     smoke: Smoke = False,
-    start: Annotated[str, typer.Option(help="pretrained or scratch")] = "pretrained",
+    start: Start = "pretrained",
 ) -> None:
     """Train the translator."""
-    if start not in ("pretrained", "scratch"):
-        raise typer.BadParameter("--start is pretrained or scratch")
-    _run("translate", _recipe(recipe, data, runs, smoke), start)
+    _run("translate", _recipe(recipe, data, runs, smoke), _known(start))
+
+
+@app.command(help="finished stages -> a bundle")
+def export(
+    recipe: RecipeFile = DEFAULT_RECIPE,
+    data: Data = None,
+    runs: Runs = None,
+    smoke: Smoke = False,
+    start: Start = "pretrained",
+) -> None:
+    """Write the bundle of the translator that started so."""
+    _run("export", _recipe(recipe, data, runs, smoke), _known(start))
+
+
+@app.command(
+    name="import-speech", help="your recordings -> spoken captions, in place of the stage speak; no text needed"
+)
+def import_speech(
+    table: Annotated[Path, typer.Argument(help="CSV or JSON lines: image_id, wav and, for all or none, text")],
+    recordings: Annotated[
+        Path | None, typer.Option(help="folder that the wavs are in; without it, that of the table")
+    ] = None,
+    recipe: RecipeFile = DEFAULT_RECIPE,
+    data: Data = None,
+    runs: Runs = None,
+    speaker: Annotated[str, typer.Option(help="name of the voice, for the bundle")] = "own",
+    dev: Annotated[int, typer.Option(min=1, max=50, help="per cent of the photos to hold out")] = 10,
+    longest: Annotated[float, typer.Option(min=1, max=60, help="seconds; longer recordings are left out")] = 30,
+) -> None:
+    """Import recordings. Run again, it goes on where it stopped and tries again what it left out."""
+    from im2sp.lab.stages.import_speech import ImportOptions
+    from im2sp.lab.stages.import_speech import import_speech as stage
+
+    _log_to_stderr()
+    read = Recipe.read(recipe, data, runs)
+    options = ImportOptions(speaker=speaker, dev_percent=dev, longest=longest, seed=read.seed)
+    done = stage(table, recordings or table.parent, read.data, read.speech, options)
+    typer.echo(f"{read.speech}: {done.clips} recordings imported, {len(done.problems)} left out")
+    if done.problems:
+        raise typer.Exit(1)
 
 
 @app.command(name="all", help="every stage in order")

@@ -18,7 +18,11 @@ log = logging.getLogger(__name__)
 def speak(recipe: Recipe) -> None:
     """Captions -> spoken captions; a sample goes through the recogniser (`speech_check.json`)."""
     from im2sp.lab.stages import speak as stage
+    from im2sp.lab.stages.import_speech import is_imported
 
+    if is_imported(recipe.speech):
+        log.info("speak: %s holds imported recordings, nothing is to be spoken", recipe.speech)
+        return
     stage.speak(recipe.data, recipe.speech, recipe.voice, recipe.seed)
     stage.check_speech(recipe.speech, recipe.runs / "speech_check.json", recipe.recogniser, recipe.resynthesis_clips)
 
@@ -120,24 +124,25 @@ def translate(recipe: Recipe, start: str = "pretrained") -> None:
     )
 
 
-def export(recipe: Recipe) -> None:
+def export(recipe: Recipe, start: str = "pretrained") -> None:
     """Finished stages -> a bundle."""
     from im2sp.lab.data.unit_table import read_unit_tables
     from im2sp.lab.models.image_backbone import BackboneConfig
     from im2sp.lab.stages.export import BundleOptions, BundleSources, export_bundle
+    from im2sp.lab.stages.import_speech import is_imported
 
     rows = read_unit_tables(recipe.units, "train")
     training: dict[str, str | int | float] = {
         "photos": len({row.image_id for row in rows}),
         "spoken_captions": len(rows),
         "hours_of_speech": round(sum(row.duration_s for row in rows) / 3600, 1),
-        "voice": recipe.voice.speaker,
-        "data": "Flickr8k, train part",
+        "voice": ", ".join(sorted({row.speaker for row in rows})),
+        "data": "own recordings, train part" if is_imported(recipe.speech) else "Flickr8k, train part",
         "image_backbone": recipe.section("backbone", BackboneConfig).name + ", ImageNet weights, frozen",
     }
     sources = BundleSources(
         recipe.section("backbone", BackboneConfig),
-        recipe.translator(),
+        recipe.translator(start),
         recipe.subword_file,
         recipe.vocoder,
         recipe.speech_encoder,

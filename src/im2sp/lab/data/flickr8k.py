@@ -27,13 +27,18 @@ class Caption:
         return f"{self.image_id}_{self.index}"
 
 
+def split_file(root: Path, split: str) -> Path:
+    """Where the names of the photos of a split stand."""
+    return root / f"Flickr_8k.{split}Images.txt"
+
+
 def read_split(root: Path, split: str) -> list[str]:
     """Image ids of a split ("train" or "dev"), in file order.
 
     Raises:
         Im2SpError: the split file is missing.
     """
-    path = root / f"Flickr_8k.{split}Images.txt"
+    path = split_file(root, split)
     if not path.is_file():
         raise Im2SpError(f"{path} is missing: the Flickr8k folder must hold the official split files")
     return [line.strip().removesuffix(".jpg") for line in path.read_text().splitlines() if line.strip()]

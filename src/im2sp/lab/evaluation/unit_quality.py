@@ -25,7 +25,12 @@ class UnitQuality:
 
 
 def frame_phones(phones: Sequence[str], samples: np.ndarray, frames: int) -> np.ndarray:
-    """Phone at the middle of each frame (object array [frames]); stress and length marks join their phone."""
+    """Phone at the middle of each frame (object array [frames]); stress and length marks join their phone.
+
+    Of a recording whose phones nobody knows, every phone is "".
+    """
+    if not len(phones):
+        return np.full(frames, "", dtype=object)
     merged: list[str] = []
     counts: list[int] = []
     pending = 0
@@ -44,7 +49,7 @@ def frame_phones(phones: Sequence[str], samples: np.ndarray, frames: int) -> np.
 
 
 def unit_quality(clips: Iterable[tuple[np.ndarray, np.ndarray]]) -> UnitQuality:
-    """Score pairs of (units int [frames], phones object [frames])."""
+    """Score pairs of (units int [frames], phones object [frames]); without phones, those scores are 0."""
     units_all, phones_all, runs, frames = [], [], 0, 0
     for units, phones in clips:
         units_all.append(units)
@@ -53,6 +58,7 @@ def unit_quality(clips: Iterable[tuple[np.ndarray, np.ndarray]]) -> UnitQuality:
         frames += len(units)
     unit_names, unit_ids = np.unique(np.concatenate(units_all), return_inverse=True)
     phone_names, phone_ids = np.unique(np.concatenate(phones_all).astype(str), return_inverse=True)
+    known = any(phone_names)
     joint = np.zeros((len(phone_names), len(unit_names)))
     np.add.at(joint, (phone_ids, unit_ids), 1)
     joint /= joint.sum()
@@ -61,9 +67,9 @@ def unit_quality(clips: Iterable[tuple[np.ndarray, np.ndarray]]) -> UnitQuality:
     information = (joint[present] * np.log(joint[present] / np.outer(phone_share, unit_share)[present])).sum()
     entropy = -(phone_share * np.log(phone_share)).sum()
     return UnitQuality(
-        phone_purity=float(joint.max(0).sum()),
-        cluster_purity=float(joint.max(1).sum()),
-        phone_information=float(information / entropy) if entropy > 0 else 1.0,
+        phone_purity=float(joint.max(0).sum()) if known else 0.0,
+        cluster_purity=float(joint.max(1).sum()) if known else 0.0,
+        phone_information=float(information / entropy) if entropy > 0 else float(known),
         rate=runs / frames * 50,
         used=len(unit_names),
     )

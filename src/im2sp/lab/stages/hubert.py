@@ -49,7 +49,9 @@ class HubertStage:
     smoothing: int = 5  # frames averaged before clustering (see SpeechEncoder); 1 for none
     kmeans_minutes: float = 15.0  # speech that k-means looks at
     probe_clips: int = 200  # held-out (dev) clips on which layers are compared
-    layer: int = 0  # to take units from; 0: the best by phone information, for recordings that come with phones
+    layer: int = (
+        0  # to take units from; 0: the best by phone information, or, without phones, the middle of those tried
+    )
     seed: int = 0
 
 
@@ -63,11 +65,12 @@ def train_speech_encoder(speech: Path, out: Path, options: HubertStage) -> Speec
     if not clips or not probe:
         raise Im2SpError(f"{speech} holds no spoken captions of both splits yet: run the stage `speak` first")
     probe = [clip for clip in probe if clip.phones]
-    if not probe and not 0 < options.layer <= options.layers:
+    if not 0 <= options.layer <= options.layers:
         raise Im2SpError(
-            f"the recordings in {speech} come without phones, so layers cannot be compared: name one of "
-            f"1 to {options.layers} as `layer` in the recipe's [hubert]"
+            f"`layer` in the recipe's [hubert] is {options.layer}: name one of 1 to {options.layers}, or 0"
         )
+    if not probe:
+        log.info("the recordings come without phones to compare layers by")
     clusters = _clusters("mfcc", clips, mfcc, options.first_clusters, out, options)
     report = {"mfcc": {"kmeans": asdict(_probe(probe, mfcc, clusters))} if probe else {}}
     log.info("mfcc targets: %s", report["mfcc"])
@@ -143,7 +146,7 @@ def _choose_layer(
         if probe:
             scores[layer] = _probe(probe, features, found[layer])
             log.info("%s layer %d: %s", name, layer, scores[layer])
-    best = options.layer or max(scores, key=lambda layer: scores[layer].phone_information)
+    best = max(scores, key=lambda layer: scores[layer].phone_information) if scores else sorted(found)[len(found) // 2]
     return {str(layer): asdict(score) for layer, score in scores.items()}, (best, found[best])
 
 

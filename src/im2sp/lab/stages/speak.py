@@ -8,9 +8,10 @@ import random
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 from im2sp.files import replace_whole
-from im2sp.lab.data.flickr8k import Caption, clean_text, read_captions
+from im2sp.lab.data.flickr8k import clean_text, read_captions
 from im2sp.lab.data.speech_shards import SpokenCaption, as_floats, read_shards, write_shard
 from im2sp.lab.data.voice import PiperSpeaker, VoiceConfig
 from im2sp.lab.evaluation.asr import Recogniser
@@ -23,7 +24,17 @@ CLAIM_SECONDS = 600  # a shard claimed longer ago than this belongs to a process
 LOST_RATE = 50.0  # word error rate (%) above which a clip counts as one that the recogniser cannot follow
 
 
-def speaking_order(captions: list[Caption], seed: int, shard_size: int) -> list[tuple[str, list[Caption]]]:
+class OfSplit(Protocol):
+    """Anything that belongs to a split."""
+
+    @property
+    def split(self) -> str: ...  # "train" or "dev"
+
+
+C = TypeVar("C", bound=OfSplit)
+
+
+def speaking_order(captions: list[C], seed: int, shard_size: int) -> list[tuple[str, list[C]]]:
     """Named shards of captions: one dev shard first, then train, then the rest of dev; shuffled by the seed."""
     rng = random.Random(seed)
     parts = {}

@@ -1,0 +1,20 @@
+"""For mkdocs: links that leave docs/ for the repository become plain text, as the site does not hold what they name."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from typing import Any
+
+_LINK = re.compile(r"(?<!!)\[([^\]]*)\]\((\.\./[^)\s]*)\)")
+
+
+def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
+    """Keep links between pages, and the words of all others."""
+    here = posixpath.dirname(page.file.src_uri)
+
+    def kept(link: re.Match[str]) -> str:
+        leaves = posixpath.normpath(posixpath.join(here, link[2])).startswith("..")
+        return link[1] if leaves else link[0]
+
+    return _LINK.sub(kept, markdown)

@@ -1,0 +1,111 @@
+"""The documentation site and its figure: built without a network, and nothing in them comes from another host."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import urlsplit
+from xml.etree import ElementTree
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+NOWHERE = "http://127.0.0.1:9"  # a proxy that nobody runs: a build that asks another host fails
+LOADING = {"src", "srcset", "data", "poster", "background"}  # attributes that make a browser load something
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def run(*words: str) -> None:
+    proxies = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"), NOWHERE)
+    environment = os.environ | proxies | {"NO_MKDOCS_2_WARNING": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, *words], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    run("-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder))
+    return folder
+
+
+class Loaded(HTMLParser):
+    """Addresses that a browser loads for a page, by itself."""
+
+    def __init__(self, page: Path) -> None:
+        super().__init__()
+        self.addresses: list[str] = []
+        self.policy = ""
+        self.feed(page.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = {name: value or "" for name, value in attrs}
+        self.addresses += [value for name, value in values.items() if name in LOADING]
+        if tag == "link":
+            self.addresses.append(values.get("href", ""))
+        if values.get("http-equiv") == "Content-Security-Policy":
+            self.policy = values["content"]
+
+
+def is_outside(address: str) -> bool:
+    parts = urlsplit(address.strip())
+    return bool(parts.netloc) or parts.scheme not in ("", "data")
+
+
+def test_pages_load_nothing_from_elsewhere(site: Path) -> None:
+    pages = sorted(site.rglob("*.html"))
+    assert len(pages) >= 12
+    for page in pages:
+        loaded = Loaded(page)
+        assert loaded.addresses
+        assert not [address for address in loaded.addresses if is_outside(address)], page
+        assert loaded.policy.startswith("default-src 'self';"), page
+        assert "http" not in loaded.policy
+
+
+def test_styles_load_nothing_from_elsewhere(site: Path) -> None:
+    styles = sorted(site.rglob("*.css"))
+    assert styles
+    for style in styles:
+        text = style.read_text(encoding="utf-8")
+        named = re.findall(r"url\(\s*['\"]?([^'\")]+)", text) + re.findall(r"@import\s+['\"]([^'\"]+)", text)
+        assert not [address for address in named if is_outside(address)], style
+
+
+def test_the_reference_has_what_people_import(site: Path) -> None:
+    reference = (site / "api" / "index.html").read_text(encoding="utf-8")
+    for name in (
+        "captioner.Captioner", "captioner.Captioner.caption", "captioner.Captioner.stream", "captioner.SpeechCaption",
+        "streaming.SpeechChunk", "translation.decoding.DecodingOptions", "bundle.Bundle", "errors.ImageError",
+    ):  # fmt: skip
+        assert f'id="im2sp.{name}"' in reference, name
+
+
+def test_links_out_of_the_documents_become_words(site: Path) -> None:
+    results = (site / "results" / "index.html").read_text(encoding="utf-8")
+    assert "recipes/flickr8k" in results
+    assert 'href="../recipes' not in results
+
+
+def test_figure_shows_a_photo_its_units_and_their_sound(tiny_bundle: Path, tmp_path: Path) -> None:
+    run("docs/figures/make_figures.py", "--model", str(tiny_bundle), "--out", str(tmp_path))
+    drawn = tmp_path / "photo-to-speech.svg"
+    figure = ElementTree.parse(drawn).getroot()
+    words = [text.text or "" for text in figure.iter(f"{SVG}text")]
+    units = next(int(word.split()[0]) for word in words if word.endswith("speech units"))
+    rectangles = list(figure.iter(f"{SVG}rect"))
+    assert len(rectangles) == 1 + 9 + units  # the page, the grid of the tiny bundle, the units
+    assert [image.get("href", "")[:22] for image in figure.iter(f"{SVG}image")] == ["data:image/jpeg;base64"] * 2
+    for rectangle in rectangles:
+        left, width = float(rectangle.get("x", 0)), float(rectangle.get("width", 0))
+        assert 0 <= left <= left + width < 921
+
+
+def test_the_figure_in_the_documents_is_drawn_by_the_script() -> None:
+    figure = ElementTree.parse(ROOT / "docs" / "images" / "photo-to-speech.svg").getroot()
+    assert figure.find(f"{SVG}title") is not None
+    assert not [value for node in figure.iter() for name, value in node.items() if name == "href" and is_outside(value)]
