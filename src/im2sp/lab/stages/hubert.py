@@ -49,9 +49,7 @@ class HubertStage:
     smoothing: int = 5  # frames averaged before clustering (see SpeechEncoder); 1 for none
     kmeans_minutes: float = 15.0  # speech that k-means looks at
     probe_clips: int = 200  # held-out (dev) clips on which layers are compared
-    layer: int = (
-        0  # to take units from; 0: the best by phone information, or, without phones, the middle of those tried
-    )
+    layer: int = 0  # to take units from; 0: the best by phone information, without phones the middle of the upper half
     seed: int = 0
 
 
