@@ -37,6 +37,7 @@ def test_it_serves_until_it_is_ended(tiny_bundle: Path, photo: bytes, end: signa
     process = subprocess.Popen(
         command("--port", 0, bundle=tiny_bundle),
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=plain(PYTHONUNBUFFERED="1"),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # also in a background run
     )  # fmt: skip
     assert process.stdout is not None
     address = process.stdout.readline().split()[3]
