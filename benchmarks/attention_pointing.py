@@ -21,7 +21,8 @@ from pathlib import Path
 import numpy as np
 
 from im2sp.captioner import Captioner
-from im2sp.explaining.timing import attention_in_stretches, attention_maps, equal_stretches, token_boundaries
+from im2sp.explaining.explanation import explain
+from im2sp.explaining.timing import attention_in_stretches
 from im2sp.images.finding import Photos
 from im2sp.translation.decoder import DecoderStep, KeyValues, Prefix
 from im2sp.translation.decoding import DecodingOptions
@@ -41,21 +42,17 @@ class Pointing:
 
 def measure(captioner: Captioner, photo: Path, options: DecodingOptions) -> Pointing:
     """Caption a photo, then score the same tokens with each cell occluded."""
-    caption = captioner.caption(photo, options)
+    shown = explain(captioner, photo, options)
     grid = captioner.bundle.config.image.grid
     pixels = captioner.pixels(photo)
-    scores = token_scores(captioner, np.stack([pixels, *occluded(pixels, grid)]), caption.tokens)
+    scores = token_scores(captioner, np.stack([pixels, *occluded(pixels, grid)]), shown.caption.tokens)
     drops = (scores[:1] - scores[1:]).T  # [T, cells]
-    maps = attention_maps(caption.attention, grid)
-    boundaries = token_boundaries(caption.tokens, caption.durations, captioner.vocabulary)
-    edges = equal_stretches(int(boundaries[-1]))
-    stretches = attention_in_stretches(maps, boundaries, edges)
-    drops_in = attention_in_stretches(drops.reshape(-1, *grid), boundaries, edges)
+    drops_in = attention_in_stretches(drops.reshape(-1, *grid), shown.boundaries, shown.edges)
     return Pointing(
-        looked=int(maps.mean(axis=0).argmax()),
+        looked=int(shown.maps.mean(axis=0).argmax()),
         needed=int(drops.mean(axis=0).argmax()),
-        looked_in=stretches.reshape(len(stretches), -1).argmax(axis=1),
-        needed_in=drops_in.reshape(len(stretches), -1).argmax(axis=1),
+        looked_in=shown.stretch_maps.reshape(len(shown.stretch_maps), -1).argmax(axis=1),
+        needed_in=drops_in.reshape(len(drops_in), -1).argmax(axis=1),
     )
 
 

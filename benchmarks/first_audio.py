@@ -10,7 +10,6 @@ machine meets all of it. Needs what photo_to_wav.py needs.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from photo_to_wav import cascade, cold, summary
+from photo_to_wav import cascade, cold, parser_of, summary
 from PIL import Image
 
 from im2sp import Captioner, DecodingOptions
@@ -55,14 +54,7 @@ def compare(times: dict[str, list[float]], reference: str) -> None:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("photos", nargs="*", type=Path, default=sorted(Path("examples").glob("*.jpg")))
-    parser.add_argument("--recipe", type=Path, default=Path("recipes/flickr8k/recipe.toml"))
-    parser.add_argument("--runs", type=Path)
-    parser.add_argument("--model", default="default")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--beam", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser = parser_of(__doc__, beam=1)
     parser.add_argument("--starts", type=int, default=3)
     options = parser.parse_args()
 

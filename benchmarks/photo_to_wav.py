@@ -107,17 +107,22 @@ def cold(photo: Path, folder: Path, model: str) -> tuple[float, float]:
     return float(seconds), float(memory)
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parser_of(description: str | None, beam: int) -> argparse.ArgumentParser:
+    """Options of a comparison with the cascade."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", nargs="*", type=Path, default=sorted(Path("examples").glob("*.jpg")))
     parser.add_argument("--recipe", type=Path, default=Path("recipes/flickr8k/recipe.toml"))
     parser.add_argument("--runs", type=Path)
     parser.add_argument("--model", default="default")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--beam", type=int, default=3)
+    parser.add_argument("--beam", type=int, default=beam)
     parser.add_argument("--rounds", type=int, default=7)
-    options = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Measure and print."""
+    options = parser_of(__doc__, beam=3).parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         starts = [cold(options.photos[0], folder / f"cold-{i}", options.model) for i in range(3)]

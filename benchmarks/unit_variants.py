@@ -22,7 +22,7 @@ from im2sp.lab.data.mfcc import WIDTH
 from im2sp.lab.data.speech_shards import SpokenCaption, as_floats, read_shards
 from im2sp.lab.data.unit_subwords import UnitSubwords
 from im2sp.lab.evaluation.unit_quality import frame_phones, unit_quality
-from im2sp.lab.models.speech_encoder import whole_frames
+from im2sp.lab.models.speech_encoder import averaged, whole_frames
 from im2sp.lab.models.unit_vocoder import ConvNextBlock
 from im2sp.lab.stages.hubert import fit_clusters, layer_features
 from im2sp.speech.units import remove_repeats
@@ -86,12 +86,6 @@ def phones_from_context(
     return right / frames
 
 
-def averaged(features: np.ndarray, frames: int) -> np.ndarray:
-    """Features [n, width] averaged over an odd number of frames."""
-    rows = torch.from_numpy(features.T[None])
-    return nn.functional.avg_pool1d(rows, frames, 1, frames // 2, count_include_pad=False)[0].T.numpy()
-
-
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -117,7 +111,10 @@ def main() -> None:
     numbered = [[np.array([names.setdefault(p, len(names)) for p in clip]) for clip in part] for part in named]
     for what, share, frames, count in VARIANTS:
         columns = slice(0, -WIDTH) if what == "hubert" else slice(-WIDTH, None) if what == "cepstra" else slice(None)
-        known, new = ([averaged(item[:, columns], frames) for item in part[1]] for part in (train, dev))
+        known, new = (
+            [averaged(torch.from_numpy(item[None, :, columns]), frames)[0].numpy() for item in part[1]]
+            for part in (train, dev)
+        )
         context = hubert.config.hidden_size if what == "both" else 0
         clusters = fit_clusters(np.concatenate(known)[:60_000], count, context, share)
         units, heard = [clusters.assign(item) for item in known], [clusters.assign(item) for item in new]

@@ -87,6 +87,19 @@ def test_speech_encoder_graph_gives_the_same_units(tmp_path: Path) -> None:
         assert (found == expected).mean() > 0.99
 
 
+def test_speech_encoder_drops_the_layers_that_it_does_not_use() -> None:
+    torch.manual_seed(0)
+    config = small_hubert_config(layers=3, width=32, heads=2)
+    hubert = HubertModel(config).eval()
+    encoder = SpeechEncoder(hubert, 2, 0)
+    wave = torch.randn(1, 3200) * 0.1
+    with torch.inference_mode():
+        expected = hubert(wave, output_hidden_states=True).hidden_states[2]
+        assert torch.equal(encoder.features(wave), expected)
+    assert (len(encoder.hubert.encoder.layers), encoder.hubert.config.num_hidden_layers) == (2, 2)
+    assert (len(hubert.encoder.layers), hubert.config.num_hidden_layers) == (3, 3)
+
+
 def test_speech_encoder_comes_back(tmp_path: Path) -> None:
     encoder = _encoder()
     encoder.save(tmp_path)

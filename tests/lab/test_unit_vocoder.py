@@ -51,17 +51,20 @@ def test_every_frame_becomes_320_samples(vocoder: UnitVocoder) -> None:
         assert vocoder(torch.randint(30, (2, 11))).shape == (2, 11 * 320)
 
 
+def moved_by(model: torch.nn.Module, units: int, middle: int) -> torch.Tensor:
+    """Where the output changes when the middle one of 2 * middle + 1 units becomes another: indices, ascending."""
+    frames = torch.randint(units, (1, 2 * middle + 1))
+    changed = frames.clone()
+    changed[0, middle] = (changed[0, middle] + 1) % units
+    with torch.inference_mode():
+        return (model(frames) - model(changed))[0].nonzero().flatten()
+
+
 @pytest.mark.parametrize("config", [SMALL, VocoderConfig()])
 def test_no_sample_depends_on_frames_beyond_the_context(config: VocoderConfig) -> None:
     torch.manual_seed(1)
-    model = UnitVocoder(config).eval()
     context, middle = config.context_frames, config.context_frames + 4
-    frames = torch.randint(config.units, (1, 2 * middle + 1))
-    changed = frames.clone()
-    changed[0, middle] = (changed[0, middle] + 1) % config.units
-    with torch.inference_mode():
-        difference = (model(frames) - model(changed)).abs()[0]
-    moved = difference.nonzero().flatten()
+    moved = moved_by(UnitVocoder(config).eval(), config.units, middle)
     assert moved.min() >= (middle - context) * 320
     assert moved.max() < (middle + context + 1) * 320
 
@@ -70,13 +73,11 @@ def test_no_sample_depends_on_frames_beyond_the_context(config: VocoderConfig) -
 def test_no_duration_depends_on_units_beyond_the_context(config: VocoderConfig) -> None:
     torch.manual_seed(1)
     model = DurationPredictor(config).eval()
+    for block in model.blocks:
+        torch.nn.init.constant_(block.scale, 2.0)  # as set at the start, the furthest changes would round to nothing
     context, middle = config.duration_context, config.duration_context + 4
-    units = torch.randint(config.units, (1, 2 * middle + 1))
-    changed = units.clone()
-    changed[0, middle] = (changed[0, middle] + 1) % config.units
-    with torch.inference_mode():
-        moved = (model(units) - model(changed)).abs()[0].nonzero().flatten()
-    assert middle - context <= moved.min() < moved.max() <= middle + context  # the furthest may round to nothing
+    moved = moved_by(model, config.units, middle)
+    assert (moved.min(), moved.max()) == (middle - context, middle + context)
 
 
 def test_saved_networks_come_back(vocoder: UnitVocoder, tmp_path: Path) -> None:

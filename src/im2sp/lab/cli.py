@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +13,7 @@ from im2sp.errors import Im2SpError
 from im2sp.lab.convert.commands import app as convert
 from im2sp.lab.data.commands import ingest
 from im2sp.lab.evaluation.commands import score
+from im2sp.lab.logs import log_to_stderr
 from im2sp.lab.recipe import Recipe
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Trains the model of a recipe, stage by stage.")
@@ -33,11 +33,6 @@ DEFAULT_RECIPE = Path("recipes/flickr8k/recipe.toml")
 STAGES = ("speak", "hubert", "units", "vocoder", "encode", "pretrain", "translate", "export", "evaluate")
 
 
-def _log_to_stderr() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
-    logging.getLogger("faster_whisper").setLevel(logging.WARNING)
-
-
 def _known(start: str) -> str:
     if start not in ("pretrained", "scratch"):
         raise typer.BadParameter("--start is pretrained or scratch")
@@ -45,7 +40,7 @@ def _known(start: str) -> str:
 
 
 def _recipe(path: Path, data: Path | None, runs: Path | None, smoke: bool) -> Recipe:
-    _log_to_stderr()
+    log_to_stderr()
     import torch
 
     torch.set_num_threads(1)  # stages are made to run side by side, one thread each
@@ -58,13 +53,10 @@ def _recipe(path: Path, data: Path | None, runs: Path | None, smoke: bool) -> Re
     return recipe
 
 
-def _run(stage: str, recipe: Recipe, start: str = "pretrained") -> None:
+def _run(stage: str, recipe: Recipe, *start: str) -> None:
     from im2sp.lab import pipeline
 
-    if stage in ("translate", "export"):
-        getattr(pipeline, stage)(recipe, start)
-    else:
-        getattr(pipeline, stage)(recipe)
+    getattr(pipeline, stage)(recipe, *start)
 
 
 def _add(stage: str, description: str) -> None:
@@ -84,28 +76,20 @@ _add("pretrain", "photos and text captions -> the text captioner that the transl
 _add("evaluate", "the bundle on the dev part -> report.json, and its figures into the bundle")
 
 
-@app.command(help="image features -> speech units, from the text captioner's weights or from scratch")
-def translate(
-    recipe: RecipeFile = DEFAULT_RECIPE,
-    data: Data = None,
-    runs: Runs = None,
-    smoke: Smoke = False,
-    start: Start = "pretrained",
-) -> None:
-    """Train the translator."""
-    _run("translate", _recipe(recipe, data, runs, smoke), _known(start))
+def _add_with_start(stage: str, description: str) -> None:
+    @app.command(name=stage, help=description)
+    def command(
+        recipe: RecipeFile = DEFAULT_RECIPE,
+        data: Data = None,
+        runs: Runs = None,
+        smoke: Smoke = False,
+        start: Start = "pretrained",
+    ) -> None:
+        _run(stage, _recipe(recipe, data, runs, smoke), _known(start))
 
 
-@app.command(help="finished stages -> a bundle")
-def export(
-    recipe: RecipeFile = DEFAULT_RECIPE,
-    data: Data = None,
-    runs: Runs = None,
-    smoke: Smoke = False,
-    start: Start = "pretrained",
-) -> None:
-    """Write the bundle of the translator that started so."""
-    _run("export", _recipe(recipe, data, runs, smoke), _known(start))
+_add_with_start("translate", "image features -> speech units, from the text captioner's weights or from scratch")
+_add_with_start("export", "finished stages -> a bundle")
 
 
 @app.command(
@@ -127,7 +111,7 @@ def import_speech(
     from im2sp.lab.stages.import_speech import ImportOptions
     from im2sp.lab.stages.import_speech import import_speech as stage
 
-    _log_to_stderr()
+    log_to_stderr()
     read = Recipe.read(recipe, data, runs)
     options = ImportOptions(speaker=speaker, dev_percent=dev, longest=longest, seed=read.seed)
     done = stage(table, recordings or table.parent, read.data, read.speech, options)

@@ -34,13 +34,19 @@ def hubert(recipe: Recipe) -> None:
     train_speech_encoder(recipe.speech, recipe.hubert, recipe.section("hubert", HubertStage, seed=recipe.seed))
 
 
+def _unit_count(recipe: Recipe) -> int:
+    """How many speech units there are, without loading the HuBERT that hears them."""
+    from im2sp.lab.models.speech_encoder import CLUSTERS, Clusters
+
+    return len(Clusters.load(recipe.speech_encoder / CLUSTERS))
+
+
 def units(recipe: Recipe) -> None:
     """Spoken captions -> unit tables and subwords."""
-    from im2sp.lab.models.speech_encoder import SpeechEncoder
     from im2sp.lab.stages.units import extract_units, learn_subwords
 
     extract_units(recipe.speech, recipe.speech_encoder, recipe.units)
-    count = SpeechEncoder.load(recipe.speech_encoder).units
+    count = _unit_count(recipe)
     learn_subwords(recipe.units, recipe.subword_file, count, recipe.subwords)
 
 
@@ -48,7 +54,6 @@ def vocoder(recipe: Recipe) -> None:
     """Units and speech -> vocoder and duration predictor."""
     from im2sp.lab.data.speech_shards import read_shards
     from im2sp.lab.data.unit_table import read_unit_tables
-    from im2sp.lab.models.speech_encoder import SpeechEncoder
     from im2sp.lab.models.unit_vocoder import VocoderConfig
     from im2sp.lab.training.vocoder import Clip, VocoderTraining, train_vocoder
 
@@ -58,7 +63,7 @@ def vocoder(recipe: Recipe) -> None:
         for clip in read_shards(recipe.speech, "train")
         if clip.caption_id in spoken
     ]
-    count = SpeechEncoder.load(recipe.speech_encoder).units
+    count = _unit_count(recipe)
     sizes = recipe.section("vocoder_sizes", VocoderConfig, units=count)
     train_vocoder(clips, sizes, recipe.section("vocoder", VocoderTraining, seed=recipe.seed), recipe.vocoder)
 
@@ -107,12 +112,11 @@ def translate(recipe: Recipe, start: str = "pretrained") -> None:
     """Image features -> speech units."""
     from im2sp.lab.data.image_features import ImageFeatures
     from im2sp.lab.data.unit_subwords import UnitSubwords
-    from im2sp.lab.models.speech_encoder import SpeechEncoder
     from im2sp.lab.models.translator import TranslatorConfig
     from im2sp.lab.stages.translate import translate as stage
     from im2sp.lab.training.translator import TranslatorTraining
 
-    count = SpeechEncoder.load(recipe.speech_encoder).units
+    count = _unit_count(recipe)
     stage(
         recipe.units,
         UnitSubwords.load(recipe.subword_file, count),

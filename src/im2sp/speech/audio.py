@@ -88,12 +88,18 @@ def to_pulses(waveform: FloatArray) -> PulseArray:
 
     Raises AudioError when the waveform is not one channel of finite numbers.
     """
-    samples = np.asarray(waveform)
-    if samples.ndim != 1 or not np.issubdtype(samples.dtype, np.floating):
-        raise AudioError(f"a waveform is float32 [samples], not {samples.dtype} {list(samples.shape)}")
+    samples = one_channel(waveform)
     if not np.isfinite(samples).all():
         raise AudioError("the waveform holds values that are not finite numbers")
     return np.rint(samples * _FULL_SCALE).clip(-_FULL_SCALE, _FULL_SCALE - 1).astype("<i2")
+
+
+def one_channel(waveform: FloatArray) -> FloatArray:
+    """The waveform as an array. Raises AudioError for anything but one channel of floating point samples."""
+    samples = np.asarray(waveform)
+    if samples.ndim != 1 or not np.issubdtype(samples.dtype, np.floating):
+        raise AudioError(f"a waveform is float32 [samples], not {samples.dtype} {list(samples.shape)}")
+    return samples
 
 
 def _write_pulses(file: BinaryIO, pulses: PulseArray) -> None:

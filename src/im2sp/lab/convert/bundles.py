@@ -14,18 +14,21 @@ from im2sp.bundle import (
     SpeechEncoderConfig,
     VocabularyConfig,
     VocoderConfig,
-    write_checksums,
-    write_config,
 )
 from im2sp.errors import Im2SpError
-from im2sp.files import replace_whole
 from im2sp.graphs import Graphs
 from im2sp.lab.convert.git import Git
 from im2sp.lab.convert.hifigan import export_hifigan
 from im2sp.lab.export import Precision
 from im2sp.lab.models.speech_encoder import SpeechEncoder
 from im2sp.lab.models.unit_hifigan import UnitHifigan
-from im2sp.lab.stages.export import decoder_config, export_decoder, export_image_encoder, export_speech_encoder
+from im2sp.lab.stages.export import (
+    decoder_config,
+    export_decoder,
+    export_image_encoder,
+    export_speech_encoder,
+    finish_bundle,
+)
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -96,10 +99,7 @@ def write_bundle(
         quality={},
         parameters=parameters,
     )
-    write_config(folder, config)
-    with replace_whole(folder / "README.md") as temporary:
-        temporary.write_text(CARD.format(name=config.name, description=config.description), encoding="utf-8")
-    write_checksums(folder)
+    finish_bundle(folder, config, CARD.format(name=config.name, description=config.description))
     bundle = Bundle.load(folder)
     Graphs(bundle).check()
     return bundle

@@ -7,7 +7,6 @@ from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field, model_validator
-from torch import nn
 from transformers import HubertConfig, HubertModel
 
 from im2sp.arrays import FloatArray
@@ -89,9 +88,6 @@ def convert_hubert(folder: Path, clusters: Path, layer: int = 6) -> SpeechEncode
     masked = 0.05 if "masked_spec_embed" in state else 0.0  # decides whether the mask embedding exists
     settings = HubertConfig(**config.model_dump(), mask_time_prob=masked, attn_implementation="sdpa")
     hubert = with_weights(lambda: HubertModel(settings), state, path)
-    # hidden_states[n] is what layer n gave, so nothing behind that layer can change it.
-    hubert.encoder.layers = nn.ModuleList(list(hubert.encoder.layers)[:layer])
-    hubert.config.num_hidden_layers = layer
     return SpeechEncoder(hubert, layer, padding=0, clusters=Clusters.around(centres)).eval()
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import logging
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from im2sp.errors import Im2SpError
+from im2sp.lab.logs import log_to_stderr
 
 
 def ingest(
@@ -35,7 +34,7 @@ def ingest(
     from im2sp.lab.data.speech_ingest import PROBLEMS, IngestOptions
     from im2sp.lab.data.speech_ingest import ingest as run
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
+    log_to_stderr()
     if layout not in SPOKEN:
         raise Im2SpError(f"--layout {layout}: recordings are in {' and '.join(SPOKEN)}")
     if unknown := sorted(set(split or ()) - set(SPLITS.values())):

@@ -17,7 +17,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
 import pyarrow.parquet as pq
 
 from im2sp.errors import AudioError, Im2SpError
@@ -26,7 +25,7 @@ from im2sp.journal import locked
 from im2sp.lab.data.corpora.items import Corpus, CorpusItem, Problem, Report, consistent, ignore
 from im2sp.lab.data.speech_shards import SpokenCaption, write_shard
 from im2sp.sentences import reason
-from im2sp.speech.audio import MAX_SECONDS, SAMPLE_RATE, read_audio, to_pulses
+from im2sp.speech.audio import MAX_SECONDS, SAMPLE_RATE, read_audio
 
 log = logging.getLogger(__name__)
 
@@ -264,16 +263,7 @@ def read_recording(item: CorpusItem, options: IngestOptions) -> SpokenCaption | 
         return Problem("too-short", where, f"{item.recording} lasts {seconds:.3f} s: less than {options.shortest:g} s")
     if seconds > options.longest:
         return Problem("too-long", where, f"{item.recording} lasts {seconds:.1f} s: more than {options.longest:g} s")
-    return SpokenCaption(
-        item.caption_id,
-        item.image_id,
-        item.split,
-        item.speaker,
-        item.text or "",
-        to_pulses(waveform),
-        phones=[],
-        phone_samples=np.zeros(0, np.int32),
-    )
+    return SpokenCaption.recorded(item.caption_id, item.image_id, item.split, item.speaker, item.text or "", waveform)
 
 
 def _summary(out: Path, written: int, journal: _ProblemJournal) -> Ingested:

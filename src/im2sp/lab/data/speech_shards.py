@@ -11,7 +11,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from im2sp.arrays import FloatArray
 from im2sp.files import replace_whole
+from im2sp.speech.audio import to_pulses
 
 FULL_SCALE = 32_768  # 16-bit value of 1.0
 
@@ -41,6 +43,14 @@ class SpokenCaption:
     waveform: np.ndarray  # int16 [samples], 16 kHz
     phones: list[str]
     phone_samples: np.ndarray  # int32 [phones], 16 kHz samples
+
+    @classmethod
+    def recorded(
+        cls, caption_id: str, image_id: str, split: str, speaker: str, text: str, waveform: FloatArray
+    ) -> SpokenCaption:
+        """One that a person spoke, whose phones nobody knows. waveform: float32 [samples], 16 kHz, in [-1, 1]."""
+        no_phones = np.zeros(0, np.int32)
+        return cls(caption_id, image_id, split, speaker, text, to_pulses(waveform), [], no_phones)
 
 
 def as_floats(waveform: npt.NDArray[np.int16]) -> npt.NDArray[np.float32]:

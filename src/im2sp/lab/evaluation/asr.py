@@ -16,10 +16,11 @@ from pathlib import Path
 import numpy as np
 
 from im2sp.arrays import FloatArray
-from im2sp.errors import AudioError, Im2SpError
+from im2sp.errors import Im2SpError
 from im2sp.files import replace_whole, sha256_of
 from im2sp.lab.evaluation.words import WordErrorRate, normalise_words, word_error_rate
 from im2sp.lab.extras import needs
+from im2sp.speech.audio import one_channel
 
 __all__ = ["Recogniser", "RecogniserInfo", "WordErrorRate", "normalise_words", "word_error_rate"]
 
@@ -127,7 +128,7 @@ class Recogniser(SpeechRecogniser):
 
         Raises AudioError for anything but one channel of floating point samples.
         """
-        samples = one_channel(waveform)
+        samples = mono_float32(waveform)
         if samples.size == 0:
             return ""
         segments, _ = self._model.transcribe(
@@ -145,12 +146,9 @@ class Recogniser(SpeechRecogniser):
         return " ".join(segment.text.strip() for segment in segments)
 
 
-def one_channel(waveform: FloatArray) -> FloatArray:
-    """The waveform as contiguous float32 [samples]. Raises AudioError when it is none."""
-    samples = np.asarray(waveform)
-    if samples.ndim != 1 or not np.issubdtype(samples.dtype, np.floating):
-        raise AudioError(f"a waveform is float32 [samples], not {samples.dtype} {list(samples.shape)}")
-    return np.ascontiguousarray(samples, dtype=np.float32)
+def mono_float32(waveform: FloatArray) -> FloatArray:
+    """The waveform as contiguous float32 [samples]. Raises AudioError when it is not one channel."""
+    return np.ascontiguousarray(one_channel(waveform), dtype=np.float32)
 
 
 def find_weights(weights: str | Path) -> Path:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from im2sp.lab.logs import log_to_stderr
 
 
 def score(
@@ -31,7 +32,7 @@ def score(
     from im2sp.lab.evaluation.photo_sets import corpus_photos
     from im2sp.lab.evaluation.report import REPORT, TABLE_HEADER, EvaluationOptions, evaluate, table_row
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", stream=sys.stderr)
+    log_to_stderr()
     opened = open_corpus(layout, corpus, lambda problem: logging.warning(problem.message), photos, splits)
     options = EvaluationOptions(
         split=split,

@@ -12,7 +12,7 @@ import numpy as np
 from im2sp.arrays import FloatArray
 from im2sp.errors import Im2SpError
 from im2sp.files import sha256_of
-from im2sp.lab.evaluation.asr import RecogniserInfo, SpeechRecogniser, one_channel
+from im2sp.lab.evaluation.asr import RecogniserInfo, SpeechRecogniser, mono_float32
 from im2sp.lab.extras import needs
 from im2sp.sentences import reason
 from im2sp.speech.audio import SAMPLE_RATE
@@ -67,7 +67,7 @@ class CtcRecogniser(SpeechRecogniser):
         """
         import torch
 
-        samples = one_channel(waveform)
+        samples = mono_float32(waveform)
         frames = self._model._get_feat_extract_output_lengths(torch.tensor(samples.size))
         if samples.size == 0 or int(frames) < 1:
             return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from transformers import HubertConfig, HubertModel
 from im2sp.files import replace_whole
 from im2sp.lab.data.mfcc import Cepstra
 from im2sp.speech.audio import HOP
+
+CLUSTERS = "clusters.safetensors"  # in the folder of a speech encoder
 
 
 def small_hubert_config(layers: int = 6, width: int = 256, heads: int = 4) -> HubertConfig:
@@ -52,6 +55,27 @@ def edge_padding(config: HubertConfig) -> int:
         receptive += (kernel - 1) * stride
         stride *= step
     return (receptive - stride) // 2
+
+
+def up_to_layer(hubert: HubertModel, layer: int) -> HubertModel:
+    """A HuBERT without the layers behind `layer`; `hubert` itself stays whole.
+
+    `hidden_states[layer]` is what that layer gave, so nothing behind it can change it.
+    """
+    if layer == len(hubert.encoder.layers):
+        return hubert
+    cut = copy.deepcopy(hubert)
+    cut.encoder.layers = cut.encoder.layers[:layer]
+    cut.config.num_hidden_layers = layer
+    return cut
+
+
+def averaged(features: Tensor, frames: int) -> Tensor:
+    """Features [B, n, width] averaged over an odd number of frames; at the ends over those that there are."""
+    if frames == 1:
+        return features
+    pooled = nn.functional.avg_pool1d(features.transpose(1, 2), frames, 1, frames // 2, count_include_pad=False)
+    return pooled.transpose(1, 2)
 
 
 @dataclass(frozen=True)
@@ -119,7 +143,12 @@ class SpeechEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.cepstra = Cepstra() if cepstra else None
-        self.hubert, self.layer, self.padding, self.smoothing = hubert.eval(), layer, padding, smoothing
+        self.hubert, self.layer, self.padding, self.smoothing = (
+            up_to_layer(hubert, layer).eval(),
+            layer,
+            padding,
+            smoothing,
+        )
         if clusters is not None:
             self.register_buffer("weight", torch.from_numpy(clusters.weight))
             self.register_buffer("offset", torch.from_numpy(clusters.offset))
@@ -130,11 +159,7 @@ class SpeechEncoder(nn.Module):
         hidden: Tensor = self.hubert(padded, output_hidden_states=True).hidden_states[self.layer]
         if self.cepstra is not None:
             hidden = torch.cat([hidden.float(), self.cepstra(waveform)], -1)
-        if self.smoothing > 1:
-            edge = self.smoothing // 2
-            pooled = nn.functional.avg_pool1d(hidden.transpose(1, 2), self.smoothing, 1, edge, count_include_pad=False)
-            hidden = pooled.transpose(1, 2)
-        return hidden
+        return averaged(hidden, self.smoothing)
 
     def forward(self, waveform: Tensor) -> Tensor:
         """Waveform float32 [B, samples] -> units int64 [B, frames], repeats kept."""
@@ -152,7 +177,7 @@ class SpeechEncoder(nn.Module):
     def save(self, folder: Path) -> None:
         """Write HuBERT in transformers layout, and clusters.safetensors + speech_encoder.json beside it."""
         self.hubert.save_pretrained(folder)
-        Clusters(self.weight.numpy(), self.offset.numpy()).save(folder / "clusters.safetensors")
+        Clusters(self.weight.numpy(), self.offset.numpy()).save(folder / CLUSTERS)
         with replace_whole(folder / "speech_encoder.json") as temporary:
             temporary.write_text(
                 json.dumps(
@@ -169,7 +194,7 @@ class SpeechEncoder(nn.Module):
     def load(cls, folder: Path) -> SpeechEncoder:
         """Read what `save` wrote."""
         options = json.loads((folder / "speech_encoder.json").read_text())
-        clusters = Clusters.load(folder / "clusters.safetensors")
+        clusters = Clusters.load(folder / CLUSTERS)
         return cls(HubertModel.from_pretrained(folder), **options, clusters=clusters)
 
 

@@ -110,7 +110,7 @@ def export_bundle(sources: BundleSources, options: BundleOptions, training: Fact
         quality=quality,
         parameters=parameters,
     )
-    _finish(staging, config)
+    finish_bundle(staging, config, model_card(config))
     Graphs(Bundle.load(staging)).check()
     shutil.rmtree(out, ignore_errors=True)
     staging.rename(out)
@@ -130,15 +130,16 @@ def decoder_config(sizes: TranslatorConfig) -> DecoderConfig:
 
 def set_quality(folder: Path, quality: Facts) -> Bundle:
     """Write measured figures into the config and model card of a bundle and renew its checksums."""
-    config = Bundle.load(folder).config
-    _finish(folder, config.model_copy(update={"quality": quality}))
+    config = Bundle.load(folder).config.model_copy(update={"quality": quality})
+    finish_bundle(folder, config, model_card(config))
     return Bundle.load(folder)
 
 
-def _finish(folder: Path, config: BundleConfig) -> None:
+def finish_bundle(folder: Path, config: BundleConfig, card: str) -> None:
+    """Write what stands beside the graphs of a bundle: config, model card and, last, the checksums of all files."""
     write_config(folder, config)
     with replace_whole(folder / "README.md") as temporary:
-        temporary.write_text(model_card(config), encoding="utf-8")
+        temporary.write_text(card, encoding="utf-8")
     write_checksums(folder)
 
 

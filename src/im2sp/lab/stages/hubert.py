@@ -62,16 +62,13 @@ def train_speech_encoder(speech: Path, out: Path, options: HubertStage) -> Speec
     probe = list(read_shards(speech, "dev", options.probe_clips))
     if not clips or not probe:
         raise Im2SpError(f"{speech} holds no spoken captions of both splits yet: run the stage `speak` first")
-    probe = [clip for clip in probe if clip.phones]
     if not 0 <= options.layer <= options.layers:
         raise Im2SpError(
             f"`layer` in the recipe's [hubert] is {options.layer}: name one of 1 to {options.layers}, or 0"
         )
-    if not probe:
-        log.info("the recordings come without phones to compare layers by")
     clusters = _clusters("mfcc", clips, mfcc, options.first_clusters, out, options)
-    report = {"mfcc": {"kmeans": asdict(_probe(probe, mfcc, clusters))} if probe else {}}
-    log.info("mfcc targets: %s", report["mfcc"])
+    report = {"mfcc": {"kmeans": asdict(_probe(probe, mfcc, clusters))}}
+    log.info("mfcc targets: %s", report["mfcc"]["kmeans"])
     features: Features = mfcc
     best, hubert = (0, clusters), None
     for number, steps in enumerate(options.iterations, 1):
@@ -141,10 +138,12 @@ def _choose_layer(
         found[layer] = _clusters(
             f"{name}-layer-{layer}", clips, features, count, out, options, context=hubert.config.hidden_size
         )
-        if probe:
-            scores[layer] = _probe(probe, features, found[layer])
-            log.info("%s layer %d: %s", name, layer, scores[layer])
-    best = max(scores, key=lambda layer: scores[layer].phone_information) if scores else sorted(found)[len(found) // 2]
+        scores[layer] = _probe(probe, features, found[layer])
+        log.info("%s layer %d: %s", name, layer, scores[layer])
+    if any(clip.phones for clip in probe):
+        best = max(scores, key=lambda layer: scores[layer].phone_information)
+    else:
+        best = sorted(scores)[len(scores) // 2]
     return {str(layer): asdict(score) for layer, score in scores.items()}, (best, found[best])
 
 

@@ -23,7 +23,7 @@ from im2sp.lab.data.flickr8k import CAPTION_FILE, photo_path, read_split, split_
 from im2sp.lab.data.recordings import Recording, read_recordings
 from im2sp.lab.data.speech_shards import SpokenCaption, write_shard
 from im2sp.lab.stages.speak import speaking_order
-from im2sp.speech.audio import SAMPLE_RATE, read_audio, to_pulses
+from im2sp.speech.audio import SAMPLE_RATE, read_audio
 
 log = logging.getLogger(__name__)
 
@@ -118,16 +118,7 @@ def _clip(row: Recording, recordings: Path, options: ImportOptions) -> SpokenCap
         raise AudioError(f"{path}: lasts {seconds:.1f} s; from {options.shortest:g} to {options.longest:g} s are used")
     if np.abs(waveform).max() < SILENCE:
         raise AudioError(f"{path}: is silent")
-    return SpokenCaption(
-        caption_id=row.caption_id,
-        image_id=row.image_id,
-        split=row.split,
-        speaker=options.speaker,
-        text=row.text,
-        waveform=to_pulses(waveform),
-        phones=[],
-        phone_samples=np.zeros(0, np.int32),
-    )
+    return SpokenCaption.recorded(row.caption_id, row.image_id, row.split, options.speaker, row.text, waveform)
 
 
 def _check_photos(rows: list[Recording], data: Path) -> None:

@@ -13,7 +13,7 @@ from im2sp.files import sha256_of
 from im2sp.lab.data.speech_shards import as_floats, read_shard
 from im2sp.lab.data.unit_subwords import UnitSubwords
 from im2sp.lab.data.unit_table import UnitRow, read_unit_tables, write_unit_table
-from im2sp.lab.models.speech_encoder import SpeechEncoder, whole_frames
+from im2sp.lab.models.speech_encoder import CLUSTERS, SpeechEncoder, whole_frames
 from im2sp.speech.audio import SAMPLE_RATE
 from im2sp.speech.units import remove_repeats
 
@@ -31,7 +31,7 @@ def extract_units(speech: Path, encoder_folder: Path, out: Path, share: tuple[in
     encoder = SpeechEncoder.load(encoder_folder)
     description: dict[str, str | int] = {
         "speech_encoder": sha256_of(encoder_folder / "model.safetensors"),
-        "clusters": sha256_of(encoder_folder / "clusters.safetensors"),
+        "clusters": sha256_of(encoder_folder / CLUSTERS),
         "units": encoder.units,
     }
     for path in sorted(speech.glob("*.parquet"))[share[0] :: share[1]]:
