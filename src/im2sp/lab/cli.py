@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -30,7 +30,9 @@ Smoke = Annotated[
 Start = Annotated[str, typer.Option(help="translator to take: from pretrained weights, or from scratch")]
 
 DEFAULT_RECIPE = Path("recipes/flickr8k/recipe.toml")
-STAGES = ("speak", "hubert", "units", "vocoder", "encode", "pretrain", "translate", "export", "evaluate")
+STAGES = (
+    "speak", "encode", "pretrain", "distil", "hubert", "units", "vocoder", "translate", "export", "evaluate",
+)  # fmt: skip
 
 
 def _known(start: str) -> str:
@@ -46,11 +48,11 @@ def _recipe(path: Path, data: Path | None, runs: Path | None, smoke: bool) -> Re
     torch.set_num_threads(1)  # stages are made to run side by side, one thread each
     if not smoke:
         return Recipe.read(path, data, runs)
-    from im2sp.lab.data.tiny_flickr8k import write_tiny_flickr8k
+    from im2sp.lab.data.tiny_flickr8k import UNLABELLED, write_tiny_flickr8k
 
     recipe = Recipe.read(path.with_name("smoke.toml"), data, runs)
     write_tiny_flickr8k(recipe.data)
-    return recipe
+    return replace(recipe, unlabelled=recipe.data / UNLABELLED)
 
 
 def _run(stage: str, recipe: Recipe, *start: str) -> None:
@@ -73,6 +75,7 @@ _add("units", "spoken captions -> unit tables and unit subwords")
 _add("vocoder", "units and speech -> vocoder and duration predictor")
 _add("encode", "photos -> cached image features")
 _add("pretrain", "photos and text captions -> the text captioner that the translator starts from")
+_add("distil", "photos -> sentences of the text captioner -> spoken captions, beside those that people wrote")
 _add("evaluate", "the bundle on the dev part -> report.json, and its figures into the bundle")
 
 

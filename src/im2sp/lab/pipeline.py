@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from im2sp.errors import Im2SpError
 from im2sp.lab.data.flickr8k import photo_path, read_captions, read_split
 from im2sp.lab.recipe import Recipe
 
@@ -75,12 +76,27 @@ def photos(recipe: Recipe) -> dict[str, Path]:
     }
 
 
+def unlabelled_photos(folder: Path) -> dict[str, Path]:
+    """Photos of a folder by image id, the file name without ".jpg".
+
+    Raises:
+        Im2SpError: there is none.
+    """
+    found = {path.stem: path for path in sorted(folder.glob("*.jpg"))}
+    if not found:
+        raise Im2SpError(f"{folder} holds no .jpg: leave `unlabelled` out of the recipe, or name a folder of photos")
+    return found
+
+
 def encode(recipe: Recipe) -> None:
     """Photos -> image features."""
     from im2sp.lab.models.image_backbone import BackboneConfig
     from im2sp.lab.stages.encode import encode as stage
 
-    stage(photos(recipe), recipe.features, recipe.section("backbone", BackboneConfig), recipe.views)
+    backbone = recipe.section("backbone", BackboneConfig)
+    stage(photos(recipe), recipe.features, backbone, recipe.views)
+    if recipe.unlabelled:
+        stage(unlabelled_photos(recipe.unlabelled), recipe.unlabelled_features, backbone, recipe.views)
 
 
 def pretrain(recipe: Recipe) -> None:
@@ -108,6 +124,35 @@ def pretrain(recipe: Recipe) -> None:
     log.info("text captioner on dev, beam 3: %s", scores)
 
 
+def distil(recipe: Recipe) -> None:
+    """Photos -> sentences of the text captioner -> spoken captions, beside those that people wrote."""
+    from im2sp.lab.data.image_features import ImageFeatures
+    from im2sp.lab.data.text_tokenizer import TextTokenizer
+    from im2sp.lab.models.translator import Translator
+    from im2sp.lab.stages import distil as stage
+    from im2sp.lab.stages.import_speech import is_imported
+    from im2sp.lab.stages.speak import SHARD_SIZE, speak_shards
+
+    if is_imported(recipe.speech):
+        log.info("distil: %s holds imported recordings, whose voice cannot speak sentences of ours", recipe.speech)
+        return
+    references: dict[str, list[str]] = {}
+    for caption in read_captions(recipe.data, ("train",)):
+        references.setdefault(caption.image_id, []).append(caption.text)
+    captions = stage.distil(
+        Translator.load(recipe.pretrained),
+        TextTokenizer.load(recipe.pretrained / "tokenizer.json"),
+        ImageFeatures(*recipe.all_features),
+        references,
+        list(unlabelled_photos(recipe.unlabelled)) if recipe.unlabelled else [],
+        recipe.section("distil", stage.Distillation, seed=recipe.seed),
+        recipe.distilled,
+    )
+    pieces = range(0, len(captions), SHARD_SIZE)
+    shards = [(f"distilled-{i:04d}", captions[at : at + SHARD_SIZE]) for i, at in enumerate(pieces)]
+    speak_shards(shards, recipe.speech, recipe.voice)
+
+
 def translate(recipe: Recipe, start: str = "pretrained") -> None:
     """Image features -> speech units."""
     from im2sp.lab.data.image_features import ImageFeatures
@@ -120,7 +165,7 @@ def translate(recipe: Recipe, start: str = "pretrained") -> None:
     stage(
         recipe.units,
         UnitSubwords.load(recipe.subword_file, count),
-        ImageFeatures(recipe.features),
+        ImageFeatures(*recipe.all_features),
         recipe.section("translator", TranslatorConfig, vocabulary_size=0),
         recipe.section("translate", TranslatorTraining, seed=recipe.seed),
         recipe.translator(start),

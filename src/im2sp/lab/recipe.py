@@ -19,6 +19,7 @@ class Recipe:
 
     data: Path
     runs: Path
+    unlabelled: Path | None = None  # folder of photos without captions, about which the text captioner writes
     seed: int = 0
     subwords: int = 2000  # size of the unit-subword vocabulary
     views: tuple[str, ...] = ("whole", "flip")  # of each photo
@@ -46,6 +47,8 @@ class Recipe:
                 f"the recipe {path} has the unknown key {unknown[0]!r}: known are {', '.join(sorted(known))}"
             )
         plain["data"], plain["runs"] = Path(plain.get("data", ".")), Path(plain.get("runs", "runs"))
+        if "unlabelled" in plain:
+            plain["unlabelled"] = Path(plain["unlabelled"])
         if "views" in plain:
             plain["views"] = tuple(plain["views"])
         recipe = cls(**plain, sections=sections)
@@ -97,6 +100,21 @@ class Recipe:
     def features(self) -> Path:
         """Image features."""
         return self.runs / "features"
+
+    @property
+    def unlabelled_features(self) -> Path:
+        """Image features of the photos without captions."""
+        return self.runs / "features-unlabelled"
+
+    @property
+    def all_features(self) -> tuple[Path, ...]:
+        """Folders of image features of all photos that the recipe uses."""
+        return (self.features, self.unlabelled_features) if self.unlabelled else (self.features,)
+
+    @property
+    def distilled(self) -> Path:
+        """Sentences that the text captioner wrote."""
+        return self.runs / "distilled.jsonl"
 
     @property
     def pretrained(self) -> Path:

@@ -13,23 +13,37 @@ from im2sp.errors import Im2SpError
 class ImageFeatures:
     """Features of many photos, by image id: float16 [views, image_tokens, width] each, memory-mapped."""
 
-    def __init__(self, folder: Path) -> None:
-        index = folder / "index.json"
-        if not index.is_file():
-            raise Im2SpError(f"{index} is missing: run the stage `encode` first")
-        description = json.loads(index.read_text())
-        self.views: list[str] = description["views"]
-        self.rows = {image_id: row for row, image_id in enumerate(description["image_ids"])}
-        self._arrays = [np.load(folder / f"{view}.npy", mmap_mode="r") for view in self.views]
+    def __init__(self, *folders: Path) -> None:
+        """Open one folder or several, which then count as one.
+
+        Raises:
+            Im2SpError: a folder has no features, or they were made by another backbone or in other views.
+        """
+        self._arrays: list[list[np.ndarray]] = []  # of each folder, one a view
+        self.rows: dict[str, tuple[int, int]] = {}  # image id -> (folder, row)
+        made: tuple[list[str], object] | None = None
+        for number, folder in enumerate(folders):
+            index = folder / "index.json"
+            if not index.is_file():
+                raise Im2SpError(f"{index} is missing: run the stage `encode` first")
+            description = json.loads(index.read_text())
+            how = description["views"], description.get("backbone")
+            if made is not None and how != made:
+                raise Im2SpError(f"{folder} and {folders[0]} hold features of different backbones or views")
+            made = how
+            self.views: list[str] = description["views"]
+            self.rows |= {image_id: (number, row) for row, image_id in enumerate(description["image_ids"])}
+            self._arrays.append([np.load(folder / f"{view}.npy", mmap_mode="r") for view in self.views])
 
     @property
     def shape(self) -> tuple[int, int]:
         """(image_tokens, width) of one photo."""
-        return self._arrays[0].shape[1:]
+        return self._arrays[0][0].shape[1:]
 
     def get(self, image_id: str, view: int = 0) -> np.ndarray:
         """Features of one photo in one view: float16 [image_tokens, width]."""
-        return self._arrays[view][self.rows[image_id]]
+        folder, row = self.rows[image_id]
+        return self._arrays[folder][view][row]
 
     def batch(self, image_ids: list[str], views: np.ndarray | int = 0) -> np.ndarray:
         """Features of several photos, one view each: float16 [B, image_tokens, width]."""

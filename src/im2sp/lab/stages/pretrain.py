@@ -12,7 +12,7 @@ import torch
 from im2sp.files import replace_whole
 from im2sp.lab.data.flickr8k import Caption
 from im2sp.lab.data.image_features import ImageFeatures
-from im2sp.lab.data.text_tokenizer import BOS, EOS, TextTokenizer
+from im2sp.lab.data.text_tokenizer import BOS, EOS, PAD, UNKNOWN, TextTokenizer
 from im2sp.lab.models.translator import DecoderStep, Translator, TranslatorConfig
 from im2sp.lab.training.translator import Sentences, TranslatorTraining, train_translator
 
@@ -60,36 +60,52 @@ def write_captions(
     step = DecoderStep(model)
     return {
         image_id: tokenizer.decode(
-            _beam(step, torch.from_numpy(np.array(features.get(image_id)))[None].float(), beam, longest)
+            beam_search(step, torch.from_numpy(np.array(features.get(image_id)))[None].float(), beam, longest)[0][1]
         )
         for image_id in image_ids
     }
 
 
-def _beam(step: DecoderStep, image: torch.Tensor, beam: int, longest: int) -> list[int]:
-    pairs = step.translator.prefix(image)
+def beam_search(step: DecoderStep, views: torch.Tensor, beam: int, longest: int) -> list[tuple[float, list[int]]]:
+    """Hypotheses about a photo, the likeliest first: (mean log probability, tokens without BOS and EOS).
+
+    Args:
+        views: image features [V, image_tokens, image_width]; the log probabilities of all views are averaged.
+        longest: tokens; where no hypothesis ends in time, the likeliest is cut there.
+    """
+    pairs = step.translator.prefix(views)
     keys, values = torch.stack([k for k, _ in pairs]), torch.stack([v for _, v in pairs])
-    layers, _, heads, _, dim = keys.shape
-    past_keys = past_values = torch.zeros(layers, 1, heads, 0, dim)
+    layers, count, heads, _, dim = keys.shape
+    past_keys = past_values = torch.zeros(layers, count, heads, 0, dim)
     tokens, scores, finished = torch.tensor([[BOS]]), torch.zeros(1), []
     for position in range(longest):
+        rows = len(tokens)  # hypotheses; each is there once for each view
         logits, past_keys, past_values, _ = step(
-            tokens[:, -1], torch.tensor([position]), keys, values, past_keys, past_values
+            tokens[:, -1].repeat_interleave(count),
+            torch.tensor([position]),
+            keys.repeat(1, rows, 1, 1, 1),
+            values.repeat(1, rows, 1, 1, 1),
+            past_keys,
+            past_values,
         )
-        log_probability = logits.log_softmax(-1)
-        log_probability[:, [0, BOS, 3]] = -torch.inf  # pad, BOS and unknown words are not for saying
+        log_probability = logits.log_softmax(-1).unflatten(0, (rows, count)).mean(1)
+        log_probability[:, [PAD, BOS, UNKNOWN]] = -torch.inf  # not for saying
         total = scores[:, None] + log_probability
         best, index = total.flatten().topk(2 * beam)
-        rows, columns = index // total.shape[1], index % total.shape[1]
+        origins, columns = index // total.shape[1], index % total.shape[1]
         ended = columns == EOS
-        for row, score in zip(rows[ended][:beam].tolist(), best[ended][:beam].tolist(), strict=True):
+        done = ended & (torch.arange(2 * beam) < beam)  # an end that ranks below all of the beam is none
+        for row, score in zip(origins[done].tolist(), best[done].tolist(), strict=True):
             finished.append((score / (position + 1), tokens[row, 1:].tolist()))
-        rows, columns, scores = rows[~ended][:beam], columns[~ended][:beam], best[~ended][:beam]
-        tokens = torch.cat([tokens[rows], columns[:, None]], 1)
-        past_keys, past_values = past_keys[:, rows], past_values[:, rows]
+        origins, columns, scores = origins[~ended][:beam], columns[~ended][:beam], best[~ended][:beam]
+        tokens = torch.cat([tokens[origins], columns[:, None]], 1)
+        kept = (origins[:, None] * count + torch.arange(count)).flatten()
+        past_keys, past_values = past_keys[:, kept], past_values[:, kept]
         if len(finished) >= beam:
             break
-    return max(finished)[1] if finished else tokens[0, 1:].tolist()
+    if not finished:
+        return [(float(scores[0]) / longest, tokens[0, 1:].tolist())]
+    return sorted(finished, key=lambda hypothesis: -hypothesis[0])
 
 
 def save_captions(captions: dict[str, str], path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from im2sp.files import replace_whole
-from im2sp.lab.data.flickr8k import clean_text, read_captions
+from im2sp.lab.data.flickr8k import Caption, clean_text, read_captions
 from im2sp.lab.data.speech_shards import SpokenCaption, as_floats, read_shards, write_shard
 from im2sp.lab.data.voice import PiperSpeaker, VoiceConfig
 from im2sp.lab.evaluation.asr import Recogniser
@@ -20,6 +20,7 @@ from im2sp.speech.audio import SAMPLE_RATE
 
 log = logging.getLogger(__name__)
 
+SHARD_SIZE = 250  # captions
 CLAIM_SECONDS = 600  # a shard claimed longer ago than this belongs to a process that died
 LOST_RATE = 50.0  # word error rate (%) above which a clip counts as one that the recogniser cannot follow
 
@@ -46,10 +47,15 @@ def speaking_order(captions: list[C], seed: int, shard_size: int) -> list[tuple[
     return named["dev"][:1] + named["train"] + named["dev"][1:]
 
 
-def speak(data: Path, out: Path, voice: VoiceConfig, seed: int = 0, shard_size: int = 250, threads: int = 1) -> None:
+def speak(data: Path, out: Path, voice: VoiceConfig, seed: int = 0) -> None:
     """Speak every caption whose shard is not there yet. Safe to stop and run again, and to run twice at once."""
+    speak_shards(speaking_order(read_captions(data), seed, SHARD_SIZE), out, voice)
+
+
+def speak_shards(shards: list[tuple[str, list[Caption]]], out: Path, voice: VoiceConfig, threads: int = 1) -> None:
+    """Speak the named shards that are not there yet. Safe to stop and run again, and to run twice at once."""
     speaker: PiperSpeaker | None = None
-    for name, shard in speaking_order(read_captions(data), seed, shard_size):
+    for name, shard in shards:
         path = out / f"{name}.parquet"
         claim = out / f".{name}.claim"
         if path.exists() or (claim.exists() and time.time() - claim.stat().st_mtime < CLAIM_SECONDS):

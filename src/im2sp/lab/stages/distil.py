@@ -1,0 +1,112 @@
+"""Stage `distil`: the text captioner writes sentences about photos, and the voice speaks them for the translator.
+
+Sequence-level distillation (Kim and Rush, 2016): what a model says is more regular than what five people write, so it
+is easier to learn, and it costs no annotation, so photos without captions teach as well. Of a photo that people
+described, those hypotheses are kept that agree most with their captions (CIDEr-D); of any other, the likeliest.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from im2sp.files import replace_whole
+from im2sp.lab.data.flickr8k import Caption
+from im2sp.lab.data.image_features import ImageFeatures
+from im2sp.lab.data.text_tokenizer import TextTokenizer
+from im2sp.lab.models.translator import DecoderStep, Translator
+from im2sp.lab.stages.pretrain import beam_search
+
+log = logging.getLogger(__name__)
+
+FIRST_INDEX = 5  # k of the first written sentence of a photo: people wrote 0 to 4
+SAVE_EVERY = 500  # photos
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """Options of the stage."""
+
+    sentences: int = 2  # of each photo with human captions
+    sentences_unlabelled: int = 1  # of each photo without
+    beam: int = 5
+    longest: int = 24  # words
+    seed: int = 0
+
+
+def distil(
+    model: Translator,
+    tokenizer: TextTokenizer,
+    features: ImageFeatures,
+    references: dict[str, list[str]],
+    unlabelled: list[str],
+    options: Distillation,
+    out: Path,
+) -> list[Caption]:
+    """Sentences about photos in a fixed random order, as captions of the train part; goes on after an interruption.
+
+    Args:
+        references: what people wrote about each photo of the train part.
+        unlabelled: image ids of photos that nobody described.
+        out: JSON lines of image id and hypotheses, likeliest first; what is there is not written again.
+    """
+    hypotheses = _hypotheses(model, tokenizer, features, [*references, *unlabelled], options, out)
+    chosen = _most_agreed({i: hypotheses[i] for i in references}, references, options.sentences)
+    chosen |= {i: hypotheses[i][: options.sentences_unlabelled] for i in unlabelled}
+    captions = [
+        Caption(image_id, FIRST_INDEX + k, text, "train")
+        for image_id, texts in chosen.items()
+        for k, text in enumerate(texts)
+    ]
+    random.Random(options.seed).shuffle(captions)
+    return captions
+
+
+def _hypotheses(
+    model: Translator,
+    tokenizer: TextTokenizer,
+    features: ImageFeatures,
+    image_ids: Iterable[str],
+    options: Distillation,
+    out: Path,
+) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    if out.is_file():
+        for line in out.read_text(encoding="utf-8").splitlines():
+            entry = json.loads(line)
+            found[entry["image_id"]] = entry["texts"]
+    step, missing = DecoderStep(model), [image_id for image_id in image_ids if image_id not in found]
+    for start in range(0, len(missing), SAVE_EVERY):
+        for image_id in missing[start : start + SAVE_EVERY]:
+            views = np.stack([features.get(image_id, view) for view in range(len(features.views))])
+            with torch.inference_mode():
+                ranked = beam_search(step, torch.from_numpy(views).float(), options.beam, options.longest)
+            texts = dict.fromkeys(tokenizer.decode(tokens) for _, tokens in ranked)
+            found[image_id] = [text for text in texts if text]
+        with replace_whole(out) as temporary:
+            lines = (json.dumps({"image_id": image_id, "texts": texts}) for image_id, texts in found.items())
+            temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        log.info("sentences for %d photos, %d to go", len(found), max(0, len(missing) - start - SAVE_EVERY))
+    return found
+
+
+def _most_agreed(
+    hypotheses: dict[str, list[str]], references: dict[str, list[str]], count: int
+) -> dict[str, list[str]]:
+    """The `count` hypotheses of each photo with the highest CIDEr-D, best first; of equal ones, the likelier first."""
+    from im2sp.lab.evaluation.caption_metrics import cider_of_each
+
+    flat = {f"{image_id}#{k}": text for image_id, texts in hypotheses.items() for k, text in enumerate(texts)}
+    scores = cider_of_each(flat, {name: references[name.rpartition("#")[0]] for name in flat})
+    ranked = {}
+    for image_id, texts in hypotheses.items():
+        order = sorted(range(len(texts)), key=lambda k: -scores[f"{image_id}#{k}"])
+        ranked[image_id] = [texts[k] for k in order[:count]]
+    return ranked
