@@ -85,6 +85,23 @@ def test_translator_learns_a_tiny_language(features: ImageFeatures, tmp_path: Pa
     assert translator_training.validation_loss(model, features, named) < 0.2
 
 
+@pytest.mark.parametrize(("turn", "learnt", "other"), [(0, 7, 5), (None, 5, 7)])
+def test_from_some_step_on_only_distilled_sentences_teach(
+    features: ImageFeatures, tmp_path: Path, turn: int | None, learnt: int, other: int
+) -> None:
+    people, written = ({image: [[1, token, token, 2]] for image in "abcdef"} for token in (5, 7))
+    options = translator_training.TranslatorTraining(
+        steps=60, photos=6, distilled_from=turn, distilled_photos=6, warm_up=5, learning_rate=5e-3, average_decay=0.9
+    )
+    model = translator_training.train_translator(
+        Translator(CONFIG), features, people, people, options, tmp_path / "out", written
+    )
+    loss = {
+        token: translator_training.validation_loss(model, features, {"a": [[1, token, token, 2]]}) for token in (5, 7)
+    }
+    assert loss[learnt] < 0.5 < 2 < loss[other]
+
+
 def test_vocoder_resumes_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     clips = [(np.repeat(rng.integers(9, size=20), 2), rng.integers(-9000, 9000, size=40 * 320).astype(np.int16))] * 3
@@ -105,8 +122,8 @@ def test_vocoder_resumes_to_the_same_weights(tmp_path: Path, monkeypatch: pytest
 
 
 def test_photo_batches_visit_every_photo_once_an_epoch(sentences: translator_training.Sentences) -> None:
-    options = translator_training.TranslatorTraining(photos=2, captions=1)
-    batches = translator_training.PhotoBatches(sentences, options, views=2)
+    options = translator_training.TranslatorTraining(captions=1)
+    batches = translator_training.PhotoBatches(sentences, options, photos=2, views=2)
     seen = [image for step in range(3) for image in batches.at(step)[0]]
     assert sorted(seen) == list("abcdef")
     ids, views, tokens, photo = batches.at(0)

@@ -175,20 +175,9 @@ def translate(recipe: Recipe, start: str = "pretrained") -> None:
 
 def export(recipe: Recipe, start: str = "pretrained") -> None:
     """Finished stages -> a bundle."""
-    from im2sp.lab.data.unit_table import read_unit_tables
     from im2sp.lab.models.image_backbone import BackboneConfig
     from im2sp.lab.stages.export import BundleOptions, BundleSources, export_bundle
-    from im2sp.lab.stages.import_speech import is_imported
 
-    rows = read_unit_tables(recipe.units, "train")
-    training: dict[str, str | int | float] = {
-        "photos": len({row.image_id for row in rows}),
-        "spoken_captions": len(rows),
-        "hours_of_speech": round(sum(row.duration_s for row in rows) / 3600, 1),
-        "voice": ", ".join(sorted({row.speaker for row in rows})),
-        "data": "own recordings, train part" if is_imported(recipe.speech) else "Flickr8k, train part",
-        "image_backbone": recipe.section("backbone", BackboneConfig).name + ", ImageNet weights, frozen",
-    }
     sources = BundleSources(
         recipe.section("backbone", BackboneConfig),
         recipe.translator(start),
@@ -196,9 +185,29 @@ def export(recipe: Recipe, start: str = "pretrained") -> None:
         recipe.vocoder,
         recipe.speech_encoder,
     )
-    bundle = export_bundle(sources, recipe.section("bundle", BundleOptions), training, {}, recipe.bundle)
+    bundle = export_bundle(sources, recipe.section("bundle", BundleOptions), _training_facts(recipe), {}, recipe.bundle)
     total = sum(path.stat().st_size for path in bundle.folder.iterdir())
     log.info("%s: %.1f MB", bundle.folder, total / 1e6)
+
+
+def _training_facts(recipe: Recipe) -> dict[str, str | int | float]:
+    """What a bundle's translator learned from."""
+    from im2sp.lab.data.unit_table import read_unit_tables
+    from im2sp.lab.models.image_backbone import BackboneConfig
+    from im2sp.lab.stages.import_speech import is_imported
+    from im2sp.lab.stages.translate import distilled_rows
+
+    rows, written = read_unit_tables(recipe.units, "train"), distilled_rows(recipe.units)
+    return {
+        "photos": len({row.image_id for row in rows}),
+        "spoken_captions": len(rows),
+        "of_these_written_by_the_text_captioner": len(written),
+        "hours_of_speech": round(sum(row.duration_s for row in rows) / 3600, 1),
+        "voice": ", ".join(sorted({row.speaker for row in rows})),
+        "data": "own recordings, train part" if is_imported(recipe.speech) else "Flickr8k, train part",
+        "photos_without_captions": recipe.unlabelled.name if written and recipe.unlabelled else "none",
+        "image_backbone": recipe.section("backbone", BackboneConfig).name + ", ImageNet weights, frozen",
+    }
 
 
 def evaluate(recipe: Recipe) -> None:

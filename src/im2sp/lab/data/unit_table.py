@@ -52,14 +52,14 @@ def write_unit_table(path: Path, rows: Iterable[UnitRow], description: dict[str,
         pq.write_table(pa.table(columns, schema=schema), temporary, compression="zstd")
 
 
-def read_unit_tables(folder: Path, split: str | None = None) -> list[UnitRow]:
-    """All rows of all tables of a folder, in name order.
+def read_unit_tables(folder: Path, split: str | None = None, tables: str = "*") -> list[UnitRow]:
+    """All rows of all tables of a folder, in name order; `tables`: pattern of their names, without the ending.
 
     Raises:
         Im2SpError: there is no table, or tables of different encoders are mixed.
     """
     rows, descriptions = [], set()
-    for path in sorted(folder.glob("*.parquet")):
+    for path in sorted(folder.glob(f"{tables}.parquet")):
         table = pq.read_table(path)
         descriptions.add((table.schema.metadata or {}).get(METADATA_KEY, b""))
         units = table["speech_units"].combine_chunks()

@@ -11,6 +11,8 @@ from im2sp.lab.models.translator import Translator, TranslatorConfig
 from im2sp.lab.training.translator import Sentences, TranslatorTraining, train_translator
 from im2sp.speech.units import remove_repeats
 
+DISTILLED = "distilled-*"  # unit tables of what the text captioner wrote
+
 
 def unit_sentences(rows: list[UnitRow], subwords: UnitSubwords, longest: int) -> Sentences:
     """Token sentences of every photo; captions of more than `longest` tokens are left out (paper: 1024)."""
@@ -20,6 +22,11 @@ def unit_sentences(rows: list[UnitRow], subwords: UnitSubwords, longest: int) ->
         if len(tokens) <= longest:
             sentences.setdefault(row.image_id, []).append(tokens)
     return sentences
+
+
+def distilled_rows(units: Path) -> list[UnitRow]:
+    """Captions of the unit tables that the text captioner wrote; none where the stage `distil` did not run."""
+    return read_unit_tables(units, "train", DISTILLED) if any(units.glob(f"{DISTILLED}.parquet")) else []
 
 
 def translate(
@@ -46,4 +53,5 @@ def translate(
     longest = settings.max_positions
     train = unit_sentences(read_unit_tables(units, "train"), subwords, longest)
     held_out = unit_sentences(read_unit_tables(units, "dev"), subwords, longest)
-    return train_translator(model, features, train, held_out, options, out)
+    distilled = unit_sentences(distilled_rows(units), subwords, longest)
+    return train_translator(model, features, train, held_out, options, out, distilled)

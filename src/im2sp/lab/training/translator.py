@@ -25,6 +25,8 @@ class TranslatorTraining:
     steps: int = 4000
     photos: int = 48  # photos a step, each with all its captions behind one shared image prefix
     captions: int = 5  # captions a photo and step at most
+    distilled_from: int | None = None  # step from which only sentences of the text captioner are learnt from
+    distilled_photos: int = 64  # photos a step from there on; they have fewer sentences each
     learning_rate: float = 1e-3
     warm_up: int = 300
     weight_decay: float = 0.02
@@ -37,11 +39,11 @@ class TranslatorTraining:
 class PhotoBatches:
     """Batches of photos whose longest captions are alike, drawn by step."""
 
-    def __init__(self, sentences: Sentences, options: TranslatorTraining, views: int) -> None:
-        self._sentences, self._options, self._views = sentences, options, views
+    def __init__(self, sentences: Sentences, options: TranslatorTraining, photos: int, views: int) -> None:
+        self._sentences, self._options, self._photos, self._views = sentences, options, photos, views
         self._ids = sorted(sentences)
         self._longest = np.array([max(len(s) for s in sentences[i]) for i in self._ids])
-        self._per_epoch = max(1, len(self._ids) // options.photos)
+        self._per_epoch = max(1, len(self._ids) // photos)
 
     def at(self, step: int) -> tuple[list[str], np.ndarray, Tensor, Tensor]:
         """Photo ids [P], the view of each [P], tokens int64 [B, T] padded, and the photo of each caption int64 [B]."""
@@ -49,8 +51,8 @@ class PhotoBatches:
         rng = np.random.default_rng((self._options.seed, epoch))
         jittered = self._longest + rng.uniform(0, 6, len(self._longest))
         order = np.argsort(jittered)
-        starts = rng.permutation(self._per_epoch) * self._options.photos
-        rows = order[starts[place] : starts[place] + self._options.photos]
+        starts = rng.permutation(self._per_epoch) * self._photos
+        rows = order[starts[place] : starts[place] + self._photos]
         ids = [self._ids[row] for row in rows]
         draw = np.random.default_rng((self._options.seed, 1, step))
         captions, photo = [], []
@@ -117,10 +119,14 @@ def train_translator(
     held_out: Sentences,
     options: TranslatorTraining,
     out: Path,
+    distilled: Sentences | None = None,
 ) -> Translator:
     """Train; resumes from `out/checkpoint.pt`; leaves the averaged weights in `out` and returns that model.
 
     The batch of a step depends on the seed and the step alone: a resumed run sees the data of an unbroken one.
+
+    Args:
+        distilled: what is learnt from in place of `train` from step `options.distilled_from` on.
     """
     if (out / "model.safetensors").is_file():
         return Translator.load(out)
@@ -137,14 +143,17 @@ def train_translator(
         step, average = state["step"], state["average"]
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-    batches = PhotoBatches(train, options, len(features.views))
+    views = len(features.views)
+    batches = PhotoBatches(train, options, options.photos, views)
+    turn = options.distilled_from if distilled and options.distilled_from is not None else options.steps
+    later = PhotoBatches(distilled or train, options, options.distilled_photos, views)
     report, losses = TrainingLog(out / "log.jsonl"), []
     while step < options.steps:
         for group in optimizer.param_groups:
             group["lr"] = options.learning_rate * warm_up_cosine(step, options.steps, options.warm_up)
         torch.manual_seed(options.seed * 1_000_003 + step)  # dropout repeats after a restart, too
-        ids, views, tokens, photo = batches.at(step)
-        images = torch.from_numpy(features.batch(ids, views)).float()
+        ids, chosen_views, tokens, photo = (batches if step < turn else later).at(step)
+        images = torch.from_numpy(features.batch(ids, chosen_views)).float()
         loss = next_token_loss(model, images, tokens, photo, options.label_smoothing)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
