@@ -18,6 +18,7 @@ from im2sp.lab.data.unit_subwords import UnitSubwords
 from im2sp.lab.data.unit_table import UnitRow, read_unit_tables, write_unit_table
 from im2sp.lab.evaluation.unit_quality import frame_phones, unit_quality
 from im2sp.lab.recipe import Recipe
+from im2sp.lab.stages.distil import Distillation
 from im2sp.lab.stages.speak import speaking_order
 from im2sp.translation.vocabulary import Vocabulary
 
@@ -164,6 +165,7 @@ def test_recipes_fit_their_stages(name: str) -> None:
         "backbone": BackboneConfig,
         "hubert": HubertStage,
         "pretrain": TranslatorTraining,
+        "distil": Distillation,
         "translate": TranslatorTraining,
         "vocoder": VocoderTraining,
         "vocoder_sizes": VocoderConfig,

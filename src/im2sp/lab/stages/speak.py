@@ -6,9 +6,13 @@ import json
 import logging
 import random
 import time
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 from typing import Protocol, TypeVar
+
+import numpy as np
 
 from im2sp.files import replace_whole
 from im2sp.lab.data.flickr8k import Caption, clean_text, read_captions
@@ -21,6 +25,7 @@ from im2sp.speech.audio import SAMPLE_RATE
 log = logging.getLogger(__name__)
 
 SHARD_SIZE = 250  # captions
+REMEMBERED = 4000  # recordings kept for a sentence that comes again, as those of a text captioner do; 300 MB
 CLAIM_SECONDS = 600  # a shard claimed longer ago than this belongs to a process that died
 LOST_RATE = 50.0  # word error rate (%) above which a clip counts as one that the recogniser cannot follow
 
@@ -54,7 +59,7 @@ def speak(data: Path, out: Path, voice: VoiceConfig, seed: int = 0) -> None:
 
 def speak_shards(shards: list[tuple[str, list[Caption]]], out: Path, voice: VoiceConfig, threads: int = 1) -> None:
     """Speak the named shards that are not there yet. Safe to stop and run again, and to run twice at once."""
-    speaker: PiperSpeaker | None = None
+    say: Callable[[str], tuple[np.ndarray, list[str], np.ndarray]] | None = None
     for name, shard in shards:
         path = out / f"{name}.parquet"
         claim = out / f".{name}.claim"
@@ -62,10 +67,10 @@ def speak_shards(shards: list[tuple[str, list[Caption]]], out: Path, voice: Voic
             continue
         out.mkdir(parents=True, exist_ok=True)
         claim.touch()
-        speaker = speaker or PiperSpeaker(voice, threads)
+        say = say or lru_cache(REMEMBERED)(PiperSpeaker(voice, threads).speak)
         started, seconds, spoken = time.monotonic(), 0.0, []
         for caption in shard:
-            wave, phones, counts = speaker.speak(clean_text(caption.text))
+            wave, phones, counts = say(clean_text(caption.text))
             seconds += len(wave) / SAMPLE_RATE
             spoken.append(
                 SpokenCaption(
