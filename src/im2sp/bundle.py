@@ -273,6 +273,13 @@ class Bundle:
             )
         return cls(folder, config, checksums)
 
+    @property
+    def image_tokenizer(self) -> ImageUnitsConfig:
+        """What makes the image units of this bundle. Raises BundleError when it has none."""
+        if self.config.image_units is None:
+            raise BundleError(f"the bundle {self.folder} has no image units: use a bundle that has them")
+        return self.config.image_units
+
     def describe(self) -> BundleDescription:
         """The config with size and checksum of every listed file."""
         files = [BundleFile(name, (self.folder / name).stat().st_size, sha) for name, sha in self.checksums.items()]

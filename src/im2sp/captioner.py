@@ -125,10 +125,7 @@ class Captioner:
     @property
     def image_tokenizer(self) -> ImageUnitsConfig:
         """What makes the image units of this bundle. Raises BundleError when it has none."""
-        config = self.bundle.config.image_units
-        if config is None:
-            raise BundleError(f"the bundle {self.bundle.folder} has no image units: use a bundle that has them")
-        return config
+        return self.bundle.image_tokenizer
 
     def reconstruct(self, image: ImageUnits) -> npt.NDArray[np.uint8]:
         """What image units still hold of the picture: uint8 [height, width, 3].

@@ -271,7 +271,7 @@ def test_a_row_group_that_would_take_too_much_memory(table: Path) -> None:
 
 
 def test_a_long_id_that_is_repeated_takes_no_memory(table: Path) -> None:
-    ids = pa.DictionaryArray.from_arrays(pa.array(np.zeros(5_000, np.int32)), pa.array(["x" * 10**7]))
+    ids = pa.DictionaryArray.from_arrays(pa.array(np.zeros(5_000, np.int32)), pa.array(["x" * 10**6]))
     units = pa.array([[1] * UNITS] * 5_000, pa.list_(pa.uint16()))
     metadata = {METADATA_KEY: pq.read_table(table).schema.metadata[METADATA_KEY]}
     pq.write_table(pa.table({"image_id": ids, "image_units": units}).replace_schema_metadata(metadata), table)

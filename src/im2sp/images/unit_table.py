@@ -165,6 +165,11 @@ def write_unit_table(path: Path, tokenizer: ImageTokenizer, rows: Iterable[tuple
     return len(seen)
 
 
+def check_installed() -> None:
+    """Raise Im2SpError, with what to install, where the library for tables is missing."""
+    _pyarrow()
+
+
 def _refuse_duplicates(temporary: Path, path: Path) -> None:
     try:
         UnitTable.open(temporary).check()
@@ -184,7 +189,7 @@ def _row_groups(
             units[len(ids)] = ImageUnits(row, tokenizer).units
         except ImageError as error:
             raise ImageError(f"{path}: {_shown(image_id)} cannot be stored: {error}") from error
-        _check_id(path, image_id)
+        check_id(path, image_id)
         ids.append(image_id)
         if len(ids) == most:
             yield ids, units
@@ -325,7 +330,8 @@ def _ids(path: Path, first: int, column: Any) -> list[str]:
 _ID_LENGTH = f"is empty or longer than {ID_BYTES} bytes"
 
 
-def _check_id(path: Path, image_id: str) -> None:
+def check_id(path: Path, image_id: str) -> None:
+    """Raise TableError for an image id that the table `path` cannot hold."""
     if not 0 < len(image_id.encode("utf-8", "surrogatepass")) <= ID_BYTES:
         raise TableError(f"{path}: the image id {_shown(image_id)} {_ID_LENGTH}")
 
