@@ -77,12 +77,14 @@ class Row:
 
 
 def random_rows(tokenizer: ImageTokenizer, count: int, seed: int = 0) -> Iterator[tuple[str, IntArray]]:
-    """So many photos: ids as data sets have them, units drawn evenly."""
+    """So many photos: ids as those of Flickr8k, with a random half; units drawn evenly."""
     random = np.random.default_rng(seed)
     for start in range(0, count, DRAWN):
-        units = random.integers(0, tokenizer.codebook_size, (min(DRAWN, count - start), tokenizer.units))
-        for number, row in enumerate(units, start=start):
-            yield f"train/{number // 1000:04d}/COCO_{number:012d}.jpg", row
+        drawn = min(DRAWN, count - start)
+        units = random.integers(0, tokenizer.codebook_size, (drawn, tokenizer.units))
+        marks = random.integers(0, 2**40, drawn).tolist()
+        for number, (mark, row) in enumerate(zip(marks, units, strict=True), start=start):
+            yield f"{1_000_000_000 + number * 3_217}_{mark:010x}.jpg", row
 
 
 def stored_units(tokenizer: ImageTokenizer, rows: Iterator[tuple[str, IntArray]], name: str) -> Row:

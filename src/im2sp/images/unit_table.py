@@ -135,8 +135,10 @@ def write_unit_table(path: Path, tokenizer: ImageTokenizer, rows: Iterable[tuple
     """Write (image id, image units [units]) of photos as a table, whole or not at all; returns how many.
 
     The rows are consumed as they are written. Units are split into their bytes and compressed with zstd, which came out
-    smallest (docs/units.md). Raises TableError for an id that is empty, too long or there twice, ImageError for units
-    that the tokenizer cannot have made, Im2SpError where pyarrow is missing.
+    smallest (docs/image-units.md).
+
+    Raises TableError for an id that is empty, too long or there twice, ImageError for units that the tokenizer cannot
+    have made, Im2SpError where pyarrow is missing.
     """
     pa, pq = _pyarrow()
     unit = pa.field("element", pa.uint16(), nullable=False)
