@@ -18,3 +18,9 @@ settings.load_profile("im2sp")
 def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a valid bundle with random weights; do not change it, copy it."""
     return write_tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def unit_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a valid bundle with image units; do not change it, copy it."""
+    return write_tiny_bundle(tmp_path_factory.mktemp("bundles") / "units", image_units=True)

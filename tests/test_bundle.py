@@ -14,7 +14,7 @@ from im2sp.bundle import CONFIG_LIMIT, FORMAT_VERSION, Bundle, BundleConfig, fin
 from im2sp.checksums import CHECKSUMS_LIMIT
 from im2sp.errors import BundleError
 from im2sp.graphs import Graphs, contracts
-from tests.tiny_bundle import tiny_config
+from tests.tiny_bundle import tiny_config, tiny_image_units, write_tiny_bundle
 
 
 @pytest.fixture
@@ -249,7 +249,75 @@ def test_graphs_are_opened_once_and_only_when_needed(tiny_bundle: Path, monkeypa
 
 
 def test_every_graph_has_a_contract() -> None:
-    assert set(contracts(tiny_config())) == set(tiny_config().graphs)
+    for image_units in (None, tiny_image_units(), tiny_image_units(reconstructs=False)):
+        config = tiny_config().model_copy(update={"image_units": image_units})
+        assert set(contracts(config)) == set(config.graphs)
+
+
+# ---- image units ----
+
+
+@pytest.fixture
+def with_units(unit_bundle: Path, tmp_path: Path) -> Path:
+    """A copy of a bundle with image units that may be damaged."""
+    return Path(shutil.copytree(unit_bundle, tmp_path / "units"))
+
+
+def test_a_bundle_with_image_units(unit_bundle: Path) -> None:
+    bundle = Bundle.load(unit_bundle)
+    assert bundle.config.image_units is not None
+    assert (bundle.config.image_units.units, bundle.config.image_units.bits) == (18, 72)
+    assert bundle.config.image_units.checksum == bundle.checksums["image_tokenizer.onnx"]
+    assert "image_encoder" not in bundle.config.graphs
+    assert {"image_tokenizer", "image_decoder_prefix", "image_decoder"} < set(bundle.config.graphs)
+    Graphs(bundle, threads=1).check()
+
+
+@pytest.mark.parametrize(("size", "bits"), [(2, 1), (8192, 13), (8193, 14), (65_536, 16)])
+def test_bits_of_a_unit(size: int, bits: int) -> None:
+    assert tiny_image_units().model_copy(update={"codebook_size": size, "codes": 1}).bits == 9 * bits
+
+
+@pytest.mark.parametrize("name", ["image_tokenizer", "image_decoder_prefix", "image_decoder"])
+def test_a_graph_of_image_units_that_was_never_there(with_units: Path, name: str) -> None:
+    (with_units / f"{name}.onnx").unlink()
+    write_checksums(with_units)
+    assert f"{name}.onnx is missing" in sentence(lambda: Bundle.load(with_units))
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"image_units__grid": [400, 400]}, "65536 are the most"),
+        ({"image_units__codebook_size": 65_537}, "65536"),
+        ({"image_units__codebook_size": 1}, "greater than or equal to 2"),
+        ({"image_units__codes": 0}, "greater than or equal to 1"),
+        ({"image_units__crop": [4, 2]}, "the crop is larger than the grid"),
+        ({"image_units__checksum": "no"}, "image_units.checksum"),
+        ({"image_units__kind": "pixels"}, "image_units.kind"),
+        ({"format_version": 2}, "image_units need format_version 3"),
+        ({"image_units__pages": 3}, "image_units.pages"),
+    ],
+)
+def test_image_units_that_cannot_be(with_units: Path, changes: dict[str, object], reason: str) -> None:
+    change_config(with_units, **changes)
+    words = sentence(lambda: Bundle.load(with_units))
+    assert "config.json is not a valid config" in words
+    assert reason in words
+
+
+def test_a_tokenizer_that_is_not_the_named_one(with_units: Path, tmp_path: Path) -> None:
+    other = write_tiny_bundle(tmp_path / "other", seed=1, image_units=True)
+    shutil.copy(other / "image_tokenizer.onnx", with_units / "image_tokenizer.onnx")
+    write_checksums(with_units)
+    assert "is not the one that config.json names" in sentence(lambda: Bundle.load(with_units))
+
+
+@pytest.mark.parametrize("graph", ["image_tokenizer", "image_decoder_prefix", "image_decoder"])
+def test_image_units_that_the_graphs_do_not_have(with_units: Path, graph: str) -> None:
+    change_config(with_units, image_units__codes=3)
+    graphs = Graphs(Bundle.load(with_units))
+    assert "where config.json asks for int64 [batch, 27]" in sentence(lambda: graphs.open(graph))
 
 
 def test_a_config_survives_its_file(tmp_path: Path) -> None:

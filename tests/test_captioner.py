@@ -15,9 +15,10 @@ import im2sp
 from im2sp import Captioner, DecodingOptions, Im2SpError, SpeechCaption
 from im2sp.bundle import Bundle, write_checksums, write_config
 from im2sp.errors import AudioError, BundleError, ImageError
+from im2sp.images.units import ImageUnits
 from im2sp.speech.audio import HOP, SAMPLE_RATE
 from im2sp.speech.units import remove_repeats
-from tests.tiny_bundle import IMAGE_TOKENS, tiny_config, write_tiny_bundle
+from tests.tiny_bundle import CODEBOOK, CODES, IMAGE_TOKENS, tiny_config, write_tiny_bundle
 
 
 @pytest.fixture(scope="module")
@@ -161,6 +162,65 @@ def test_a_bundle_that_cannot_hear(tiny_bundle: Path, tmp_path: Path) -> None:
     assert captioner.speak([1, 2]).waveform.size > 0
     with pytest.raises(BundleError, match="no speech encoder"):
         captioner.units(np.zeros(1600, np.float32))
+
+
+# ---- image units ----
+
+
+@pytest.fixture(scope="module")
+def tokenizing(unit_bundle: Path) -> Captioner:
+    return Captioner.from_pretrained(unit_bundle, threads=1)
+
+
+def stored(captioner: Captioner, photo: np.ndarray) -> ImageUnits:
+    return ImageUnits(captioner.image_units(photo), captioner.image_tokenizer)
+
+
+@pytest.mark.parametrize("options", [None, DecodingOptions(beam=1), DecodingOptions(temperature=0.9, seed=3)])
+def test_image_units_say_what_the_photo_says(
+    tokenizing: Captioner, photo: np.ndarray, options: DecodingOptions | None
+) -> None:
+    for picture in (photo, 255 - photo // 2):
+        units = stored(tokenizing, picture)
+        direct, by_units = tokenizing.caption(picture, options), tokenizing.caption(units, options)
+        np.testing.assert_array_equal(by_units.waveform, direct.waveform)
+        assert by_units.tokens.tolist() == direct.tokens.tolist()
+        np.testing.assert_array_equal(by_units.attention, direct.attention)
+        streamed = [list(tokenizing.stream(image, options)) for image in (picture, units)]
+        for chunk, other in zip(*streamed, strict=True):
+            np.testing.assert_array_equal(chunk.waveform, other.waveform)
+
+
+def test_image_units_of_a_photo(tokenizing: Captioner, photo: np.ndarray) -> None:
+    units = tokenizing.image_units(photo)
+    assert (units.dtype, units.shape) == (np.int64, (IMAGE_TOKENS * CODES,))
+    assert 0 <= units.min() < units.max() < CODEBOOK
+    assert units.tolist() != tokenizing.image_units(255 - photo // 2).tolist()
+    (prefix,) = tokenizing.encode_pixels(tokenizing.pixels(photo)[None])
+    np.testing.assert_array_equal(prefix.keys, tokenizing.encode(stored(tokenizing, photo)).keys)
+    with pytest.raises(ImageError):
+        tokenizing.image_units(b"not a picture")
+
+
+def test_a_picture_from_image_units(tokenizing: Captioner, photo: np.ndarray) -> None:
+    picture = tokenizing.reconstruct(stored(tokenizing, photo))
+    assert (picture.dtype, picture.shape) == (np.uint8, (48, 48, 3))
+    assert picture.std() > 1
+
+
+def test_a_bundle_without_image_units(captioner: Captioner, tokenizing: Captioner, photo: np.ndarray) -> None:
+    units = stored(tokenizing, photo)
+    for call in (captioner.image_units, lambda _: captioner.caption(units), lambda _: captioner.reconstruct(units)):
+        with pytest.raises(BundleError, match="has no image units: use a bundle that has them"):
+            call(photo)
+
+
+def test_units_of_another_tokenizer(tokenizing: Captioner, photo: np.ndarray, tmp_path: Path) -> None:
+    folder = write_tiny_bundle(tmp_path / "other", seed=1, image_units=True)
+    units = stored(Captioner.from_pretrained(folder, threads=1), photo)
+    for call in (tokenizing.caption, tokenizing.stream, tokenizing.encode, tokenizing.reconstruct):
+        with pytest.raises(ImageError, match="were made by the tokenizer 'tiny-semantic'"):
+            call(units)
 
 
 def test_threads_below_zero_are_refused(tiny_bundle: Path) -> None:

@@ -32,6 +32,7 @@ from im2sp.cli import app
 from im2sp.lab.cli import app as lab
 from im2sp.server.settings import Settings
 from tests.server.conftest import serving
+from tests.tiny_bundle import write_tiny_bundle
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -112,7 +113,15 @@ def lay_out_recordings(folder: Path) -> None:
         soundfile.write(recordings / f"{number:04d}.wav", tone, 22_050)
 
 
-PREPARE: dict[str, Callable[[Path], None]] = {"own-recordings.md": lay_out_recordings}
+def lay_out_unit_bundle(folder: Path) -> None:
+    """What docs/image-units.md asks its reader to have."""
+    write_tiny_bundle(folder / "bundle", image_units=True)
+
+
+PREPARE: dict[str, Callable[[Path], None]] = {
+    "image-units.md": lay_out_unit_bundle,
+    "own-recordings.md": lay_out_recordings,
+}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

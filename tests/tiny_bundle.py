@@ -1,4 +1,4 @@
-"""A tiny bundle that keeps the whole contract (docs/bundle.md): five real graphs with seeded random weights."""
+"""A tiny bundle that keeps the whole contract (docs/bundle.md): real graphs with seeded random weights."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from im2sp.bundle import (
     DecoderConfig,
     DecodingDefaults,
     ImageConfig,
+    ImageUnitsConfig,
     SpeechEncoderConfig,
     VocabularyConfig,
     VocoderConfig,
     write_checksums,
     write_config,
 )
+from im2sp.files import sha256_of
 from im2sp.graphs import Tensor, contracts
 from im2sp.speech.audio import HOP
 
@@ -32,6 +34,7 @@ IMAGE_TOKENS = GRID * GRID
 POSITIONS = 48
 CONTEXT = 4  # frames that the vocoder looks to each side: 2 by its first convolution, 1 each by the second and the last
 DURATION_CONTEXT = 1  # units that the duration predictor looks to each side
+CODES, CODEBOOK = 2, 16  # image units: two levels of brightness for each patch, where a bundle has them
 
 
 def tiny_config() -> BundleConfig:
@@ -68,14 +71,30 @@ def tiny_config() -> BundleConfig:
     )
 
 
-def write_tiny_bundle(folder: Path, seed: int = 0) -> Path:
-    """Write the tiny bundle into `folder` (made if needed) and return it."""
+def tiny_image_units(checksum: str = "0" * 64, *, reconstructs: bool = True) -> ImageUnitsConfig:
+    """The image units of a tiny bundle that has them."""
+    return ImageUnitsConfig(
+        kind="semantic",
+        tokenizer="tiny-semantic",
+        checksum=checksum,
+        grid=(GRID, GRID),
+        codes=CODES,
+        codebook_size=CODEBOOK,
+        reconstructs=reconstructs,
+    )
+
+
+def write_tiny_bundle(folder: Path, seed: int = 0, *, image_units: bool = False) -> Path:
+    """Write the tiny bundle into `folder` (made if needed) and return it; with `image_units`, it tokenizes photos."""
     folder.mkdir(parents=True, exist_ok=True)
-    config = tiny_config()
+    config = tiny_config().model_copy(update={"image_units": tiny_image_units()} if image_units else {})
     for name, contract in contracts(config).items():
         graph = _Graph(np.random.default_rng([seed, *name.encode()]))
         _BUILDERS[name](graph)
         graph.save(folder / f"{name}.onnx", dict(contract.inputs), dict(contract.outputs))
+    if image_units:
+        checksum = sha256_of(folder / "image_tokenizer.onnx")
+        config = config.model_copy(update={"image_units": tiny_image_units(checksum)})
     (folder / "README.md").write_text("# tiny\nRandom weights for tests.\n", encoding="utf-8")
     write_config(folder, config)
     write_checksums(folder)
@@ -101,8 +120,8 @@ class _Graph:
     def weight(self, *shape: int, scale: float = 1.0) -> str:
         return self.constant((self._random.normal(size=shape) * scale).astype(np.float32))
 
-    def add(self, op: str, *inputs: str, to: str = "", **attributes: Any) -> str:
-        name = to or f"{op}{len(self._nodes)}"
+    def add(self, op: str, *inputs: str, to_name: str = "", **attributes: Any) -> str:
+        name = to_name or f"{op}{len(self._nodes)}"
         self._nodes.append(helper.make_node(op, list(inputs), [name], **attributes))
         return name
 
@@ -128,12 +147,45 @@ def _value(name: str, tensor: Tensor) -> Any:
 
 def _image_encoder(g: _Graph) -> None:
     """Mean colour of each patch -> keys and values of every layer."""
+    _prefix(g, _patches(g, channels=3), 3)
+
+
+def _patches(g: _Graph, channels: int) -> str:
+    """pixels -> the mean of each patch, mixed down to so many channels: [batch, IMAGE_TOKENS, channels]."""
     pooled = g.add("AveragePool", "pixels", kernel_shape=[PATCH, PATCH], strides=[PATCH, PATCH])
     patches = g.add("Transpose", g.add("Reshape", pooled, g.numbers(0, 3, IMAGE_TOKENS)), perm=[0, 2, 1])
+    return patches if channels == 3 else g.linear(patches, 3, channels)
+
+
+def _prefix(g: _Graph, patches: str, channels: int) -> None:
+    """[batch, IMAGE_TOKENS, channels] -> keys and values of every layer."""
     for name in ("prefix_keys", "prefix_values"):
-        flat = g.add("Tanh", g.linear(patches, 3, LAYERS * WIDTH, scale=3))
+        flat = g.add("Tanh", g.linear(patches, channels, LAYERS * WIDTH, scale=3))
         split = g.add("Reshape", flat, g.numbers(0, IMAGE_TOKENS, LAYERS, HEADS, HEAD_DIM))
-        g.add("Transpose", split, to=name, perm=[2, 0, 3, 1, 4])
+        g.add("Transpose", split, to_name=name, perm=[2, 0, 3, 1, 4])
+
+
+def _image_tokenizer(g: _Graph) -> None:
+    """CODES mixtures of the colours of each patch, each rounded to one of CODEBOOK levels."""
+    middle = g.constant(np.float32([CODEBOOK / 2]))
+    levels = g.add("Floor", g.add("Add", g.add("Mul", g.add("Tanh", _patches(g, CODES)), middle), middle))
+    bounds = [g.constant(np.array(bound, dtype=np.float32)) for bound in (0, CODEBOOK - 1)]
+    whole = g.add("Cast", g.add("Clip", levels, *bounds), to=TensorProto.INT64)
+    g.add("Reshape", whole, g.numbers(0, IMAGE_TOKENS * CODES), to_name="image_units")
+
+
+def _image_decoder_prefix(g: _Graph) -> None:
+    vectors = g.add("Gather", g.weight(CODEBOOK, 2), "image_units")
+    _prefix(g, g.add("Reshape", vectors, g.numbers(0, IMAGE_TOKENS, 2 * CODES)), 2 * CODES)
+
+
+def _image_decoder(g: _Graph) -> None:
+    """Each patch in the colour of its units."""
+    vectors = g.add("Gather", g.weight(CODEBOOK, 3), "image_units")
+    cells = g.add("Reshape", vectors, g.numbers(0, GRID, GRID, CODES * 3))
+    colours = g.add("Sigmoid", g.add("Transpose", g.linear(cells, CODES * 3, 3), perm=[0, 3, 1, 2]))
+    scales = g.constant(np.array([1, 1, PATCH, PATCH], dtype=np.float32))
+    g.add("Resize", colours, "", scales, to_name="pixels", mode="nearest")
 
 
 def _decoder(g: _Graph) -> None:
@@ -149,14 +201,14 @@ def _decoder(g: _Graph) -> None:
         keys.append(key)
         values.append(value)
         looks.append(look)
-    g.add("Concat", *keys, to="keys", axis=0)
-    g.add("Concat", *values, to="values", axis=0)
+    g.add("Concat", *keys, to_name="keys", axis=0)
+    g.add("Concat", *values, to_name="values", axis=0)
     both = g.add("Concat", *looks, axis=1)  # [batch, layers * heads, 1, image_tokens]
-    g.add("ReduceMean", both, to="attention", axes=[1, 2], keepdims=0)
+    g.add("ReduceMean", both, to_name="attention", axes=[1, 2], keepdims=0)
     end = np.zeros((POSITIONS, vocabulary), dtype=np.float32)
     end[:, 2] = np.linspace(-2, 8, POSITIONS)
     growing = g.add("Gather", g.constant(end), "position")
-    g.add("Add", g.linear(x, WIDTH, vocabulary, scale=1.5), growing, to="logits")
+    g.add("Add", g.linear(x, WIDTH, vocabulary, scale=1.5), growing, to_name="logits")
 
 
 def _attention(g: _Graph, x: str, layer: int) -> tuple[str, str, str, str]:
@@ -189,7 +241,9 @@ def _embedded(g: _Graph, name: str, width: int) -> str:
 def _duration_predictor(g: _Graph) -> None:
     hidden = g.add("Tanh", g.convolution(_embedded(g, "units", 8), 8, 8, 3, pads=[1, 1]))
     logs = g.add("Reshape", g.convolution(hidden, 8, 1, 1), g.numbers(1, -1))
-    g.add("Add", g.add("Mul", logs, g.constant(np.float32([0.5]))), g.constant(np.float32([1.5])), to="log_durations")
+    g.add(
+        "Add", g.add("Mul", logs, g.constant(np.float32([0.5]))), g.constant(np.float32([1.5])), to_name="log_durations"
+    )
 
 
 def _vocoder(g: _Graph) -> None:
@@ -198,17 +252,20 @@ def _vocoder(g: _Graph) -> None:
     overlap = HOP // 2  # each frame reaches half a frame into its neighbours
     samples = g.convolution(hidden, 16, 1, 2 * HOP, op="ConvTranspose", strides=[HOP], pads=[overlap, overlap])
     loud = g.add("Mul", samples, g.constant(np.float32([20])))
-    g.add("Reshape", g.add("Tanh", loud), g.numbers(1, -1), to="waveform")
+    g.add("Reshape", g.add("Tanh", loud), g.numbers(1, -1), to_name="waveform")
 
 
 def _speech_encoder(g: _Graph) -> None:
     signal = g.add("Unsqueeze", "waveform", g.numbers(1))
     scores = g.convolution(signal, 1, UNITS, 400, strides=[HOP])
-    g.add("ArgMax", scores, to="units", axis=1, keepdims=0)
+    g.add("ArgMax", scores, to_name="units", axis=1, keepdims=0)
 
 
 _BUILDERS = {
     "image_encoder": _image_encoder,
+    "image_tokenizer": _image_tokenizer,
+    "image_decoder_prefix": _image_decoder_prefix,
+    "image_decoder": _image_decoder,
     "decoder": _decoder,
     "duration_predictor": _duration_predictor,
     "vocoder": _vocoder,

@@ -22,6 +22,8 @@ from typing import Any, Protocol, Self
 from im2sp.captioner import Captioner, SpeechCaption
 from im2sp.errors import Im2SpError
 from im2sp.images.loading import ImageSource
+from im2sp.images.stored import StoredPhoto
+from im2sp.images.units import ImageUnits
 from im2sp.journal import Journal, OutputError, Record
 from im2sp.playing import PlaybackError, Sink, play
 from im2sp.sentences import unexpected
@@ -52,7 +54,7 @@ class Outcome:
 
 
 def speak_photos(
-    photos: Iterable[Path], journal: Journal, voice: Voice, workers: int = 1
+    photos: Iterable[Path | StoredPhoto], journal: Journal, voice: Voice, workers: int = 1
 ) -> Generator[Outcome, None, None]:
     """Speak about each photo that the journal does not know yet; each outcome comes as soon as it is on record.
 
@@ -65,12 +67,12 @@ def speak_photos(
     voices: _Voices = _Here(voice) if workers == 1 else _Workers(voice.shared_by(workers), workers)
     with _Interrupts() as interrupts:
         try:
-            for photo in photos:
+            for photo, image in map(_named, photos):
                 interrupts.check()
                 if journal.is_spoken(photo):
                     yield Outcome(photo, skipped=True)
                     continue
-                for outcome in voices.speak(photo, journal.wav_for(photo)):
+                for outcome in voices.speak(photo, journal.wav_for(photo), image):
                     yield _recorded(outcome, journal)
             for outcome in voices.rest():
                 yield _recorded(outcome, journal)
@@ -82,7 +84,7 @@ def speak_photos(
 
 
 def speak_in_turn(
-    photos: Iterable[Path], voice: Voice, journal: Journal | None = None, sink: Sink | None = None
+    photos: Iterable[Path | StoredPhoto], voice: Voice, journal: Journal | None = None, sink: Sink | None = None
 ) -> Generator[Outcome, None, None]:
     """Speak about each photo when it comes, aloud where there is a sink, on record where there is a journal.
 
@@ -90,9 +92,14 @@ def speak_in_turn(
     Ctrl-C is heard at once. Raises what `speak_photos` raises, and PlaybackError.
     """
     speaker = Speaker(voice)
-    for photo in photos:
-        outcome = speaker.speak(photo, journal.wav_for(photo) if journal else None, sink)
+    for photo, image in map(_named, photos):
+        outcome = speaker.speak(photo, journal.wav_for(photo) if journal else None, sink, image)
         yield _recorded(outcome, journal) if journal else outcome
+
+
+def _named(photo: Path | StoredPhoto) -> tuple[Path, ImageUnits | None]:
+    """What stands for a photo on record, and what to look at where that is no file."""
+    return (photo.key, photo.units) if isinstance(photo, StoredPhoto) else (photo, None)
 
 
 def _recorded(outcome: Outcome, journal: Journal) -> Outcome:
@@ -106,12 +113,16 @@ class Speaker:
 
     def __init__(self, voice: Voice) -> None:
         self._captioner = Captioner.from_pretrained(voice.model, threads=voice.threads)
-        for graph in ("image_encoder", "decoder", "duration_predictor", "vocoder"):
+        for graph in self._captioner.bundle.config.speaking_graphs:
             self._captioner.graphs.open(graph)  # a broken bundle ends the run here, before it fails every photo
         self._options = replace(self._captioner.default_options, **dict[str, Any](voice.decoding))
 
     def speak(
-        self, photo: Path, wav: Path | None, sink: Sink | None = None, image: ImageSource | None = None
+        self,
+        photo: Path,
+        wav: Path | None,
+        sink: Sink | None = None,
+        image: ImageSource | ImageUnits | None = None,
     ) -> Outcome:
         """Caption a photo, aloud where there is a sink, and write its wav where that has a path.
 
@@ -139,7 +150,7 @@ class Speaker:
         )
         return Outcome(photo, record)
 
-    def _caption(self, photo: ImageSource, sink: Sink | None) -> SpeechCaption:
+    def _caption(self, photo: ImageSource | ImageUnits, sink: Sink | None) -> SpeechCaption:
         if sink is None:
             return self._captioner.caption(photo, self._options)
         with closing(self._captioner.stream(photo, self._options)) as chunks:
@@ -149,7 +160,7 @@ class Speaker:
 class _Voices(Protocol):
     """One or several speakers at work."""
 
-    def speak(self, photo: Path, wav: Path) -> Iterator[Outcome]:
+    def speak(self, photo: Path, wav: Path, image: ImageUnits | None) -> Iterator[Outcome]:
         """Take on a photo; give what is done by now."""
         ...
 
@@ -169,10 +180,10 @@ class _Here:
         self._voice = voice
         self._speaker: Speaker | None = None
 
-    def speak(self, photo: Path, wav: Path) -> Iterator[Outcome]:
+    def speak(self, photo: Path, wav: Path, image: ImageUnits | None) -> Iterator[Outcome]:
         if self._speaker is None:  # not before there is something to say
             self._speaker = Speaker(self._voice)
-        yield self._speaker.speak(photo, wav)
+        yield self._speaker.speak(photo, wav, image=image)
 
     def rest(self) -> Iterator[Outcome]:
         return iter(())
@@ -191,11 +202,11 @@ class _Workers:
         self._pool = ProcessPoolExecutor(count, mp_context=spawn, initializer=_start_worker)
         self._running: set[Future[Outcome]] = set()
 
-    def speak(self, photo: Path, wav: Path) -> Iterator[Outcome]:
+    def speak(self, photo: Path, wav: Path, image: ImageUnits | None) -> Iterator[Outcome]:
         yield from self._finished(self._most - 1)
         try:
             with _interrupts_held():  # which a new process inherits
-                self._running.add(self._pool.submit(_speak_in_worker, self._voice, photo, wav))
+                self._running.add(self._pool.submit(_speak_in_worker, self._voice, photo, wav, image))
         except BrokenProcessPool as error:
             raise _died() from error
 
@@ -229,8 +240,8 @@ def _speaker(voice: Voice) -> Speaker:
     return Speaker(voice)
 
 
-def _speak_in_worker(voice: Voice, photo: Path, wav: Path) -> Outcome:
-    return _speaker(voice).speak(photo, wav)
+def _speak_in_worker(voice: Voice, photo: Path, wav: Path, image: ImageUnits | None) -> Outcome:
+    return _speaker(voice).speak(photo, wav, image=image)
 
 
 def _start_worker() -> None:

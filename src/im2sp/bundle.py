@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -22,14 +22,16 @@ from im2sp.speech.audio import HOP, SAMPLE_RATE
 
 __all__ = [
     "CONFIG", "CONFIG_LIMIT", "FORMAT_VERSION", "SPECIAL_TOKENS", "Bundle", "BundleConfig", "BundleDescription",
-    "BundleFile", "DecoderConfig", "DecodingDefaults", "ImageConfig", "SpeechEncoderConfig", "VocabularyConfig",
-    "VocoderConfig", "find_bundle", "write_checksums", "write_config",
+    "BundleFile", "DecoderConfig", "DecodingDefaults", "ImageConfig", "ImageTokenizer", "ImageUnitsConfig",
+    "SpeechEncoderConfig", "VocabularyConfig", "VocoderConfig", "find_bundle", "write_checksums", "write_config",
 ]  # fmt: skip
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+IMAGE_UNITS_VERSION = 3  # the first format with image units
 CONFIG = "config.json"
 CONFIG_LIMIT = 4 * 2**20  # bytes; a vocabulary of 65536 subwords fits
 SPECIAL_TOKENS = 3  # pad, bos and eos come before the subwords
+MOST_IMAGE_UNITS = 65_536  # a photo
 
 # A config comes from outside: no number in it may make the runtime take a machine's whole memory.
 Count = Annotated[int, Field(ge=1, le=65_536)]
@@ -51,6 +53,56 @@ class ImageConfig(_Config):
     std: tuple[Deviation, Deviation, Deviation]
     image_tokens: Count
     grid: tuple[Count, Count]  # (rows, columns) that the image tokens cover, row by row, after any global tokens
+
+
+class ImageTokenizer(_Config):
+    """What made the image units of a photo, and what they look like.
+
+    The units of a photo are int64 [rows * columns * codes]: cell by cell of the grid, row by row, the codes of a cell
+    side by side, those of the first level first.
+    """
+
+    kind: Literal["semantic", "vit-vqgan"]
+    tokenizer: Annotated[str, Field(min_length=1, max_length=200)]  # its name, for people
+    checksum: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]  # SHA-256 of image_tokenizer.onnx
+    grid: tuple[Count, Count]  # (rows, columns) of cells
+    codes: Count  # units of a cell
+    codebook_size: Annotated[int, Field(ge=2, le=65_536)]  # units are 0 .. codebook_size - 1, at every level
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Self:
+        if self.units > MOST_IMAGE_UNITS:
+            raise ValueError(f"a photo has {self.units} image units, where {MOST_IMAGE_UNITS} are the most")
+        return self
+
+    @property
+    def units(self) -> int:
+        """Image units of a photo."""
+        return self.grid[0] * self.grid[1] * self.codes
+
+    @property
+    def bits(self) -> int:
+        """Bits of information in the image units of a photo, when every unit takes as many as the codebook needs."""
+        return self.units * (self.codebook_size - 1).bit_length()
+
+    def makes_the_units_of(self, other: ImageTokenizer) -> bool:
+        """Whether both are the same tokenizer. Names and what is done with the units may differ."""
+        return all(
+            getattr(self, name) == getattr(other, name) for name in ("checksum", "grid", "codes", "codebook_size")
+        )
+
+
+class ImageUnitsConfig(ImageTokenizer):
+    """Image units between the photo and the decoder; `image_tokenizer.onnx` makes them."""
+
+    crop: tuple[Count, Count] | None = None  # (rows, columns) in the middle of the grid that the decoder gets to see
+    reconstructs: bool = False  # whether there is an image_decoder.onnx
+
+    @model_validator(mode="after")
+    def _cropped(self) -> Self:
+        if self.crop is not None and (self.crop[0] > self.grid[0] or self.crop[1] > self.grid[1]):
+            raise ValueError("the crop is larger than the grid of image units")
+        return self
 
 
 class DecoderConfig(_Config):
@@ -128,6 +180,7 @@ class BundleConfig(_Config):
     language: str
     created: str
     image: ImageConfig
+    image_units: ImageUnitsConfig | None = None
     decoder: DecoderConfig
     vocabulary: VocabularyConfig
     vocoder: VocoderConfig
@@ -149,13 +202,24 @@ class BundleConfig(_Config):
             raise ValueError("the grid has more cells than there are image tokens")
         if self.decoding.max_tokens > self.decoder.max_tokens:
             raise ValueError("the recommended max_tokens is more than the decoder has positions")
+        if self.image_units and self.format_version < IMAGE_UNITS_VERSION:
+            raise ValueError(f"image_units need format_version {IMAGE_UNITS_VERSION}")
         return self
 
     @property
+    def speaking_graphs(self) -> tuple[str, ...]:
+        """Names of the graphs between a photo and its speech, without `.onnx`."""
+        seeing = ("image_tokenizer", "image_decoder_prefix") if self.image_units else ("image_encoder",)
+        return (*seeing, "decoder", "duration_predictor", "vocoder")
+
+    @property
     def graphs(self) -> tuple[str, ...]:
-        """Names of the graphs of this bundle, without `.onnx`."""
-        always = ("image_encoder", "decoder", "duration_predictor", "vocoder")
-        return (*always, "speech_encoder") if self.speech_encoder else always
+        """Names of all graphs of this bundle."""
+        optional = {
+            "speech_encoder": self.speech_encoder is not None,
+            "image_decoder": self.image_units is not None and self.image_units.reconstructs,
+        }
+        return (*self.speaking_graphs, *(name for name, is_there in optional.items() if is_there))
 
 
 @dataclass(frozen=True)
@@ -202,7 +266,19 @@ class Bundle:
         for graph in config.graphs:
             if f"{graph}.onnx" not in checksums:
                 raise BundleError(f"{graph}.onnx is missing from the bundle {folder}: get the bundle again")
+        if config.image_units and config.image_units.checksum != checksums["image_tokenizer.onnx"]:
+            raise BundleError(
+                f"image_tokenizer.onnx of the bundle {folder} is not the one that config.json names by its checksum: "
+                "export the bundle again"
+            )
         return cls(folder, config, checksums)
+
+    @property
+    def image_tokenizer(self) -> ImageUnitsConfig:
+        """What makes the image units of this bundle. Raises BundleError when it has none."""
+        if self.config.image_units is None:
+            raise BundleError(f"the bundle {self.folder} has no image units: use a bundle that has them")
+        return self.config.image_units
 
     def describe(self) -> BundleDescription:
         """The config with size and checksum of every listed file."""

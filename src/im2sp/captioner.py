@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from im2sp.arrays import FloatArray, IntArray
-from im2sp.bundle import Bundle, find_bundle
+from im2sp.bundle import Bundle, ImageUnitsConfig, find_bundle
 from im2sp.errors import BundleError
 from im2sp.graphs import Graphs
+from im2sp.images.units import ImageUnits
 from im2sp.speech.audio import SAMPLE_RATE
 from im2sp.speech.encoder import SpeechEncoder
 from im2sp.speech.vocoder import Speech, Vocoder
@@ -47,7 +49,10 @@ class SpeechCaption:
 
 
 class Captioner:
-    """Photos -> image tokens -> speech units -> waveform, with the graphs of one bundle."""
+    """Photos -> image tokens -> speech units -> waveform, with the graphs of one bundle.
+
+    In a bundle with image units every photo goes through them, so stored units say what the photo says.
+    """
 
     def __init__(self, bundle: Bundle, *, threads: int = 0) -> None:
         config = bundle.config
@@ -67,11 +72,14 @@ class Captioner:
         """
         return cls(Bundle.load(find_bundle(name_or_dir)), threads=threads)
 
-    def caption(self, image: ImageSource | Prefix, options: DecodingOptions | None = None) -> SpeechCaption:
+    def caption(
+        self, image: ImageSource | ImageUnits | Prefix, options: DecodingOptions | None = None
+    ) -> SpeechCaption:
         """Speak about a picture: a path, bytes, binary file, PIL image or uint8 array [H, W], [H, W, 3] or [H, W, 4];
-        or what `encode` made of one.
+        its image units, or what `encode` made of it.
 
-        Raises ImageError for a picture that cannot be read.
+        Raises ImageError for a picture that cannot be read and for units of another tokenizer, BundleError for units
+        where the bundle has none.
         """
         started = time.perf_counter()
         translation = self.translate(self._seen(image), options)
@@ -79,7 +87,7 @@ class Captioner:
         return _caption(translation, speech, started)
 
     def stream(
-        self, image: ImageSource | Prefix, options: DecodingOptions | None = None
+        self, image: ImageSource | ImageUnits | Prefix, options: DecodingOptions | None = None
     ) -> Generator[SpeechChunk, None, None]:
         """Speak about a picture while the rest of the sentence is still being decided; without options, greedily.
 
@@ -94,12 +102,47 @@ class Captioner:
         options = options or replace(self.default_options, beam=1)
         return self._chunks(self._search(self._seen(image), options), started)
 
-    def encode(self, image: ImageSource) -> Prefix:
-        """What is in it: a picture -> keys and values float32 [layers, 1, heads, image_tokens, head_dim]."""
+    def encode(self, image: ImageSource | ImageUnits) -> Prefix:
+        """What is in it: a picture or its image units -> keys and values float32 [layers, 1, heads, image_tokens,
+        head_dim].
+
+        Raises what `caption` raises.
+        """
+        if isinstance(image, ImageUnits):
+            return self._prefixes("image_decoder_prefix", image_units=self._trusted(image)[None])[0]
         return self.encode_pixels(self.pixels(image)[None])[0]
 
+    def image_units(self, image: ImageSource) -> IntArray:
+        """A picture as image units: int64 [units], as `image_tokenizer` describes them.
+
+        `ImageUnits(units, captioner.image_tokenizer)` is what `caption`, `stream` and `encode` take. Raises ImageError
+        for a picture that cannot be read, BundleError when the bundle has no image units.
+        """
+        tokenizer = self.image_tokenizer  # before the picture is read
+        units: IntArray = self._tokenize(tokenizer, self.pixels(image)[None])[0]
+        return units
+
+    @property
+    def image_tokenizer(self) -> ImageUnitsConfig:
+        """What makes the image units of this bundle. Raises BundleError when it has none."""
+        return self.bundle.image_tokenizer
+
+    def reconstruct(self, image: ImageUnits) -> npt.NDArray[np.uint8]:
+        """What image units still hold of the picture: uint8 [height, width, 3].
+
+        Raises BundleError when the bundle has no image decoder, ImageError for units of another tokenizer.
+        """
+        if not self.image_tokenizer.reconstructs:
+            raise BundleError(f"the bundle {self.bundle.folder} has no image decoder: use a bundle that has one")
+        graph, size = self.graphs.open("image_decoder"), self.bundle.config.image
+        (pixels,) = graph.run(image_units=self._trusted(image)[None])
+        if pixels.shape != (1, 3, size.height, size.width):
+            raise BundleError(f"{graph.label} gave pixels {list(pixels.shape)}: export it again")
+        grey_levels = np.rint(np.nan_to_num(pixels[0]).clip(0, 1) * 255)
+        return np.ascontiguousarray(grey_levels.astype(np.uint8).transpose(1, 2, 0))
+
     def pixels(self, image: ImageSource) -> FloatArray:
-        """A picture as the image encoder wants it: float32 [3, height, width]. Raises ImageError."""
+        """A picture as the image encoder or tokenizer wants it: float32 [3, height, width]. Raises ImageError."""
         from im2sp.images.loading import load_image, to_pixels
 
         size = self.bundle.config.image
@@ -107,14 +150,10 @@ class Captioner:
 
     def encode_pixels(self, pixels: FloatArray) -> list[Prefix]:
         """Several pictures at once: pixels float32 [batch, 3, height, width] -> as `encode`, one for each."""
-        size, decoder = self.bundle.config.image, self.bundle.config.decoder
-        graph = self.graphs.open("image_encoder")
-        keys, values = graph.run(pixels=pixels)
-        wanted = (decoder.layers, len(pixels), decoder.heads, size.image_tokens, decoder.head_dim)
-        if keys.shape != wanted or values.shape != wanted:
-            raise BundleError(f"{graph.label} gave keys {list(keys.shape)} instead of {list(wanted)}: export it again")
-        each = range(len(pixels))  # in one piece, or the decoder would copy the slice at every step
-        return [Prefix(*(np.ascontiguousarray(part[:, i : i + 1]) for part in (keys, values))) for i in each]
+        tokenizer = self.bundle.config.image_units
+        if tokenizer is None:
+            return self._prefixes("image_encoder", pixels=pixels)
+        return self._prefixes("image_decoder_prefix", image_units=self._tokenize(tokenizer, pixels))
 
     def translate(self, prefix: Prefix, options: DecodingOptions | None = None) -> Translation:
         """What to say: the image prefix -> tokens of speech units."""
@@ -134,8 +173,36 @@ class Captioner:
             raise BundleError(f"the bundle {self.bundle.folder} has no speech encoder: use a bundle that has one")
         return SpeechEncoder(self.graphs.open("speech_encoder"), config).units(np.asarray(waveform))
 
-    def _seen(self, image: ImageSource | Prefix) -> Prefix:
+    def _seen(self, image: ImageSource | ImageUnits | Prefix) -> Prefix:
         return image if isinstance(image, Prefix) else self.encode(image)
+
+    def _trusted(self, image: ImageUnits) -> IntArray:
+        image.check_made_by(self.image_tokenizer)
+        return image.units
+
+    def _tokenize(self, tokenizer: ImageUnitsConfig, pixels: FloatArray) -> IntArray:
+        """pixels float32 [batch, 3, height, width] -> image units int64 [batch, units]."""
+        graph = self.graphs.open("image_tokenizer")
+        (units,) = graph.run(pixels=pixels)
+        wanted = (len(pixels), tokenizer.units)
+        if units.shape != wanted or units.min() < 0 or units.max() >= tokenizer.codebook_size:
+            raise BundleError(
+                f"{graph.label} gave image units {list(units.shape)} that are not {list(wanted)} or not within "
+                f"0..{tokenizer.codebook_size - 1}: export it again"
+            )
+        return units
+
+    def _prefixes(self, name: str, **inputs: FloatArray | IntArray) -> list[Prefix]:
+        """The graph of that name on a batch -> one prefix for each picture."""
+        size, decoder = self.bundle.config.image, self.bundle.config.decoder
+        graph = self.graphs.open(name)
+        keys, values = graph.run(**inputs)
+        (batch,) = {len(array) for array in inputs.values()}
+        wanted = (decoder.layers, batch, decoder.heads, size.image_tokens, decoder.head_dim)
+        if keys.shape != wanted or values.shape != wanted:
+            raise BundleError(f"{graph.label} gave keys {list(keys.shape)} instead of {list(wanted)}: export it again")
+        each = range(batch)  # in one piece, or the decoder would copy the slice at every step
+        return [Prefix(*(np.ascontiguousarray(part[:, i : i + 1]) for part in (keys, values))) for i in each]
 
     def _search(self, prefix: Prefix, options: DecodingOptions) -> Search[KeyValues]:
         step = DecoderStep(self.graphs.open("decoder"), self.bundle.config.decoder, prefix)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from im2sp.batch import Outcome, Voice
     from im2sp.images.finding import Photos
+    from im2sp.images.stored import StoredPhotos
     from im2sp.journal import Journal
     from im2sp.playing import Loudspeaker
 
@@ -98,7 +99,9 @@ def options(
 @app.command()
 @in_sentences
 def caption(
-    photos: Annotated[list[Path], typer.Argument(metavar="PHOTO", help="Photos, and folders to look through.")],
+    photos: Annotated[
+        list[Path], typer.Argument(metavar="PHOTO", help="Photos and folders; or tables that im2sp tokenize wrote.")
+    ],
     out: Out = None,
     play: Play = False,
     model: Model = "default",
@@ -148,6 +151,72 @@ def watch(
                     typer.echo(outcome.error, err=True)
         except KeyboardInterrupt:  # the way to end it
             raise typer.Exit from None
+
+
+@app.command()
+@in_sentences
+def tokenize(
+    photos: Annotated[list[Path], typer.Argument(metavar="PHOTO", help="Photos, and folders to look through.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The table to write: a name that ends in .parquet.")],
+    model: Model = "default",
+    threads: Threads = 0,
+) -> None:
+    """Store photos as image units: one table, from which im2sp caption speaks as it does from the photos.
+
+    The table appears when it is complete. Run again after a stop, it goes on where it stopped.
+    """
+    from im2sp.captioner import Captioner
+    from im2sp.console import tally
+    from im2sp.images.finding import Photos
+    from im2sp.images.stored import SUFFIX
+    from im2sp.tokenizing import tokenize_photos
+
+    if out.suffix.lower() != SUFFIX:
+        raise typer.BadParameter(f"the name of a table ends in {SUFFIX}", param_hint="--out")
+    sources = Photos(photos)
+    survey = sources.survey()
+    for problem in survey.problems:
+        typer.echo(problem, err=True)
+    if survey.count == 0:
+        raise typer.Exit(1)
+    captioner = Captioner.from_pretrained(model, threads=threads)
+    with tally(survey.count, "tokenizing", "tokenized") as counts:
+        try:
+            with closing(tokenize_photos(sources, out, captioner)) as outcomes:
+                for outcome in outcomes:
+                    counts.add(outcome)
+        except KeyboardInterrupt:
+            _fail(f"stopped: {counts}; run the same command again to go on", STOPPED)
+        except Im2SpError as error:
+            _fail(f"{error} ({counts})" if counts.done else str(error))
+    if counts.done or counts.skipped:
+        typer.echo(f"{out}: {counts}, {captioner.image_tokenizer.bits:,} bits each")
+    if counts.failed or survey.problems:
+        raise typer.Exit(1)
+
+
+@app.command()
+@in_sentences
+def reconstruct(
+    tables: Annotated[list[Path], typer.Argument(metavar="TABLE", help="Tables that im2sp tokenize wrote.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the pictures.")],
+    model: Model = "default",
+    threads: Threads = 0,
+) -> None:
+    """Show what image units still hold of the photos: OUT/<name>.reconstructed.png for each."""
+    from im2sp.captioner import Captioner
+    from im2sp.images.stored import StoredPhotos
+    from im2sp.reconstructing import write_reconstructions
+
+    captioner = Captioner.from_pretrained(model, threads=threads)
+    photos = StoredPhotos(tables, captioner.image_tokenizer)
+    survey = photos.survey()
+    for path in write_reconstructions(photos, out, captioner):
+        typer.echo(str(path))
+    for problem in survey.problems:
+        typer.echo(problem, err=True)
+    if survey.problems:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -348,9 +417,8 @@ def _speak_all(sources: list[Path], out: Path | None, aloud: bool, voice: Voice,
     """Run a batch and tell about it. Ends in exit code 1 when anything could not be spoken."""
     from im2sp.bundle import find_bundle
     from im2sp.console import result_line, tally
-    from im2sp.images.finding import Photos
 
-    photos = Photos(sources)
+    photos = _photos(sources, voice.model)
     survey = photos.survey()
     for problem in survey.problems:
         typer.echo(problem, err=True)
@@ -368,16 +436,30 @@ def _speak_all(sources: list[Path], out: Path | None, aloud: bool, voice: Voice,
         except KeyboardInterrupt:
             if journal is None or sink is not None:
                 _fail(f"stopped: {counts}", STOPPED)
-            counts.spoken = journal.added  # with those that were finished while stopping
+            counts.done = journal.added  # with those that were finished while stopping
             _fail(f"stopped: {counts}; run the same command again to go on", STOPPED)
         except Im2SpError as error:
-            _fail(f"{error} ({counts})" if counts.spoken else str(error))
+            _fail(f"{error} ({counts})" if counts.done else str(error))
     if not single or counts.skipped:
         typer.echo(f"{out}: {counts}" if out else str(counts))
     if counts.failed > 1 or (counts.failed and not single):
         typer.echo(f"{counts.failed} of {survey.count} photos could not be spoken", err=True)
     if counts.failed or survey.problems:
         raise typer.Exit(1)
+
+
+def _photos(sources: list[Path], model: str) -> Photos | StoredPhotos:
+    """The photos that are meant: files and folders, or tables for that bundle."""
+    from im2sp.bundle import Bundle, find_bundle
+    from im2sp.images.finding import Photos
+    from im2sp.images.stored import StoredPhotos, is_table
+
+    tables = [source for source in sources if is_table(source)]
+    if not tables:
+        return Photos(sources)
+    if len(tables) < len(sources):
+        raise typer.BadParameter("give photos or tables of image units, not both at once", param_hint="PHOTO")
+    return StoredPhotos(tables, Bundle.load(find_bundle(model)).image_tokenizer)
 
 
 @contextmanager
@@ -392,7 +474,7 @@ def _destinations(out: Path | None, aloud: bool) -> Iterator[tuple[Journal | Non
 
 
 def _spoken(
-    photos: Photos, voice: Voice, workers: int, journal: Journal | None, sink: Loudspeaker | None
+    photos: Photos | StoredPhotos, voice: Voice, workers: int, journal: Journal | None, sink: Loudspeaker | None
 ) -> Generator[Outcome, None, None]:
     from im2sp.batch import speak_in_turn, speak_photos
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from im2sp.batch import Outcome
-    from im2sp.bundle import BundleDescription
+    from im2sp.bundle import BundleDescription, ImageUnitsConfig
     from im2sp.journal import Record
 
 
@@ -30,11 +30,12 @@ class _Rate(ProgressColumn):
 class Tally:
     """Counts outcomes, shows them as a bar (on a terminal, for more than one photo), names failures on stderr."""
 
-    def __init__(self, progress: Progress, total: int) -> None:
-        self.spoken = self.skipped = self.failed = 0
+    def __init__(self, progress: Progress, total: int, doing: str, done: str) -> None:
+        self.done = self.skipped = self.failed = 0
         self._progress = progress
         self._total = total
-        self._task = progress.add_task("speaking", total=total)
+        self._word = done
+        self._task = progress.add_task(doing, total=total)
 
     def add(self, outcome: Outcome) -> None:
         """Count one outcome. What was skipped leaves the total, or it would spoil the rate and the time left."""
@@ -46,25 +47,25 @@ class Tally:
             self.failed += 1
             self._progress.console.print(outcome.error, markup=False, highlight=False, soft_wrap=True)
         else:
-            self.spoken += 1
+            self.done += 1
         self._progress.advance(self._task)
 
     def __str__(self) -> str:
-        parts = [_count(self.spoken, "photo") + " spoken"]
+        parts = [f"{_count(self.done, 'photo')} {self._word}"]
         if self.skipped:
-            parts.append(f"{self.skipped} skipped (spoken before)")
+            parts.append(f"{self.skipped} skipped ({self._word} before)")
         if self.failed:
             parts.append(f"{self.failed} failed")
         return ", ".join(parts)
 
 
 @contextmanager
-def tally(total: int) -> Iterator[Tally]:
+def tally(total: int, doing: str = "speaking", done: str = "spoken") -> Iterator[Tally]:
     """A Tally whose bar is gone afterwards."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=total < 2 or not console.is_terminal) as progress:
-        yield Tally(progress, total)
+        yield Tally(progress, total, doing, done)
 
 
 def result_line(record: Record, out: Path | None) -> str:
@@ -90,6 +91,7 @@ def show_bundle(description: BundleDescription) -> None:
         "folder": str(description.folder),
         "size": _megabytes(description.size),
         "picture": f"{config.image.width} x {config.image.height} pixels, {config.image.image_tokens} image tokens",
+        "image units": _image_units(config.image_units),
         "speech": f"{config.vocabulary.units} units, {config.decoder.vocabulary_size} tokens, "
         f"{config.vocoder.sample_rate} Hz",
         "speech to units": "yes" if config.speech_encoder else "no",
@@ -115,8 +117,21 @@ def show_bundle(description: BundleDescription) -> None:
 def bundle_json(description: BundleDescription) -> str:
     """The same as JSON; the list of subwords stays in config.json."""
     config: dict[str, Any] = description.config.model_dump(mode="json", exclude={"vocabulary": {"subwords"}})
+    if description.config.image_units is not None:
+        units = description.config.image_units
+        config["image_units"] |= {"units": units.units, "bits": units.bits}
     files = [{"name": file.name, "size": file.size, "sha256": file.sha256} for file in description.files]
     return json.dumps({**config, "folder": str(description.folder), "size": description.size, "files": files}, indent=1)
+
+
+def _image_units(config: ImageUnitsConfig | None) -> str:
+    if config is None:
+        return "none"
+    rows, columns = config.grid
+    return (
+        f"{config.tokenizer} ({config.kind}): {rows} x {columns} cells, {_count(config.codes, 'code')} each of "
+        f"{config.codebook_size}; {_count(config.units, 'unit')}, {config.bits:,} bits a photo"
+    )
 
 
 def _megabytes(size: int) -> str:

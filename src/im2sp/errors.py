@@ -9,6 +9,10 @@ class ImageError(Im2SpError):
     """A picture that cannot be read or is refused."""
 
 
+class TableError(Im2SpError):
+    """A table of image units that cannot be read or is refused."""
+
+
 class AudioError(Im2SpError):
     """A recording that cannot be read or is refused."""
 

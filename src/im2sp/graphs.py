@@ -52,8 +52,13 @@ def contracts(config: BundleConfig) -> dict[str, Contract]:
 
     prefix = {name: cache("prefix_batch", image.image_tokens) for name in ("prefix_keys", "prefix_values")}
     past = {name: cache("batch", "past") for name in ("past_keys", "past_values")}
+    pixels = {"pixels": floats("batch", 3, image.height, image.width)}
+    image_units = {"image_units": ints("batch", config.image_units.units if config.image_units else 0)}
     found = {
-        "image_encoder": Contract({"pixels": floats("batch", 3, image.height, image.width)}, prefix),
+        "image_encoder": Contract(pixels, prefix),
+        "image_tokenizer": Contract(pixels, image_units),
+        "image_decoder_prefix": Contract(image_units, prefix),
+        "image_decoder": Contract(image_units, pixels),
         "decoder": Contract(
             {"tokens": ints("batch"), "position": ints(1), **prefix, **past},
             {

@@ -75,19 +75,30 @@ class Journal:
 
     def append(self, record: Record) -> None:
         """Add a line, whole or not at all. Call it only when the wav is in place. Raises OutputError."""
-        line = memoryview(json.dumps(asdict(record)).encode("ascii") + b"\n")
-        before = os.fstat(self._descriptor).st_size
-        try:
-            while line:  # the system may take less than all of it
-                line = line[os.write(self._descriptor, line) :]
-        except BaseException as error:  # also Ctrl-C within a line
-            with suppress(OSError):  # then the next run repairs it
-                os.ftruncate(self._descriptor, before)
-            if isinstance(error, OSError):
-                raise OutputError(f"{self.folder / CAPTIONS}: cannot be written ({reason(error)})") from error
-            raise
+        line = json.dumps(asdict(record)).encode("ascii") + b"\n"
+        append_whole(self._descriptor, line, self.folder / CAPTIONS)
         self._recorded.add(record.image)
         self.added += 1
+
+
+def append_whole(descriptor: int, line: bytes, path: Path) -> None:
+    """Add a line to the file `path`, open under `descriptor`, whole or not at all. Raises OutputError."""
+    rest = memoryview(line)
+    before = os.fstat(descriptor).st_size
+    try:
+        while rest:  # the system may take less than all of it
+            rest = rest[os.write(descriptor, rest) :]
+    except BaseException as error:  # also Ctrl-C within a line
+        with suppress(OSError):  # then the next run repairs it
+            os.ftruncate(descriptor, before)
+        if isinstance(error, OSError):
+            raise OutputError(f"{path}: cannot be written ({reason(error)})") from error
+        raise
+
+
+def open_to_append(path: Path) -> int:
+    """A descriptor of a file, made where needed, to which lines are added."""
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | _BINARY, 0o644)
 
 
 @contextmanager
@@ -100,7 +111,7 @@ def open_journal(folder: Path) -> Iterator[Journal]:
         try:
             _sweep(folder)
             spoken = _read_and_repair(folder / CAPTIONS)
-            descriptor = os.open(folder / CAPTIONS, os.O_WRONLY | os.O_APPEND | os.O_CREAT | _BINARY, 0o644)
+            descriptor = open_to_append(folder / CAPTIONS)
         except OSError as error:
             raise OutputError(f"{folder / CAPTIONS}: cannot be written ({reason(error)})") from error
         try:

@@ -32,6 +32,17 @@ def test_named_files_are_taken_whatever_they_are_called(tmp_path: Path) -> None:
     assert list(Photos(sources)) == sources
 
 
+def test_photos_are_named_by_their_place(tmp_path: Path) -> None:
+    tree(tmp_path, "in/a.jpg", "in/deep/a.jpg", "b.jpg", os.fsdecode(b"in/\xff.jpg"))
+    named = Photos([tmp_path / "in", tmp_path / "b.jpg"]).named()
+    assert [(photo.name, name) for photo, name in named] == [
+        ("a.jpg", "a.jpg"),
+        (os.fsdecode(b"\xff.jpg"), "\\xff.jpg"),
+        ("a.jpg", "deep/a.jpg"),
+        ("b.jpg", "b.jpg"),
+    ]
+
+
 def test_each_photo_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tree(tmp_path, "a/1.jpg", "a/2.jpg"))
     sources = [Path("a/2.jpg"), Path("a"), tmp_path / "a" / "1.jpg", Path("a/../a/1.jpg")]

@@ -10,6 +10,7 @@ import struct
 import tempfile
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import numpy as np
@@ -50,6 +51,13 @@ def test_a_raw_photo_becomes_the_wav_that_the_captioner_makes(
     assert response.content == encode_wav(caption.waveform)
     assert float(response.headers["im2sp-score"]) == pytest.approx(caption.score, abs=1e-3)
     assert response.headers["im2sp-confidence"] == confidence(caption.score)
+
+
+def test_a_bundle_with_image_units_serves_as_any_other(unit_bundle: Path, photo: bytes) -> None:
+    captioner = Captioner.from_pretrained(unit_bundle, threads=1)
+    with serving(captioner, Settings(batch=2)) as service:
+        response = service.client.post("/v1/captions", content=photo, headers=JPEG)
+    assert response.content == encode_wav(captioner.caption(photo).waveform)
 
 
 def test_a_form_is_answered_as_json_with_the_speech_on_wish(served: Served, captioner: Captioner, photo: bytes) -> None:

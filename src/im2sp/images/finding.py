@@ -30,14 +30,21 @@ class Photos:
 
     def __iter__(self) -> Iterator[Path]:
         """Paths in the order of the sources, each folder sorted with its own photos before those of its subfolders."""
-        return self._walk(lambda problem: None)
+        return (photo for photo, _ in self._walk(lambda problem: None))
+
+    def named(self) -> Iterator[tuple[Path, str]]:
+        """Paths in the same order, each with a name: where it lies below its source folder, "train/a.jpg", or the name
+        of the file. Names of different photos may be the same.
+        """
+        return ((photo, _name(photo, source)) for photo, source in self._walk(lambda problem: None))
 
     def survey(self) -> Survey:
         """Count the photos and collect what is wrong with the folders."""
         problems: list[str] = []
         return Survey(sum(1 for _ in self._walk(problems.append)), tuple(problems))
 
-    def _walk(self, complain: Callable[[str], None]) -> Iterator[Path]:
+    def _walk(self, complain: Callable[[str], None]) -> Iterator[tuple[Path, Path]]:
+        """Photos, each with the source that it comes from."""
         seen: set[str] | None = set() if len(self.sources) > 1 else None
         for source in self.sources:
             for photo in _in_folder(source, complain) if source.is_dir() else (source,):
@@ -46,7 +53,7 @@ class Photos:
                     if absolute in seen:
                         continue
                     seen.add(absolute)
-                yield photo
+                yield photo, source
 
 
 def _in_folder(folder: Path, complain: Callable[[str], None]) -> Iterator[Path]:
@@ -66,3 +73,9 @@ def _in_folder(folder: Path, complain: Callable[[str], None]) -> Iterator[Path]:
                 yield Path(where, name)
     if empty:
         complain(f"{folder}: holds no photos (files ending in {', '.join(sorted(IMAGE_SUFFIXES))})")
+
+
+def _name(photo: Path, source: Path) -> str:
+    """In UTF-8, which the names of files need not be."""
+    name = photo.name if photo == source else photo.relative_to(source).as_posix()
+    return os.fsencode(name).decode("utf-8", "backslashreplace")

@@ -16,13 +16,14 @@ from im2sp.bundle import (
     DecoderConfig,
     DecodingDefaults,
     ImageConfig,
+    ImageUnitsConfig,
     SpeechEncoderConfig,
     VocabularyConfig,
     VocoderConfig,
     write_checksums,
     write_config,
 )
-from im2sp.files import replace_whole
+from im2sp.files import replace_whole, sha256_of
 from im2sp.graphs import Graphs
 from im2sp.lab.data.unit_subwords import UnitSubwords
 from im2sp.lab.export import Precision, export_graph
@@ -61,18 +62,48 @@ class BundleOptions:
     length_penalty: float = 1.0
 
 
-def export_bundle(sources: BundleSources, options: BundleOptions, training: Facts, quality: Facts, out: Path) -> Bundle:
-    """Write a bundle beside `out`, check that the runtime accepts it, then move it into place."""
+@dataclass(frozen=True)
+class ImageUnitModules:
+    """What a bundle with image units is made of, where another has an image encoder."""
+
+    image: ImageConfig  # the pictures that the tokenizer takes
+    config: ImageUnitsConfig  # the units that it makes; the export fills in `checksum` and `reconstructs`
+    tokenizer: torch.nn.Module  # normalised pixels [B, 3, height, width] -> image units int64 [B, units]
+    backbone: torch.nn.Module  # image units int64 [B, units], the whole grid -> image features [B, image_tokens, width]
+    decoder: torch.nn.Module | None = None  # image units int64 [B, units] -> pixels [B, 3, height, width] in [0, 1]
+
+
+def export_bundle(
+    sources: BundleSources,
+    options: BundleOptions,
+    training: Facts,
+    quality: Facts,
+    out: Path,
+    image_units: ImageUnitModules | None = None,
+) -> Bundle:
+    """Write a bundle beside `out`, check that the runtime accepts it, then move it into place.
+
+    Args:
+        image_units: what sees photos instead of the backbone of `sources`.
+    """
     staging = out.with_name(f".{out.name}.part")
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
     translator, encoder = Translator.load(sources.translator), SpeechEncoder.load(sources.speech_encoder)
     subwords = UnitSubwords.load(sources.subwords, encoder.units)
     vocoder, durations = load_vocoder(sources.vocoder)
-    backbone = ImageBackbone.pretrained(sources.backbone)
-    sizes, image = translator.config, sources.backbone
+    sizes = translator.config
+    units_config: ImageUnitsConfig | None = None
+    if image_units is None:
+        image = image_config(sources.backbone)
+        backbone = ImageBackbone.pretrained(sources.backbone)
+        encoder_size = export_image_encoder(backbone, image.height, translator, staging, options.precision)
+        seeing = {"image_encoder": encoder_size}
+    else:
+        image = image_units.image
+        units_config, seeing = export_image_units(image_units, translator, staging, options.precision)
     parameters = {
-        "image_encoder": export_image_encoder(backbone, image.image_size, translator, staging, options.precision),
+        **seeing,
         "decoder": export_decoder(translator, image.image_tokens, staging, options.precision),
         "vocoder": export_sequence(vocoder, "vocoder", "frames", "waveform", staging, options.precision),
         "duration_predictor": export_sequence(
@@ -87,14 +118,8 @@ def export_bundle(sources: BundleSources, options: BundleOptions, training: Fact
         license=options.license,
         language=options.language,
         created=datetime.now(UTC).strftime("%Y-%m-%d"),
-        image=ImageConfig(
-            height=image.image_size,
-            width=image.image_size,
-            mean=(image.mean,) * 3,
-            std=(image.std,) * 3,
-            image_tokens=image.image_tokens,
-            grid=(image.grid, image.grid),
-        ),
+        image=image,
+        image_units=units_config,
         decoder=decoder_config(sizes),
         vocabulary=VocabularyConfig(units=subwords.units, subwords=subwords.table()),
         vocoder=VocoderConfig(
@@ -115,6 +140,18 @@ def export_bundle(sources: BundleSources, options: BundleOptions, training: Fact
     shutil.rmtree(out, ignore_errors=True)
     staging.rename(out)
     return Bundle.load(out)
+
+
+def image_config(backbone: BackboneConfig) -> ImageConfig:
+    """What the runtime must know of a backbone to make pixels for it."""
+    return ImageConfig(
+        height=backbone.image_size,
+        width=backbone.image_size,
+        mean=(backbone.mean,) * 3,
+        std=(backbone.std,) * 3,
+        image_tokens=backbone.image_tokens,
+        grid=(backbone.grid, backbone.grid),
+    )
 
 
 def decoder_config(sizes: TranslatorConfig) -> DecoderConfig:
@@ -160,6 +197,40 @@ def export_image_encoder(
         folder / "image_encoder.onnx",
         precision,
     )
+
+
+def export_image_units(
+    modules: ImageUnitModules, translator: Translator, folder: Path, precision: Precision
+) -> tuple[ImageUnitsConfig, dict[str, int]]:
+    """Graphs `image_tokenizer`, `image_decoder_prefix` and, where there is a decoder, `image_decoder`.
+
+    A precision below fp32 rounds the tokenizer, too: units for training come from the exported graph, or are not
+    quite those of the bundle.
+
+    Returns:
+        The config of the image units with the checksum of the tokenizer, and the parameters of each graph.
+    """
+    image, units = modules.image, modules.config.units
+    examples = {"pixels": torch.zeros(2, 3, image.height, image.width), "image_units": torch.zeros(2, units).long()}
+
+    def export(name: str, module: torch.nn.Module, source: str, targets: list[str], batch: int = 0) -> int:
+        dynamic = {source: {0: "batch"}, **{target: {batch: "batch"} for target in targets}}
+        return export_graph(
+            module, [examples[source]], ([source], targets), dynamic, folder / f"{name}.onnx", precision
+        )
+
+    prefix = ImagePrefix(modules.backbone, translator)
+    parameters = {
+        "image_tokenizer": export("image_tokenizer", modules.tokenizer, "pixels", ["image_units"]),
+        "image_decoder_prefix": export(
+            "image_decoder_prefix", prefix, "image_units", ["prefix_keys", "prefix_values"], batch=1
+        ),
+    }
+    if modules.decoder is not None:
+        parameters["image_decoder"] = export("image_decoder", modules.decoder, "image_units", ["pixels"])
+    checksum = sha256_of(folder / "image_tokenizer.onnx")
+    filled_in = {"checksum": checksum, "reconstructs": modules.decoder is not None}
+    return modules.config.model_copy(update=filled_in), parameters
 
 
 def export_decoder(translator: Translator, image_tokens: int, folder: Path, precision: Precision) -> int:
