@@ -157,6 +157,7 @@ def test_recipes_fit_their_stages(name: str) -> None:
     from im2sp.lab.models.unit_vocoder import VocoderConfig
     from im2sp.lab.stages.export import BundleOptions
     from im2sp.lab.stages.hubert import HubertStage
+    from im2sp.lab.training.self_critical import SelfCriticalTraining
     from im2sp.lab.training.translator import TranslatorTraining
     from im2sp.lab.training.vocoder import VocoderTraining
 
@@ -165,6 +166,7 @@ def test_recipes_fit_their_stages(name: str) -> None:
         "backbone": BackboneConfig,
         "hubert": HubertStage,
         "pretrain": TranslatorTraining,
+        "reward": SelfCriticalTraining,
         "distil": Distillation,
         "translate": TranslatorTraining,
         "vocoder": VocoderTraining,

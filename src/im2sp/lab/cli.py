@@ -31,7 +31,7 @@ Start = Annotated[str, typer.Option(help="translator to take: from pretrained we
 
 DEFAULT_RECIPE = Path("recipes/flickr8k/recipe.toml")
 STAGES = (
-    "speak", "encode", "pretrain", "distil", "hubert", "units", "vocoder", "translate", "export", "evaluate",
+    "speak", "encode", "pretrain", "reward", "distil", "hubert", "units", "vocoder", "translate", "export", "evaluate",
 )  # fmt: skip
 
 
@@ -75,6 +75,7 @@ _add("units", "spoken captions -> unit tables and unit subwords")
 _add("vocoder", "units and speech -> vocoder and duration predictor")
 _add("encode", "photos -> cached image features")
 _add("pretrain", "photos and text captions -> the text captioner that the translator starts from")
+_add("reward", "the text captioner -> one whose sentences agree more with people's; needs a section [reward]")
 _add("distil", "photos -> sentences of the text captioner -> spoken captions, beside those that people wrote")
 _add("evaluate", "the bundle on the dev part -> report.json, and its figures into the bundle")
 

@@ -6,12 +6,16 @@ import json
 import logging
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from im2sp.errors import Im2SpError
 from im2sp.lab.data.flickr8k import photo_path, read_captions, read_split
 from im2sp.lab.recipe import Recipe
+
+if TYPE_CHECKING:
+    from im2sp.lab.models.translator import Translator
 
 log = logging.getLogger(__name__)
 
@@ -101,9 +105,7 @@ def encode(recipe: Recipe) -> None:
 
 def pretrain(recipe: Recipe) -> None:
     """Photos and text -> the text captioner, and its score on the dev part: the ceiling of what the encoder sees."""
-    from im2sp.files import replace_whole
     from im2sp.lab.data.image_features import ImageFeatures
-    from im2sp.lab.evaluation.caption_metrics import caption_scores
     from im2sp.lab.models.translator import TranslatorConfig
     from im2sp.lab.stages import pretrain as stage
     from im2sp.lab.training.translator import TranslatorTraining
@@ -111,15 +113,54 @@ def pretrain(recipe: Recipe) -> None:
     captions, features = read_captions(recipe.data), ImageFeatures(recipe.features)
     config = recipe.section("translator", TranslatorConfig, vocabulary_size=0)
     options = recipe.section("pretrain", TranslatorTraining, seed=recipe.seed)
-    model, tokenizer = stage.pretrain(captions, features, config, options, recipe.pretrained)
-    if (recipe.pretrained / "dev_scores.json").is_file():
+    model, _ = stage.pretrain(captions, features, config, options, recipe.pretrained)
+    _score_text_captioner(recipe, model, recipe.pretrained)
+
+
+def reward(recipe: Recipe) -> None:
+    """The text captioner -> one whose sentences agree more with people's, by self-critical training, if asked for."""
+    from im2sp.lab.data.image_features import ImageFeatures
+    from im2sp.lab.data.text_tokenizer import FORBIDDEN, TextTokenizer
+    from im2sp.lab.models.translator import Translator
+    from im2sp.lab.training.self_critical import SelfCriticalTraining, train_self_critical
+    from im2sp.lab.training.translator import Sentences
+
+    if "reward" not in recipe.sections:
+        log.info("reward: the recipe has no section [reward], so the text captioner stays as it is")
         return
-    dev = read_split(recipe.data, "dev")
-    written = stage.write_captions(model, tokenizer, features, dev)
-    stage.save_captions(written, recipe.pretrained / "dev_captions.json")
-    references = {name: [c.text for c in captions if c.image_id == name] for name in dev}
+    tokenizer = TextTokenizer.load(recipe.pretrained / "tokenizer.json")
+    references: Sentences = {}
+    for caption in read_captions(recipe.data, ("train",)):
+        references.setdefault(caption.image_id, []).append(tokenizer.encode(caption.text))
+    model = train_self_critical(
+        Translator.load(recipe.pretrained),
+        ImageFeatures(recipe.features),
+        references,
+        FORBIDDEN,
+        recipe.section("reward", SelfCriticalTraining, seed=recipe.seed),
+        recipe.rewarded,
+    )
+    _score_text_captioner(recipe, model, recipe.rewarded)
+
+
+def _score_text_captioner(recipe: Recipe, model: Translator, out: Path) -> None:
+    """Write `dev_captions.json` and `dev_scores.json`, unless they are there."""
+    from im2sp.files import replace_whole
+    from im2sp.lab.data.image_features import ImageFeatures
+    from im2sp.lab.data.text_tokenizer import TextTokenizer
+    from im2sp.lab.evaluation.caption_metrics import caption_scores
+    from im2sp.lab.stages import pretrain as stage
+
+    if (out / "dev_scores.json").is_file():
+        return
+    tokenizer, dev = TextTokenizer.load(recipe.pretrained / "tokenizer.json"), read_split(recipe.data, "dev")
+    written = stage.write_captions(model, tokenizer, ImageFeatures(recipe.features), dev)
+    stage.save_captions(written, out / "dev_captions.json")
+    references: dict[str, list[str]] = {}
+    for caption in read_captions(recipe.data, ("dev",)):
+        references.setdefault(caption.image_id, []).append(caption.text)
     scores = caption_scores(written, references)
-    with replace_whole(recipe.pretrained / "dev_scores.json") as temporary:
+    with replace_whole(out / "dev_scores.json") as temporary:
         temporary.write_text(json.dumps(scores.__dict__, indent=1))
     log.info("text captioner on dev, beam 3: %s", scores)
 
@@ -140,7 +181,7 @@ def distil(recipe: Recipe) -> None:
     for caption in read_captions(recipe.data, ("train",)):
         references.setdefault(caption.image_id, []).append(caption.text)
     captions = stage.distil(
-        Translator.load(recipe.pretrained),
+        Translator.load(recipe.teacher),
         TextTokenizer.load(recipe.pretrained / "tokenizer.json"),
         ImageFeatures(*recipe.all_features),
         references,

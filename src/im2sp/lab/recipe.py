@@ -122,6 +122,16 @@ class Recipe:
         return self.runs / "pretrain"
 
     @property
+    def rewarded(self) -> Path:
+        """The text captioner after self-critical training."""
+        return self.runs / "pretrain-rewarded"
+
+    @property
+    def teacher(self) -> Path:
+        """The text captioner whose sentences are distilled."""
+        return self.rewarded if "reward" in self.sections else self.pretrained
+
+    @property
     def vocoder(self) -> Path:
         """Vocoder and duration predictor."""
         return self.runs / "vocoder"

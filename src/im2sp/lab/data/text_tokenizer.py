@@ -10,6 +10,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from im2sp.files import replace_whole
 
 PAD, BOS, EOS, UNKNOWN = 0, 1, 2, 3
+FORBIDDEN = (PAD, BOS, UNKNOWN)  # tokens that no sentence of a captioner may hold
 SPECIAL = ["[PAD]", "[BOS]", "[EOS]", "[UNK]"]
 
 

@@ -12,7 +12,7 @@ import torch
 from im2sp.files import replace_whole
 from im2sp.lab.data.flickr8k import Caption
 from im2sp.lab.data.image_features import ImageFeatures
-from im2sp.lab.data.text_tokenizer import BOS, EOS, PAD, UNKNOWN, TextTokenizer
+from im2sp.lab.data.text_tokenizer import BOS, EOS, FORBIDDEN, TextTokenizer
 from im2sp.lab.models.translator import DecoderStep, Translator, TranslatorConfig
 from im2sp.lab.training.translator import Sentences, TranslatorTraining, train_translator
 
@@ -89,7 +89,7 @@ def beam_search(step: DecoderStep, views: torch.Tensor, beam: int, longest: int)
             past_values,
         )
         log_probability = logits.log_softmax(-1).unflatten(0, (rows, count)).mean(1)
-        log_probability[:, [PAD, BOS, UNKNOWN]] = -torch.inf  # not for saying
+        log_probability[:, list(FORBIDDEN)] = -torch.inf
         total = scores[:, None] + log_probability
         best, index = total.flatten().topk(2 * beam)
         origins, columns = index // total.shape[1], index % total.shape[1]

@@ -14,12 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from im2sp.lab.data.image_features import ImageFeatures
+from im2sp.lab.data.text_tokenizer import BOS, EOS
 from im2sp.lab.models.translator import DecoderStep, Translator
 from im2sp.lab.training.cider_reward import CiderReward
 from im2sp.lab.training.progress import Checkpoint, TrainingLog, warm_up_cosine
 from im2sp.lab.training.translator import PAD, Sentences
-
-BOS, EOS = 1, 2  # of the text tokenizer and of unit subwords alike
 
 
 @dataclass(frozen=True)
