@@ -61,13 +61,17 @@ class Tally:
 @contextmanager
 def tally(total: int) -> Iterator[Tally]:
     """A Tally whose bar is gone afterwards."""
-    if total < 2 or not sys.stderr.isatty():
+    if total < 2 or not _on_terminal():
         yield Tally(None, total)
         return
     from im2sp.progress import progress_bar
 
     with progress_bar() as progress:
         yield Tally(progress, total)
+
+
+def _on_terminal() -> bool:
+    return sys.stderr.isatty()
 
 
 def result_line(record: Record, out: Path | None) -> str:
