@@ -18,7 +18,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import im2sp
-from im2sp import DecodingOptions, console
+from im2sp import DecodingOptions, console, progress
 from im2sp.captioner import Captioner
 from im2sp.cli import app
 from im2sp.journal import CAPTIONS, open_journal
@@ -488,9 +488,10 @@ def test_a_folder_shows_a_bar_on_a_terminal(
 ) -> None:
     shutil.copy(photo, tmp_path / "second.png")
     (tmp_path / "bad.png").touch()
-    terminal = console.Console
+    terminal = progress.Console
 
-    monkeypatch.setattr(console, "Console", lambda **options: terminal(**options, force_terminal=True, width=100))
+    monkeypatch.setattr(console, "_on_terminal", lambda: True)
+    monkeypatch.setattr(progress, "Console", lambda **options: terminal(**options, force_terminal=True, width=100))
     code, _, stderr = call("caption", tmp_path, "-o", tmp_path / "out", "--model", tiny_bundle)
     assert code == 1
     assert "speaking" in stderr

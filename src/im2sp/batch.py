@@ -113,8 +113,8 @@ class Speaker:
 
     def __init__(self, voice: Voice) -> None:
         self._captioner = Captioner.from_pretrained(voice.model, threads=voice.threads)
-        for graph in self._captioner.bundle.config.speaking_graphs:
-            self._captioner.graphs.open(graph)  # a broken bundle ends the run here, before it fails every photo
+        # A broken bundle ends the run here, before it fails every photo.
+        self._captioner.graphs.open_all(self._captioner.bundle.config.speaking_graphs)
         self._options = replace(self._captioner.default_options, **dict[str, Any](voice.decoding))
 
     def speak(

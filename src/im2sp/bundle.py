@@ -315,19 +315,31 @@ def _read_config(path: Path) -> BundleConfig:
         if path.stat().st_size > CONFIG_LIMIT:
             raise BundleError(f"{path} is larger than {CONFIG_LIMIT >> 20} MB: this is not an im2sp bundle")
         text = path.read_bytes()
-        raw = json.loads(text)
     except OSError as error:
         raise BundleError(f"{path} cannot be read: {reason(error)}") from error
-    except (ValueError, RecursionError) as error:
-        raise BundleError(f"{path} is not JSON: get the bundle again") from error
-    # The version goes first: a newer format may have fields that this one would wrongly call mistakes.
-    found = raw.get("format_version", FORMAT_VERSION) if isinstance(raw, dict) else FORMAT_VERSION
-    if isinstance(found, int) and found > FORMAT_VERSION:
-        raise BundleError(f"{path} has format version {found} but this im2sp reads {FORMAT_VERSION}: upgrade im2sp")
     try:
-        return BundleConfig.model_validate_json(text, strict=True)
+        config = BundleConfig.model_validate_json(text, strict=True)
     except ValidationError as error:
+        _refuse_newer(path, text)  # which may have fields that this format would wrongly call mistakes
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         what = first["msg"].removeprefix("Value error, ")
         raise BundleError(f"{path} is not a valid config ({f'{where}: ' if where else ''}{what})") from error
+    _check_version(path, config.format_version)
+    return config
+
+
+def _refuse_newer(path: Path, text: bytes) -> None:
+    """Of a config that is not valid: raise the BundleError that says more, where it is no JSON or of a newer format."""
+    try:
+        raw = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{path} is not JSON: get the bundle again") from error
+    found = raw.get("format_version") if isinstance(raw, dict) else None
+    if isinstance(found, int):
+        _check_version(path, found)
+
+
+def _check_version(path: Path, found: int) -> None:
+    if found > FORMAT_VERSION:
+        raise BundleError(f"{path} has format version {found} but this im2sp reads {FORMAT_VERSION}: upgrade im2sp")

@@ -3,52 +3,52 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.table import Table
-from rich.text import Text
 
 from im2sp.speech.audio import UNIT_RATE
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from rich.progress import Progress
+
     from im2sp.batch import Outcome
     from im2sp.bundle import BundleDescription, ImageUnitsConfig
     from im2sp.journal import Record
 
 
-class _Rate(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:.1f}/s" if task.speed else "-/s")
+# Rich is imported where something is drawn, so that the speech about one photo need not wait for it.
 
 
 class Tally:
     """Counts outcomes, shows them as a bar (on a terminal, for more than one photo), names failures on stderr."""
 
-    def __init__(self, progress: Progress, total: int, doing: str, done: str) -> None:
+    def __init__(self, progress: Progress | None, total: int, doing: str, done: str) -> None:
         self.done = self.skipped = self.failed = 0
         self._progress = progress
         self._total = total
         self._word = done
-        self._task = progress.add_task(doing, total=total)
+        if progress:
+            progress.add_task(doing, total=total)
 
     def add(self, outcome: Outcome) -> None:
         """Count one outcome. What was skipped leaves the total, or it would spoil the rate and the time left."""
         if outcome.skipped:
             self.skipped += 1
-            self._progress.update(self._task, total=self._total - self.skipped)
-            return
-        if outcome.error is not None:
-            self.failed += 1
-            self._progress.console.print(outcome.error, markup=False, highlight=False, soft_wrap=True)
-        else:
+        elif outcome.error is None:
             self.done += 1
-        self._progress.advance(self._task)
+        else:
+            self.failed += 1
+            if self._progress:
+                self._progress.console.print(outcome.error, markup=False, highlight=False, soft_wrap=True)
+            else:
+                print(outcome.error, file=sys.stderr)
+        if self._progress:
+            through, total = self.done + self.failed, self._total - self.skipped
+            self._progress.update(self._progress.task_ids[0], completed=through, total=total)
 
     def __str__(self) -> str:
         parts = [f"{_count(self.done, 'photo')} {self._word}"]
@@ -62,10 +62,17 @@ class Tally:
 @contextmanager
 def tally(total: int, doing: str = "speaking", done: str = "spoken") -> Iterator[Tally]:
     """A Tally whose bar is gone afterwards."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=total < 2 or not console.is_terminal) as progress:
+    if total < 2 or not _on_terminal():
+        yield Tally(None, total, doing, done)
+        return
+    from im2sp.progress import progress_bar
+
+    with progress_bar() as progress:
         yield Tally(progress, total, doing, done)
+
+
+def _on_terminal() -> bool:
+    return sys.stderr.isatty()
 
 
 def result_line(record: Record, out: Path | None) -> str:
@@ -79,6 +86,10 @@ def result_line(record: Record, out: Path | None) -> str:
 
 def show_bundle(description: BundleDescription) -> None:
     """Print what a bundle is, as a table on stdout."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
     config = description.config
     table = Table(title=f"{config.name} {config.version}", show_header=False, title_justify="left")
     table.add_column(no_wrap=True)

@@ -16,7 +16,7 @@ from im2sp.speech.vocoder import Speech, Vocoder, check_length
 if TYPE_CHECKING:
     from im2sp.captioner import SpeechCaption
 
-FIRST_FRAMES = UNIT_RATE // 10  # speech starts with a chunk of 0.1 s
+FIRST_FRAMES = 3  # speech starts with a chunk of 0.06 s: the next is ready in a third of that on one slow core
 MOST_FRAMES = 2 * UNIT_RATE  # the largest chunk
 
 
@@ -80,7 +80,10 @@ class GrowingSpeech:
     def _grow(self, units: IntArray) -> None:
         known = len(self._durations)
         fresh = self._vocoder.final_durations(units, known, complete=self._is_finished)
-        self._units, self._durations = units, np.concatenate([self._durations, fresh])
+        self._units = units
+        if len(fresh) == 0:
+            return
+        self._durations = np.concatenate([self._durations, fresh])
         check_length(self._durations)
         self._frames = np.concatenate([self._frames, expand(units[known : known + len(fresh)], fresh)])
 

@@ -140,6 +140,23 @@ def test_a_stream_of_lines_ends_with_the_answer(served: Served, captioner: Capti
     assert answer["units"] == captioner.caption(photo, GREEDY).units.tolist()
 
 
+@pytest.mark.parametrize("path", ["/v1/captions?beam=1", "/v1/captions/stream?"])
+def test_where_it_looked_is_told_on_request(served: Served, captioner: Captioner, photo: bytes, path: str) -> None:
+    kinds = {"Accept": "application/json, application/x-ndjson"}
+    without = served.client.post(path, content=photo, headers=kinds)
+    assert "attention" not in json.loads(without.text.splitlines()[-1])
+    response = served.client.post(f"{path}&attention=true", content=photo, headers=kinds)
+    found = json.loads(response.text.splitlines()[-1])["attention"]
+    caption = captioner.caption(photo, GREEDY)
+    rows, columns = captioner.bundle.config.image.grid
+    assert (found["rows"], found["columns"]) == (rows, columns)
+    np.testing.assert_allclose(found["maps"], caption.attention[:, -rows * columns :], atol=1e-5)
+    assert len(found["boundaries"]) == len(caption.tokens) + 1
+    assert found["boundaries"][0] == found["edges"][0] == 0
+    assert found["boundaries"][-1] == found["edges"][-1] == pytest.approx(len(caption.waveform) / SAMPLE_RATE)
+    assert len(found["places"]) == len(found["stretches"]) == len(found["edges"]) - 1
+
+
 def test_a_stream_that_cannot_begin_has_a_status(served: Served) -> None:
     response = served.client.post("/v1/captions/stream", content=b"not a picture")
     assert response.status_code == 422

@@ -2,7 +2,8 @@
 
     pip install 'im2sp[browser]' && pytest -m browser
 
-Takes the Chromium named by IM2SP_CHROMIUM, or one on the PATH, or Playwright's own.
+Takes the Chromium named by IM2SP_CHROMIUM, or one on the PATH, or Playwright's own. One test listens with a speech
+recogniser, for which it needs the extras `lab` and `recipe` as well.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +23,9 @@ import pytest
 from PIL import Image
 
 from im2sp.captioner import Captioner
+from im2sp.server.attention import attention_of
 from im2sp.server.settings import Settings
+from im2sp.speech.audio import SAMPLE_RATE
 from im2sp.translation.decoding import DecodingOptions
 from tests.server.conftest import GatedCaptioner, Served, serving
 
@@ -30,6 +34,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.browser
 
+EXAMPLES = Path(__file__).parents[2] / "examples"
 TOKEN = "0123456789abcdef"
 # Keeps what is played and when, by the clock that plays it; the sound itself is left as it is.
 LISTEN = """
@@ -45,6 +50,40 @@ AudioBufferSourceNode.prototype.start = function (when) {
   };
   return start.call(this, when);
 };
+"""
+
+
+# Keeps each map that is laid over the photo, and the moment.
+WATCH = """
+window.painted = [];
+const put = OffscreenCanvasRenderingContext2D.prototype.putImageData;
+OffscreenCanvasRenderingContext2D.prototype.putImageData = function (image, ...rest) {
+  window.painted.push([...image.data].filter((_, index) => index % 4 === 0));
+  return put.call(this, image, ...rest);
+};
+"""
+
+# Records what reaches the loudspeaker.
+RECORD = """
+const connect = AudioNode.prototype.connect;
+AudioNode.prototype.connect = function (target, ...rest) {
+  if (target instanceof AudioDestinationNode) connect.call(this, tap(this.context));
+  return connect.call(this, target, ...rest);
+};
+function tap(context) {
+  if (!context.tap) {
+    context.tap = context.createMediaStreamDestination();
+    const pieces = [];
+    const recorder = new MediaRecorder(context.tap.stream);
+    recorder.ondataavailable = (event) => pieces.push(event.data);
+    recorder.start();
+    window.recorded = () => new Promise((resolve) => {
+      recorder.onstop = async () => resolve([...new Uint8Array(await new Blob(pieces).arrayBuffer())]);
+      recorder.stop();
+    });
+  }
+  return context.tap;
+}
 """
 
 
@@ -81,6 +120,7 @@ def open_page(browser: Browser, service: Served, **options: object) -> Page:
     page = browser.new_context(permissions=["camera"], **options).new_page()  # type: ignore[arg-type]
     page.set_default_timeout(10_000)
     page.add_init_script(LISTEN)
+    page.add_init_script(WATCH)
     page.on("pageerror", lambda error: troubles.append(str(error)))
     page.on("console", lambda message: troubles.append(message.text) if message.type == "error" else None)
     page.on("request", lambda request: outside(request.url, service))
@@ -139,12 +179,37 @@ def test_what_is_heard_is_what_the_captioner_says(page: Page, captioner: Caption
     assert page.is_visible("#photo")
 
 
+def test_the_words_that_are_heard_are_those_of_the_caption(browser: Browser) -> None:
+    from faster_whisper import decode_audio
+
+    from im2sp.lab.evaluation.asr import Recogniser, normalise_words
+
+    def words(waveform: np.ndarray) -> set[str]:
+        return {word for word in normalise_words(recogniser.transcribe(waveform)).split() if len(word) > 3}
+
+    photo, recogniser = (EXAMPLES / "chelsea.jpg").read_bytes(), Recogniser("base")
+    captioner = Captioner.from_pretrained(threads=1)
+    with serving(captioner, Settings(rate=0)) as service:
+        page = open_page(browser, service)
+        page.add_init_script(RECORD)
+        page.reload()
+        page.click("h1")
+        choose(page, photo)
+        wait_for_status(page, "Done")
+        recording = bytes(page.evaluate("recorded()"))
+        page.context.close()
+    said = words(captioner.caption(photo, replace(captioner.default_options, beam=1)).waveform)
+    heard_words = words(decode_audio(io.BytesIO(recording), sampling_rate=SAMPLE_RATE))
+    assert len(said) >= 3
+    assert len(said & heard_words) > len(said) / 2
+
+
 def test_keyboard_alone(page: Page) -> None:
     order = []
-    for _ in range(5):
+    for _ in range(6):
         page.keyboard.press("Tab")
         order.append(page.evaluate("document.activeElement.id"))
-    assert order == ["describe", "stop", "camera", "live", "choose"]  # nothing can be said again yet
+    assert order == ["describe", "stop", "looks", "camera", "live", "choose"]  # nothing can be said again yet
     page.focus("#describe")
     page.keyboard.press("Enter")
     wait_for_status(page, "Done")
@@ -222,6 +287,57 @@ def test_pasting_and_dropping(page: Page) -> None:
         page.evaluate("document.getElementById('status').textContent = ''")
     page.evaluate(fire, [[1, 2, 3], "text/plain"])
     assert page.text_content("#problem") == "That is not a photo."
+
+
+def reds(maps: list[list[float]]) -> list[list[int]]:
+    """Maps of attention as the red of the pixels that are painted for them."""
+    return [[round(255 * share / max(shares)) for share in shares] for shares in maps]
+
+
+def is_in_order(found: list[list[int]], expected: list[list[int]]) -> bool:
+    """Whether all that was found is expected, in this order; frames may be skipped, a value may be rounded up."""
+    left = iter(expected)
+    return all(any(np.abs(np.subtract(one, other)).max() <= 1 for other in left) for one in found)
+
+
+@pytest.mark.parametrize("motion", ["no-preference", "reduce"])
+def test_the_heat_moves_with_the_speech(browser: Browser, served: Served, captioner: Captioner, motion: str) -> None:
+    photo = jpeg(0, 90, 0, seed=5)
+    options = DecodingOptions(beam=1, length_penalty=1.0, max_tokens=40)
+    attention = attention_of(captioner.caption(photo, options), captioner)
+    page = open_page(browser, served, reduced_motion=motion)
+    page.focus("#looks")
+    page.keyboard.press("Space")
+    assert page.get_attribute("#looks", "aria-pressed") == "true"
+    choose(page, photo)
+    page.wait_for_selector("#heat", state="visible")
+    assert page.text_content("#places") == ""  # nothing is announced while it speaks
+    picture, heat = page.locator("#photo").bounding_box(), page.locator("#heat").bounding_box()
+    assert picture == heat
+    assert_accessible(page)
+    wait_for_status(page, "Done")
+    page.wait_for_selector("#heat", state="hidden")
+    assert str(page.text_content("#places")).startswith(f"It looked at: {attention.places[0]}")
+    painted = page.evaluate("painted")
+    assert painted
+    assert is_in_order(painted, reds(attention.maps if motion == "no-preference" else attention.stretches))
+
+    page.evaluate("painted.length = 0")
+    page.click("#again")
+    page.wait_for_function("() => painted.length > 0")
+    page.click("#looks")
+    page.wait_for_selector("#heat", state="hidden")
+    assert page.text_content("#places") == ""
+    page.context.close()
+
+
+def test_there_is_no_heat_unless_it_is_asked_for(page: Page) -> None:
+    page.click("h1")
+    choose(page, jpeg(0, 90, 0, seed=5))
+    wait_for_status(page, "Done")
+    assert page.evaluate("painted") == []
+    page.click("#looks")
+    assert str(page.text_content("#places")).startswith("It looked at: ")
 
 
 def test_what_cannot_be_described_is_told(page: Page) -> None:

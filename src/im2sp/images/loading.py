@@ -83,10 +83,13 @@ def to_pixels(image: Image.Image, height: int, width: int, mean: Sequence[float]
 
     A pixel v in 0..255 becomes (v / 255 - mean) / std, with one mean and one std for each of R, G, B.
     """
-    resized = image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
-    pixels = np.asarray(resized, dtype=np.float32) / np.float32(255)
-    normal = (pixels - np.asarray(mean, dtype=np.float32)) / np.asarray(std, dtype=np.float32)
-    return np.ascontiguousarray(normal.transpose(2, 0, 1))
+    resized = np.asarray(image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC))
+    levels = np.arange(256, dtype=np.float32) / np.float32(255)
+    pixels = np.empty((3, height, width), dtype=np.float32)
+    for channel in range(3):  # looked up: a fraction of the time that computing each takes
+        normal = (levels - np.float32(mean[channel])) / np.float32(std[channel])
+        np.take(normal, resized[:, :, channel], out=pixels[channel], mode="clip")  # "raise" would buffer the output
+    return pixels
 
 
 def _from_path(path: Path) -> Image.Image:

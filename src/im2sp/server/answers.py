@@ -5,14 +5,15 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from typing import Literal
 
 import numpy as np
 from pydantic import BaseModel, Field
 
 from im2sp.arrays import FloatArray
-from im2sp.captioner import SpeechCaption
+from im2sp.captioner import Captioner, SpeechCaption
+from im2sp.server.attention import Attention, attention_of
 from im2sp.server.refusals import Refusal
 from im2sp.speech.audio import SAMPLE_RATE, UNIT_RATE, encode_wav, to_pulses
 from im2sp.streaming import SpeechChunk
@@ -38,6 +39,7 @@ class Answer(BaseModel):
     seconds: float = Field(description="Time taken to make it.")
     sample_rate: int = Field(default=SAMPLE_RATE, description="Of the speech, in Hz.")
     wav: str | None = Field(default=None, description="The speech as a WAV file in base64, with `audio=true`.")
+    attention: Attention | None = Field(default=None, description="Where the model looked, with `attention=true`.")
 
 
 class ErrorAnswer(BaseModel):
@@ -46,8 +48,8 @@ class ErrorAnswer(BaseModel):
     error: str = Field(description="One sentence: what was wrong, with what, what to do.")
 
 
-def answer(caption: SpeechCaption, *, audio: bool = False) -> Answer:
-    """A caption in numbers, and with `audio` in sound."""
+def answer(caption: SpeechCaption, *, audio: bool = False, captioner: Captioner | None = None) -> Answer:
+    """A caption in numbers, with `audio` in sound, and with the captioner that made it where that looked."""
     return Answer(
         units=caption.units.tolist(),
         durations=caption.durations.tolist(),
@@ -56,6 +58,7 @@ def answer(caption: SpeechCaption, *, audio: bool = False) -> Answer:
         speech_seconds=len(caption.waveform) / SAMPLE_RATE,
         seconds=caption.seconds,
         wav=base64.b64encode(encode_wav(caption.waveform)).decode() if audio else None,
+        attention=attention_of(caption, captioner) if captioner else None,
     )
 
 
@@ -77,15 +80,20 @@ def pcm(waveform: FloatArray, *, big_endian: bool) -> bytes:
     return (pulses.byteswap() if big_endian else pulses).tobytes()
 
 
-async def encoded(chunks: AsyncIterator[SpeechChunk], kind: str) -> AsyncGenerator[bytes, None]:
-    """Chunks of speech -> pieces of the body of an answer of type WAV, PCM or LINES, each as soon as it is there."""
+async def encoded(
+    chunks: AsyncIterator[SpeechChunk], kind: str, describe: Callable[[SpeechCaption], Answer] = answer
+) -> AsyncGenerator[bytes, None]:
+    """Chunks of speech -> pieces of the body of an answer of type WAV, PCM or LINES, each as soon as it is there.
+
+    `describe`: what the last of the LINES says of the caption.
+    """
     if kind == WAV:
         yield wav_beginning()
     async for chunk in chunks:
         if kind == LINES:
             yield _line({"pcm": base64.b64encode(pcm(chunk.waveform, big_endian=False)).decode()})
             if chunk.caption is not None:
-                yield _line(answer(chunk.caption).model_dump(exclude_none=True))
+                yield _line(describe(chunk.caption).model_dump(exclude_none=True))
         else:
             yield pcm(chunk.waveform, big_endian=kind == PCM)
 

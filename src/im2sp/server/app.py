@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request, Response
@@ -62,6 +63,7 @@ _STREAM: dict[str, Any] = {
 Beam = Annotated[int | None, Query(ge=1, le=8, description="Hypotheses side by side; 1 is fastest.")]
 Temperature = Annotated[float, Query(ge=0, le=10, description="Above 0: sample, without a beam.")]
 Seed = Annotated[int, Query(ge=0, le=2**31, description="Of the sampling.")]
+Looks = Annotated[bool, Query(description="Put into the JSON where the model looked, and when.")]
 
 
 def create_app(captioner: Captioner, settings: Settings) -> FastAPI:
@@ -110,12 +112,14 @@ def _add_captions(app: FastAPI, service: Service) -> None:
         temperature: Temperature = 0,
         seed: Seed = 0,
         audio: Annotated[bool, Query(description="Put the speech into the JSON.")] = False,
+        attention: Looks = False,
     ) -> Response:
         wish = answers.negotiate(request.headers.get("accept"), formats)
         options = _options(service.captioner, beam, temperature, seed)
         caption = await _whole(_speech(service, request, options, streamed=False))
         if wish == answers.JSON:
-            return JSONResponse(answers.answer(caption, audio=audio).model_dump(exclude_none=True))
+            said = answers.answer(caption, audio=audio, captioner=service.captioner if attention else None)
+            return JSONResponse(said.model_dump(exclude_none=True))
         headers = {"Im2sp-Score": f"{caption.score:.4f}", "Im2sp-Confidence": answers.confidence(caption.score)}
         return Response(encode_wav(caption.waveform), media_type=answers.WAV, headers=headers)
 
@@ -127,14 +131,15 @@ def _add_captions(app: FastAPI, service: Service) -> None:
         openapi_extra=_PHOTO,
     )
     async def stream(
-        request: Request, beam: Beam = None, temperature: Temperature = 0, seed: Seed = 0
+        request: Request, beam: Beam = None, temperature: Temperature = 0, seed: Seed = 0, attention: Looks = False
     ) -> StreamingResponse:
         wish = answers.negotiate(request.headers.get("accept"), streams)
         options = _options(service.captioner, beam or 1, temperature, seed)
         chunks = _speech(service, request, options, streamed=True)
         first = await anext(chunks)  # what goes wrong now can still be answered with a status of its own
         kind = answers.PCM_TYPE if wish == answers.PCM else wish
-        return StreamingResponse(answers.encoded(_with(first, chunks), wish), media_type=kind)
+        describe = partial(answers.answer, captioner=service.captioner if attention else None)
+        return StreamingResponse(answers.encoded(_with(first, chunks), wish, describe), media_type=kind)
 
 
 async def _speech(

@@ -17,8 +17,10 @@ from im2sp.speech.units import check_units, expand, remove_repeats
 LONGEST_UNIT = 5 * UNIT_RATE  # frames; no sound of speech is held longer, whatever is predicted
 LONGEST_SPEECH = 30 * 60 * UNIT_RATE  # frames in one request, half an hour
 PIECE_FRAMES = 20 * UNIT_RATE  # a caption is one piece; longer speech never takes more memory than this much
-FIRST_DURATIONS = 8  # units in the duration predictor's first window: few, so that speech can start
+FIRST_DURATIONS = 18  # units in the duration predictor's first window: speech seldom starts with fewer known
+NEXT_DURATIONS = 3  # units in the windows after it, in one of which it starts: few, so that it does not wait for more
 MOST_DURATIONS = 256  # units in its largest
+_START_UNITS = 30  # by then the 0.6 s that the vocoder looks ahead are known; most units last one or two frames
 STREAM_FRAMES = UNIT_RATE // 2  # half a second: small enough to start at once, large enough to outrun playback
 
 
@@ -147,9 +149,16 @@ def check_length(durations: IntArray) -> None:
 def _duration_windows(first: int, count: int) -> Iterator[tuple[int, int]]:
     """(start, stop) of the predictor's windows from `first`, which one of them starts with, to `count` units.
 
-    Each is half as long as all before it together: short where speech starts, few where it is long.
+    They are small where speech starts. Then each is half as long as all before it together: few where it is long.
     """
     while first < count:
-        stop = first + min(max(FIRST_DURATIONS, first // 2), MOST_DURATIONS)
+        stop = first + _window(first)
         yield first, stop
         first = stop
+
+
+def _window(first: int) -> int:
+    """Units of the window that starts with unit `first`."""
+    if first == 0:
+        return FIRST_DURATIONS
+    return NEXT_DURATIONS if first < _START_UNITS else min(first // 2, MOST_DURATIONS)

@@ -1,6 +1,7 @@
 // The page: buttons, keys, pasted and dropped photos in; speech out, one at a time.
 
 import { Camera } from "/static/camera.js";
+import { Heat } from "/static/heat.js";
 import { Player } from "/static/player.js";
 import { Scene } from "/static/scene.js";
 import { ServiceError, describe, keepToken } from "/static/service.js";
@@ -11,6 +12,10 @@ const PAUSE = 1000; // ms of silence in live mode before the next description
 const element = (id) => document.getElementById(id);
 const player = new Player();
 const camera = new Camera(element("viewfinder"));
+const heat = new Heat(element("heat"));
+const still = matchMedia("(prefers-reduced-motion: reduce)");
+let looks = false; // whether to show where the model looks
+let frame = 0; // of the animation that does
 let request = null; // AbortController of the photo that is being described
 let live = null; // { timer, scene, silentSince } while live mode is on
 let waitingForToken = null; // the photo to describe once there is a token
@@ -52,12 +57,19 @@ async function describePhoto(photo) {
     if (mine.signal.aborted) return;
     player.begin();
     element("again").disabled = true;
+    const drawable = heat.take(photo);
+    tellPlaces();
     const answer = await describe(photo, (samples) => mine.signal.aborted || player.add(samples), mine.signal);
     if (request === mine) request = null;
     const heard = player.finish();
     element("again").disabled = !player.canRepeat;
+    await drawable;
+    if (mine.signal.aborted) return;
+    heat.know(answer.attention);
+    followSpeech();
     if (!audible) say("The description is there. Press Space to hear it.");
     await heard; // nothing is announced while it speaks
+    tellPlaces();
     if (!mine.signal.aborted && audible && !player.isSpeaking) {
       say(`Done. The model calls this ${inWords(answer.confidence)}.${live ? "" : " Space speaks again."}`);
     }
@@ -87,7 +99,34 @@ function fail(error, photo) {
 async function speakAgain() {
   if (!player.canRepeat || request) return;
   await player.wake();
-  await player.repeat();
+  const heard = player.repeat();
+  followSpeech();
+  await heard;
+  tellPlaces();
+}
+
+// ---- where the model looks ----
+
+function toggleLooks() {
+  looks = !looks;
+  element("looks").setAttribute("aria-pressed", String(looks));
+  tellPlaces();
+  followSpeech();
+}
+
+function followSpeech() {
+  cancelAnimationFrame(frame);
+  if (looks && player.isSpeaking && heat.isReady) {
+    heat.show(player.position, still.matches);
+    frame = requestAnimationFrame(followSpeech);
+  } else {
+    heat.clear();
+  }
+}
+
+function tellPlaces() {
+  const places = heat.places.join(", then ");
+  element("places").textContent = looks && places && !player.isSpeaking ? `It looked at: ${places}.` : "";
 }
 
 // ---- where photos come from ----
@@ -165,6 +204,7 @@ async function look() {
 element("describe").addEventListener("click", bigButton);
 element("again").addEventListener("click", speakAgain);
 element("stop").addEventListener("click", stop);
+element("looks").addEventListener("click", toggleLooks);
 element("choose").addEventListener("click", () => element("file").click());
 element("camera").addEventListener("click", () => (camera.isOn ? stopCamera() : startCamera()));
 element("live").addEventListener("click", () => (live ? stop() : startLive()));

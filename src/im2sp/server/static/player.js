@@ -8,6 +8,7 @@ export class Player {
   #sources = new Set();
   #chunks = []; // of the last speech, for saying it again
   #end = 0; // when, on the context's clock, what was scheduled is over
+  #begins = []; // of the scheduled chunks: { when, seconds, duration }, by the context's clock and in the speech
   #complete = false;
   #whenSilent = null;
 
@@ -27,6 +28,13 @@ export class Player {
 
   get canRepeat() {
     return this.#complete && this.#chunks.length > 0;
+  }
+
+  // Seconds of the speech that have been heard, 0 before it begins.
+  get position() {
+    const now = this.#context?.currentTime ?? 0;
+    const chunk = this.#begins.findLast(({ when }) => when <= now);
+    return chunk ? Math.min(now - chunk.when, chunk.duration) + chunk.seconds : 0;
   }
 
   // Silence, then a new speech, whose chunks come by `add` and end with `finish`.
@@ -71,6 +79,7 @@ export class Player {
     const promise = new Promise((done) => { resolve = done; });
     this.#whenSilent = { promise, resolve };
     this.#complete = false;
+    this.#begins = [];
     this.#end = 0;
   }
 
@@ -93,6 +102,9 @@ export class Player {
     this.#sources.add(source);
     const start = Math.max(this.#end, this.#context.currentTime + LEAD);
     source.start(start);
+    const before = this.#begins.at(-1);
+    const seconds = before ? before.seconds + before.duration : 0;
+    this.#begins.push({ when: start, seconds, duration: buffer.duration });
     this.#end = start + buffer.duration;
   }
 }

@@ -15,12 +15,12 @@ export function keepToken(token) {
   sessionStorage.setItem(TOKEN, token);
 }
 
-// photo: Blob; onSamples gets Float32Arrays as they come. Resolves to units, score, confidence and so on.
+// photo: Blob; onSamples gets Float32Arrays as they come. Resolves to units, score, confidence, attention and so on.
 export async function describe(photo, onSamples, signal) {
   const headers = { Accept: "application/x-ndjson", "Content-Type": "application/octet-stream" };
   const token = sessionStorage.getItem(TOKEN);
   if (token) headers.Authorization = `Bearer ${token}`;
-  const response = await fetch("/v1/captions/stream", { method: "POST", headers, body: photo, signal });
+  const response = await fetch("/v1/captions/stream?attention=true", { method: "POST", headers, body: photo, signal });
   if (!response.ok) throw new ServiceError(await reason(response), response.status);
   for await (const line of lines(response.body)) {
     const message = JSON.parse(line);
