@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from tests.tiny_bundle import write_tiny_bundle
+from tests.tiny_bundle import tiny_confidence, write_tiny_bundle
 
 # A busy machine is no bug: examples are limited in number, not in time.
 settings.register_profile("im2sp", deadline=None)
@@ -18,3 +18,9 @@ settings.load_profile("im2sp")
 def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a valid bundle with random weights; do not change it, copy it."""
     return write_tiny_bundle(tmp_path_factory.mktemp("bundles") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def calibrated_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with a confidence; do not change it, copy it."""
+    return write_tiny_bundle(tmp_path_factory.mktemp("bundles") / "calibrated", confidence=tiny_confidence())

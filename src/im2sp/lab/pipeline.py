@@ -6,11 +6,15 @@ import json
 import logging
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from im2sp.lab.data.flickr8k import photo_path, read_captions, read_split
 from im2sp.lab.recipe import Recipe
+
+if TYPE_CHECKING:
+    from im2sp.lab.evaluation.report import EvaluationOptions
 
 log = logging.getLogger(__name__)
 
@@ -156,20 +160,26 @@ def export(recipe: Recipe, start: str = "pretrained") -> None:
     log.info("%s: %.1f MB", bundle.folder, total / 1e6)
 
 
-def evaluate(recipe: Recipe) -> None:
-    """The bundle on the dev part -> report.json, a table row, and the figures into the bundle itself."""
-    from im2sp.lab.evaluation.report import TABLE_HEADER, EvaluationOptions, table_row
-    from im2sp.lab.evaluation.report import evaluate as measure
-    from im2sp.lab.stages.export import set_quality
+def _evaluation_options(recipe: Recipe, command: str) -> EvaluationOptions:
+    from im2sp.lab.evaluation.report import EvaluationOptions
 
-    options = EvaluationOptions(
+    return EvaluationOptions(
         photos=recipe.limit_photos or None,
         clips=recipe.resynthesis_clips,
         recogniser=recipe.recogniser,
         seed=recipe.seed,
         threads=len(os.sched_getaffinity(0)),
-        command="im2sp-lab evaluate",
+        command=command,
     )
+
+
+def evaluate(recipe: Recipe) -> None:
+    """The bundle on the dev part -> report.json, a table row, and the figures into the bundle itself."""
+    from im2sp.lab.evaluation.report import TABLE_HEADER, table_row
+    from im2sp.lab.evaluation.report import evaluate as measure
+    from im2sp.lab.stages.export import set_quality
+
+    options = _evaluation_options(recipe, "im2sp-lab evaluate")
     report = measure(recipe.bundle, recipe.data, recipe.speech, recipe.evaluation, options)
     captions, rates = report["captions"], report["word_error_rates"]
     set_quality(
@@ -188,3 +198,33 @@ def evaluate(recipe: Recipe) -> None:
     # The figures in it changed the bundle's checksum: report it as it is now. Nothing is spoken or heard again.
     report = measure(recipe.bundle, recipe.data, recipe.speech, recipe.evaluation, options)
     print(TABLE_HEADER, table_row(report), sep="\n")
+
+
+def calibrate(recipe: Recipe, recording: Path | None = None) -> None:
+    """The bundle on the dev part -> its confidence, into the bundle, and calibration.json beside the evaluation's."""
+    from im2sp.errors import Im2SpError
+    from im2sp.lab.evaluation.photo_sets import flickr8k_photos
+    from im2sp.lab.stages import calibrate as stage
+    from im2sp.lab.stages.import_speech import is_imported
+
+    if recording is None and is_imported(recipe.speech):
+        raise Im2SpError(
+            f"{recipe.speech} holds imported recordings, so no voice can say that it is not sure: "
+            "give --recording WAV, in which their speaker says it"
+        )
+    options = recipe.section("confidence", stage.CalibrationOptions, seed=recipe.seed)
+    report = stage.calibrate(
+        recipe.bundle,
+        flickr8k_photos(recipe.data, "dev"),
+        [photo_path(recipe.data, name) for name in read_split(recipe.data, "train")],
+        stage.unsure_speech(options.sentence, recipe.voice, recording),
+        recipe.evaluation,
+        _evaluation_options(recipe, "im2sp-lab calibrate"),
+        options,
+    )
+    withheld, tested = report["withheld"], report["tested"]
+    print(
+        f"calibration error {tested['expected_calibration_error']:.3f}; "
+        f"below {report['threshold']:.3f} {withheld['photos_tested_on']:.1%} of the other half of the photos and "
+        f"{withheld['off_domain']:.0%} of the off-domain pictures are withheld; {recipe.evaluation / stage.REPORT}"
+    )
