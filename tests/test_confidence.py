@@ -45,9 +45,8 @@ def test_the_probability_is_what_plain_arithmetic_gives(captioner: Captioner, ph
     values = prefix.values[0, 0]  # [heads, image tokens, head_dim]
     pooled = np.array([values[head, :, place].mean() for head in range(2) for place in range(WIDTH // 2)])
     np.testing.assert_allclose(pool(prefix), pooled, rtol=1e-5)
-    gaze = sum(float(row.sum()) for row in translation.attention) / len(translation.attention)
     strange = max(0.0, plain_distance(pooled) - 0.2)
-    odds = 0.5 + 0.5 * translation.score - 0.25 * math.log(len(translation.tokens)) + 2 * gaze - 0.75 * strange
+    odds = 1.5 + 0.5 * translation.score - 0.25 * math.log(len(translation.tokens)) - 0.75 * strange
     assert strange > 0
     assert captioner.confidence(prefix, translation) == pytest.approx(1 / (1 + math.exp(-odds)), rel=1e-5)
     assert captioner.caption(photo).confidence == captioner.confidence(prefix, translation)
@@ -56,8 +55,8 @@ def test_the_probability_is_what_plain_arithmetic_gives(captioner: Captioner, ph
 def test_what_is_near_is_not_strange_and_what_is_far_is_bounded() -> None:
     config = tiny_confidence().familiar
     for pooled, expected in ((np.full(WIDTH, 0.1), 0.0), (np.full(WIDTH, 1e30), 10.0)):
-        values = Signals(-1.0, 2.0, 0.5, pooled.astype(np.float32)).values(Familiar(config))
-        assert values == {"score": -1.0, "length": 2.0, "gaze": 0.5, "strangeness": expected}
+        values = Signals(-1.0, 2.0, pooled.astype(np.float32)).values(Familiar(config))
+        assert values == {"score": -1.0, "length": 2.0, "strangeness": expected}
 
 
 def test_no_weights_overflow() -> None:

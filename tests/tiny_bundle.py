@@ -74,8 +74,8 @@ def tiny_confidence() -> ConfidenceConfig:
     """A calibration that fits nothing, but the format."""
     directions = np.eye(WIDTH)[[2, 5]].tolist()
     return ConfidenceConfig(
-        intercept=0.5,
-        weights={"score": 0.5, "length": -0.25, "gaze": 2.0, "strangeness": -0.75},
+        intercept=1.5,
+        weights={"score": 0.5, "length": -0.25, "strangeness": -0.75},
         familiar=FamiliarConfig(mean=[0.1] * WIDTH, directions=directions, deviations=[0.5, 0.25], rest=0.4, far=0.2),
         threshold=0.25,
         unsure_units=[3, 7, 3, 1],

@@ -38,7 +38,7 @@ Pixels = Annotated[int, Field(ge=1, le=4_096)]
 Deviation = Annotated[float, Field(gt=0)]
 Number = Annotated[float, Field(ge=-1e6, le=1e6)]
 Scale = Annotated[float, Field(ge=1e-6, le=1e6)]
-Signal = Literal["score", "length", "gaze", "strangeness"]  # see im2sp.confidence
+Signal = Literal["score", "length", "strangeness"]  # see im2sp.confidence
 Facts = dict[str, str | int | float]
 
 

@@ -1,6 +1,6 @@
 """Confidence: an image prefix and what was decoded from it in, the calibrated probability that it is right out.
 
-A logistic regression over four signals, with weights that the lab fitted (`im2sp-lab calibrate`, docs/confidence.md).
+A logistic regression over three signals, with weights that the lab fitted (`im2sp-lab calibrate`, docs/confidence.md).
 All signals come from numbers that decoding makes anyway; none of them looks at words.
 """
 
@@ -28,19 +28,17 @@ class Signals:
 
     score: float  # mean log probability of a token
     length: float  # natural log of the number of tokens: long sentences have more to get wrong
-    gaze: float  # share of the attention that was on the photo and not on what had been said, mean over tokens
     pooled: FloatArray  # float32 [width]: the photo, as `pool` has it
 
     @classmethod
     def of(cls, prefix: Prefix, translation: Translation) -> Signals:
         """The signals of what was decoded from an image prefix."""
-        gaze = float(translation.attention.sum(axis=1, dtype=np.float64).mean())
-        return cls(translation.score, math.log(len(translation.tokens)), gaze, pool(prefix))
+        return cls(translation.score, math.log(len(translation.tokens)), pool(prefix))
 
     def values(self, familiar: Familiar) -> dict[Signal, float]:
         """By the names of the config; `strangeness` is the distance beyond that of nearly all training photos."""
         strangeness = min(_STRANGEST, max(0.0, float(familiar.distances(self.pooled[None])[0]) - familiar.far))
-        return {"score": self.score, "length": self.length, "gaze": self.gaze, "strangeness": strangeness}
+        return {"score": self.score, "length": self.length, "strangeness": strangeness}
 
 
 def pool(prefix: Prefix) -> FloatArray:

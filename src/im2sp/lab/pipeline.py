@@ -217,7 +217,7 @@ def calibrate(recipe: Recipe, recording: Path | None = None) -> None:
         recipe.bundle,
         flickr8k_photos(recipe.data, "dev"),
         [photo_path(recipe.data, name) for name in read_split(recipe.data, "train")],
-        stage.unsure_speech(options.sentence, recipe.voice, recording),
+        stage.recorded_take(recording) if recording else stage.spoken_takes(options.sentences, recipe.voice),
         recipe.evaluation,
         _evaluation_options(recipe, "im2sp-lab calibrate"),
         options,
@@ -225,6 +225,6 @@ def calibrate(recipe: Recipe, recording: Path | None = None) -> None:
     withheld, tested = report["withheld"], report["tested"]
     print(
         f"calibration error {tested['expected_calibration_error']:.3f}; "
-        f"below {report['threshold']:.3f} {withheld['photos_tested_on']:.1%} of the other half of the photos and "
-        f"{withheld['off_domain']:.0%} of the off-domain pictures are withheld; {recipe.evaluation / stage.REPORT}"
+        f"below {report['threshold']:.3f} {withheld['photos']:.1%} of the photos and {withheld['off_domain']:.0%} of "
+        f"the off-domain pictures are withheld; {recipe.evaluation / stage.REPORT}"
     )

@@ -13,8 +13,10 @@ from im2sp.lab.evaluation.calibration import (
     SIGNALS,
     Judge,
     calibration_error,
+    error_by_chance,
     fit_familiar,
     fit_regression,
+    halves,
     measure,
     probabilities,
     reliability,
@@ -50,9 +52,9 @@ def test_what_people_and_chance_would_get() -> None:
 
 def test_the_regression_finds_the_odds_that_made_the_labels() -> None:
     random = np.random.default_rng(0)
-    signals = random.normal(size=(20_000, len(SIGNALS))) * [0.2, 0.5, 0.1, 1.0] + [-1.3, 3.0, 0.3, 0.5]
-    wanted = np.array([4.0, -1.0, 8.0, -0.5])
-    right = random.random(20_000) < 1 / (1 + np.exp(-(signals @ wanted + 5.0)))
+    signals = random.normal(size=(20_000, len(SIGNALS))) * [0.2, 0.5, 1.0] + [-1.3, 3.0, 0.5]
+    wanted = np.array([4.0, -1.0, -0.5])
+    right = random.random(20_000) < 1 / (1 + np.exp(-(signals @ wanted + 8.0)))
     weights, intercept = fit_regression(signals, right)
     np.testing.assert_allclose([weights[name] for name in SIGNALS], wanted, rtol=0.15)
     sure = probabilities(weights, intercept, signals[:5])
@@ -66,6 +68,21 @@ def test_the_regression_finds_the_odds_that_made_the_labels() -> None:
 def test_nothing_to_tell_apart(right: bool) -> None:
     with pytest.raises(Im2SpError, match=f"^{'all' if right else 'none'} of the 3 captions"):
         fit_regression(np.zeros((3, len(SIGNALS))), np.full(3, right))
+
+
+def test_halves_are_alike() -> None:
+    right = np.arange(100) < 30
+    first, second = halves(right, 1)
+    assert sorted([*first, *second]) == list(range(100))
+    assert right[first].sum() == right[second].sum() == 15
+    assert halves(right, 1)[0].tolist() == first.tolist() != halves(right, 2)[0].tolist()
+
+
+def test_perfect_confidences_show_an_error_by_chance() -> None:
+    few, many = np.full(50, 0.5), np.full(5_000, 0.5)
+    assert error_by_chance(few, 0) == pytest.approx(0.8 * 0.5 / 50**0.5, rel=0.2)  # mean deviation of a share
+    assert error_by_chance(many, 0) < 0.01
+    assert error_by_chance(np.array([0.0, 1.0]), 0) == 0
 
 
 def test_bins_and_error() -> None:

@@ -20,8 +20,9 @@ from im2sp.lab.extras import needs
 
 Doubles = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
+Indices = npt.NDArray[np.int64]
 
-SIGNALS: tuple[Signal, ...] = ("score", "length", "gaze", "strangeness")  # the columns of every table here
+SIGNALS: tuple[Signal, ...] = ("score", "length", "strangeness")  # the columns of every table here
 RIGHT = 1 / 3  # of what a caption says must be in the references
 BINS = 10  # of equal width, for the calibration error
 _STRENGTH = 10.0  # inverse of the ridge of the regression: next to none
@@ -104,6 +105,16 @@ def fit_familiar(pooled: FloatArray, directions: int) -> FamiliarConfig:
     return FamiliarConfig(**values, far=_rounded([np.quantile(distances, _NEARLY_ALL)])[0])
 
 
+def halves(right: Flags, seed: int) -> tuple[Indices, Indices]:
+    """Two halves by chance, with as many right captions in each: int64 [n / 2] each.
+
+    Halves of 500 photos would otherwise differ by 3 points in what they have to be calibrated to, by chance alone.
+    """
+    random = np.random.default_rng(seed)
+    dealt = np.concatenate([random.permutation(np.flatnonzero(right == value)) for value in (True, False)])
+    return dealt[::2], dealt[1::2]
+
+
 def fit_regression(signals: Doubles, right: Flags) -> tuple[dict[Signal, float], float]:
     """(signals float64 [n, SIGNALS], right bool [n]) -> weights and intercept of the logistic regression.
 
@@ -165,6 +176,13 @@ def calibration_error(bins: Sequence[Bin]) -> float:
     return sum(one.captions * abs(one.confidence - one.right) for one in bins) / total
 
 
+def error_by_chance(confidences: Doubles, seed: int, draws: int = 200) -> float:
+    """The calibration error that so many captions would show in the mean if their confidences were perfect."""
+    random = np.random.default_rng(seed)
+    drawn = (random.random(len(confidences)) < confidences for _ in range(draws))
+    return float(np.mean([calibration_error(reliability(confidences, right)) for right in drawn]))
+
+
 def risk_coverage(confidences: Doubles, right: Flags, points: int = 50) -> list[tuple[float, float]]:
     """(coverage, risk): if only so large a share of captions is said, the surest, so large a share of it is wrong."""
     order = np.argsort(-confidences, kind="stable")
@@ -173,7 +191,7 @@ def risk_coverage(confidences: Doubles, right: Flags, points: int = 50) -> list[
     return [(int(count) / len(order), float(wrong[count - 1] / count)) for count in counts]
 
 
-def measure(confidences: Doubles, right: Flags) -> dict[str, Any]:
+def measure(confidences: Doubles, right: Flags, seed: int = 0) -> dict[str, Any]:
     """All of it for one set of captions, for a report."""
     with needs("lab"):
         from sklearn.metrics import roc_auc_score
@@ -183,6 +201,7 @@ def measure(confidences: Doubles, right: Flags) -> dict[str, Any]:
         "right": float(right.mean()),
         "mean_confidence": float(confidences.mean()),
         "expected_calibration_error": calibration_error(bins),
+        "calibration_error_by_chance": error_by_chance(confidences, seed),
         "brier_score": float(np.mean((confidences - right) ** 2)),
         "area_under_roc": float(roc_auc_score(right, confidences)) if 0 < right.sum() < len(right) else None,
         "bins": [vars(one) for one in bins],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from im2sp.arrays import FloatArray, IntArray
-from im2sp.bundle import Bundle, ConfidenceConfig
+from im2sp.bundle import Bundle, ConfidenceConfig, Signal
 from im2sp.captioner import Captioner
 from im2sp.checksums import CHECKSUMS
 from im2sp.confidence import Familiar, Signals, pool
@@ -30,15 +30,19 @@ from im2sp.lab.evaluation.calibration import (
     Doubles,
     Flags,
     Judge,
+    calibration_error,
     fit_familiar,
     fit_regression,
+    halves,
     measure,
     probabilities,
+    reliability,
     threshold_for,
 )
 from im2sp.lab.evaluation.photo_sets import PhotoSet
 from im2sp.lab.evaluation.recognisers import open_recogniser
 from im2sp.lab.evaluation.report import EvaluationOptions, chosen, fingerprint, speak_and_hear, versions
+from im2sp.lab.evaluation.words import word_error_rate
 from im2sp.lab.stages.export import set_confidence
 from im2sp.speech.audio import SAMPLE_RATE, read_audio
 from im2sp.speech.units import remove_repeats
@@ -59,37 +63,41 @@ _LOG_EVERY = 50  # photos
 class CalibrationOptions:
     """How a bundle is calibrated."""
 
-    sentence: str = "I am not sure what this shows."  # spoken by the recipe's voice where there is no recording
+    sentences: tuple[str, ...] = (  # for what is not sure: the one that is understood best as units is taken
+        "I am not sure what this shows.",
+        "I am not sure what is in this picture.",
+        "I cannot see what this picture shows.",
+    )
     withheld: float = 0.03  # share of photos that the recommended threshold withholds
     train_photos: int = 800  # drawn by the seed: what is familiar
     directions: int = 16  # in which they differ
     seed: int = 0  # of halves, draws and off-domain pictures
 
     def __post_init__(self) -> None:
-        if not 0 < self.withheld < 1 or self.train_photos < 1 or self.directions < 1:
-            raise Im2SpError(
-                "[confidence]: withheld is a share between 0 and 1, train_photos and directions count from 1"
-            )
+        sizes = (len(self.sentences), self.train_photos, self.directions)
+        if not 0 < self.withheld < 1 or min(sizes) < 1:
+            raise Im2SpError("[confidence]: withheld is a share between 0 and 1, and there is at least one of all else")
 
 
 def calibrate(
     bundle_dir: Path,
     data: PhotoSet,
     train: list[Path],
-    sentence: FloatArray,
+    takes: Sequence[Take],
     out_dir: Path,
     evaluation: EvaluationOptions,
     options: CalibrationOptions | None = None,
 ) -> dict[str, Any]:
-    """Fit the confidence of a bundle to half of the photos, test it on the others; write it into the bundle.
+    """Fit the confidence of a bundle to photos and write it into the bundle.
 
-    What `evaluate` spoke and heard under `out_dir` is used, or made. Signals are kept there, too. Safe to stop and
-    run again.
+    It is tested on photos that it was not fitted to: fitted to one half of them and tested on the other, and the
+    other way round. What goes into the bundle is fitted to both. What `evaluate` spoke and heard under `out_dir` is
+    used, or made. Signals are kept there, too. Safe to stop and run again.
 
     Args:
         data: photos with references.
         train: photos that the model was trained on.
-        sentence: float32 [samples], 16 kHz: "I am not sure what this shows", in the bundle's voice (`unsure_speech`).
+        takes: ways to say "I am not sure what this shows" in the bundle's voice (`spoken_takes`, `recorded_take`).
 
     Returns:
         The report, also in `out_dir`/calibration.json.
@@ -100,7 +108,6 @@ def calibrate(
     options = options or CalibrationOptions()
     bundle = Bundle.load(bundle_dir)
     captioner = Captioner(bundle, threads=evaluation.threads)
-    units, durations = _as_units(captioner, sentence)
     work = out_dir / fingerprint(bundle, bundle.config.decoding.model_dump())
     recogniser = open_recogniser(evaluation.recogniser, threads=evaluation.threads)
     photos = {image: data.photos[image] for image in chosen(data, evaluation)}
@@ -120,33 +127,27 @@ def calibrate(
 
     judge = Judge({image: data.references[image] for image in photos})
     right = np.array([judge.is_right(text, image) for image, text in heard.items()])
-    halves = np.random.default_rng(options.seed).permutation(len(right))
-    fit, test = halves[: len(halves) // 2], halves[len(halves) // 2 :]
-    never = np.zeros(len(signals["fitted"]), dtype=np.bool_)
-    weights, intercept = fit_regression(
-        np.concatenate([signals["dev"][fit], signals["fitted"]]), np.concatenate([right[fit], never])
-    )
+    tested, shares = _cross_test(signals, right, options)
+    weights, intercept = _fit(signals["dev"], right, signals["fitted"])
     sure = {name: probabilities(weights, intercept, values) for name, values in signals.items()}
-    threshold = threshold_for(sure["dev"][fit], options.withheld)
+    threshold = threshold_for(sure["dev"], options.withheld)
+    unsure = _best_take(captioner, takes, recogniser)
     config = ConfidenceConfig(
         intercept=intercept,
         weights=weights,
         familiar=familiar,
         threshold=threshold,
-        unsure_units=units.tolist(),
-        unsure_durations=durations.tolist(),
+        unsure_units=unsure["units"],
+        unsure_durations=unsure["durations"],
     )
-    tested = measure(sure["dev"][test], right[test])
-    shares = {
+    shares |= {
         "photos": float((sure["dev"] < threshold).mean()),
-        "photos_fitted_to": float((sure["dev"][fit] < threshold).mean()),
-        "photos_tested_on": float((sure["dev"][test] < threshold).mean()),
         "off_domain": float((sure["tested"] < threshold).mean()),
         "off_domain_fitted_to": float((sure["fitted"] < threshold).mean()),
     }
     quality: dict[str, str | int | float] = {
         "expected_calibration_error": round(tested["expected_calibration_error"], 3),
-        "withheld_photos_at_threshold_percent": round(100 * shares["photos_tested_on"], 1),
+        "withheld_photos_at_threshold_percent": round(100 * shares["photos_of_the_other_half"], 1),
         "withheld_off_domain_at_threshold_percent": round(100 * shares["off_domain"], 1),
     }
     calibrated = set_confidence(bundle_dir, config, quality)
@@ -173,25 +174,75 @@ def calibrate(
         "far": familiar.far,
         "threshold": threshold,
         "bins": BINS,
-        "fitted": measure(sure["dev"][fit], right[fit]),
         "tested": tested,
         "withheld": shares,
         "off_domain": _by_kind(tables["tested"], sure["tested"], threshold),
-        "unsure_sentence": _said(bundle_dir, recogniser),
+        "unsure_sentence": unsure,
     }
     with replace_whole(out_dir / REPORT) as temporary:
         temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return report
 
 
-def unsure_speech(sentence: str, voice: VoiceConfig, recording: Path | None) -> FloatArray:
-    """What is said where a caption is withheld: float32 [samples], 16 kHz, from a recording or by the recipe's voice.
+def _fit(signals: Doubles, right: Flags, off_domain: Doubles) -> tuple[dict[Signal, float], float]:
+    """Nothing that is said about an off-domain picture is right."""
+    never = np.zeros(len(off_domain), dtype=np.bool_)
+    return fit_regression(np.concatenate([signals, off_domain]), np.concatenate([right, never]))
 
-    Raises Im2SpError: the recording cannot be read, or the voice is not installed.
-    """
-    if recording is not None:
-        return read_audio(recording)
-    return as_floats(PiperSpeaker(voice).speak(sentence)[0])
+
+def _cross_test(
+    signals: Mapping[str, Doubles], right: Flags, options: CalibrationOptions
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """Each half of the photos, by what was fitted to the other: (figures, shares that are withheld)."""
+    confidences = np.zeros(len(right))
+    withheld = np.zeros(len(right), dtype=np.bool_)
+    off_domain, errors = [], []
+    first, second = halves(right, options.seed)
+    for fit, test in ((first, second), (second, first)):
+        weights, intercept = _fit(signals["dev"][fit], right[fit], signals["fitted"])
+        threshold = threshold_for(probabilities(weights, intercept, signals["dev"][fit]), options.withheld)
+        confidences[test] = probabilities(weights, intercept, signals["dev"][test])
+        withheld[test] = confidences[test] < threshold
+        off_domain.append(float((probabilities(weights, intercept, signals["tested"]) < threshold).mean()))
+        errors.append(calibration_error(reliability(confidences[test], right[test])))
+    figures = measure(confidences, right, options.seed) | {"expected_calibration_error_of_each_half": errors}
+    return figures, {
+        "photos_of_the_other_half": float(withheld.mean()),
+        "off_domain_by_each_half": float(np.mean(off_domain)),
+    }
+
+
+@dataclass(frozen=True)
+class Take:
+    """One way to say that one is not sure."""
+
+    waveform: FloatArray  # float32 [samples], 16 kHz
+    text: str | None = None  # what was said; a recording need not tell
+
+
+def spoken_takes(sentences: Iterable[str], voice: VoiceConfig) -> list[Take]:
+    """Sentences in the recipe's voice. Raises Im2SpError when it is not installed."""
+    speaker = PiperSpeaker(voice)
+    return [Take(as_floats(speaker.speak(sentence)[0]), sentence) for sentence in sentences]
+
+
+def recorded_take(recording: Path) -> list[Take]:
+    """A recording. Raises AudioError when it cannot be read."""
+    return [Take(read_audio(recording))]
+
+
+def _best_take(captioner: Captioner, takes: Sequence[Take], recogniser: SpeechRecogniser) -> dict[str, Any]:
+    """The take that is understood best when it comes out of the vocoder; of equals, and without texts, the first."""
+    tried = []
+    for take in takes:
+        units, durations = _as_units(captioner, take.waveform)
+        heard = recogniser.transcribe(captioner.speak(units, durations).waveform)
+        errors = word_error_rate([take.text], [heard]).rate if take.text else 0.0
+        tried.append({"text": take.text, "heard": heard, "word_error_rate": errors})
+        tried[-1] |= {"units": units.tolist(), "durations": durations.tolist()}
+    return min(tried, key=lambda one: one["word_error_rate"]) | {
+        "tried": [{name: one[name] for name in ("text", "heard", "word_error_rate")} for one in tried]
+    }
 
 
 def _as_units(captioner: Captioner, waveform: FloatArray) -> tuple[IntArray, IntArray]:
@@ -203,7 +254,7 @@ def _as_units(captioner: Captioner, waveform: FloatArray) -> tuple[IntArray, Int
     return units, np.minimum(durations, LONGEST_UNIT)
 
 
-Table = dict[str, np.ndarray]  # names, score, length, gaze and pooled, a row for each picture
+Table = dict[str, np.ndarray]  # names, score, length and pooled, a row for each picture
 
 
 def _measured(captioner: Captioner, named: Iterable[tuple[str, ImageSource]]) -> Table:
@@ -245,8 +296,8 @@ def _kept(path: Path, make: Callable[[], Table]) -> Table:
 
 def _signals(table: Table, familiar: Familiar) -> Doubles:
     """float64 [n, SIGNALS]."""
-    rows = zip(table["score"], table["length"], table["gaze"], table["pooled"], strict=True)
-    values = (Signals(float(s), float(n), float(g), pooled).values(familiar) for s, n, g, pooled in rows)
+    rows = zip(table["score"], table["length"], table["pooled"], strict=True)
+    values = (Signals(float(score), float(length), pooled).values(familiar) for score, length, pooled in rows)
     return np.array([[row[name] for name in SIGNALS] for row in values])
 
 
@@ -261,12 +312,3 @@ def _by_kind(table: Table, confidences: Doubles, threshold: float) -> dict[str, 
             "mean_confidence": float(confidences[inside].mean()),
         }
     return found
-
-
-def _said(bundle_dir: Path, recogniser: SpeechRecogniser) -> dict[str, Any]:
-    """The sentence for what is not sure, as the calibrated bundle says it, and what is heard of it."""
-    captioner = Captioner.from_pretrained(bundle_dir, threads=1)
-    config = captioner.bundle.config.confidence
-    assert config is not None
-    waveform = captioner.speak(config.unsure_units, config.unsure_durations).waveform
-    return {"seconds": len(waveform) / SAMPLE_RATE, "heard": recogniser.transcribe(waveform)}
