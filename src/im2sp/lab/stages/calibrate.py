@@ -110,6 +110,7 @@ def calibrate(
     captioner = Captioner(bundle, threads=evaluation.threads)
     work = out_dir / fingerprint(bundle, bundle.config.decoding.model_dump())
     recogniser = open_recogniser(evaluation.recogniser, threads=evaluation.threads)
+    unsure = _best_take(captioner, takes, recogniser)
     photos = {image: data.photos[image] for image in chosen(data, evaluation)}
     heard, _, unspoken = speak_and_hear(bundle_dir, photos, work, recogniser, evaluation)
     if len(heard) < 4:
@@ -131,7 +132,6 @@ def calibrate(
     weights, intercept = _fit(signals["dev"], right, signals["fitted"])
     sure = {name: probabilities(weights, intercept, values) for name, values in signals.items()}
     threshold = threshold_for(sure["dev"], options.withheld)
-    unsure = _best_take(captioner, takes, recogniser)
     config = ConfidenceConfig(
         intercept=intercept,
         weights=weights,
@@ -249,8 +249,6 @@ def _as_units(captioner: Captioner, waveform: FloatArray) -> tuple[IntArray, Int
     if len(waveform) > LONGEST_SENTENCE * SAMPLE_RATE:
         raise Im2SpError(f"the sentence for what is not sure lasts more than {LONGEST_SENTENCE} s: give a shorter one")
     units, durations = remove_repeats(captioner.units(waveform))
-    if not len(units):
-        raise Im2SpError("the sentence for what is not sure has no sound: give a recording of at least a second")
     return units, np.minimum(durations, LONGEST_UNIT)
 
 
