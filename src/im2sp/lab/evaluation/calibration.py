@@ -95,14 +95,15 @@ def fit_familiar(pooled: FloatArray, directions: int) -> FamiliarConfig:
     variances = singular**2 / (len(seen) - 1)
     rest = variances[directions:].sum() / (width - directions)
     least = 1e-6 * max(1e-6, float(variances[0]))  # photos that are all alike must not make a deviation of nothing
-    values = {
-        "mean": _rounded(mean),
-        "directions": [_rounded(axis) for axis in axes[:directions]],
-        "deviations": _rounded(np.sqrt(np.maximum(least, variances[:directions]))),
-        "rest": _rounded([math.sqrt(max(least, float(rest)))])[0],
-    }
-    distances = Familiar(FamiliarConfig(**values, far=0.0)).distances(held_out)
-    return FamiliarConfig(**values, far=_rounded([np.quantile(distances, _NEARLY_ALL)])[0])
+    config = FamiliarConfig(
+        mean=_rounded(mean),
+        directions=[_rounded(axis) for axis in axes[:directions]],
+        deviations=_rounded(np.sqrt(np.maximum(least, variances[:directions]))),
+        rest=_rounded([math.sqrt(max(least, float(rest)))])[0],
+        far=0.0,
+    )
+    far = float(np.quantile(Familiar(config).distances(held_out), _NEARLY_ALL))
+    return config.model_copy(update={"far": _rounded([far])[0]})
 
 
 def halves(right: Flags, seed: int) -> tuple[Indices, Indices]:

@@ -233,7 +233,7 @@ def recorded_take(recording: Path) -> list[Take]:
 
 def _best_take(captioner: Captioner, takes: Sequence[Take], recogniser: SpeechRecogniser) -> dict[str, Any]:
     """The take that is understood best when it comes out of the vocoder; of equals, and without texts, the first."""
-    tried = []
+    tried: list[dict[str, Any]] = []
     for take in takes:
         units, durations = _as_units(captioner, take.waveform)
         heard = recogniser.transcribe(captioner.speak(units, durations).waveform)
