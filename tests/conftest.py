@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from tests.tiny_bundle import write_tiny_bundle
+from tests.tiny_bundle import tiny_confidence, write_tiny_bundle
 
 # A busy machine is no bug: examples are limited in number, not in time.
 settings.register_profile("im2sp", deadline=None)
@@ -24,3 +24,9 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def unit_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a valid bundle with image units; do not change it, copy it."""
     return write_tiny_bundle(tmp_path_factory.mktemp("bundles") / "units", image_units=True)
+
+
+@pytest.fixture(scope="session")
+def calibrated_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with a confidence; do not change it, copy it."""
+    return write_tiny_bundle(tmp_path_factory.mktemp("bundles") / "calibrated", confidence=tiny_confidence())

@@ -14,7 +14,7 @@ from im2sp.bundle import CONFIG_LIMIT, FORMAT_VERSION, Bundle, BundleConfig, fin
 from im2sp.checksums import CHECKSUMS_LIMIT
 from im2sp.errors import BundleError
 from im2sp.graphs import Graphs, contracts
-from tests.tiny_bundle import tiny_config, tiny_image_units, write_tiny_bundle
+from tests.tiny_bundle import tiny_confidence, tiny_config, tiny_image_units, write_tiny_bundle
 
 
 @pytest.fixture
@@ -194,6 +194,43 @@ def test_a_config_that_is_not_json(bundle: Path, text: str) -> None:
 def test_a_config_that_is_wrong(bundle: Path, changes: dict[str, object], reason: str) -> None:
     change_config(bundle, **changes)
     words = sentence(lambda: Bundle.load(bundle))
+    assert "config.json is not a valid config" in words
+    assert reason in words
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"confidence__surprise": 1}, "confidence.surprise: Extra inputs"),
+        ({"confidence__weights": {}}, "confidence.weights"),
+        ({"confidence__weights": {"luck": 1.0}}, "confidence.weights.luck"),
+        ({"confidence__weights__score": float("inf")}, "confidence.weights.score"),
+        ({"confidence__intercept": 1e9}, "confidence.intercept"),
+        ({"confidence__threshold": 1.5}, "confidence.threshold"),
+        ({"confidence__unsure_units": []}, "confidence.unsure_units"),
+        ({"confidence__unsure_units": [0, 1, 2, 20]}, "a unit outside 0..19"),
+        ({"confidence__unsure_units": [1] * 1_001}, "confidence.unsure_units"),
+        ({"confidence__unsure_durations": [1, 1, 1]}, "same length"),
+        ({"confidence__unsure_durations": [1, 1, 1, 10**6]}, "confidence.unsure_durations.3"),
+        ({"confidence__familiar__mean": [0.0] * 15}, "as many dimensions as the mean"),
+        ({"confidence__familiar__mean": [0.0] * 10**4}, "confidence.familiar.mean"),
+        ({"confidence__familiar__deviations": [0.5]}, "one deviation for each direction"),
+        ({"confidence__familiar__deviations": [0.5, 0.0]}, "confidence.familiar.deviations.1"),
+        ({"confidence__familiar__rest": 0.0}, "confidence.familiar.rest"),
+        (
+            {"confidence__familiar": {"mean": [0.0] * 8, "directions": [], "deviations": [], "rest": 1.0, "far": 0.0}},
+            "heads x head_dim",
+        ),
+        ({"format_version": 2}, "confidence needs format_version 3"),
+    ],
+)
+def test_a_confidence_that_is_wrong(
+    calibrated_bundle: Path, tmp_path: Path, changes: dict[str, object], reason: str
+) -> None:
+    folder = Path(shutil.copytree(calibrated_bundle, tmp_path / "bundle"))
+    assert Bundle.load(folder).config.confidence == tiny_confidence()
+    change_config(folder, **changes)
+    words = sentence(lambda: Bundle.load(folder))
     assert "config.json is not a valid config" in words
     assert reason in words
 

@@ -89,6 +89,43 @@ def test_one_photo(photo: Path, tmp_path: Path, tiny_bundle: Path) -> None:
     )
 
 
+def test_what_is_not_sure_enough_is_withheld(photo: Path, tmp_path: Path, calibrated_bundle: Path) -> None:
+    sure, unsure = tmp_path / "sure", tmp_path / "unsure"
+    code, stdout, _ = call("caption", photo, "-o", sure, "--model", calibrated_bundle)
+    assert (code, "confidence 0." in stdout, "not sure" in stdout) == (0, True, False)
+    said = json.loads((sure / CAPTIONS).read_text())
+    assert 0 < said["confidence"] < 1
+    assert said["withheld"] is False
+
+    code, stdout, _ = call("caption", photo, "-o", unsure, "--model", calibrated_bundle, "--min-confidence", 1)
+    assert code == 0
+    assert stdout.startswith(f"{unsure / 'photo.wav'}: not sure what it shows, 0.5 s of speech, 4 units")
+    withheld = json.loads((unsure / CAPTIONS).read_text())
+    assert withheld == said | {
+        "units": [3, 7, 3, 1], "durations": [5, 4, 6, 9], "withheld": True, "seconds": withheld["seconds"]
+    }  # fmt: skip
+    assert len(read_audio(unsure / "photo.wav")) == 24 * SAMPLE_RATE // 50
+
+
+def test_a_bundle_that_does_not_know_how_sure_it_is(photo: Path, tmp_path: Path, tiny_bundle: Path) -> None:
+    for workers in (1, 2):
+        code, stdout, stderr = call(
+            "caption", photo, "-o", tmp_path / "out", "--model", tiny_bundle, "--min-confidence", 0.5,
+            "--workers", workers,
+        )  # fmt: skip
+        assert (code, stdout) == (1, "")
+        assert "has no calibrated confidence" in sentence(stderr)
+    assert call("caption", photo, "-o", tmp_path, "--min-confidence", 1.5)[0] == 2
+
+
+def test_info_tells_the_threshold(tiny_bundle: Path, calibrated_bundle: Path) -> None:
+    assert "--min-confidence 0.25" in " ".join(call("info", "--model", calibrated_bundle)[1].split())
+    assert "not calibrated" in call("info", "--model", tiny_bundle)[1]
+    told = json.loads(call("info", "--json", "--model", calibrated_bundle)[1])["confidence"]
+    assert told["threshold"] == 0.25
+    assert "familiar" not in told
+
+
 def test_the_real_command(photo: Path, tmp_path: Path, tiny_bundle: Path) -> None:
     done = command(
         "caption", photo, tmp_path / "none.jpg", "-o", tmp_path / "out", "--model", tiny_bundle, "--workers", 2

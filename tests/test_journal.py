@@ -43,6 +43,8 @@ def test_records_survive(tmp_path: Path) -> None:
             "durations": [3, 4],
             "score": -0.5,
             "seconds": 0.1,
+            "confidence": None,
+            "withheld": False,
         }
     ]
 

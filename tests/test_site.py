@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -103,6 +104,23 @@ def test_figure_shows_a_photo_its_units_and_their_sound(tiny_bundle: Path, tmp_p
     for rectangle in rectangles:
         left, width = float(rectangle.get("x", 0)), float(rectangle.get("width", 0))
         assert 0 <= left <= left + width < 921
+
+
+def test_figures_of_a_calibration(tmp_path: Path) -> None:
+    bins = [
+        {"low": 0.2, "high": 0.3, "captions": 3, "confidence": 0.25, "right": 1 / 3},
+        {"low": 0.9, "high": 1.0, "captions": 1, "confidence": 0.95, "right": 1.0},
+    ]
+    risks = [[0.25, 0.0], [0.5, 0.0], [0.75, 1 / 3], [1.0, 0.5]]
+    tested = {"captions": 4, "expected_calibration_error": 0.075, "bins": bins, "risk_coverage": risks}
+    (tmp_path / "calibration.json").write_text(json.dumps({"bins": 10, "tested": tested}))
+    run("docs/figures/make_confidence_figures.py", str(tmp_path / "calibration.json"), "--out", str(tmp_path))
+    bars = list(ElementTree.parse(tmp_path / "confidence-reliability.svg").getroot().iter(f"{SVG}rect"))[1:]
+    assert [float(bar.get("height", 0)) for bar in bars] == [pytest.approx(320 / 3, abs=0.1), 320]
+    for name in ("confidence-reliability", "confidence-risk"):
+        figure = ElementTree.parse(tmp_path / f"{name}.svg").getroot()
+        assert figure.find(f"{SVG}desc") is not None
+        assert ElementTree.parse(ROOT / "docs" / "images" / f"{name}.svg").getroot().find(f"{SVG}title") is not None
 
 
 def test_the_figure_in_the_documents_is_drawn_by_the_script() -> None:

@@ -11,8 +11,10 @@ from onnx import TensorProto, checker, helper, numpy_helper, save
 from im2sp.bundle import (
     SPECIAL_TOKENS,
     BundleConfig,
+    ConfidenceConfig,
     DecoderConfig,
     DecodingDefaults,
+    FamiliarConfig,
     ImageConfig,
     ImageUnitsConfig,
     SpeechEncoderConfig,
@@ -84,10 +86,26 @@ def tiny_image_units(checksum: str = "0" * 64, *, reconstructs: bool = True) -> 
     )
 
 
-def write_tiny_bundle(folder: Path, seed: int = 0, *, image_units: bool = False) -> Path:
+def tiny_confidence() -> ConfidenceConfig:
+    """A calibration that fits nothing, but the format."""
+    directions = np.eye(WIDTH)[[2, 5]].tolist()
+    return ConfidenceConfig(
+        intercept=1.5,
+        weights={"score": 0.5, "length": -0.25, "strangeness": -0.75},
+        familiar=FamiliarConfig(mean=[0.1] * WIDTH, directions=directions, deviations=[0.5, 0.25], rest=0.4, far=0.2),
+        threshold=0.25,
+        unsure_units=[3, 7, 3, 1],
+        unsure_durations=[5, 4, 6, 9],
+    )
+
+
+def write_tiny_bundle(
+    folder: Path, seed: int = 0, *, image_units: bool = False, confidence: ConfidenceConfig | None = None
+) -> Path:
     """Write the tiny bundle into `folder` (made if needed) and return it; with `image_units`, it tokenizes photos."""
     folder.mkdir(parents=True, exist_ok=True)
-    config = tiny_config().model_copy(update={"image_units": tiny_image_units()} if image_units else {})
+    more = {"image_units": tiny_image_units() if image_units else None, "confidence": confidence}
+    config = tiny_config().model_copy(update=more)
     for name, contract in contracts(config).items():
         graph = _Graph(np.random.default_rng([seed, *name.encode()]))
         _BUILDERS[name](graph)

@@ -116,6 +116,7 @@ class Speaker:
         # A broken bundle ends the run here, before it fails every photo.
         self._captioner.graphs.open_all(self._captioner.bundle.config.speaking_graphs)
         self._options = replace(self._captioner.default_options, **dict[str, Any](voice.decoding))
+        self._captioner.check(self._options)
 
     def speak(
         self,
@@ -146,7 +147,14 @@ class Speaker:
         name = wav.name if wav else ""
         units, durations = caption.units.tolist(), caption.durations.tolist()
         record = Record(
-            os.path.abspath(photo), name, units, durations, round(caption.score, 4), round(caption.seconds, 3)
+            os.path.abspath(photo),
+            name,
+            units,
+            durations,
+            round(caption.score, 4),
+            round(caption.seconds, 3),
+            None if caption.confidence is None else round(caption.confidence, 4),
+            caption.withheld,
         )
         return Outcome(photo, record)
 

@@ -22,12 +22,14 @@ from im2sp.speech.audio import HOP, SAMPLE_RATE
 
 __all__ = [
     "CONFIG", "CONFIG_LIMIT", "FORMAT_VERSION", "SPECIAL_TOKENS", "Bundle", "BundleConfig", "BundleDescription",
-    "BundleFile", "DecoderConfig", "DecodingDefaults", "ImageConfig", "ImageTokenizer", "ImageUnitsConfig",
+    "BundleFile", "ConfidenceConfig", "DecoderConfig", "DecodingDefaults", "FamiliarConfig", "ImageConfig",
+    "ImageTokenizer", "ImageUnitsConfig", "Signal",
     "SpeechEncoderConfig", "VocabularyConfig", "VocoderConfig", "find_bundle", "write_checksums", "write_config",
 ]  # fmt: skip
 
 FORMAT_VERSION = 3
 IMAGE_UNITS_VERSION = 3  # the first format with image units
+_FIRST_WITH_CONFIDENCE = 3
 CONFIG = "config.json"
 CONFIG_LIMIT = 4 * 2**20  # bytes; a vocabulary of 65536 subwords fits
 SPECIAL_TOKENS = 3  # pad, bos and eos come before the subwords
@@ -37,6 +39,9 @@ MOST_IMAGE_UNITS = 65_536  # a photo
 Count = Annotated[int, Field(ge=1, le=65_536)]
 Pixels = Annotated[int, Field(ge=1, le=4_096)]
 Deviation = Annotated[float, Field(gt=0)]
+Number = Annotated[float, Field(ge=-1e6, le=1e6)]
+Scale = Annotated[float, Field(ge=1e-6, le=1e6)]
+Signal = Literal["score", "length", "strangeness"]  # see im2sp.confidence
 Facts = dict[str, str | int | float]
 
 
@@ -169,6 +174,41 @@ class DecodingDefaults(_Config):
     max_tokens: Count
 
 
+class FamiliarConfig(_Config):
+    """Where training photos lie among image prefixes: a Gaussian that is wide along a few directions only."""
+
+    mean: Annotated[list[Number], Field(min_length=1, max_length=4_096)]  # [width] of a pooled prefix
+    directions: Annotated[list[list[Number]], Field(max_length=256)]  # [k][width], orthonormal
+    deviations: Annotated[list[Scale], Field(max_length=256)]  # [k], along them
+    rest: Scale  # deviation across them, in each of the other dimensions
+    far: Number  # a distance that few training photos exceed; from there on a picture counts as strange
+
+    @model_validator(mode="after")
+    def _consistent(self) -> FamiliarConfig:
+        if len(self.directions) != len(self.deviations) or len(self.directions) >= len(self.mean):
+            raise ValueError("there must be one deviation for each direction, and fewer directions than dimensions")
+        if any(len(direction) != len(self.mean) for direction in self.directions):
+            raise ValueError("a direction has not as many dimensions as the mean")
+        return self
+
+
+class ConfidenceConfig(_Config):
+    """How likely a caption is right, as a logistic regression over signals, and what is said where it is not likely."""
+
+    intercept: Number
+    weights: Annotated[dict[Signal, Number], Field(min_length=1)]
+    familiar: FamiliarConfig
+    threshold: Annotated[float, Field(ge=0, le=1)]  # the recommended min_confidence
+    unsure_units: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, max_length=1_000)]
+    unsure_durations: Annotated[list[Annotated[int, Field(ge=1, le=250)]], Field(min_length=1, max_length=1_000)]
+
+    @model_validator(mode="after")
+    def _one_duration_each(self) -> ConfidenceConfig:
+        if len(self.unsure_units) != len(self.unsure_durations):
+            raise ValueError("unsure_units and unsure_durations must have the same length")
+        return self
+
+
 class BundleConfig(_Config):
     """config.json of a bundle; see docs/bundle.md."""
 
@@ -186,6 +226,7 @@ class BundleConfig(_Config):
     vocoder: VocoderConfig
     speech_encoder: SpeechEncoderConfig | None = None
     decoding: DecodingDefaults
+    confidence: ConfidenceConfig | None = None
     training: Facts  # what it was trained on
     quality: Facts  # measured; the keys name split and recogniser
     parameters: dict[str, int]  # per graph
@@ -204,6 +245,13 @@ class BundleConfig(_Config):
             raise ValueError("the recommended max_tokens is more than the decoder has positions")
         if self.image_units and self.format_version < IMAGE_UNITS_VERSION:
             raise ValueError(f"image_units need format_version {IMAGE_UNITS_VERSION}")
+        if self.confidence:
+            if max(self.confidence.unsure_units) >= self.vocabulary.units:
+                raise ValueError(f"confidence.unsure_units holds a unit outside 0..{self.vocabulary.units - 1}")
+            if len(self.confidence.familiar.mean) != self.decoder.heads * self.decoder.head_dim:
+                raise ValueError("confidence.familiar.mean has not heads x head_dim dimensions")
+            if self.format_version < _FIRST_WITH_CONFIDENCE:
+                raise ValueError(f"confidence needs format_version {_FIRST_WITH_CONFIDENCE}")
         return self
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,8 @@ import numpy.typing as npt
 
 from im2sp.arrays import FloatArray, IntArray
 from im2sp.bundle import Bundle, ImageUnitsConfig, find_bundle
-from im2sp.errors import BundleError
+from im2sp.confidence import Confidence
+from im2sp.errors import BundleError, Im2SpError
 from im2sp.graphs import Graphs
 from im2sp.images.units import ImageUnits
 from im2sp.speech.audio import SAMPLE_RATE
@@ -37,9 +39,11 @@ class SpeechCaption:
     units: IntArray  # int64 [U], repeats removed
     durations: IntArray  # int64 [U], frames of 20 ms
     score: float  # mean log probability of a token
-    tokens: IntArray  # int64 [T]
+    tokens: IntArray  # int64 [T]; of the sentence that was not said, where it is withheld
     attention: FloatArray  # float32 [T, image_tokens]: where the model looked when it chose each token
     seconds: float  # time taken
+    confidence: float | None = None  # calibrated probability that the tokens are right; None: not calibrated
+    withheld: bool = False  # less than `min_confidence`: waveform, units and durations say "I am not sure" instead
 
     def save(self, path: str | Path) -> None:
         """Write a 16-bit mono WAV, whole or not at all. Raises Im2SpError when `path` cannot be written."""
@@ -60,6 +64,7 @@ class Captioner:
         self.graphs = Graphs(bundle, threads)
         self.vocabulary = Vocabulary(config.vocabulary)
         self.vocoder = Vocoder(self.graphs, config.vocoder)
+        self._confidence = Confidence(config.confidence) if config.confidence else None
         self.default_options = DecodingOptions(**config.decoding.model_dump())
 
     @classmethod
@@ -76,15 +81,21 @@ class Captioner:
         self, image: ImageSource | ImageUnits | Prefix, options: DecodingOptions | None = None
     ) -> SpeechCaption:
         """Speak about a picture: a path, bytes, binary file, PIL image or uint8 array [H, W], [H, W, 3] or [H, W, 4];
-        its image units, or what `encode` made of it.
+        its image units, or what `encode` made of it. With `min_confidence`, a caption that is less likely to be right
+        is withheld, and the speech is the bundle's sentence for "I am not sure what this shows".
 
         Raises ImageError for a picture that cannot be read and for units of another tokenizer, BundleError for units
-        where the bundle has none.
+        where the bundle has none, Im2SpError for a `min_confidence` with a bundle that has no calibration.
         """
         started = time.perf_counter()
-        translation = self.translate(self._seen(image), options)
-        speech = self.speak(self.vocabulary.decode(translation.tokens))
-        return _caption(translation, speech, started)
+        options = options or self.default_options
+        self.check(options)
+        prefix = self._seen(image)
+        translation = self.translate(prefix, options)
+        confidence = self.confidence(prefix, translation)
+        withheld = _is_withheld(confidence, options)
+        speech = self._unsure if withheld else self.speak(self.vocabulary.decode(translation.tokens))
+        return _caption(translation, speech, started, confidence, withheld)
 
     def stream(
         self, image: ImageSource | ImageUnits | Prefix, options: DecodingOptions | None = None
@@ -94,13 +105,15 @@ class Captioner:
         Joined, the chunks are what `caption` says with the same options: tokens, units and durations are equal,
         samples to 1e-5. The first chunk is short, the last carries the whole caption, whose `seconds` count what
         the caller did between chunks, too. With a beam, only what all hypotheses agree on is spoken, so speech
-        starts later. Close the generator to stop early.
+        starts later. With `min_confidence`, nothing is spoken before the whole sentence is decided and known to be
+        sure enough; what is said instead of a withheld one comes as one chunk. Close the generator to stop early.
 
-        Raises ImageError for a picture that cannot be read: here, not when the first chunk is asked for.
+        Raises what `caption` raises: here, not when the first chunk is asked for.
         """
         started = time.perf_counter()
         options = options or replace(self.default_options, beam=1)
-        return self._chunks(self._search(self._seen(image), options), started)
+        self.check(options)
+        return self._chunks(self._seen(image), options, started)
 
     def encode(self, image: ImageSource | ImageUnits) -> Prefix:
         """What is in it: a picture or its image units -> keys and values float32 [layers, 1, heads, image_tokens,
@@ -159,6 +172,13 @@ class Captioner:
         """What to say: the image prefix -> tokens of speech units."""
         return self._search(prefix, options or self.default_options).run(self.bundle.config.decoder.max_tokens)
 
+    def confidence(self, prefix: Prefix, translation: Translation) -> float | None:
+        """Calibrated probability that what was decoded from an image prefix is right; None without calibration.
+
+        It was fitted to what the bundle's recommended decoding says; other decoding gives other odds.
+        """
+        return self._confidence.probability(prefix, translation) if self._confidence else None
+
     def speak(self, units: Sequence[int] | IntArray, durations: Sequence[int] | IntArray | None = None) -> Speech:
         """How it sounds: units int64 [U] -> speech; durations (frames of 20 ms) are predicted unless given."""
         return self.vocoder.speak(units, durations)
@@ -204,21 +224,48 @@ class Captioner:
         each = range(batch)  # in one piece, or the decoder would copy the slice at every step
         return [Prefix(*(np.ascontiguousarray(part[:, i : i + 1]) for part in (keys, values))) for i in each]
 
+    def check(self, options: DecodingOptions) -> None:
+        """Raises Im2SpError for a `min_confidence` with a bundle that has no calibration."""
+        if options.min_confidence > 0 and self._confidence is None:
+            raise Im2SpError(
+                f"the bundle {self.bundle.folder} has no calibrated confidence: leave min_confidence out, or use a "
+                "bundle that was calibrated"
+            )
+
+    @cached_property
+    def _unsure(self) -> Speech:
+        """What is said instead of a caption that is withheld."""
+        config = self.bundle.config.confidence
+        assert config is not None  # `check` saw to it
+        return self.speak(config.unsure_units, config.unsure_durations)
+
     def _search(self, prefix: Prefix, options: DecodingOptions) -> Search[KeyValues]:
         step = DecoderStep(self.graphs.open("decoder"), self.bundle.config.decoder, prefix)
         return Search(step, self.vocabulary.specials, options)
 
-    def _chunks(self, search: Search[KeyValues], started: float) -> Generator[SpeechChunk, None, None]:
-        growing = GrowingSpeech(self.vocoder)
+    def _chunks(self, prefix: Prefix, options: DecodingOptions, started: float) -> Generator[SpeechChunk, None, None]:
+        search, growing = self._search(prefix, options), GrowingSpeech(self.vocoder)
         for _ in search.steps(self.bundle.config.decoder.max_tokens):
-            yield from growing.extend(self.vocabulary.decode(search.settled()))
+            if not options.min_confidence:
+                yield from growing.extend(self.vocabulary.decode(search.settled()))
         translation = search.result()
+        confidence = self.confidence(prefix, translation)
+        if _is_withheld(confidence, options):
+            said = _caption(translation, self._unsure, started, confidence, withheld=True)
+            yield SpeechChunk(said.waveform, said.units, said.durations, said)
+            return
         for chunk in growing.finish(self.vocabulary.decode(translation.tokens)):
-            whole = _caption(translation, growing.speech, started) if growing.is_spoken else None
+            whole = _caption(translation, growing.speech, started, confidence) if growing.is_spoken else None
             yield replace(chunk, caption=whole)
 
 
-def _caption(translation: Translation, speech: Speech, started: float) -> SpeechCaption:
+def _is_withheld(confidence: float | None, options: DecodingOptions) -> bool:
+    return confidence is not None and confidence < options.min_confidence
+
+
+def _caption(
+    translation: Translation, speech: Speech, started: float, confidence: float | None, withheld: bool = False
+) -> SpeechCaption:
     return SpeechCaption(
         waveform=speech.waveform,
         sample_rate=SAMPLE_RATE,
@@ -228,4 +275,6 @@ def _caption(translation: Translation, speech: Speech, started: float) -> Speech
         tokens=translation.tokens,
         attention=translation.attention,
         seconds=time.perf_counter() - started,
+        confidence=confidence,
+        withheld=withheld,
     )

@@ -45,6 +45,10 @@ Play = Annotated[bool, typer.Option("--play", help="Speak aloud, while it decode
 Beam = Annotated[int | None, typer.Option(min=1, max=64, help="Hypotheses side by side; 1 is fastest.")]
 Temperature = Annotated[float, typer.Option(min=0, max=100, help="Above 0: sample, without a beam.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of the sampling.")]
+MinConfidence = Annotated[
+    float,
+    typer.Option(min=0, max=1, help="Say that it is not sure where a caption is less likely to be right; 0: never."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -108,6 +112,7 @@ def caption(
     beam: Beam = None,
     temperature: Temperature = 0.0,
     seed: Seed = 0,
+    min_confidence: MinConfidence = 0.0,
     workers: Annotated[int, typer.Option(min=1, max=256, help="Processes, each with its own copy of the model.")] = 1,
     threads: Threads = 0,
 ) -> None:
@@ -117,7 +122,7 @@ def caption(
     """
     if play and workers > 1:
         raise typer.BadParameter("only one can speak aloud at a time; give --play or --workers", param_hint="--workers")
-    _speak_all(photos, out, play, _voice(out, play, model, threads, beam, temperature, seed), workers)
+    _speak_all(photos, out, play, _voice(out, play, model, threads, beam, temperature, seed, min_confidence), workers)
 
 
 @app.command()
@@ -130,10 +135,11 @@ def watch(
     beam: Beam = None,
     temperature: Temperature = 0.0,
     seed: Seed = 0,
+    min_confidence: MinConfidence = 0.0,
     threads: Threads = 0,
 ) -> None:
     """Speak about each new photo in a folder as it appears, aloud or into OUT, until Ctrl-C."""
-    voice = _voice(out, play, model, threads, beam, temperature, seed)
+    voice = _voice(out, play, model, threads, beam, temperature, seed, min_confidence)
     from im2sp.batch import speak_in_turn
     from im2sp.bundle import find_bundle
     from im2sp.console import result_line
@@ -399,6 +405,7 @@ def _voice(
     beam: int | None,
     temperature: float,
     seed: int,
+    min_confidence: float,
 ) -> Voice:
     """What the options of `caption` and `watch` ask for. Raises BadParameter where they do not go together."""
     if out is None and not play:
@@ -407,7 +414,11 @@ def _voice(
         raise typer.BadParameter("sampling knows no beam; give --temperature or --beam", param_hint="--beam")
     from im2sp.batch import Voice
 
-    decoding: list[tuple[str, int | float]] = [("temperature", temperature), ("seed", seed)]
+    decoding: list[tuple[str, int | float]] = [
+        ("temperature", temperature),
+        ("seed", seed),
+        ("min_confidence", min_confidence),
+    ]
     if beam is not None or play:
         decoding.append(("beam", beam or 1))
     return Voice(model, threads, tuple(decoding))

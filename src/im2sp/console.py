@@ -78,9 +78,11 @@ def _on_terminal() -> bool:
 def result_line(record: Record, out: Path | None) -> str:
     """What a single photo is answered with: its wav in `out`, or the photo itself when it was only played."""
     spoken = sum(record.durations) / UNIT_RATE
+    sure = "" if record.confidence is None else f"confidence {record.confidence:.2f}, "
     return (
-        f"{out / record.wav if out else record.image}: {spoken:.1f} s of speech, {_count(len(record.units), 'unit')}, "
-        f"score {record.score:.2f}, made in {record.seconds:.2f} s"
+        f"{out / record.wav if out else record.image}: {'not sure what it shows, ' if record.withheld else ''}"
+        f"{spoken:.1f} s of speech, {_count(len(record.units), 'unit')}, "
+        f"score {record.score:.2f}, {sure}made in {record.seconds:.2f} s"
     )
 
 
@@ -107,6 +109,9 @@ def show_bundle(description: BundleDescription) -> None:
         f"{config.vocoder.sample_rate} Hz",
         "speech to units": "yes" if config.speech_encoder else "no",
         "decoding": ", ".join(f"{name} {value}" for name, value in config.decoding.model_dump().items()),
+        "confidence": f"calibrated; recommended --min-confidence {config.confidence.threshold:g}"
+        if config.confidence
+        else "not calibrated",
     }
     sections: dict[str, Mapping[str, object]] = {
         "what it is": facts,
@@ -126,8 +131,9 @@ def show_bundle(description: BundleDescription) -> None:
 
 
 def bundle_json(description: BundleDescription) -> str:
-    """The same as JSON; the list of subwords stays in config.json."""
-    config: dict[str, Any] = description.config.model_dump(mode="json", exclude={"vocabulary": {"subwords"}})
+    """The same as JSON; the list of subwords and the tables of the confidence stay in config.json."""
+    left_out: Any = {"vocabulary": {"subwords"}, "confidence": {"familiar"}}
+    config: dict[str, Any] = description.config.model_dump(mode="json", exclude=left_out)
     if description.config.image_units is not None:
         units = description.config.image_units
         config["image_units"] |= {"units": units.units, "bits": units.bits}

@@ -40,6 +40,8 @@ class Record:
     durations: list[int]  # frames of 20 ms, one for each unit
     score: float  # mean log probability of a token
     seconds: float  # time taken
+    confidence: float | None = None  # probability that the caption is right; None where the bundle is not calibrated
+    withheld: bool = False  # the speech says "I am not sure" instead
 
 
 class Journal:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from im2sp.server.answers import JSON, WAV, confidence, negotiate, pcm, wav_beginning
+from im2sp.captioner import SpeechCaption
+from im2sp.server.answers import JSON, WAV, answer, headers, in_words, negotiate, pcm, wav_beginning
 from im2sp.server.refusals import Refusal
 from im2sp.speech.audio import encode_wav
 
@@ -43,7 +44,28 @@ def test_nothing_that_it_accepts(accept: str) -> None:
     ("score", "word"), [(0.0, "sure"), (-0.5, "fairly sure"), (-1.5, "unsure"), (-1.9, "a guess"), (-99.0, "a guess")]
 )
 def test_scores_in_words(score: float, word: str) -> None:
-    assert confidence(score) == word
+    caption = spoken(score)
+    assert in_words(caption) == answer(caption).confidence == word
+    assert answer(caption).probability is None
+    assert set(headers(caption)) == {"Im2sp-Score", "Im2sp-Confidence"}
+
+
+@pytest.mark.parametrize(
+    ("probability", "word"), [(1.0, "sure"), (0.7, "fairly sure"), (0.4, "unsure"), (0.39, "a guess"), (0.0, "a guess")]
+)
+def test_probabilities_in_words(probability: float, word: str) -> None:
+    caption = spoken(-9.0, probability)
+    assert in_words(caption) == answer(caption).confidence == word
+    assert answer(caption).probability == probability
+    assert headers(caption)["Im2sp-Probability"] == f"{probability:.4f}"
+    assert headers(caption)["Im2sp-Withheld"] == "false"
+
+
+def spoken(score: float, confidence: float | None = None) -> SpeechCaption:
+    """A caption of one unit."""
+    one = np.ones(1, dtype=np.int64)
+    waveform, attention = np.zeros(320, dtype=np.float32), np.zeros((1, 9), dtype=np.float32)
+    return SpeechCaption(waveform, 16_000, one, one, score, one, attention, 0.1, confidence)
 
 
 def test_samples() -> None:

@@ -10,6 +10,7 @@ import struct
 import tempfile
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -19,7 +20,7 @@ import soundfile
 from PIL import Image
 
 from im2sp.captioner import Captioner
-from im2sp.server.answers import confidence
+from im2sp.server.answers import in_words
 from im2sp.server.guard import SECURITY_HEADERS
 from im2sp.server.settings import Settings
 from im2sp.speech.audio import SAMPLE_RATE, encode_wav
@@ -50,7 +51,8 @@ def test_a_raw_photo_becomes_the_wav_that_the_captioner_makes(
     assert response.headers["content-type"] == "audio/wav"
     assert response.content == encode_wav(caption.waveform)
     assert float(response.headers["im2sp-score"]) == pytest.approx(caption.score, abs=1e-3)
-    assert response.headers["im2sp-confidence"] == confidence(caption.score)
+    assert response.headers["im2sp-confidence"] == in_words(caption)
+    assert "im2sp-probability" not in response.headers
 
 
 def test_a_bundle_with_image_units_serves_as_any_other(unit_bundle: Path, photo: bytes) -> None:
@@ -75,6 +77,40 @@ def test_a_form_is_answered_as_json_with_the_speech_on_wish(served: Served, capt
         assert answer["sample_rate"] == SAMPLE_RATE
         assert ("wav" in answer) is wish
     assert base64.b64decode(answer["wav"]) == encode_wav(caption.waveform)
+
+
+def test_what_is_not_sure_enough_is_withheld(calibrated_bundle: Path, photo: bytes) -> None:
+    captioner = Captioner.from_pretrained(calibrated_bundle, threads=1)
+    sure = captioner.caption(photo)
+    withheld = captioner.caption(photo, replace(captioner.default_options, min_confidence=1))
+    with serving(captioner, Settings(rate=0)) as service:
+        post = service.client.post
+        answer = post("/v1/captions", content=photo, headers=JSON).json()
+        assert answer["probability"] == pytest.approx(sure.confidence)
+        assert (answer["withheld"], answer["units"]) == (False, sure.units.tolist())
+        answer = post("/v1/captions", content=photo, headers=JSON, params={"min_confidence": 1}).json()
+        assert answer["probability"] == pytest.approx(sure.confidence)
+        assert (answer["withheld"], answer["units"]) == (True, withheld.units.tolist())
+        response = post("/v1/captions", content=photo, params={"min_confidence": 1})
+        assert response.headers["im2sp-withheld"] == "true"
+        assert response.content == encode_wav(withheld.waveform)
+        lines = post(
+            "/v1/captions/stream",
+            content=photo,
+            params={"min_confidence": 1},
+            headers={"Accept": "application/x-ndjson"},
+        ).text.splitlines()
+        first, last = map(json.loads, lines)
+        assert base64.b64decode(first["pcm"]) == encode_wav(withheld.waveform)[44:]
+        assert last["withheld"] is True
+
+
+def test_a_model_that_does_not_know_how_sure_it_is(served: Served, photo: bytes) -> None:
+    for path in ("/v1/captions", "/v1/captions/stream"):
+        response = served.client.post(path, content=photo, params={"min_confidence": 0.5})
+        assert response.status_code == 422
+        assert "not calibrated" in sentence(response)
+        assert served.client.post(path, content=photo, params={"min_confidence": 1.5}).status_code == 422
 
 
 def test_options_reach_the_decoder(served: Served, captioner: Captioner, photo: bytes) -> None:

@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -201,8 +202,8 @@ def received(spoken: ClientConnection) -> list[bytes | str]:
 # ---- the WebSocket ----
 
 
-def live(service: Served, **options: object) -> ClientConnection:
-    return connect(f"ws://127.0.0.1:{service.port}/v1/live", proxy=None, **options)  # type: ignore[arg-type]
+def live(service: Served, query: str = "", **options: object) -> ClientConnection:
+    return connect(f"ws://127.0.0.1:{service.port}/v1/live{query}", proxy=None, **options)  # type: ignore[arg-type]
 
 
 def ask(socket: ClientConnection, photo: bytes | str) -> tuple[bytes, dict[str, object]]:
@@ -226,6 +227,23 @@ def test_photos_over_a_websocket(served: Served, captioner: Captioner, photo: by
             assert end["units"] == whole.units.tolist()
             found = np.frombuffer(samples, "<i2") / 32768
             np.testing.assert_allclose(found, whole.waveform.clip(-1, 1 - 2**-15), atol=2 / 32768)
+
+
+def test_a_websocket_withholds_what_is_not_sure_enough(calibrated_bundle: Path, photo: bytes) -> None:
+    captioner = Captioner.from_pretrained(calibrated_bundle, threads=1)
+    with serving(captioner, Settings(rate=0)) as service, live(service, "?min_confidence=1") as socket:
+        samples, end = ask(socket, photo)
+        assert (end["type"], end["withheld"], end["units"]) == ("end", True, [3, 7, 3, 1])
+        assert len(samples) == 2 * 24 * 320
+
+
+def test_a_websocket_of_a_model_that_does_not_know_how_sure_it_is(served: Served, photo: bytes) -> None:
+    with live(served, "?min_confidence=0.5") as socket:
+        error = ask(socket, photo)[1]
+        assert (error["type"], error["status"]) == ("error", 422)
+        assert "not calibrated" in str(error["error"])
+    with pytest.raises(InvalidStatus), live(served, "?min_confidence=2"):
+        pass
 
 
 def test_what_is_no_photo_does_not_end_the_websocket(served: Served, photo: bytes) -> None:

@@ -124,6 +124,22 @@ def import_speech(
         raise typer.Exit(1)
 
 
+@app.command(help="the evaluated bundle -> its confidence, fitted to half of dev and tested on the other half")
+def calibrate(
+    recording: Annotated[
+        Path | None, typer.Option(help='recording of "I am not sure what this shows"; else the voice says it')
+    ] = None,
+    recipe: RecipeFile = DEFAULT_RECIPE,
+    data: Data = None,
+    runs: Runs = None,
+    smoke: Smoke = False,
+) -> None:
+    """Calibrate the bundle of a recipe."""
+    from im2sp.lab import pipeline
+
+    pipeline.calibrate(_recipe(recipe, data, runs, smoke), recording)
+
+
 @app.command(name="all", help="every stage in order")
 def all_stages(recipe: RecipeFile = DEFAULT_RECIPE, data: Data = None, runs: Runs = None, smoke: Smoke = False) -> None:
     """Run every stage."""

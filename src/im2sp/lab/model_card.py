@@ -30,13 +30,17 @@ captions is CC0; the frozen image backbone (EfficientNet-Lite2, ImageNet) is Apa
 ## What it gets wrong
 
 - It learned from 6,000 photos of people, dogs and sports. Shown anything else (food, documents, screens, maps,
-  buildings without people) it still says a sentence about people, dogs or sports, in the same sure voice. It does not
-  know when it does not know.
+  buildings without people) it still says a sentence about people, dogs or sports, in the same sure voice. {doubt}
 - Counts, colours of clothes, small objects and who does what to whom are often wrong; text in pictures is not read.
 - Many words come out slurred (see the word error rate above); some sentences repeat themselves or break off.
 - It guesses age and gender from looks, as its training captions did. Do not rely on either.
 - Never use it where a wrong description can hurt somebody: crossing a street, medicine, identification.
 """
+
+_UNCALIBRATED = "It does not\n  know when it does not know."
+_CALIBRATED = """Blank
+  pictures, screens and scans are told from photos by its confidence, though, and withheld with
+  `--min-confidence {:g}`; photos of things that it has not learned are not always."""
 
 
 def model_card(config: BundleConfig) -> str:
@@ -52,6 +56,7 @@ def model_card(config: BundleConfig) -> str:
         training=_table(config.training),
         license=config.license[:1].upper() + config.license[1:],
         quality=_table(config.quality) if config.quality else "Not measured yet.",
+        doubt=_CALIBRATED.format(config.confidence.threshold) if config.confidence else _UNCALIBRATED,
     )
 
 

@@ -15,6 +15,7 @@ from im2sp.lab.data.flickr8k import photo_path, read_captions, read_split
 from im2sp.lab.recipe import Recipe
 
 if TYPE_CHECKING:
+    from im2sp.lab.evaluation.report import EvaluationOptions
     from im2sp.lab.models.translator import Translator
 
 log = logging.getLogger(__name__)
@@ -251,20 +252,26 @@ def _training_facts(recipe: Recipe) -> dict[str, str | int | float]:
     }
 
 
-def evaluate(recipe: Recipe) -> None:
-    """The bundle on the dev part -> report.json, a table row, and the figures into the bundle itself."""
-    from im2sp.lab.evaluation.report import TABLE_HEADER, EvaluationOptions, table_row
-    from im2sp.lab.evaluation.report import evaluate as measure
-    from im2sp.lab.stages.export import set_quality
+def _evaluation_options(recipe: Recipe, command: str) -> EvaluationOptions:
+    from im2sp.lab.evaluation.report import EvaluationOptions
 
-    options = EvaluationOptions(
+    return EvaluationOptions(
         photos=recipe.limit_photos or None,
         clips=recipe.resynthesis_clips,
         recogniser=recipe.recogniser,
         seed=recipe.seed,
         threads=len(os.sched_getaffinity(0)),
-        command="im2sp-lab evaluate",
+        command=command,
     )
+
+
+def evaluate(recipe: Recipe) -> None:
+    """The bundle on the dev part -> report.json, a table row, and the figures into the bundle itself."""
+    from im2sp.lab.evaluation.report import TABLE_HEADER, table_row
+    from im2sp.lab.evaluation.report import evaluate as measure
+    from im2sp.lab.stages.export import set_quality
+
+    options = _evaluation_options(recipe, "im2sp-lab evaluate")
     report = measure(recipe.bundle, recipe.data, recipe.speech, recipe.evaluation, options)
     captions, rates = report["captions"], report["word_error_rates"]
     set_quality(
@@ -283,3 +290,32 @@ def evaluate(recipe: Recipe) -> None:
     # The figures in it changed the bundle's checksum: report it as it is now. Nothing is spoken or heard again.
     report = measure(recipe.bundle, recipe.data, recipe.speech, recipe.evaluation, options)
     print(TABLE_HEADER, table_row(report), sep="\n")
+
+
+def calibrate(recipe: Recipe, recording: Path | None = None) -> None:
+    """The bundle on the dev part -> its confidence, into the bundle, and calibration.json beside the evaluation's."""
+    from im2sp.lab.evaluation.photo_sets import flickr8k_photos
+    from im2sp.lab.stages import calibrate as stage
+    from im2sp.lab.stages.import_speech import is_imported
+
+    if recording is None and is_imported(recipe.speech):
+        raise Im2SpError(
+            f"{recipe.speech} holds imported recordings, so no voice can say that it is not sure: "
+            "give --recording WAV, in which their speaker says it"
+        )
+    options = recipe.section("confidence", stage.CalibrationOptions, seed=recipe.seed)
+    report = stage.calibrate(
+        recipe.bundle,
+        flickr8k_photos(recipe.data, "dev"),
+        [photo_path(recipe.data, name) for name in read_split(recipe.data, "train")],
+        stage.recorded_take(recording) if recording else stage.spoken_takes(options.sentences, recipe.voice),
+        recipe.evaluation,
+        _evaluation_options(recipe, "im2sp-lab calibrate"),
+        options,
+    )
+    withheld, tested = report["withheld"], report["tested"]
+    print(
+        f"calibration error {tested['expected_calibration_error']:.3f}; "
+        f"below {report['threshold']:.3f} {withheld['photos']:.1%} of the photos and {withheld['off_domain']:.0%} of "
+        f"the off-domain pictures are withheld; {recipe.evaluation / stage.REPORT}"
+    )

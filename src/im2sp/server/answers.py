@@ -24,8 +24,10 @@ _ENDLESS = b"\xff" * 4  # the length in the header of a WAV whose length nobody 
 _WAV_HEADER = 44  # bytes
 
 Confidence = Literal["sure", "fairly sure", "unsure", "a guess"]
+_Scale = tuple[tuple[float, Confidence], ...]  # from so much on, in this word
+_BY_PROBABILITY: _Scale = ((0.8, "sure"), (0.6, "fairly sure"), (0.4, "unsure"))
 # exp(score) is the probability of a token in the (geometric) mean: above 70 %, 37 % and 20 %.
-_CONFIDENCE: tuple[tuple[float, Confidence], ...] = ((-0.36, "sure"), (-1.0, "fairly sure"), (-1.6, "unsure"))
+_BY_SCORE: _Scale = ((-0.36, "sure"), (-1.0, "fairly sure"), (-1.6, "unsure"))
 
 
 class Answer(BaseModel):
@@ -34,7 +36,15 @@ class Answer(BaseModel):
     units: list[int] = Field(description="Speech units, repeats removed.")
     durations: list[int] = Field(description=f"Of each unit, in frames of {1000 // UNIT_RATE} ms.")
     score: float = Field(description="Mean log probability of a token; 0 is certain.")
-    confidence: Confidence = Field(description="The score in words. It says nothing about the truth.")
+    confidence: Confidence = Field(
+        description="The probability in words; without one, the score in words, which says nothing about the truth."
+    )
+    probability: float | None = Field(
+        default=None, description="That the caption is right. Only where the model is calibrated (docs/confidence.md)."
+    )
+    withheld: bool = Field(
+        default=False, description="Less probable than `min_confidence`: the speech says that it is not sure."
+    )
     speech_seconds: float = Field(description="Length of the speech.")
     seconds: float = Field(description="Time taken to make it.")
     sample_rate: int = Field(default=SAMPLE_RATE, description="Of the speech, in Hz.")
@@ -54,7 +64,9 @@ def answer(caption: SpeechCaption, *, audio: bool = False, captioner: Captioner 
         units=caption.units.tolist(),
         durations=caption.durations.tolist(),
         score=caption.score,
-        confidence=confidence(caption.score),
+        confidence=in_words(caption),
+        probability=caption.confidence,
+        withheld=caption.withheld,
         speech_seconds=len(caption.waveform) / SAMPLE_RATE,
         seconds=caption.seconds,
         wav=base64.b64encode(encode_wav(caption.waveform)).decode() if audio else None,
@@ -62,9 +74,23 @@ def answer(caption: SpeechCaption, *, audio: bool = False, captioner: Captioner 
     )
 
 
-def confidence(score: float) -> Confidence:
-    """Mean log probability of a token -> a word."""
-    return next((word for least, word in _CONFIDENCE if score >= least), "a guess")
+def in_words(caption: SpeechCaption) -> Confidence:
+    """How sure a caption is, in a word: by its calibrated probability or, where there is none, by its score."""
+    if caption.confidence is None:
+        return _word(caption.score, _BY_SCORE)
+    return _word(caption.confidence, _BY_PROBABILITY)
+
+
+def _word(value: float, scale: _Scale) -> Confidence:
+    return next((word for least, word in scale if value >= least), "a guess")
+
+
+def headers(caption: SpeechCaption) -> dict[str, str]:
+    """What a WAV cannot say about itself."""
+    said = {"Im2sp-Score": f"{caption.score:.4f}", "Im2sp-Confidence": in_words(caption)}
+    if caption.confidence is not None:
+        said |= {"Im2sp-Probability": f"{caption.confidence:.4f}", "Im2sp-Withheld": str(caption.withheld).lower()}
+    return said
 
 
 def wav_beginning() -> bytes:

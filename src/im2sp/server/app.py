@@ -25,7 +25,7 @@ from im2sp.server.metrics import Metrics, Observer
 from im2sp.server.page import add_page
 from im2sp.server.photos import FIELD, read_photo
 from im2sp.server.refusals import Refusal
-from im2sp.server.service import Service
+from im2sp.server.service import Service, with_min_confidence
 from im2sp.server.settings import Settings
 from im2sp.speech.audio import encode_wav
 from im2sp.streaming import SpeechChunk
@@ -64,6 +64,9 @@ Beam = Annotated[int | None, Query(ge=1, le=8, description="Hypotheses side by s
 Temperature = Annotated[float, Query(ge=0, le=10, description="Above 0: sample, without a beam.")]
 Seed = Annotated[int, Query(ge=0, le=2**31, description="Of the sampling.")]
 Looks = Annotated[bool, Query(description="Put into the JSON where the model looked, and when.")]
+MinConfidence = Annotated[
+    float, Query(ge=0, le=1, description="Say that it is not sure where the caption is less likely to be right.")
+]
 
 
 def create_app(captioner: Captioner, settings: Settings) -> FastAPI:
@@ -111,17 +114,17 @@ def _add_captions(app: FastAPI, service: Service) -> None:
         beam: Beam = None,
         temperature: Temperature = 0,
         seed: Seed = 0,
+        min_confidence: MinConfidence = 0,
         audio: Annotated[bool, Query(description="Put the speech into the JSON.")] = False,
         attention: Looks = False,
     ) -> Response:
         wish = answers.negotiate(request.headers.get("accept"), formats)
-        options = _options(service.captioner, beam, temperature, seed)
+        options = _options(service.captioner, beam, temperature, seed, min_confidence)
         caption = await _whole(_speech(service, request, options, streamed=False))
         if wish == answers.JSON:
             said = answers.answer(caption, audio=audio, captioner=service.captioner if attention else None)
             return JSONResponse(said.model_dump(exclude_none=True))
-        headers = {"Im2sp-Score": f"{caption.score:.4f}", "Im2sp-Confidence": answers.confidence(caption.score)}
-        return Response(encode_wav(caption.waveform), media_type=answers.WAV, headers=headers)
+        return Response(encode_wav(caption.waveform), media_type=answers.WAV, headers=answers.headers(caption))
 
     @app.post(
         "/v1/captions/stream",
@@ -131,10 +134,15 @@ def _add_captions(app: FastAPI, service: Service) -> None:
         openapi_extra=_PHOTO,
     )
     async def stream(
-        request: Request, beam: Beam = None, temperature: Temperature = 0, seed: Seed = 0, attention: Looks = False
+        request: Request,
+        beam: Beam = None,
+        temperature: Temperature = 0,
+        seed: Seed = 0,
+        min_confidence: MinConfidence = 0,
+        attention: Looks = False,
     ) -> StreamingResponse:
         wish = answers.negotiate(request.headers.get("accept"), streams)
-        options = _options(service.captioner, beam or 1, temperature, seed)
+        options = _options(service.captioner, beam or 1, temperature, seed, min_confidence)
         chunks = _speech(service, request, options, streamed=True)
         first = await anext(chunks)  # what goes wrong now can still be answered with a status of its own
         kind = answers.PCM_TYPE if wish == answers.PCM else wish
@@ -175,10 +183,12 @@ async def _with(first: SpeechChunk, rest: AsyncGenerator[SpeechChunk, None]) -> 
             yield chunk
 
 
-def _options(captioner: Captioner, beam: int | None, temperature: float, seed: int) -> DecodingOptions:
+def _options(
+    captioner: Captioner, beam: int | None, temperature: float, seed: int, min_confidence: float
+) -> DecodingOptions:
     if temperature > 0 and (beam or 1) > 1:
         raise Refusal(422, "sampling knows no beam; give temperature or beam")
-    options = captioner.default_options
+    options = with_min_confidence(captioner, captioner.default_options, min_confidence)
     if temperature > 0:
         return replace(options, temperature=temperature, seed=seed, beam=1)
     return replace(options, beam=beam or options.beam)

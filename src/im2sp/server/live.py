@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 from contextlib import aclosing
 from dataclasses import replace
+from typing import Annotated
 
-from fastapi import FastAPI, WebSocket
+from fastapi import FastAPI, Query, WebSocket
 from starlette.websockets import WebSocketDisconnect
 
 from im2sp.errors import Im2SpError
 from im2sp.server.admission import client_of
 from im2sp.server.answers import answer, pcm
 from im2sp.server.refusals import Refusal
-from im2sp.server.service import Service
+from im2sp.server.service import Service, with_min_confidence
 from im2sp.speech.audio import SAMPLE_RATE
 
 PATH = "/v1/live"
@@ -26,7 +27,7 @@ def add_live(app: FastAPI, service: Service) -> None:
     opened = 0
 
     @app.websocket(PATH)
-    async def live(socket: WebSocket) -> None:
+    async def live(socket: WebSocket, min_confidence: Annotated[float, Query(ge=0, le=1)] = 0) -> None:
         nonlocal opened
         if opened >= service.settings.sockets:
             refusal = Refusal(429, "too many WebSockets are open; close one or try again later", retry_after=30)
@@ -35,14 +36,14 @@ def add_live(app: FastAPI, service: Service) -> None:
         opened += 1
         try:
             await socket.accept()
-            await _converse(socket, service)
+            await _converse(socket, service, min_confidence)
         except WebSocketDisconnect:
             pass
         finally:
             opened -= 1
 
 
-async def _converse(socket: WebSocket, service: Service) -> None:
+async def _converse(socket: WebSocket, service: Service, min_confidence: float) -> None:
     while True:
         try:
             async with asyncio.timeout(service.settings.idle_seconds):
@@ -55,7 +56,7 @@ async def _converse(socket: WebSocket, service: Service) -> None:
                 await socket.close(_RESTARTING)
             return
         try:
-            await _speak(socket, service, message.get("bytes"))
+            await _speak(socket, service, message.get("bytes"), min_confidence)
         except Refusal as refusal:
             await socket.send_json(
                 {"type": "error", "error": refusal.sentence, "status": refusal.status}
@@ -65,11 +66,11 @@ async def _converse(socket: WebSocket, service: Service) -> None:
             await socket.send_json({"type": "error", "error": str(error), "status": 422})
 
 
-async def _speak(socket: WebSocket, service: Service, photo: bytes | None) -> None:
+async def _speak(socket: WebSocket, service: Service, photo: bytes | None, min_confidence: float) -> None:
     if not photo:
         raise Refusal(400, "send a photo as one binary message")
     service.rate.charge(client_of(socket.scope.get("client")))
-    options = replace(service.captioner.default_options, beam=1)
+    options = with_min_confidence(service.captioner, replace(service.captioner.default_options, beam=1), min_confidence)
     async with (
         service.place(socket.scope) as place,
         aclosing(service.speak(photo, options, place, streamed=True)) as chunks,

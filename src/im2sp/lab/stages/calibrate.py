@@ -1,0 +1,312 @@
+"""Stage `calibrate`: an evaluated bundle in; the same bundle with a confidence, and calibration.json, out."""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from im2sp.arrays import FloatArray, IntArray
+from im2sp.bundle import Bundle, ConfidenceConfig, Signal
+from im2sp.captioner import Captioner
+from im2sp.checksums import CHECKSUMS
+from im2sp.confidence import Familiar, Signals, pool
+from im2sp.errors import Im2SpError
+from im2sp.files import replace_whole, sha256_of
+from im2sp.images.loading import ImageSource
+from im2sp.lab.data.off_domain import FITTED, TESTED, pictures
+from im2sp.lab.data.speech_shards import as_floats
+from im2sp.lab.data.voice import PiperSpeaker, VoiceConfig
+from im2sp.lab.evaluation.asr import SpeechRecogniser
+from im2sp.lab.evaluation.calibration import (
+    BINS,
+    SIGNALS,
+    Doubles,
+    Flags,
+    Judge,
+    calibration_error,
+    fit_familiar,
+    fit_regression,
+    halves,
+    measure,
+    probabilities,
+    reliability,
+    threshold_for,
+)
+from im2sp.lab.evaluation.photo_sets import PhotoSet
+from im2sp.lab.evaluation.recognisers import open_recogniser
+from im2sp.lab.evaluation.report import EvaluationOptions, chosen, fingerprint, speak_and_hear, versions
+from im2sp.lab.evaluation.words import word_error_rate
+from im2sp.lab.stages.export import set_confidence
+from im2sp.speech.audio import SAMPLE_RATE, read_audio
+from im2sp.speech.units import remove_repeats
+from im2sp.speech.vocoder import LONGEST_UNIT
+
+log = logging.getLogger(__name__)
+
+REPORT = "calibration.json"
+LONGEST_SENTENCE = 10  # seconds of "I am not sure what this shows"
+RULE = (
+    "a caption is right when at least a third of what is heard, each word weighing log(photos / photos with it in "
+    "their references), occurs in the references of its photo"
+)
+_LOG_EVERY = 50  # photos
+
+
+@dataclass(frozen=True)
+class CalibrationOptions:
+    """How a bundle is calibrated."""
+
+    sentences: tuple[str, ...] = (  # for what is not sure: the one that is understood best as units is taken
+        "I am not sure what this shows.",
+        "I am not sure what is in this picture.",
+        "I cannot see what this picture shows.",
+    )
+    withheld: float = 0.03  # share of photos that the recommended threshold withholds
+    train_photos: int = 800  # drawn by the seed: what is familiar
+    directions: int = 16  # in which they differ
+    seed: int = 0  # of halves, draws and off-domain pictures
+
+    def __post_init__(self) -> None:
+        sizes = (len(self.sentences), self.train_photos, self.directions)
+        if not 0 < self.withheld < 1 or min(sizes) < 1:
+            raise Im2SpError("[confidence]: withheld is a share between 0 and 1, and there is at least one of all else")
+
+
+def calibrate(
+    bundle_dir: Path,
+    data: PhotoSet,
+    train: list[Path],
+    takes: Sequence[Take],
+    out_dir: Path,
+    evaluation: EvaluationOptions,
+    options: CalibrationOptions | None = None,
+) -> dict[str, Any]:
+    """Fit the confidence of a bundle to photos and write it into the bundle.
+
+    It is tested on photos that it was not fitted to: fitted to one half of them and tested on the other, and the
+    other way round. What goes into the bundle is fitted to both. What `evaluate` spoke and heard under `out_dir` is
+    used, or made. Signals are kept there, too. Safe to stop and run again.
+
+    Args:
+        data: photos with references.
+        train: photos that the model was trained on.
+        takes: ways to say "I am not sure what this shows" in the bundle's voice (`spoken_takes`, `recorded_take`).
+
+    Returns:
+        The report, also in `out_dir`/calibration.json.
+
+    Raises:
+        Im2SpError: bundle, data or recogniser are missing, the bundle has no speech encoder, or no caption is right.
+    """
+    options = options or CalibrationOptions()
+    bundle = Bundle.load(bundle_dir)
+    captioner = Captioner(bundle, threads=evaluation.threads)
+    work = out_dir / fingerprint(bundle, bundle.config.decoding.model_dump())
+    recogniser = open_recogniser(evaluation.recogniser, threads=evaluation.threads)
+    unsure = _best_take(captioner, takes, recogniser)
+    photos = {image: data.photos[image] for image in chosen(data, evaluation)}
+    heard, _, unspoken = speak_and_hear(bundle_dir, photos, work, recogniser, evaluation)
+    if len(heard) < 4:
+        raise Im2SpError(f"{len(heard)} photos could be spoken about, which is too few to calibrate a bundle")
+
+    drawn = random.Random(options.seed).sample(train, min(options.train_photos, len(train)))
+    pooled = _pooled_photos(captioner, drawn, work / "signals" / f"train-{options.seed}-{len(drawn)}.npz")
+    familiar = fit_familiar(pooled, options.directions)
+    tables = {
+        "dev": _of_photos(captioner, {image: photos[image] for image in heard}, work / "signals" / "photos.npz"),
+        "fitted": _measured(captioner, pictures(FITTED, options.seed)),
+        "tested": _measured(captioner, pictures(TESTED, options.seed)),
+    }
+    signals = {name: _signals(table, Familiar(familiar)) for name, table in tables.items()}
+
+    judge = Judge({image: data.references[image] for image in photos})
+    right = np.array([judge.is_right(text, image) for image, text in heard.items()])
+    tested, shares = _cross_test(signals, right, options)
+    weights, intercept = _fit(signals["dev"], right, signals["fitted"])
+    sure = {name: probabilities(weights, intercept, values) for name, values in signals.items()}
+    threshold = threshold_for(sure["dev"], options.withheld)
+    config = ConfidenceConfig(
+        intercept=intercept,
+        weights=weights,
+        familiar=familiar,
+        threshold=threshold,
+        unsure_units=unsure["units"],
+        unsure_durations=unsure["durations"],
+    )
+    shares |= {
+        "photos": float((sure["dev"] < threshold).mean()),
+        "off_domain": float((sure["tested"] < threshold).mean()),
+        "off_domain_fitted_to": float((sure["fitted"] < threshold).mean()),
+    }
+    quality: dict[str, str | int | float] = {
+        "expected_calibration_error": round(tested["expected_calibration_error"], 3),
+        "withheld_photos_at_threshold_percent": round(100 * shares["photos_of_the_other_half"], 1),
+        "withheld_off_domain_at_threshold_percent": round(100 * shares["off_domain"], 1),
+    }
+    calibrated = set_confidence(bundle_dir, config, quality)
+    report = {
+        "bundle": {
+            "name": calibrated.config.name,
+            "version": calibrated.config.version,
+            "sha256": sha256_of(bundle_dir / CHECKSUMS),
+        },
+        "split": evaluation.split,
+        "options": asdict(options),
+        "recogniser": asdict(recogniser.info),
+        "command": evaluation.command,
+        "versions": versions(),
+        "rule": RULE,
+        "right_by_that_rule": {
+            "captions": float(right.mean()),
+            "human_captions": judge.human_rate(data.references),
+            "captions_of_other_photos": judge.chance_rate(heard, options.seed),
+        },
+        "unspoken": unspoken,
+        "weights": weights,
+        "intercept": intercept,
+        "far": familiar.far,
+        "threshold": threshold,
+        "bins": BINS,
+        "tested": tested,
+        "withheld": shares,
+        "off_domain": _by_kind(tables["tested"], sure["tested"], threshold),
+        "unsure_sentence": unsure,
+    }
+    with replace_whole(out_dir / REPORT) as temporary:
+        temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    return report
+
+
+def _fit(signals: Doubles, right: Flags, off_domain: Doubles) -> tuple[dict[Signal, float], float]:
+    """Nothing that is said about an off-domain picture is right."""
+    never = np.zeros(len(off_domain), dtype=np.bool_)
+    return fit_regression(np.concatenate([signals, off_domain]), np.concatenate([right, never]))
+
+
+def _cross_test(
+    signals: Mapping[str, Doubles], right: Flags, options: CalibrationOptions
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """Each half of the photos, by what was fitted to the other: (figures, shares that are withheld)."""
+    confidences = np.zeros(len(right))
+    withheld = np.zeros(len(right), dtype=np.bool_)
+    off_domain, errors = [], []
+    first, second = halves(right, options.seed)
+    for fit, test in ((first, second), (second, first)):
+        weights, intercept = _fit(signals["dev"][fit], right[fit], signals["fitted"])
+        threshold = threshold_for(probabilities(weights, intercept, signals["dev"][fit]), options.withheld)
+        confidences[test] = probabilities(weights, intercept, signals["dev"][test])
+        withheld[test] = confidences[test] < threshold
+        off_domain.append(float((probabilities(weights, intercept, signals["tested"]) < threshold).mean()))
+        errors.append(calibration_error(reliability(confidences[test], right[test])))
+    figures = measure(confidences, right, options.seed) | {"expected_calibration_error_of_each_half": errors}
+    return figures, {
+        "photos_of_the_other_half": float(withheld.mean()),
+        "off_domain_by_each_half": float(np.mean(off_domain)),
+    }
+
+
+@dataclass(frozen=True)
+class Take:
+    """One way to say that one is not sure."""
+
+    waveform: FloatArray  # float32 [samples], 16 kHz
+    text: str | None = None  # what was said; a recording need not tell
+
+
+def spoken_takes(sentences: Iterable[str], voice: VoiceConfig) -> list[Take]:
+    """Sentences in the recipe's voice. Raises Im2SpError when it is not installed."""
+    speaker = PiperSpeaker(voice)
+    return [Take(as_floats(speaker.speak(sentence)[0]), sentence) for sentence in sentences]
+
+
+def recorded_take(recording: Path) -> list[Take]:
+    """A recording. Raises AudioError when it cannot be read."""
+    return [Take(read_audio(recording))]
+
+
+def _best_take(captioner: Captioner, takes: Sequence[Take], recogniser: SpeechRecogniser) -> dict[str, Any]:
+    """The take that is understood best when it comes out of the vocoder; of equals, and without texts, the first."""
+    tried: list[dict[str, Any]] = []
+    for take in takes:
+        units, durations = _as_units(captioner, take.waveform)
+        heard = recogniser.transcribe(captioner.speak(units, durations).waveform)
+        errors = word_error_rate([take.text], [heard]).rate if take.text else 0.0
+        tried.append({"text": take.text, "heard": heard, "word_error_rate": errors})
+        tried[-1] |= {"units": units.tolist(), "durations": durations.tolist()}
+    return min(tried, key=lambda one: one["word_error_rate"]) | {
+        "tried": [{name: one[name] for name in ("text", "heard", "word_error_rate")} for one in tried]
+    }
+
+
+def _as_units(captioner: Captioner, waveform: FloatArray) -> tuple[IntArray, IntArray]:
+    if len(waveform) > LONGEST_SENTENCE * SAMPLE_RATE:
+        raise Im2SpError(f"the sentence for what is not sure lasts more than {LONGEST_SENTENCE} s: give a shorter one")
+    units, durations = remove_repeats(captioner.units(waveform))
+    return units, np.minimum(durations, LONGEST_UNIT)
+
+
+Table = dict[str, np.ndarray]  # names, score, length and pooled, a row for each picture
+
+
+def _measured(captioner: Captioner, named: Iterable[tuple[str, ImageSource]]) -> Table:
+    names, found = [], []
+    for name, image in named:
+        prefix = captioner.encode(image)
+        found.append(Signals.of(prefix, captioner.translate(prefix)))
+        names.append(name)
+        if len(found) % _LOG_EVERY == 0:
+            log.info("signals of %d pictures", len(found))
+    rows = [asdict(one) for one in found]
+    return {"names": np.array(names)} | {key: np.array([row[key] for row in rows]) for key in rows[0]}
+
+
+def _of_photos(captioner: Captioner, photos: Mapping[str, Path], kept: Path) -> Table:
+    table = _kept(kept, lambda: _measured(captioner, photos.items()))
+    if table["names"].tolist() != list(photos):  # of another choice of photos
+        kept.unlink()
+        table = _kept(kept, lambda: _measured(captioner, photos.items()))
+    return table
+
+
+def _pooled_photos(captioner: Captioner, photos: list[Path], kept: Path) -> FloatArray:
+    def measured() -> Table:
+        return {"pooled": np.array([pool(captioner.encode(photo)) for photo in photos])}
+
+    pooled: FloatArray = _kept(kept, measured)["pooled"]
+    return pooled
+
+
+def _kept(path: Path, make: Callable[[], Table]) -> Table:
+    if not path.is_file():
+        table = make()
+        with replace_whole(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, **table)  # type: ignore[arg-type]
+    with np.load(path, allow_pickle=False) as file:
+        return dict(file)
+
+
+def _signals(table: Table, familiar: Familiar) -> Doubles:
+    """float64 [n, SIGNALS]."""
+    rows = zip(table["score"], table["length"], table["pooled"], strict=True)
+    values = (Signals(float(score), float(length), pooled).values(familiar) for score, length, pooled in rows)
+    return np.array([[row[name] for name in SIGNALS] for row in values])
+
+
+def _by_kind(table: Table, confidences: Doubles, threshold: float) -> dict[str, dict[str, float]]:
+    kinds = np.array([name.rpartition("-")[0] for name in table["names"].tolist()])
+    found = {}
+    for kind in dict.fromkeys(kinds.tolist()):
+        inside: Flags = kinds == kind
+        found[kind] = {
+            "pictures": int(inside.sum()),
+            "withheld": int((confidences[inside] < threshold).sum()),
+            "mean_confidence": float(confidences[inside].mean()),
+        }
+    return found

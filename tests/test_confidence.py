@@ -1,0 +1,118 @@
+"""Confidence: the arithmetic against a plain one, and what is said where a caption is not sure enough."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from im2sp import Captioner, DecodingOptions, Im2SpError
+from im2sp.confidence import Familiar, Signals, logistic, pool
+from im2sp.speech.audio import HOP
+from tests.tiny_bundle import WIDTH, tiny_confidence
+
+
+@pytest.fixture(scope="module")
+def captioner(calibrated_bundle: Path) -> Captioner:
+    return Captioner.from_pretrained(calibrated_bundle, threads=1)
+
+
+@pytest.fixture(scope="module")
+def photo() -> np.ndarray:
+    return np.random.default_rng(7).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+
+
+def plain_distance(pooled: np.ndarray) -> float:
+    """Log of the squared Mahalanobis distance over the dimensions, from the whole covariance matrix."""
+    familiar = tiny_confidence().familiar
+    across = np.eye(WIDTH)
+    covariance = np.zeros((WIDTH, WIDTH))
+    for direction, deviation in zip(familiar.directions, familiar.deviations, strict=True):
+        outer = np.outer(direction, direction)
+        covariance += deviation**2 * outer
+        across -= outer
+    covariance += familiar.rest**2 * across
+    centred = pooled.astype(np.float64) - familiar.mean
+    return math.log(centred @ np.linalg.inv(covariance) @ centred / WIDTH)
+
+
+def test_the_probability_is_what_plain_arithmetic_gives(captioner: Captioner, photo: np.ndarray) -> None:
+    prefix = captioner.encode(photo)
+    translation = captioner.translate(prefix)
+    values = prefix.values[0, 0]  # [heads, image tokens, head_dim]
+    pooled = np.array([values[head, :, place].mean() for head in range(2) for place in range(WIDTH // 2)])
+    np.testing.assert_allclose(pool(prefix), pooled, rtol=1e-5)
+    strange = max(0.0, plain_distance(pooled) - 0.2)
+    odds = 1.5 + 0.5 * translation.score - 0.25 * math.log(len(translation.tokens)) - 0.75 * strange
+    assert strange > 0
+    assert captioner.confidence(prefix, translation) == pytest.approx(1 / (1 + math.exp(-odds)), rel=1e-5)
+    assert captioner.caption(photo).confidence == captioner.confidence(prefix, translation)
+
+
+def test_what_is_near_is_not_strange_and_what_is_far_is_bounded() -> None:
+    config = tiny_confidence().familiar
+    for pooled, expected in ((np.full(WIDTH, 0.1), 0.0), (np.full(WIDTH, 1e30), 10.0)):
+        values = Signals(-1.0, 2.0, pooled.astype(np.float32)).values(Familiar(config))
+        assert values == {"score": -1.0, "length": 2.0, "strangeness": expected}
+
+
+def test_no_weights_overflow() -> None:
+    assert logistic({"score": 1e6}, 0, {"score": -1e6}) == pytest.approx(0)
+    assert logistic({"score": 1e6}, 0, {"score": 1e6}) == pytest.approx(1)
+    assert logistic({}, 0, {}) == 0.5
+
+
+def test_a_caption_is_withheld_below_the_threshold_only(captioner: Captioner, photo: np.ndarray) -> None:
+    said = captioner.caption(photo)
+    assert said.confidence is not None
+    assert not said.withheld
+    for least, withheld in ((said.confidence, False), (math.nextafter(said.confidence, 1), True), (1.0, True)):
+        caption = captioner.caption(photo, replace(captioner.default_options, min_confidence=least))
+        assert caption.withheld is withheld
+        assert (caption.confidence, caption.score) == (said.confidence, said.score)
+        assert caption.tokens.tolist() == said.tokens.tolist()
+        assert (caption.units.tolist() == said.units.tolist()) is not withheld
+    config = tiny_confidence()
+    assert (caption.units.tolist(), caption.durations.tolist()) == (config.unsure_units, config.unsure_durations)
+    assert len(caption.waveform) == sum(config.unsure_durations) * HOP
+    np.testing.assert_array_equal(
+        caption.waveform, captioner.speak(config.unsure_units, config.unsure_durations).waveform
+    )
+
+
+def test_a_stream_says_nothing_before_it_is_sure_enough(captioner: Captioner, photo: np.ndarray) -> None:
+    greedy = replace(captioner.default_options, beam=1)
+    whole = captioner.caption(photo, greedy)
+    assert whole.confidence is not None
+    for least in (0.0, whole.confidence):
+        chunks = list(captioner.stream(photo, replace(greedy, min_confidence=least)))
+        last = chunks[-1].caption
+        assert last is not None
+        assert (last.confidence, last.withheld, last.units.tolist()) == (whole.confidence, False, whole.units.tolist())
+        joined = np.concatenate([chunk.waveform for chunk in chunks])
+        np.testing.assert_allclose(joined, whole.waveform, atol=1e-5)
+    (only,) = captioner.stream(photo, replace(greedy, min_confidence=1))
+    assert only.caption is not None
+    assert only.caption.withheld
+    assert only.caption.confidence == whole.confidence
+    assert only.units.tolist() == tiny_confidence().unsure_units
+    np.testing.assert_array_equal(only.waveform, only.caption.waveform)
+
+
+def test_a_bundle_that_is_not_calibrated(tiny_bundle: Path, photo: np.ndarray) -> None:
+    captioner = Captioner.from_pretrained(tiny_bundle, threads=1)
+    caption = captioner.caption(photo)
+    assert (caption.confidence, caption.withheld) == (None, False)
+    options = replace(captioner.default_options, min_confidence=0.1)
+    for call in (captioner.caption, captioner.stream):
+        with pytest.raises(Im2SpError, match="has no calibrated confidence"):
+            call(photo, options)
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.1, math.nan])
+def test_a_confidence_is_a_probability(value: float) -> None:
+    with pytest.raises(Im2SpError, match="min_confidence"):
+        DecodingOptions(min_confidence=value)
