@@ -6,7 +6,7 @@ import json
 import logging
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +106,7 @@ def calibrate(
         Im2SpError: bundle, data or recogniser are missing, the bundle has no speech encoder, or no caption is right.
     """
     options = options or CalibrationOptions()
+    evaluation = replace(evaluation, decoding=())  # the recommended one is what is calibrated
     bundle = Bundle.load(bundle_dir)
     captioner = Captioner(bundle, threads=evaluation.threads)
     work = out_dir / fingerprint(bundle, bundle.config.decoding.model_dump())
