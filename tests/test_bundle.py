@@ -285,6 +285,17 @@ def test_graphs_are_opened_once_and_only_when_needed(tiny_bundle: Path, monkeypa
     assert opened == ["vocoder"]
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+def test_graphs_that_are_opened_side_by_side(bundle: Path, threads: int) -> None:
+    graphs = Graphs(Bundle.load(bundle), threads=threads)
+    graphs.open_all(["vocoder", "decoder", "vocoder"])
+    assert graphs.open("vocoder") is graphs.open("vocoder")
+    (bundle / "decoder.onnx").write_bytes(b"not a graph")
+    write_checksums(bundle)
+    others = Graphs(Bundle.load(bundle), threads=threads)
+    assert "decoder.onnx" in sentence(lambda: others.open_all(["vocoder", "decoder"]))
+
+
 def test_every_graph_has_a_contract() -> None:
     for image_units in (None, tiny_image_units(), tiny_image_units(reconstructs=False)):
         config = tiny_config().model_copy(update={"image_units": image_units})
