@@ -102,3 +102,36 @@ def hifigan(
         model = convert_hifigan(config, checkpoint)
         model.save(staging)
     print(f"{out}: {model.config.units} units, {max(1, model.config.speakers)} voices")
+
+
+@app.command(name="vit-vqgan", help="ViT-VQGAN tokenizer and its codebook -> an image tokenizer: photos to image units")
+def vit_vqgan(
+    tokenizer: Annotated[Path, typer.Argument(help="tokenizer.ckpt: a pickled module or a state dict")],
+    codebook: Annotated[Path, typer.Option(help="codebook.ckpt: a tensor of one row a unit")],
+    out: Out,
+) -> None:
+    """Convert a ViT-VQGAN."""
+    from im2sp.lab.convert.folders import new_folder
+    from im2sp.lab.convert.vit_vqgan import convert_vit_vqgan
+
+    with new_folder(out) as staging:
+        model = convert_vit_vqgan(tokenizer, codebook)
+        model.save(staging)
+    sizes = model.config
+    print(f"{out}: {sizes.grid} x {sizes.grid} units of {sizes.codebook_size} a photo, {sizes.bits} bits")
+
+
+@app.command(help="SeiT token ViT -> an image encoder that reads image units")
+def seit(
+    checkpoint: Annotated[Path, typer.Argument(help='checkpoint with a "model"')],
+    out: Out,
+) -> None:
+    """Convert a SeiT."""
+    from im2sp.lab.convert.folders import new_folder
+    from im2sp.lab.convert.seit import convert_seit
+
+    with new_folder(out) as staging:
+        model = convert_seit(checkpoint)
+        model.save(staging)
+    sizes = model.config
+    print(f"{out}: {sizes.crop} x {sizes.crop} units become {sizes.image_tokens} image tokens of width {sizes.width}")

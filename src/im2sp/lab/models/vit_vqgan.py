@@ -1,6 +1,7 @@
-"""ViT-VQGAN, the image tokenizer: pixels (resized by bicubic interpolation) -> image units -> pixels (reference formats, section 4).
+"""ViT-VQGAN, the image tokenizer: pixels -> image units -> pixels (reference formats, section 4).
 
-Names of parameters and the arithmetic are those of the published ViT-VQ "small".
+Names of parameters and the arithmetic are those of the published ViT-VQ "small". It was trained on
+pictures that were resized by bicubic interpolation.
 """
 
 from __future__ import annotations
