@@ -135,3 +135,21 @@ def seit(
         model.save(staging)
     sizes = model.config
     print(f"{out}: {sizes.crop} x {sizes.crop} units become {sizes.image_tokens} image tokens of width {sizes.width}")
+
+
+@app.command(name="im2sp-units", help="Im2Sp of image units -> its token ViT, its translator and its image tokenizer")
+def im2sp_units(
+    checkpoint: Annotated[Path, typer.Argument(help='checkpoint with a "state_dict"')],
+    out: Out,
+    codebook: Annotated[Path | None, typer.Option(help="codebook.ckpt, where the image tokenizer is wanted")] = None,
+    config: Annotated[Path | None, typer.Option(help="config.json of its GIT, where it is not git-large-coco")] = None,
+) -> None:
+    """Convert an Im2Sp of image units to models of the lab."""
+    from im2sp.lab.convert.folders import new_folder
+    from im2sp.lab.convert.im2sp import convert_im2sp_units
+
+    with new_folder(out) as staging:
+        model = convert_im2sp_units(checkpoint, config, codebook)
+        model.save(staging)
+    tokenizer = "with" if model.tokenizer else "without"
+    print(f"{out}: {model.token_vit.config.image_tokens} image tokens, {tokenizer} an image tokenizer")
