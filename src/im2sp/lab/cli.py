@@ -56,7 +56,7 @@ def _recipe(path: Path, data: Path | None, runs: Path | None, smoke: bool) -> Re
 def _run(stage: str, recipe: Recipe, *start: str) -> None:
     from im2sp.lab import pipeline
 
-    getattr(pipeline, stage)(recipe, *start)
+    getattr(pipeline, stage.replace("-", "_"))(recipe, *start)
 
 
 def _add(stage: str, description: str) -> None:
@@ -73,6 +73,7 @@ _add("units", "spoken captions -> unit tables and unit subwords")
 _add("vocoder", "units and speech -> vocoder and duration predictor")
 _add("encode", "photos -> cached image features")
 _add("pretrain", "photos and text captions -> the text captioner that the translator starts from")
+_add("image-tokenizer", "photos -> a ViT-VQGAN, which makes them image units; not part of `all`")
 _add("evaluate", "the bundle on the dev part -> report.json, and its figures into the bundle")
 
 

@@ -83,6 +83,22 @@ def encode(recipe: Recipe) -> None:
     stage(photos(recipe), recipe.features, recipe.section("backbone", BackboneConfig), recipe.views)
 
 
+def image_tokenizer(recipe: Recipe) -> None:
+    """Photos -> a ViT-VQGAN, and how well it does on photos that it learned from (`report.json`)."""
+    from im2sp.lab.models.vit_vqgan import VitVqganConfig
+    from im2sp.lab.stages.image_tokenizer import TokenizerPhotos, photos_to_learn_from, train_image_tokenizer
+    from im2sp.lab.training.vit_vqgan import VitVqganTraining
+
+    source = recipe.section("image_tokenizer", TokenizerPhotos)
+    train_image_tokenizer(
+        photos_to_learn_from(recipe.data, source),
+        source,
+        recipe.section("vit_vqgan_sizes", VitVqganConfig),
+        recipe.section("vit_vqgan", VitVqganTraining, seed=recipe.seed),
+        recipe.image_tokenizer,
+    )
+
+
 def pretrain(recipe: Recipe) -> None:
     """Photos and text -> the text captioner, and its score on the dev part: the ceiling of what the encoder sees."""
     from im2sp.files import replace_whole

@@ -108,6 +108,11 @@ class Recipe:
         """Vocoder and duration predictor."""
         return self.runs / "vocoder"
 
+    @property
+    def image_tokenizer(self) -> Path:
+        """The ViT-VQGAN."""
+        return self.runs / "image_tokenizer"
+
     def translator(self, start: str = "pretrained") -> Path:
         """The translator that started from "pretrained" or "scratch" weights."""
         return self.runs / f"translate-{start}"

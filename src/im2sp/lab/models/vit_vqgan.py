@@ -160,11 +160,11 @@ class Decoder(nn.Module):
         self.grid = config.grid
         self.register_buffer("de_pos_embedding", sine_cosine_positions(config.width, config.grid))
         self.transformer = Transformer(config, config.decoder_layers)
-        # The published one has a rearrangement without parameters at index 0.
-        self.to_pixel = nn.Sequential(
-            nn.Unflatten(2, (config.grid, config.grid)),
-            nn.ConvTranspose2d(config.width, 3, config.patch, config.patch),
-        )
+        last = nn.ConvTranspose2d(config.width, 3, config.patch, config.patch)
+        nn.init.normal_(last.weight, std=0.02)
+        nn.init.constant_(last.bias, 0.5)  # training starts from grey
+        # The published one has a rearrangement without parameters at index 0, too.
+        self.to_pixel = nn.Sequential(nn.Unflatten(2, (config.grid, config.grid)), last)
 
     def forward(self, features: Tensor) -> Tensor:
         """Pixels of every patch."""
