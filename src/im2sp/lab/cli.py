@@ -74,6 +74,7 @@ _add("vocoder", "units and speech -> vocoder and duration predictor")
 _add("encode", "photos -> cached image features")
 _add("pretrain", "photos and text captions -> the text captioner that the translator starts from")
 _add("image-tokenizer", "photos -> a ViT-VQGAN, which makes them image units; not part of `all`")
+_add("token-vit", "image units and cached features -> a token ViT that captioning starts from; not part of `all`")
 _add("evaluate", "the bundle on the dev part -> report.json, and its figures into the bundle")
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from im2sp.errors import Im2SpError
 from im2sp.lab.data.flickr8k import photo_path, read_captions, read_split
 from im2sp.lab.recipe import Recipe
 
@@ -96,6 +97,31 @@ def image_tokenizer(recipe: Recipe) -> None:
         recipe.section("vit_vqgan_sizes", VitVqganConfig),
         recipe.section("vit_vqgan", VitVqganTraining, seed=recipe.seed),
         recipe.image_tokenizer,
+    )
+
+
+def token_vit(recipe: Recipe) -> None:
+    """Image units and cached features -> a token ViT."""
+    from im2sp.lab.data.image_features import ImageFeatures
+    from im2sp.lab.models.saving import CONFIG, load_config
+    from im2sp.lab.models.token_vit import TokenVitConfig
+    from im2sp.lab.models.vit_vqgan import VitVqganConfig
+    from im2sp.lab.stages.token_vit import train_on_units
+    from im2sp.lab.training.token_augmentation import TokenAugmentation
+    from im2sp.lab.training.token_vit import TokenVitTraining
+
+    if not (recipe.image_tokenizer / CONFIG).is_file():
+        raise Im2SpError(f"{recipe.image_tokenizer / CONFIG} is missing: run the stage `image-tokenizer` first")
+    made = load_config(recipe.image_tokenizer, VitVqganConfig)
+    train_on_units(
+        photos(recipe),
+        read_split(recipe.data, "dev"),
+        ImageFeatures(recipe.features),
+        recipe.image_tokenizer,
+        recipe.section("token_vit_sizes", TokenVitConfig, code_width=made.code_width),
+        recipe.section("token_augmentation", TokenAugmentation),
+        recipe.section("token_vit", TokenVitTraining, seed=recipe.seed),
+        recipe.token_vit,
     )
 
 

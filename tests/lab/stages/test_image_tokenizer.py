@@ -1,4 +1,4 @@
-"""The stage `image-tokenizer`: which photos it looks at, and the smoke recipe through the command."""
+"""The stages `image-tokenizer` and `token-vit`: which photos are looked at, and the smoke recipe by the command."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -15,6 +16,7 @@ from im2sp.images.loading import load_image
 from im2sp.lab.cli import app
 from im2sp.lab.data.flickr8k import PHOTO_FOLDER, read_split
 from im2sp.lab.data.tiny_flickr8k import write_tiny_flickr8k
+from im2sp.lab.models.token_vit import StemFromUnits, TokenVit
 from im2sp.lab.models.vit_vqgan import VitVqgan
 from im2sp.lab.stages.image_tokenizer import TokenizerPhotos, photos_to_learn_from
 from im2sp.lab.training.photo_crops import unit_pixels
@@ -64,3 +66,21 @@ def test_the_smoke_recipe_makes_a_tokenizer_and_a_report(tmp_path: Path) -> None
     written = {path: path.stat().st_mtime_ns for path in out.iterdir()}
     assert CliRunner().invoke(app, arguments).exit_code == 0  # everything is there: nothing is trained again
     assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == written
+
+
+def test_a_token_vit_needs_a_tokenizer_then_learns_from_its_units(tmp_path: Path) -> None:
+    places = ["--smoke", "--recipe", str(RECIPE), "--data", str(tmp_path / "data"), "--runs", str(tmp_path / "runs")]
+    early = CliRunner().invoke(app, ["token-vit", *places])
+    assert isinstance(early.exception, Im2SpError)
+    assert str(early.exception).endswith("run the stage `image-tokenizer` first")
+    for stage in ("encode", "image-tokenizer", "token-vit"):
+        assert CliRunner().invoke(app, [stage, *places], catch_exceptions=False).exit_code == 0
+    out = tmp_path / "runs" / "token_vit"
+    assert np.load(next(out.glob("units-*-flip.npy"))).shape == (12, 16)
+    model, tokenizer = TokenVit.load(out), VitVqgan.load(tmp_path / "runs" / "image_tokenizer")
+    stem = StemFromUnits(tokenizer.codebook.weight, tokenizer.config.grid, model.config.crop)
+    with torch.inference_mode():
+        assert model(stem(torch.zeros(1, 16, dtype=torch.int64))).shape == (1, 5, 32)
+    last = json.loads((out / "log.jsonl").read_text().splitlines()[-1])
+    assert last["step"] == 6
+    assert 0 < last["held_out"] < 10
