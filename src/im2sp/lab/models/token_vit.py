@@ -124,7 +124,7 @@ class TokenVit(nn.Module):
         The class token comes first. The last norm is not applied: captioning takes what the blocks give.
         """
         tokens = self.patch_embed(vectors)
-        x = torch.cat([self.cls_token.expand(len(tokens), -1, -1), tokens], 1) + self.pos_embed
+        x = torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], 1) + self.pos_embed
         features: Tensor = self.blocks(x)
         return features
 
@@ -177,6 +177,8 @@ class StemFromUnits(nn.Module):
 
     def forward(self, units: Tensor) -> Tensor:
         """Units int64 [B, grid * grid], row by row -> vectors float32 [B, code_width, crop, crop]."""
-        vectors = F.embedding(units, self.codebook).unflatten(1, (self.grid, self.grid)).permute(0, 3, 1, 2)
+        # Not unflatten: the exporter takes the batch of its example to be the only one after it.
+        vectors = F.embedding(units, self.codebook).reshape(-1, self.grid, self.grid, self.codebook.shape[1])
+        vectors = vectors.permute(0, 3, 1, 2)
         end = self.edge + self.crop
         return vectors[:, :, self.edge : end, self.edge : end]

@@ -162,7 +162,7 @@ class Decoder(nn.Module):
         self.transformer = Transformer(config, config.decoder_layers)
         last = nn.ConvTranspose2d(config.width, 3, config.patch, config.patch)
         nn.init.normal_(last.weight, std=0.02)
-        nn.init.constant_(last.bias, 0.5)  # training starts from grey
+        nn.init.constant_(cast(Tensor, last.bias), 0.5)  # training starts from grey
         # The published one has a rearrangement without parameters at index 0, too.
         self.to_pixel = nn.Sequential(nn.Unflatten(2, (config.grid, config.grid)), last)
 
@@ -238,3 +238,15 @@ class VitVqgan(nn.Module):
         model = cls(load_config(folder, VitVqganConfig))
         model.load_state_dict(load_file(folder / WEIGHTS))
         return model.eval()
+
+
+class PixelsFromUnits(nn.Module):
+    """Graph `image_decoder`: units int64 [B, grid * grid] -> pixels float32 [B, 3, H, W] in [0, 1], for export."""
+
+    def __init__(self, tokenizer: VitVqgan) -> None:
+        super().__init__()
+        self.tokenizer = tokenizer
+
+    def forward(self, units: Tensor) -> Tensor:
+        """The same as the tokenizer's `decode`."""
+        return self.tokenizer.decode(units)
