@@ -150,7 +150,13 @@ def test_a_run_that_is_ended(photos: Path, tmp_path: Path, unit_bundle: Path, nu
         (photos / f"x{index}.png").write_bytes(picture)
     table, rows = tmp_path / "units.parquet", tmp_path / "units.parquet.part" / "rows.jsonl"
     words = [sys.executable, "-m", "im2sp", "tokenize", photos, "-o", table, "--model", unit_bundle, "--threads", "1"]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        words,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # also in a background run
+    )
     while not (rows.exists() and rows.read_bytes().count(b"\n") > 3):
         assert process.poll() is None
         time.sleep(0.01)

@@ -58,7 +58,7 @@ def _recipe(path: Path, data: Path | None, runs: Path | None, smoke: bool) -> Re
 def _run(stage: str, recipe: Recipe, *start: str) -> None:
     from im2sp.lab import pipeline
 
-    getattr(pipeline, stage)(recipe, *start)
+    getattr(pipeline, stage.replace("-", "_"))(recipe, *start)
 
 
 def _add(stage: str, description: str) -> None:
@@ -77,6 +77,8 @@ _add("encode", "photos -> cached image features")
 _add("pretrain", "photos and text captions -> the text captioner that the translator starts from")
 _add("reward", "the text captioner -> one whose sentences agree more with people's; needs a section [reward]")
 _add("distil", "photos -> sentences of the text captioner -> spoken captions, beside those that people wrote")
+_add("image-tokenizer", "photos -> a ViT-VQGAN, which makes them image units; not part of `all`")
+_add("token-vit", "image units and cached features -> a token ViT that captioning starts from; not part of `all`")
 _add("evaluate", "the bundle on the dev part -> report.json, and its figures into the bundle")
 
 

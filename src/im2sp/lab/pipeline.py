@@ -104,6 +104,47 @@ def encode(recipe: Recipe) -> None:
         stage(unlabelled_photos(recipe.unlabelled), recipe.unlabelled_features, backbone, recipe.views)
 
 
+def image_tokenizer(recipe: Recipe) -> None:
+    """Photos -> a ViT-VQGAN, and how well it does on photos that it learned from (`report.json`)."""
+    from im2sp.lab.models.vit_vqgan import VitVqganConfig
+    from im2sp.lab.stages.image_tokenizer import TokenizerPhotos, photos_to_learn_from, train_image_tokenizer
+    from im2sp.lab.training.vit_vqgan import VitVqganTraining
+
+    source = recipe.section("image_tokenizer", TokenizerPhotos)
+    train_image_tokenizer(
+        photos_to_learn_from(recipe.data, source),
+        source,
+        recipe.section("vit_vqgan_sizes", VitVqganConfig),
+        recipe.section("vit_vqgan", VitVqganTraining, seed=recipe.seed),
+        recipe.image_tokenizer,
+    )
+
+
+def token_vit(recipe: Recipe) -> None:
+    """Image units and cached features -> a token ViT."""
+    from im2sp.lab.data.image_features import ImageFeatures
+    from im2sp.lab.models.saving import CONFIG, load_config
+    from im2sp.lab.models.token_vit import TokenVitConfig
+    from im2sp.lab.models.vit_vqgan import VitVqganConfig
+    from im2sp.lab.stages.token_vit import train_on_units
+    from im2sp.lab.training.token_augmentation import TokenAugmentation
+    from im2sp.lab.training.token_vit import TokenVitTraining
+
+    if not (recipe.image_tokenizer / CONFIG).is_file():
+        raise Im2SpError(f"{recipe.image_tokenizer / CONFIG} is missing: run the stage `image-tokenizer` first")
+    made = load_config(recipe.image_tokenizer, VitVqganConfig)
+    train_on_units(
+        photos(recipe),
+        read_split(recipe.data, "dev"),
+        ImageFeatures(recipe.features),
+        recipe.image_tokenizer,
+        recipe.section("token_vit_sizes", TokenVitConfig, code_width=made.code_width),
+        recipe.section("token_augmentation", TokenAugmentation),
+        recipe.section("token_vit", TokenVitTraining, seed=recipe.seed),
+        recipe.token_vit,
+    )
+
+
 def pretrain(recipe: Recipe) -> None:
     """Photos and text -> the text captioner, and its score on the dev part: the ceiling of what the encoder sees."""
     from im2sp.lab.data.image_features import ImageFeatures

@@ -136,6 +136,16 @@ class Recipe:
         """Vocoder and duration predictor."""
         return self.runs / "vocoder"
 
+    @property
+    def image_tokenizer(self) -> Path:
+        """The ViT-VQGAN."""
+        return self.runs / "image_tokenizer"
+
+    @property
+    def token_vit(self) -> Path:
+        """The token ViT that was distilled from the image encoder."""
+        return self.runs / "token_vit"
+
     def translator(self, start: str = "pretrained") -> Path:
         """The translator that started from "pretrained" or "scratch" weights."""
         return self.runs / f"translate-{start}"

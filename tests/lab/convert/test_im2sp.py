@@ -180,7 +180,7 @@ def test_other_mistakes_are_said(git: GitForCausalLM, parts: Path, tmp_path: Pat
     content: dict[str, Any] = torch.load(checkpoint, weights_only=True)
     content["state_dict"]["model.git.image_encoder.vision_model.blocks.0.norm1.weight"] = torch.zeros(2)
     torch.save(content, checkpoint)
-    with pytest.raises(CheckpointError, match="looks at image units"):
+    with pytest.raises(CheckpointError, match="looks at image units: use"):
         convert_im2sp(checkpoint, config)
     assert "vocoder holds no model that im2sp can load (there is no such" in str(
         convert(tmp_path, tmp_path / "out").exception

@@ -102,3 +102,54 @@ def hifigan(
         model = convert_hifigan(config, checkpoint)
         model.save(staging)
     print(f"{out}: {model.config.units} units, {max(1, model.config.speakers)} voices")
+
+
+@app.command(name="vit-vqgan", help="ViT-VQGAN tokenizer and its codebook -> an image tokenizer: photos to image units")
+def vit_vqgan(
+    tokenizer: Annotated[Path, typer.Argument(help="tokenizer.ckpt: a pickled module or a state dict")],
+    codebook: Annotated[Path, typer.Option(help="codebook.ckpt: a tensor of one row a unit")],
+    out: Out,
+) -> None:
+    """Convert a ViT-VQGAN."""
+    from im2sp.lab.convert.folders import new_folder
+    from im2sp.lab.convert.vit_vqgan import convert_vit_vqgan
+
+    with new_folder(out) as staging:
+        model = convert_vit_vqgan(tokenizer, codebook)
+        model.save(staging)
+    sizes = model.config
+    print(f"{out}: {sizes.grid} x {sizes.grid} units of {sizes.codebook_size} a photo, {sizes.bits} bits")
+
+
+@app.command(help="SeiT token ViT -> an image encoder that reads image units")
+def seit(
+    checkpoint: Annotated[Path, typer.Argument(help='checkpoint with a "model"')],
+    out: Out,
+) -> None:
+    """Convert a SeiT."""
+    from im2sp.lab.convert.folders import new_folder
+    from im2sp.lab.convert.seit import convert_seit
+
+    with new_folder(out) as staging:
+        model = convert_seit(checkpoint)
+        model.save(staging)
+    sizes = model.config
+    print(f"{out}: {sizes.crop} x {sizes.crop} units become {sizes.image_tokens} image tokens of width {sizes.width}")
+
+
+@app.command(name="im2sp-units", help="Im2Sp of image units -> its token ViT, its translator and its image tokenizer")
+def im2sp_units(
+    checkpoint: Annotated[Path, typer.Argument(help='checkpoint with a "state_dict"')],
+    out: Out,
+    codebook: Annotated[Path | None, typer.Option(help="codebook.ckpt, where the image tokenizer is wanted")] = None,
+    config: Annotated[Path | None, typer.Option(help="config.json of its GIT, where it is not git-large-coco")] = None,
+) -> None:
+    """Convert an Im2Sp of image units to models of the lab."""
+    from im2sp.lab.convert.folders import new_folder
+    from im2sp.lab.convert.im2sp import convert_im2sp_units
+
+    with new_folder(out) as staging:
+        model = convert_im2sp_units(checkpoint, config, codebook)
+        model.save(staging)
+    tokenizer = "with" if model.tokenizer else "without"
+    print(f"{out}: {model.token_vit.config.image_tokens} image tokens, {tokenizer} an image tokenizer")

@@ -129,19 +129,32 @@ def convert_git(folder: Path) -> Git:
 def git_of(state: StateDict, config: PublishedGit, path: Path) -> Git:
     """A GIT out of the tensors of a GitForCausalLM. Raises CheckpointError when they do not fit the config."""
     state = {name: tensor for name, tensor in state.items() if name not in POSITIONS}
+    vision = {f"model.{name.removeprefix(VISION)}": value for name, value in state.items() if name.startswith(VISION)}
+    translator = translator_of(state, config, config.vision_config.hidden_size, path)
+    return Git(with_vision_buffers(with_weights(lambda: GitVision(config.vision_config), vision, path)), translator)
+
+
+def translator_of(state: StateDict, config: PublishedGit, image_width: int, path: Path) -> Translator:
+    """The translator of a GitForCausalLM; tensors of its image encoder are passed by.
+
+    Args:
+        image_width: channels that the image encoder gives.
+
+    Raises:
+        CheckpointError: the tensors do not fit the config.
+    """
+    state = {name: value for name, value in state.items() if name not in POSITIONS and not name.startswith(VISION)}
     embeddings, tied = state.get("git.embeddings.word_embeddings.weight"), config.tie_word_embeddings
     if tied and embeddings is not None and not torch.equal(state.setdefault("output.weight", embeddings), embeddings):
         raise CheckpointError(f"{path} has an output layer that is not tied to its embeddings: give its config")
-    vision = {f"model.{name.removeprefix(VISION)}": value for name, value in state.items() if name.startswith(VISION)}
     names = translator_names(config.num_hidden_layers)
     own = {}
     for name, value in state.items():
         module, _, kind = name.rpartition(".")
-        if not name.startswith(VISION):
-            own[f"{names.get(module, module)}.{kind}"] = value  # an unknown name is refused further down
+        own[f"{names.get(module, module)}.{kind}"] = value  # an unknown name is refused further down
     sizes = TranslatorConfig(
         vocabulary_size=config.vocab_size,
-        image_width=config.vision_config.hidden_size,
+        image_width=image_width,
         width=config.hidden_size,
         layers=config.num_hidden_layers,
         heads=config.num_attention_heads,
@@ -154,7 +167,7 @@ def git_of(state: StateDict, config: PublishedGit, path: Path) -> Git:
     translator = with_weights(lambda: Translator(sizes), own, path)
     if tied:
         translator.output.weight = translator.word_embeddings.weight
-    return Git(with_vision_buffers(with_weights(lambda: GitVision(config.vision_config), vision, path)), translator)
+    return translator
 
 
 def with_vision_buffers(vision: GitVision) -> GitVision:

@@ -1,4 +1,6 @@
-"""Published Im2Sp of raw images, `{"state_dict": ...}` -> GIT's image encoder and our Translator of speech units.
+"""Published Im2Sp, `{"state_dict": ...}` -> an image encoder and our Translator of speech units.
+
+The image encoder is GIT's in an Im2Sp of raw images, and a token ViT in one of image units.
 
 Reference formats, section 2. Their token ids are those of BERT with the units around them; ours are pad 0, bos 1, eos 2
 and unit u at 3 + u, so rows of embeddings and output move. Unit 100 shares its row with bos in their files and gets a
@@ -7,6 +9,7 @@ row of its own here. Id 103, which they never use, has no place in ours.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -14,13 +17,19 @@ import torch
 from im2sp.bundle import SPECIAL_TOKENS
 from im2sp.lab.convert.checkpoints import read_checkpoint
 from im2sp.lab.convert.configs import read_config
-from im2sp.lab.convert.git import GIT_LARGE, Git, PublishedGit, git_of
+from im2sp.lab.convert.git import GIT_LARGE, VISION, Git, PublishedGit, git_of, translator_of
+from im2sp.lab.convert.seit import token_vit_of
 from im2sp.lab.convert.state_dicts import StateDict, state_dict_of
 from im2sp.lab.convert.streams import CheckpointError
+from im2sp.lab.convert.vit_vqgan import read_codebook, vit_vqgan_of
+from im2sp.lab.models.token_vit import TokenVit
+from im2sp.lab.models.translator import Translator
+from im2sp.lab.models.vit_vqgan import VitVqgan
 
 PAD, BOS, EOS = 0, 101, 102  # their ids
 PREFIX = "model."
-TOKENIZER = "tokenizer."  # of images, beside the model in some files
+TOKENIZER = "tokenizer."
+TOKEN_VIT = f"{VISION}vision_model."
 EMBEDDINGS = "git.embeddings.word_embeddings.weight"
 VOCABULARY = (EMBEDDINGS, "output.weight", "output.bias")
 
@@ -35,8 +44,38 @@ def published_rows(units: int) -> list[int]:
     return [PAD, BOS, EOS, *map(published_id, range(units))]
 
 
+@dataclass(frozen=True)
+class ImageUnitGit:
+    """An Im2Sp that reads image units."""
+
+    token_vit: TokenVit
+    translator: Translator
+    tokenizer: VitVqgan | None  # what makes the units, where the checkpoint and a codebook were given
+
+    def save(self, folder: Path) -> None:
+        """Write `token_vit/`, `translator/` and, where there is one, `tokenizer/`."""
+        self.token_vit.save(folder / "token_vit")
+        self.translator.save(folder / "translator")
+        if self.tokenizer is not None:
+            self.tokenizer.save(folder / "tokenizer")
+
+
+@dataclass(frozen=True)
+class _Published:
+    """The content of a checkpoint: names as GitForCausalLM has them, rows of the vocabulary in our order."""
+
+    model: StateDict
+    tokenizer: StateDict  # of images, beside the model in some files
+    config: PublishedGit
+
+    @property
+    def reads_image_units(self) -> bool:
+        """Whether its image encoder is a token ViT."""
+        return any(name.startswith(f"{TOKEN_VIT}blocks.") for name in self.model)
+
+
 def convert_im2sp(checkpoint: Path, config: Path | None = None) -> Git:
-    """A published Im2Sp whose translator speaks units: token 3 + u is unit u.
+    """A published Im2Sp of raw images whose translator speaks units: token 3 + u is unit u.
 
     Args:
         checkpoint: a file of `{"state_dict": ...}` with names that start with `model.`.
@@ -45,12 +84,63 @@ def convert_im2sp(checkpoint: Path, config: Path | None = None) -> Git:
     Raises:
         CheckpointError: something is missing, damaged, hostile, or does not fit together.
     """
+    published = _read(checkpoint, config)
+    if published.reads_image_units:
+        raise CheckpointError(f"{checkpoint} looks at image units: use `im2sp-lab convert im2sp-units`")
+    return git_of(published.model, published.config, checkpoint)
+
+
+def convert_im2sp_units(checkpoint: Path, config: Path | None = None, codebook: Path | None = None) -> ImageUnitGit:
+    """A published Im2Sp of image units; its translator speaks as that of `convert_im2sp`.
+
+    Args:
+        checkpoint, config: as for `convert_im2sp`.
+        codebook: codebook.ckpt of the image tokenizer that the checkpoint has beside the model; without it the
+            tokenizer is left out.
+
+    Raises:
+        CheckpointError: something is missing, damaged, hostile, or does not fit together.
+    """
+    published = _read(checkpoint, config)
+    if not published.reads_image_units:
+        raise CheckpointError(f"{checkpoint} has no token ViT: use `im2sp-lab convert im2sp` for one of raw images")
+    tokenizer = None
+    if codebook is not None:
+        if not published.tokenizer:
+            raise CheckpointError(
+                f"{checkpoint} has no image tokenizer: use `im2sp-lab convert vit-vqgan` for its file"
+            )
+        tokenizer = vit_vqgan_of(published.tokenizer, read_codebook(codebook), checkpoint)
+    vision = {name.removeprefix(TOKEN_VIT): value for name, value in published.model.items() if name.startswith(VISION)}
+    stem = vision.get("patch_embed.proj.weight")
+    if stem is not None:  # captioning never applies the last norm, so some files lack it
+        vision.setdefault("norm.weight", torch.ones(len(stem)))
+        vision.setdefault("norm.bias", torch.zeros(len(stem)))
+    token_vit = token_vit_of(vision, checkpoint)
+    _check_pair(token_vit, tokenizer, checkpoint)
+    translator = translator_of(published.model, published.config, token_vit.config.width, checkpoint)
+    return ImageUnitGit(token_vit, translator, tokenizer)
+
+
+def _check_pair(token_vit: TokenVit, tokenizer: VitVqgan | None, checkpoint: Path) -> None:
+    taken = token_vit.config
+    if tokenizer is None:
+        return
+    given = tokenizer.config
+    if given.code_width != taken.code_width or given.grid < taken.crop:
+        raise CheckpointError(
+            f"{checkpoint} has a tokenizer of {given.grid} x {given.grid} units of {given.code_width} numbers and a "
+            f"token ViT of {taken.crop} x {taken.crop} units of {taken.code_width}: give files that belong together"
+        )
+
+
+def _read(checkpoint: Path, config: Path | None) -> _Published:
     settings = GIT_LARGE if config is None else read_config(config, PublishedGit)
-    state = _own(state_dict_of(read_checkpoint(checkpoint), checkpoint, "state_dict"))
+    found = state_dict_of(read_checkpoint(checkpoint), checkpoint, "state_dict")
+    tokenizer = {name.removeprefix(TOKENIZER): value for name, value in found.items() if name.startswith(TOKENIZER)}
+    state = {name.removeprefix(PREFIX): value for name, value in found.items() if not name.startswith(TOKENIZER)}
     if EMBEDDINGS not in state:
         raise CheckpointError(f"{checkpoint} lacks {PREFIX}{EMBEDDINGS}: is it the checkpoint of an Im2Sp?")
-    if any(name.startswith("git.image_encoder.vision_model.blocks.") for name in state):
-        raise CheckpointError(f"{checkpoint} looks at image units, which im2sp cannot convert: give the raw-image one")
     size = len(state[EMBEDDINGS])
     if size <= EOS + 1:
         raise CheckpointError(f"{checkpoint} has {size} tokens, too few for units around BERT's ids: is it an Im2Sp?")
@@ -60,9 +150,4 @@ def convert_im2sp(checkpoint: Path, config: Path | None = None) -> Git:
         if name in state and len(state[name]) == size:
             state[name] = state[name][rows]
     sizes = settings.model_copy(update={"vocab_size": size, "tie_word_embeddings": True})
-    return git_of(state, sizes, checkpoint)
-
-
-def _own(state: StateDict) -> StateDict:
-    """Names as GitForCausalLM has them; an image tokenizer beside the model is left out."""
-    return {name.removeprefix(PREFIX): tensor for name, tensor in state.items() if not name.startswith(TOKENIZER)}
+    return _Published(state, tokenizer, sizes)

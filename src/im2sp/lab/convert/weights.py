@@ -12,6 +12,7 @@ from torch import nn
 from im2sp.lab.convert.state_dicts import StateDict
 from im2sp.lab.convert.streams import CheckpointError
 
+MOST_BLOCKS = 128
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 M = TypeVar("M", bound=nn.Module)
@@ -75,6 +76,18 @@ def fold_weight_norm(state: StateDict, path: Path) -> StateDict:
         else:
             folded[name] = tensor
     return folded
+
+
+def counted_blocks(state: StateDict, prefix: str, path: Path) -> int:
+    """How many numbered blocks stand behind `prefix`, as in `blocks.0.`, `blocks.1.`; 0 where there are none.
+
+    Raises:
+        CheckpointError: there are more than MOST_BLOCKS, or one in between is missing.
+    """
+    numbers = {name.removeprefix(prefix).partition(".")[0] for name in state if name.startswith(prefix)}
+    if len(numbers) > MOST_BLOCKS or numbers != {str(number) for number in range(len(numbers))}:
+        raise CheckpointError(f"{path} has no row of at most {MOST_BLOCKS} blocks {prefix[:80]}N: get the file again")
+    return len(numbers)
 
 
 def plain(tensor: torch.Tensor) -> torch.Tensor:

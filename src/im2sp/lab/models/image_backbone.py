@@ -71,6 +71,25 @@ class ImageBackbone(nn.Module):
         pooled = nn.functional.avg_pool2d(features, factor)
         return pooled.flatten(2).transpose(1, 2).float()
 
+    def stages(self, pixels: Tensor) -> list[Tensor]:
+        """Normalised pixels float32 [B, 3, H, W] -> the last feature map before each halving, and the one at the end.
+
+        Each is [B, C, H / 2, W / 2], then a quarter and so on to a 32nd. They tell pictures apart from texture to
+        content, which is what a perceptual distance wants.
+        """
+        network, found = self.network, []
+        x = network._swish(network._bn0(network._conv_stem(pixels)))
+        for block in network._blocks:
+            y = block(x)
+            if y.shape[-1] < x.shape[-1]:
+                found.append(x)
+            x = y
+        return [*found, x]
+
+    def normalised(self, pixels: Tensor) -> Tensor:
+        """Pixels in [0, 1] -> pixels as the network takes them."""
+        return (pixels - self.config.mean) / self.config.std
+
     def train(self, mode: bool = True) -> ImageBackbone:
         """Stay in evaluation mode: the backbone is frozen."""
         return super().train(False)

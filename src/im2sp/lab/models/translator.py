@@ -7,16 +7,15 @@ runs once for all captions of a photo.
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from im2sp.files import replace_whole
+from im2sp.lab.models.saving import WEIGHTS, load_config, save_model
 
 
 @dataclass(frozen=True)
@@ -154,20 +153,17 @@ class Translator(nn.Module):
 
     def save(self, folder: Path) -> None:
         """Write `config.json` and `model.safetensors`."""
-        state = {k: v.contiguous() for k, v in self.state_dict().items()}
+        state = self.state_dict()
         if self.config.tied:
             del state["output.weight"]
-        with replace_whole(folder / "model.safetensors") as temporary:
-            save_file(state, temporary)
-        with replace_whole(folder / "config.json") as temporary:
-            temporary.write_text(json.dumps(asdict(self.config), indent=1))
+        save_model(state, self.config, folder)
 
     @classmethod
     def load(cls, folder: Path, **changes: float) -> Translator:
         """Read what `save` wrote, in evaluation mode; `changes` override fields of the config (dropout, say)."""
-        config = TranslatorConfig(**json.loads((folder / "config.json").read_text()))
+        config = load_config(folder, TranslatorConfig)
         model = cls(replace(config, **changes))  # type: ignore[arg-type]
-        state = load_file(folder / "model.safetensors")
+        state = load_file(folder / WEIGHTS)
         if config.tied:
             state["output.weight"] = state["word_embeddings.weight"]
         model.load_state_dict(state)
