@@ -16,7 +16,7 @@ from im2sp.speech.vocoder import Speech, Vocoder, check_length
 if TYPE_CHECKING:
     from im2sp.captioner import SpeechCaption
 
-FIRST_FRAMES = 3  # speech starts with a chunk of 0.06 s: the next is ready in a third of that on one slow core
+FIRST_FRAMES = 3  # speech starts with a chunk of 0.06 s: the next is ready in a third of that on one core
 MOST_FRAMES = 2 * UNIT_RATE  # the largest chunk
 
 
