@@ -209,10 +209,11 @@ def _variants(captioner: Captioner, clip: SpokenCaption) -> Iterator[tuple[str, 
 
 
 def fingerprint(bundle: Bundle, decoding: dict[str, Any]) -> str:
-    """What decides how a bundle speaks. Its model card, measured quality and calibration do not: once a report's
-    numbers stand in the bundle, evaluating it again takes seconds and gives the report of the bundle as it is shipped.
+    """What decides how a bundle speaks. What is told about it and its calibration do not: once a report's numbers
+    stand in the bundle, evaluating it again takes seconds and gives the report of the bundle as it is shipped.
     """
-    config = bundle.config.model_dump(exclude={"quality", "confidence"}) | {"format_version": _FINGERPRINTED_FORMAT}
+    config = bundle.config.model_dump(exclude={"quality", "confidence", "training"})
+    config |= {"format_version": _FINGERPRINTED_FORMAT}
     graphs = {name: checksum for name, checksum in bundle.checksums.items() if name.endswith(".onnx")}
     text = json.dumps([config, graphs, decoding], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
