@@ -79,6 +79,7 @@ _add("reward", "the text captioner -> one whose sentences agree more with people
 _add("distil", "photos -> sentences of the text captioner -> spoken captions, beside those that people wrote")
 _add("image-tokenizer", "photos -> a ViT-VQGAN, which makes them image units; not part of `all`")
 _add("token-vit", "image units and cached features -> a token ViT that captioning starts from; not part of `all`")
+_add("semantic-units", "cached features and the translator -> image units of all photos; not part of `all`")
 _add("evaluate", "the bundle on the dev part -> report.json, and its figures into the bundle")
 
 

@@ -145,6 +145,20 @@ def token_vit(recipe: Recipe) -> None:
     )
 
 
+def semantic_units(recipe: Recipe) -> None:
+    """Image features and the finished translator -> a quantiser, and the units of all photos."""
+    from im2sp.lab.stages.semantic_units import SemanticUnitsOptions, make_semantic_units
+
+    make_semantic_units(
+        recipe.all_features,
+        read_split(recipe.data, "dev"),
+        recipe.translator(),
+        recipe.section("semantic_units", SemanticUnitsOptions),
+        recipe.seed,
+        recipe.semantic_units,
+    )
+
+
 def pretrain(recipe: Recipe) -> None:
     """Photos and text -> the text captioner, and its score on the dev part: the ceiling of what the encoder sees."""
     from im2sp.lab.data.image_features import ImageFeatures
