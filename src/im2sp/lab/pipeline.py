@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from im2sp.errors import Im2SpError
 from im2sp.lab.data.flickr8k import photo_path, read_captions, read_split
-from im2sp.lab.recipe import Recipe
+from im2sp.lab.recipe import FEATURES, VIT_VQGAN, Recipe
 
 if TYPE_CHECKING:
     from im2sp.lab.evaluation.report import EvaluationOptions
@@ -250,18 +251,26 @@ def distil(recipe: Recipe) -> None:
     speak_shards(shards, recipe.speech, recipe.voice)
 
 
-def translate(recipe: Recipe, start: str = "pretrained") -> None:
-    """Image features -> speech units."""
+def translate(recipe: Recipe, start: str = "pretrained", seen: str = FEATURES) -> None:
+    """Image features, or image units, -> speech units."""
     from im2sp.lab.data.image_features import ImageFeatures
     from im2sp.lab.data.unit_subwords import UnitSubwords
     from im2sp.lab.models.translator import TranslatorConfig
     from im2sp.lab.stages.translate import translate as stage
     from im2sp.lab.training.translator import TranslatorTraining
 
-    count = _unit_count(recipe)
+    subwords = UnitSubwords.load(recipe.subword_file, _unit_count(recipe))
+    if seen != FEATURES:
+        from im2sp.lab.unit_pipeline import translate_units
+
+        by_folder = {recipe.features.name: photos(recipe)}
+        if recipe.unlabelled:
+            by_folder[recipe.unlabelled_features.name] = unlabelled_photos(recipe.unlabelled)
+        translate_units(recipe, start, seen, subwords, by_folder)
+        return
     stage(
         recipe.units,
-        UnitSubwords.load(recipe.subword_file, count),
+        subwords,
         ImageFeatures(*recipe.all_features),
         recipe.section("translator", TranslatorConfig, vocabulary_size=0),
         recipe.section("translate", TranslatorTraining, seed=recipe.seed),
@@ -270,19 +279,31 @@ def translate(recipe: Recipe, start: str = "pretrained") -> None:
     )
 
 
-def export(recipe: Recipe, start: str = "pretrained") -> None:
+def export(recipe: Recipe, start: str = "pretrained", seen: str = FEATURES) -> None:
     """Finished stages -> a bundle."""
     from im2sp.lab.models.image_backbone import BackboneConfig
+    from im2sp.lab.models.saving import WEIGHTS
     from im2sp.lab.stages.export import BundleOptions, BundleSources, export_bundle
+    from im2sp.lab.unit_pipeline import image_unit_modules
 
+    translator = recipe.translator(start, seen)
+    if not (translator / WEIGHTS).is_file():
+        raise Im2SpError(f"{translator / WEIGHTS} is missing: run the stage `translate` with the same options first")
     sources = BundleSources(
         recipe.section("backbone", BackboneConfig),
-        recipe.translator(start),
+        translator,
         recipe.subword_file,
         recipe.vocoder,
         recipe.speech_encoder,
     )
-    bundle = export_bundle(sources, recipe.section("bundle", BundleOptions), _training_facts(recipe), {}, recipe.bundle)
+    options, modules, facts = recipe.section("bundle", BundleOptions), None, _training_facts(recipe)
+    if seen != FEATURES:
+        modules = image_unit_modules(recipe, start, seen)
+        options = replace(options, name=f"{options.name}-{seen}")
+        facts["image_units"] = f"{modules.config.tokenizer}, {modules.config.bits} bits a photo"
+        if seen == VIT_VQGAN:
+            facts["image_backbone"] = "token ViT, distilled from " + str(facts["image_backbone"])
+    bundle = export_bundle(sources, options, facts, {}, recipe.bundle_of(seen), modules)
     total = sum(path.stat().st_size for path in bundle.folder.iterdir())
     log.info("%s: %.1f MB", bundle.folder, total / 1e6)
 

@@ -153,3 +153,15 @@ class SemanticUnits(nn.Module):
         model = cls(SemanticUnitsConfig(**json.loads((folder / "config.json").read_text())))
         model.load_state_dict(load_file(folder / "model.safetensors"))
         return model.eval()
+
+
+class FeaturesFromUnits(nn.Module):
+    """Units int64 [B, cells * levels] -> projected features float32 [B, cells, width], for export."""
+
+    def __init__(self, quantiser: SemanticUnits) -> None:
+        super().__init__()
+        self.quantiser = quantiser
+
+    def forward(self, units: Tensor) -> Tensor:
+        """The same as the quantiser's `features`."""
+        return self.quantiser.features(units)
