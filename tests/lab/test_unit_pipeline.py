@@ -95,10 +95,10 @@ def test_semantic_units_from_photos_to_a_bundle(run: Recipe, tmp_path: Path) -> 
         said = quantiser.features(torch.from_numpy(made).flatten(1))
         keys = torch.stack([key for key, _ in translator.prefix(said)]).numpy()
     print("cells:", (made == units).all(-1).mean(), "units:", (made == units).mean())
-    assert (made == units).all(-1).mean() > 0.9
+    assert (made == units).all(-1).mean() > 0.97
     for row, photo in enumerate(photos[:3]):
         stored = ImageUnits(made[row].reshape(-1), captioner.image_tokenizer)
-        assert np.abs(captioner.encode(stored).keys[:, 0] - keys[:, row]).max() < 0.02 * np.abs(keys).max()
+        assert np.abs(captioner.encode(stored).keys[:, 0] - keys[:, row]).max() < 0.05 * np.abs(keys).max()
         np.testing.assert_array_equal(captioner.caption(stored).waveform, captioner.caption(photo).waveform)
     check_that_tables_say_what_photos_say(run.bundle_of(SEMANTIC), photos[:4], tmp_path)
 

@@ -87,7 +87,6 @@ _add("distil", "photos -> sentences of the text captioner -> spoken captions, be
 _add("image-tokenizer", "photos -> a ViT-VQGAN, which makes them image units; not part of `all`")
 _add("token-vit", "image units and cached features -> a token ViT that captioning starts from; not part of `all`")
 _add("semantic-units", "cached features and the translator -> image units of all photos; not part of `all`")
-_add("evaluate", "the bundle on the dev part -> report.json, and its figures into the bundle")
 
 
 def _add_with_input(stage: str, description: str) -> None:
@@ -105,6 +104,18 @@ def _add_with_input(stage: str, description: str) -> None:
 
 _add_with_input("translate", "image features, or image units, -> speech units")
 _add_with_input("export", "finished stages -> a bundle")
+
+
+@app.command(help="the bundle on the dev part -> report.json, and its figures into the bundle")
+def evaluate(
+    recipe: RecipeFile = DEFAULT_RECIPE,
+    data: Data = None,
+    runs: Runs = None,
+    smoke: Smoke = False,
+    seen: Input = FEATURES,
+) -> None:
+    """Score a bundle of a recipe."""
+    _run("evaluate", _recipe(recipe, data, runs, smoke), _known_input(seen))
 
 
 @app.command(

@@ -341,17 +341,18 @@ def _evaluation_options(recipe: Recipe, command: str) -> EvaluationOptions:
     )
 
 
-def evaluate(recipe: Recipe) -> None:
+def evaluate(recipe: Recipe, seen: str = FEATURES) -> None:
     """The bundle on the dev part -> report.json, a table row, and the figures into the bundle itself."""
     from im2sp.lab.evaluation.report import TABLE_HEADER, table_row
     from im2sp.lab.evaluation.report import evaluate as measure
     from im2sp.lab.stages.export import set_quality
 
+    bundle, out = recipe.bundle_of(seen), recipe.evaluation_of(seen)
     options = _evaluation_options(recipe, "im2sp-lab evaluate")
-    report = measure(recipe.bundle, recipe.data, recipe.speech, recipe.evaluation, options)
+    report = measure(bundle, recipe.data, recipe.speech, out, options)
     captions, rates = report["captions"], report["word_error_rates"]
     set_quality(
-        recipe.bundle,
+        bundle,
         {
             "split": f"{report['split']}, {captions['photos']} photos, five references",
             "recogniser": f"Whisper {recipe.recogniser}, beam {report['recogniser']['beam']}",
@@ -364,7 +365,7 @@ def evaluate(recipe: Recipe) -> None:
         },
     )
     # The figures in it changed the bundle's checksum: report it as it is now. Nothing is spoken or heard again.
-    report = measure(recipe.bundle, recipe.data, recipe.speech, recipe.evaluation, options)
+    report = measure(bundle, recipe.data, recipe.speech, out, options)
     print(TABLE_HEADER, table_row(report), sep="\n")
 
 

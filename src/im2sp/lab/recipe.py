@@ -173,7 +173,11 @@ class Recipe:
         """The exported bundle of the photo features."""
         return self.bundle_of(FEATURES)
 
+    def evaluation_of(self, seen: str) -> Path:
+        """What the evaluation wrote of such a bundle."""
+        return self.runs / ("evaluation" if seen == FEATURES else f"evaluation-{seen}")
+
     @property
     def evaluation(self) -> Path:
-        """What the evaluation wrote."""
-        return self.runs / "evaluation"
+        """What the evaluation wrote of the bundle of the photo features."""
+        return self.evaluation_of(FEATURES)
