@@ -153,12 +153,19 @@ def test_unit_quality_of_a_perfect_and_a_useless_set() -> None:
 @pytest.mark.parametrize("name", ["recipe.toml", "smoke.toml"])
 def test_recipes_fit_their_stages(name: str) -> None:
     from im2sp.lab.models.image_backbone import BackboneConfig
+    from im2sp.lab.models.token_vit import TokenVitConfig
     from im2sp.lab.models.translator import TranslatorConfig
     from im2sp.lab.models.unit_vocoder import VocoderConfig
+    from im2sp.lab.models.vit_vqgan import VitVqganConfig
+    from im2sp.lab.stages.calibrate import CalibrationOptions
     from im2sp.lab.stages.export import BundleOptions
     from im2sp.lab.stages.hubert import HubertStage
+    from im2sp.lab.stages.image_tokenizer import TokenizerPhotos
     from im2sp.lab.training.self_critical import SelfCriticalTraining
+    from im2sp.lab.training.token_augmentation import TokenAugmentation
+    from im2sp.lab.training.token_vit import TokenVitTraining
     from im2sp.lab.training.translator import TranslatorTraining
+    from im2sp.lab.training.vit_vqgan import VitVqganTraining
     from im2sp.lab.training.vocoder import VocoderTraining
 
     recipe = Recipe.read(RECIPES / name)
@@ -171,13 +178,20 @@ def test_recipes_fit_their_stages(name: str) -> None:
         "translate": TranslatorTraining,
         "vocoder": VocoderTraining,
         "vocoder_sizes": VocoderConfig,
+        "image_tokenizer": TokenizerPhotos,
+        "vit_vqgan_sizes": VitVqganConfig,
+        "vit_vqgan": VitVqganTraining,
+        "token_augmentation": TokenAugmentation,
+        "token_vit": TokenVitTraining,
+        "confidence": CalibrationOptions,
         "bundle": BundleOptions,
     }
     for section, kind in kinds.items():
         recipe.section(section, kind)
     recipe.section("translator", TranslatorConfig, vocabulary_size=9)
     assert recipe.voice.speaker == "piper-joe"
-    assert set(recipe.sections) <= {*kinds, "translator", "voice"}
+    recipe.section("token_vit_sizes", TokenVitConfig, code_width=32)
+    assert set(recipe.sections) <= {*kinds, "translator", "token_vit_sizes", "voice"}
 
 
 def test_unknown_keys_of_a_recipe_are_said(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ class UnitPhotos:
 
     Attributes:
         units: uint16 [views, photos, units], in the order of `features`.
-        features: of the same photos in the same views.
+        features: of the same photos in the same views, from one folder.
     """
 
     units: npt.NDArray[np.uint16]
@@ -55,7 +55,7 @@ class UnitPhotos:
 
     def batch(self, image_ids: list[str], views: npt.NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """Units int64 [B, units] and features float32 [B, cells, width] of some photos, one view each."""
-        rows = [self.features.rows[image_id] for image_id in image_ids]
+        rows = [self.features.rows[image_id][1] for image_id in image_ids]
         units = torch.from_numpy(self.units[views, rows].astype(np.int64))
         return units, torch.from_numpy(self.features.batch(image_ids, views)).float()
 
