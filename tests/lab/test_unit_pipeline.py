@@ -70,6 +70,12 @@ def check_that_tables_say_what_photos_say(bundle: Path, photos: list[Path], out:
     assert {path.name: path.read_bytes() for path in (out / "units").glob("*.wav")} == spoken
 
 
+def test_unknown_inputs_are_said(tmp_path: Path) -> None:
+    done = lab(tmp_path, "translate", "--input", "pixels", catch=True)
+    assert done.exit_code == 2
+    assert "features, semantic or vit-vqgan" in done.output
+
+
 def test_semantic_units_from_photos_to_a_bundle(run: Recipe, tmp_path: Path) -> None:
     folder = run.runs.parent
     with pytest.raises(Im2SpError, match="run the stage `semantic-units` first"):
@@ -112,6 +118,11 @@ def test_semantic_units_from_photos_to_a_bundle(run: Recipe, tmp_path: Path) -> 
     before = written.stat().st_mtime_ns
     lab(folder, "translate", "--input", SEMANTIC)  # it is there: nothing is trained again
     assert written.stat().st_mtime_ns == before
+
+    lab(folder, "translate", "--input", SEMANTIC, "--start", "scratch")
+    fresh = Translator.load(run.runs / "translate-semantic-scratch").config
+    assert (translator.config.image_width, translator.config.normalised) == (64, True)
+    assert (fresh.image_width, fresh.normalised) == (64, False)
 
 
 def test_vit_vqgan_units_from_photos_to_a_bundle(run: Recipe, tmp_path: Path) -> None:

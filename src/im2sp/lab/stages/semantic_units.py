@@ -26,7 +26,6 @@ from im2sp.lab.data.unit_features import StoredUnits, UnitFeatures, unit_table_f
 from im2sp.lab.models.saving import CONFIG, WEIGHTS
 from im2sp.lab.models.semantic_units import SemanticUnits
 from im2sp.lab.models.translator import Translator
-from im2sp.lab.recipe import SEMANTIC
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +99,7 @@ def semantic_tokenizer(model: SemanticUnits, cells: int, folder: Path) -> ImageT
     of a bundle's graph, so a bundle does not take these units for its own."""
     return ImageTokenizer(
         kind="semantic",
-        tokenizer=f"{folder.parent.name}-{SEMANTIC}",
+        tokenizer=f"{folder.parent.name}-semantic",
         checksum=sha256_of(folder / WEIGHTS),
         grid=grid_of(cells),
         codes=model.config.levels,
