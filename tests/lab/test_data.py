@@ -161,12 +161,14 @@ def test_recipes_fit_their_stages(name: str) -> None:
     from im2sp.lab.stages.export import BundleOptions
     from im2sp.lab.stages.hubert import HubertStage
     from im2sp.lab.stages.image_tokenizer import TokenizerPhotos
+    from im2sp.lab.stages.semantic_units import SemanticUnitsOptions
     from im2sp.lab.training.self_critical import SelfCriticalTraining
     from im2sp.lab.training.token_augmentation import TokenAugmentation
     from im2sp.lab.training.token_vit import TokenVitTraining
     from im2sp.lab.training.translator import TranslatorTraining
     from im2sp.lab.training.vit_vqgan import VitVqganTraining
     from im2sp.lab.training.vocoder import VocoderTraining
+    from im2sp.lab.unit_pipeline import UnitTraining
 
     recipe = Recipe.read(RECIPES / name)
     kinds = {
@@ -183,6 +185,8 @@ def test_recipes_fit_their_stages(name: str) -> None:
         "vit_vqgan": VitVqganTraining,
         "token_augmentation": TokenAugmentation,
         "token_vit": TokenVitTraining,
+        "semantic_units": SemanticUnitsOptions,
+        "translate_units": UnitTraining,
         "confidence": CalibrationOptions,
         "bundle": BundleOptions,
     }

@@ -39,7 +39,7 @@ def model(tokenizer: TextTokenizer) -> Translator:
 
 
 def write_features(folder: Path, names: list[str], seed: int, backbone: str = "b") -> Path:
-    folder.mkdir()
+    folder.mkdir(parents=True)
     rng = np.random.default_rng(seed)
     for view in ("whole", "flip"):
         np.save(folder / f"{view}.npy", rng.normal(size=(len(names), 4, 8)).astype(np.float16))

@@ -14,7 +14,7 @@ from im2sp.lab.convert.commands import app as convert
 from im2sp.lab.data.commands import ingest
 from im2sp.lab.evaluation.commands import score
 from im2sp.lab.logs import log_to_stderr
-from im2sp.lab.recipe import Recipe
+from im2sp.lab.recipe import FEATURES, INPUTS, Recipe
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Trains the model of a recipe, stage by stage.")
 app.add_typer(convert, name="convert")
@@ -28,6 +28,7 @@ Smoke = Annotated[
     bool, typer.Option("--smoke", help="smoke.toml beside the recipe, on a tiny data set made on the spot")
 ]
 Start = Annotated[str, typer.Option(help="translator to take: from pretrained weights, or from scratch")]
+Input = Annotated[str, typer.Option("--input", help=f"what the translator sees of photos: {', '.join(INPUTS)}")]
 
 DEFAULT_RECIPE = Path("recipes/flickr8k/recipe.toml")
 STAGES = (
@@ -39,6 +40,12 @@ def _known(start: str) -> str:
     if start not in ("pretrained", "scratch"):
         raise typer.BadParameter("--start is pretrained or scratch")
     return start
+
+
+def _known_input(seen: str) -> str:
+    if seen not in INPUTS:
+        raise typer.BadParameter(f"--input is {', '.join(INPUTS[:-1])} or {INPUTS[-1]}")
+    return seen
 
 
 def _recipe(path: Path, data: Path | None, runs: Path | None, smoke: bool) -> Recipe:
@@ -55,10 +62,10 @@ def _recipe(path: Path, data: Path | None, runs: Path | None, smoke: bool) -> Re
     return replace(recipe, unlabelled=recipe.data / UNLABELLED)
 
 
-def _run(stage: str, recipe: Recipe, *start: str) -> None:
+def _run(stage: str, recipe: Recipe, *more: str) -> None:
     from im2sp.lab import pipeline
 
-    getattr(pipeline, stage.replace("-", "_"))(recipe, *start)
+    getattr(pipeline, stage.replace("-", "_"))(recipe, *more)
 
 
 def _add(stage: str, description: str) -> None:
@@ -79,10 +86,10 @@ _add("reward", "the text captioner -> one whose sentences agree more with people
 _add("distil", "photos -> sentences of the text captioner -> spoken captions, beside those that people wrote")
 _add("image-tokenizer", "photos -> a ViT-VQGAN, which makes them image units; not part of `all`")
 _add("token-vit", "image units and cached features -> a token ViT that captioning starts from; not part of `all`")
-_add("evaluate", "the bundle on the dev part -> report.json, and its figures into the bundle")
+_add("semantic-units", "cached features and the translator -> image units of all photos; not part of `all`")
 
 
-def _add_with_start(stage: str, description: str) -> None:
+def _add_with_input(stage: str, description: str) -> None:
     @app.command(name=stage, help=description)
     def command(
         recipe: RecipeFile = DEFAULT_RECIPE,
@@ -90,12 +97,25 @@ def _add_with_start(stage: str, description: str) -> None:
         runs: Runs = None,
         smoke: Smoke = False,
         start: Start = "pretrained",
+        seen: Input = FEATURES,
     ) -> None:
-        _run(stage, _recipe(recipe, data, runs, smoke), _known(start))
+        _run(stage, _recipe(recipe, data, runs, smoke), _known(start), _known_input(seen))
 
 
-_add_with_start("translate", "image features -> speech units, from the text captioner's weights or from scratch")
-_add_with_start("export", "finished stages -> a bundle")
+_add_with_input("translate", "image features, or image units, -> speech units")
+_add_with_input("export", "finished stages -> a bundle")
+
+
+@app.command(help="the bundle on the dev part -> report.json, and its figures into the bundle")
+def evaluate(
+    recipe: RecipeFile = DEFAULT_RECIPE,
+    data: Data = None,
+    runs: Runs = None,
+    smoke: Smoke = False,
+    seen: Input = FEATURES,
+) -> None:
+    """Score a bundle of a recipe."""
+    _run("evaluate", _recipe(recipe, data, runs, smoke), _known_input(seen))
 
 
 @app.command(

@@ -127,8 +127,13 @@ def _is_delicate(model: onnx.ModelProto, name: str, values: np.ndarray) -> bool:
 
 
 def _is_among(values: np.ndarray, given: Sequence[np.ndarray]) -> bool:
-    """Whether it is one of the arrays, or one turned over: the exporter does that to matrices."""
-    return any(np.array_equal(values, other) or np.array_equal(values, other.T) for other in given)
+    """Whether it is one of the arrays, or one turned over or flattened: the exporter does that to them."""
+    return any(
+        np.array_equal(values, other)
+        or np.array_equal(values, other.T)
+        or (values.size == other.size and np.array_equal(values.ravel(), other.ravel()))
+        for other in given
+    )
 
 
 def _channel_axis(model: onnx.ModelProto, name: str, dimensions: int) -> int:

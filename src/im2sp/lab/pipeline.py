@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from im2sp.errors import Im2SpError
 from im2sp.lab.data.flickr8k import photo_path, read_captions, read_split
-from im2sp.lab.recipe import Recipe
+from im2sp.lab.recipe import FEATURES, VIT_VQGAN, Recipe
 
 if TYPE_CHECKING:
     from im2sp.lab.evaluation.report import EvaluationOptions
@@ -145,6 +146,20 @@ def token_vit(recipe: Recipe) -> None:
     )
 
 
+def semantic_units(recipe: Recipe) -> None:
+    """Image features and the finished translator -> a quantiser, and the units of all photos."""
+    from im2sp.lab.stages.semantic_units import SemanticUnitsOptions, make_semantic_units
+
+    make_semantic_units(
+        recipe.all_features,
+        read_split(recipe.data, "dev"),
+        recipe.translator(),
+        recipe.section("semantic_units", SemanticUnitsOptions),
+        recipe.seed,
+        recipe.semantic_units,
+    )
+
+
 def pretrain(recipe: Recipe) -> None:
     """Photos and text -> the text captioner, and its score on the dev part: the ceiling of what the encoder sees."""
     from im2sp.lab.data.image_features import ImageFeatures
@@ -236,18 +251,26 @@ def distil(recipe: Recipe) -> None:
     speak_shards(shards, recipe.speech, recipe.voice)
 
 
-def translate(recipe: Recipe, start: str = "pretrained") -> None:
-    """Image features -> speech units."""
+def translate(recipe: Recipe, start: str = "pretrained", seen: str = FEATURES) -> None:
+    """Image features, or image units, -> speech units."""
     from im2sp.lab.data.image_features import ImageFeatures
     from im2sp.lab.data.unit_subwords import UnitSubwords
     from im2sp.lab.models.translator import TranslatorConfig
     from im2sp.lab.stages.translate import translate as stage
     from im2sp.lab.training.translator import TranslatorTraining
 
-    count = _unit_count(recipe)
+    subwords = UnitSubwords.load(recipe.subword_file, _unit_count(recipe))
+    if seen != FEATURES:
+        from im2sp.lab.unit_pipeline import translate_units
+
+        by_folder = {recipe.features.name: photos(recipe)}
+        if recipe.unlabelled:
+            by_folder[recipe.unlabelled_features.name] = unlabelled_photos(recipe.unlabelled)
+        translate_units(recipe, start, seen, subwords, by_folder)
+        return
     stage(
         recipe.units,
-        UnitSubwords.load(recipe.subword_file, count),
+        subwords,
         ImageFeatures(*recipe.all_features),
         recipe.section("translator", TranslatorConfig, vocabulary_size=0),
         recipe.section("translate", TranslatorTraining, seed=recipe.seed),
@@ -256,19 +279,31 @@ def translate(recipe: Recipe, start: str = "pretrained") -> None:
     )
 
 
-def export(recipe: Recipe, start: str = "pretrained") -> None:
+def export(recipe: Recipe, start: str = "pretrained", seen: str = FEATURES) -> None:
     """Finished stages -> a bundle."""
     from im2sp.lab.models.image_backbone import BackboneConfig
+    from im2sp.lab.models.saving import WEIGHTS
     from im2sp.lab.stages.export import BundleOptions, BundleSources, export_bundle
+    from im2sp.lab.unit_pipeline import image_unit_modules
 
+    translator = recipe.translator(start, seen)
+    if not (translator / WEIGHTS).is_file():
+        raise Im2SpError(f"{translator / WEIGHTS} is missing: run the stage `translate` with the same options first")
     sources = BundleSources(
         recipe.section("backbone", BackboneConfig),
-        recipe.translator(start),
+        translator,
         recipe.subword_file,
         recipe.vocoder,
         recipe.speech_encoder,
     )
-    bundle = export_bundle(sources, recipe.section("bundle", BundleOptions), _training_facts(recipe), {}, recipe.bundle)
+    options, modules, facts = recipe.section("bundle", BundleOptions), None, _training_facts(recipe)
+    if seen != FEATURES:
+        modules = image_unit_modules(recipe, start, seen)
+        options = replace(options, name=f"{options.name}-{seen}")
+        facts["image_units"] = f"{modules.config.tokenizer}, {modules.config.bits} bits a photo"
+        if seen == VIT_VQGAN:
+            facts["image_backbone"] = "token ViT, distilled from " + str(facts["image_backbone"])
+    bundle = export_bundle(sources, options, facts, {}, recipe.bundle_of(seen), modules)
     total = sum(path.stat().st_size for path in bundle.folder.iterdir())
     log.info("%s: %.1f MB", bundle.folder, total / 1e6)
 
@@ -306,17 +341,18 @@ def _evaluation_options(recipe: Recipe, command: str) -> EvaluationOptions:
     )
 
 
-def evaluate(recipe: Recipe) -> None:
+def evaluate(recipe: Recipe, seen: str = FEATURES) -> None:
     """The bundle on the dev part -> report.json, a table row, and the figures into the bundle itself."""
     from im2sp.lab.evaluation.report import TABLE_HEADER, table_row
     from im2sp.lab.evaluation.report import evaluate as measure
     from im2sp.lab.stages.export import set_quality
 
+    bundle, out = recipe.bundle_of(seen), recipe.evaluation_of(seen)
     options = _evaluation_options(recipe, "im2sp-lab evaluate")
-    report = measure(recipe.bundle, recipe.data, recipe.speech, recipe.evaluation, options)
+    report = measure(bundle, recipe.data, recipe.speech, out, options)
     captions, rates = report["captions"], report["word_error_rates"]
     set_quality(
-        recipe.bundle,
+        bundle,
         {
             "split": f"{report['split']}, {captions['photos']} photos, five references",
             "recogniser": f"Whisper {recipe.recogniser}, beam {report['recogniser']['beam']}",
@@ -329,7 +365,7 @@ def evaluate(recipe: Recipe) -> None:
         },
     )
     # The figures in it changed the bundle's checksum: report it as it is now. Nothing is spoken or heard again.
-    report = measure(recipe.bundle, recipe.data, recipe.speech, recipe.evaluation, options)
+    report = measure(bundle, recipe.data, recipe.speech, out, options)
     print(TABLE_HEADER, table_row(report), sep="\n")
 
 

@@ -12,6 +12,8 @@ from im2sp.lab.data.voice import VoiceConfig
 
 T = TypeVar("T")
 
+INPUTS = FEATURES, SEMANTIC, VIT_VQGAN = "features", "semantic", "vit-vqgan"  # by which a translator sees photos
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -146,16 +148,36 @@ class Recipe:
         """The token ViT that was distilled from the image encoder."""
         return self.runs / "token_vit"
 
-    def translator(self, start: str = "pretrained") -> Path:
-        """The translator that started from "pretrained" or "scratch" weights."""
-        return self.runs / f"translate-{start}"
+    @property
+    def semantic_units(self) -> Path:
+        """The quantiser of image features, its report, and the units of all photos below `units`."""
+        return self.runs / "semantic-units"
+
+    @property
+    def vit_vqgan_units(self) -> Path:
+        """The units that the ViT-VQGAN makes of all photos."""
+        return self.runs / "vit-vqgan-units"
+
+    def translator(self, start: str = "pretrained", seen: str = FEATURES) -> Path:
+        """The translator that started from "pretrained" or "scratch" weights and sees photos by one of INPUTS."""
+        if seen == FEATURES:
+            return self.runs / f"translate-{start}"
+        return self.runs / (f"translate-{seen}" if start == "pretrained" else f"translate-{seen}-{start}")
+
+    def bundle_of(self, seen: str) -> Path:
+        """The exported bundle that sees photos by one of INPUTS."""
+        return self.runs / ("bundle" if seen == FEATURES else f"bundle-{seen}")
 
     @property
     def bundle(self) -> Path:
-        """The exported bundle."""
-        return self.runs / "bundle"
+        """The exported bundle of the photo features."""
+        return self.bundle_of(FEATURES)
+
+    def evaluation_of(self, seen: str) -> Path:
+        """What the evaluation wrote of such a bundle."""
+        return self.runs / ("evaluation" if seen == FEATURES else f"evaluation-{seen}")
 
     @property
     def evaluation(self) -> Path:
-        """What the evaluation wrote."""
-        return self.runs / "evaluation"
+        """What the evaluation wrote of the bundle of the photo features."""
+        return self.evaluation_of(FEATURES)

@@ -1,13 +1,30 @@
-"""Cached image features: one float16 array a view, with the image ids in order."""
+"""Cached image features: one float16 array a view, with the image ids in order; and what may stand in their place."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
 from im2sp.errors import Im2SpError
+
+
+class PhotoInputs(Protocol):
+    """What a translator looks at, for many photos in several views: cached features, or what stored units say."""
+
+    views: list[str]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one photo: (image_tokens, width) of features, (units,) of units."""
+
+    def get(self, image_id: str, view: int = 0) -> np.ndarray[Any, Any]:
+        """One photo in one view: [*shape]."""
+
+    def batch(self, image_ids: list[str], views: np.ndarray[Any, Any] | int = 0) -> np.ndarray[Any, Any]:
+        """Several photos, one view each: [B, *shape]; numbers are floats in features, integers in units."""
 
 
 class ImageFeatures:

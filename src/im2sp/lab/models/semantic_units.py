@@ -1,7 +1,7 @@
-"""Semantic image units: the image features that the text captioner looks at, as a few hundred bytes of codes.
+"""Semantic image units: the image features that a captioner looks at, as a few hundred bytes of codes.
 
 Our own step beyond the paper: not the picture is quantised but what a captioner sees in it. The features of each cell
-are projected and normalised as the text captioner does it, which throws away what captions do not need, and then
+are projected and normalised as a trained captioner does it, which throws away what captions do not need, and then
 described by residual quantisation: the first code names the nearest of `size` centres, each further code the nearest
 centre of what is still missing (Gray, 1984).
 """
@@ -20,6 +20,7 @@ from sklearn.cluster import MiniBatchKMeans
 from torch import Tensor, nn
 
 from im2sp.arrays import FloatArray
+from im2sp.errors import Im2SpError
 from im2sp.files import replace_whole
 from im2sp.lab.models.translator import Translator
 
@@ -59,6 +60,18 @@ class SemanticUnits(nn.Module):
         made.norm.load_state_dict(captioner.image_norm.state_dict())
         return made.eval()
 
+    def sees_like(self, captioner: Translator) -> bool:
+        """Whether it projects features exactly as a captioner does."""
+        if self.config.image_width != captioner.config.image_width or self.config.width != captioner.config.width:
+            return False
+        theirs = captioner.state_dict()
+        pairs = (("projection", "image_projection"), ("norm", "image_norm"))
+        return all(
+            torch.equal(value, theirs[f"{their}.{name}"])
+            for own, their in pairs
+            for name, value in self.get_submodule(own).state_dict().items()
+        )
+
     def project(self, features: Tensor) -> Tensor:
         """Image features [..., image_width] -> what is quantised [..., width]."""
         projected: Tensor = self.norm(self.projection(features))
@@ -76,20 +89,29 @@ class SemanticUnits(nn.Module):
 
     def features(self, units: Tensor) -> Tensor:
         """Units int64 [B, cells * levels] -> what they still say, float32 [B, cells, width]."""
-        codes = units.unflatten(1, (-1, self.config.levels))
+        # Not unflatten: the exporter takes the batch of its example to be the only one after it.
+        codes = units.reshape(units.shape[0], -1, self.config.levels)
         rows = codes + torch.arange(self.config.levels) * self.config.size
         return nn.functional.embedding(rows, self.codebooks.flatten(0, 1)).sum(-2)
 
     @torch.inference_mode()
     def fit(self, features: FloatArray, seed: int = 0) -> list[float]:
-        """Learn the centres by k-means, level after level.
+        """Learn the centres by k-means, level after level. They are float16 numbers, so a graph stores them as such.
 
         Args:
             features: [n, image_width], cells of train photos.
 
         Returns:
             Share of the variance that is still missing after each level.
+
+        Raises:
+            Im2SpError: there are fewer cells than centres.
         """
+        if len(features) < self.config.size:
+            raise Im2SpError(
+                f"{len(features)} cells of photos cannot make {self.config.size} centres: "
+                "set a smaller `size` in [semantic_units] of the recipe, or give more photos"
+            )
         pieces = np.array_split(features, max(1, len(features) // 8192))
         missing = np.concatenate([self.project(torch.from_numpy(np.float32(piece))).numpy() for piece in pieces])
         whole, shares = missing.var(0).sum(), []
@@ -104,11 +126,19 @@ class SemanticUnits(nn.Module):
                 random_state=seed + level,
             )
             nearest = kmeans.fit_predict(missing)
-            self.codebooks[level] = torch.from_numpy(kmeans.cluster_centers_.astype(np.float32))
-            missing -= kmeans.cluster_centers_[nearest]
+            centres = kmeans.cluster_centers_.astype(np.float16).astype(np.float32)
+            self.codebooks[level] = torch.from_numpy(centres)
+            missing -= centres[nearest]
             shares.append(float(missing.var(0).sum() / whole))
             log.info("level %d: %.1f %% of the variance is missing", level + 1, 100 * shares[-1])
         return shares
+
+    @torch.inference_mode()
+    def missing(self, features: Tensor) -> float:
+        """Share of the variance of features [B, cells, image_width] that their units do not say."""
+        seen = self.project(features)
+        rest = seen - self.features(self(features))
+        return float(rest.flatten(0, 1).var(0).sum() / seen.flatten(0, 1).var(0).sum())
 
     def save(self, folder: Path) -> None:
         """Write `config.json` and `model.safetensors`."""
@@ -123,3 +153,15 @@ class SemanticUnits(nn.Module):
         model = cls(SemanticUnitsConfig(**json.loads((folder / "config.json").read_text())))
         model.load_state_dict(load_file(folder / "model.safetensors"))
         return model.eval()
+
+
+class FeaturesFromUnits(nn.Module):
+    """Units int64 [B, cells * levels] -> projected features float32 [B, cells, width], for export."""
+
+    def __init__(self, quantiser: SemanticUnits) -> None:
+        super().__init__()
+        self.quantiser = quantiser
+
+    def forward(self, units: Tensor) -> Tensor:
+        """The same as the quantiser's `features`."""
+        return self.quantiser.features(units)

@@ -33,6 +33,7 @@ class TranslatorConfig:
     image_dropout: float = 0.1
     layer_norm_eps: float = 1e-6
     image_norm_eps: float | None = None  # of the norm of image features; None for the same as all others
+    normalised: bool = False  # whether image features come normalised already, so that no norm follows their projection
     tied: bool = True  # the output layer has the weights of the word embeddings, as in the reference checkpoints
 
     @property
@@ -89,7 +90,7 @@ class Translator(nn.Module):
         self.config = config
         self.image_projection = nn.Linear(config.image_width, config.width)
         image_norm_eps = config.layer_norm_eps if config.image_norm_eps is None else config.image_norm_eps
-        self.image_norm = nn.LayerNorm(config.width, image_norm_eps)
+        self.image_norm = nn.Identity() if config.normalised else nn.LayerNorm(config.width, image_norm_eps)
         self.word_embeddings = nn.Embedding(config.vocabulary_size, config.width)
         self.position_embeddings = nn.Embedding(config.max_positions, config.width)
         self.embedding_norm = nn.LayerNorm(config.width, config.layer_norm_eps)
@@ -123,7 +124,7 @@ class Translator(nn.Module):
         """What the output layer sees at every position.
 
         Args:
-            features: [P, N, image_width], one row a photo.
+            features: what `prefix` takes, one row a photo.
             tokens: int64 [B, T], starting with BOS.
             photo: int64 [B], the row of `features` that each caption belongs to.
 
@@ -134,7 +135,7 @@ class Translator(nn.Module):
         positions = torch.arange(tokens.shape[1], device=tokens.device)
         x = self.embedding_norm(self.word_embeddings(tokens) + self.position_embeddings(positions))
         x = F.dropout(x, self.config.dropout, self.training)
-        image_tokens = features.shape[1]
+        image_tokens = prefix[0][0].shape[2]
         causal = torch.ones(len(positions), len(positions), dtype=torch.bool, device=tokens.device).tril()
         mask = torch.cat([causal.new_ones(len(positions), image_tokens), causal], 1)
         for layer, (key, value) in zip(self.stack, prefix, strict=True):
@@ -151,12 +152,27 @@ class Translator(nn.Module):
         positions[:rows] = taken["position_embeddings.weight"][:rows]
         self.load_state_dict(own | taken | {"position_embeddings.weight": positions})
 
+    def take(self, other: Translator, but_for: tuple[str, ...]) -> None:
+        """Take all weights from `other` but for those of the parts named; what it does not have stays."""
+        taken = {name: value for name, value in other.state_dict().items() if name.split(".")[0] not in but_for}
+        self.load_state_dict(self.state_dict() | taken)
+
+    def on_projected(self) -> Translator:
+        """A translator that takes, in place of image features, what `image_norm` makes of them here.
+
+        From that it gives the same logits: its image projection begins as the identity, and no norm follows. A second
+        norm would take away the scale and shift of each channel that the first has learned.
+        """
+        made = Translator(replace(self.config, image_width=self.config.width, normalised=True))
+        made.take(self, but_for=("image_projection", "image_norm"))
+        with torch.no_grad():
+            nn.init.eye_(made.image_projection.weight)
+            nn.init.zeros_(made.image_projection.bias)
+        return made
+
     def save(self, folder: Path) -> None:
         """Write `config.json` and `model.safetensors`."""
-        state = self.state_dict()
-        if self.config.tied:
-            del state["output.weight"]
-        save_model(state, self.config, folder)
+        save_model(untied(self.state_dict(), self.config), self.config, folder)
 
     @classmethod
     def load(cls, folder: Path, **changes: float) -> Translator:
@@ -168,6 +184,11 @@ class Translator(nn.Module):
             state["output.weight"] = state["word_embeddings.weight"]
         model.load_state_dict(state)
         return model.eval()
+
+
+def untied(state: dict[str, Tensor], config: TranslatorConfig) -> dict[str, Tensor]:
+    """What is saved of a state: the output layer only where it is not the word embeddings once more."""
+    return {name: value for name, value in state.items() if not (config.tied and name == "output.weight")}
 
 
 def _initialise(module: nn.Module) -> None:

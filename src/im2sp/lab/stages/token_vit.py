@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from im2sp.arrays import IntArray
 from im2sp.files import replace_whole, sha256_of
 from im2sp.images.loading import load_image
 from im2sp.lab.data.image_features import ImageFeatures
@@ -56,14 +58,18 @@ def train_on_units(
 def units_of(paths: list[Path], view: str, tokenizer: VitVqgan, target: Path) -> npt.NDArray[np.uint16]:
     """Image units of a view of every photo: uint16 [photos, units], from `target` where it is there already."""
     if not target.is_file():
-        rows = []
-        for start in range(0, len(paths), BATCH):
-            views = [view_of(load_image(path), view) for path in paths[start : start + BATCH]]
-            pixels = torch.stack([unit_pixels(image, tokenizer.config.image_size) for image in views])
-            with torch.inference_mode():
-                rows.append(tokenizer.encode(pixels).numpy().astype(np.uint16))
+        rows = [units.astype(np.uint16) for units in batches_of_units(paths, view, tokenizer)]
         with replace_whole(target) as temporary, temporary.open("wb") as file:
             np.save(file, np.concatenate(rows))
         log.info("token-vit: units of %d photos, view %s", len(paths), view)
     found: npt.NDArray[np.uint16] = np.load(target)
     return found
+
+
+def batches_of_units(paths: list[Path], view: str, tokenizer: VitVqgan) -> Iterator[IntArray]:
+    """Image units of a view of photos, some at a time: int64 [batch, units]."""
+    for start in range(0, len(paths), BATCH):
+        views = [view_of(load_image(path), view) for path in paths[start : start + BATCH]]
+        pixels = torch.stack([unit_pixels(image, tokenizer.config.image_size) for image in views])
+        with torch.inference_mode():
+            yield tokenizer.encode(pixels).numpy()

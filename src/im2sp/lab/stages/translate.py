@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from im2sp.lab.data.image_features import ImageFeatures
+from im2sp.lab.data.image_features import PhotoInputs
 from im2sp.lab.data.unit_subwords import UnitSubwords
 from im2sp.lab.data.unit_table import UnitRow, read_unit_tables
 from im2sp.lab.models.translator import Translator, TranslatorConfig
@@ -29,10 +29,26 @@ def distilled_rows(units: Path) -> list[UnitRow]:
     return read_unit_tables(units, "train", DISTILLED) if any(units.glob(f"{DISTILLED}.parquet")) else []
 
 
+def train_and_keep(
+    model: Translator,
+    features: PhotoInputs,
+    units: Path,
+    subwords: UnitSubwords,
+    options: TranslatorTraining,
+    out: Path,
+) -> Translator:
+    """Train a translator on the unit tables of a folder: the train part, then what the text captioner wrote."""
+    longest = model.config.max_positions
+    train = unit_sentences(read_unit_tables(units, "train"), subwords, longest)
+    held_out = unit_sentences(read_unit_tables(units, "dev"), subwords, longest)
+    distilled = unit_sentences(distilled_rows(units), subwords, longest)
+    return train_translator(model, features, train, held_out, options, out, distilled)
+
+
 def translate(
     units: Path,
     subwords: UnitSubwords,
-    features: ImageFeatures,
+    features: PhotoInputs,
     config: TranslatorConfig | None,
     options: TranslatorTraining,
     out: Path,
@@ -50,8 +66,4 @@ def translate(
     model = Translator(settings)
     if pretrained is not None:
         model.transfer(Translator.load(pretrained))
-    longest = settings.max_positions
-    train = unit_sentences(read_unit_tables(units, "train"), subwords, longest)
-    held_out = unit_sentences(read_unit_tables(units, "dev"), subwords, longest)
-    distilled = unit_sentences(distilled_rows(units), subwords, longest)
-    return train_translator(model, features, train, held_out, options, out, distilled)
+    return train_and_keep(model, features, units, subwords, options, out)

@@ -123,8 +123,9 @@ class TokenAugmenter(nn.Module):
     def __init__(self, codebook: Tensor, grid: int, crop: int, options: TokenAugmentation) -> None:
         super().__init__()
         self.grid, self.crop, self.options = grid, crop, options
-        self.register_buffer("codebook", codebook.detach().clone())
-        self.register_buffer("neighbours", near_neighbours(self.codebook, options.neighbours))
+        # Not part of what a model that augments its input saves: both come from the tokenizer.
+        self.register_buffer("codebook", codebook.detach().clone(), persistent=False)
+        self.register_buffer("neighbours", near_neighbours(self.codebook, options.neighbours), persistent=False)
         self.spread = float(self.codebook.std())
 
     def forward(self, units: Tensor, random: torch.Generator) -> Tensor:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from im2sp.lab.data.image_features import ImageFeatures
+from im2sp.lab.data.image_features import PhotoInputs
 from im2sp.lab.models.translator import Translator
 from im2sp.lab.training.progress import Checkpoint, TrainingLog, warm_up_cosine
 
@@ -93,7 +93,25 @@ def next_token_loss(model: Translator, features: Tensor, tokens: Tensor, photo: 
     return nn.functional.cross_entropy(logits.float(), targets, ignore_index=PAD, label_smoothing=smoothing)
 
 
-def validation_loss(model: Translator, features: ImageFeatures, sentences: Sentences, photos: int = 400) -> float:
+def input_of(batch: np.ndarray) -> Tensor:
+    """Features or units of a batch as a translator takes them: float32, or int64 where they are whole numbers."""
+    found = torch.from_numpy(batch)
+    return found.float() if found.is_floating_point() else found.long()
+
+
+def training_step(
+    model: Translator, optimizer: torch.optim.Optimizer, images: Tensor, tokens: Tensor, photo: Tensor, smoothing: float
+) -> float:
+    """Learn from one batch; returns its loss."""
+    loss = next_token_loss(model, images, tokens, photo, smoothing)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    return loss.item()
+
+
+def validation_loss(model: Translator, features: PhotoInputs, sentences: Sentences, photos: int = 400) -> float:
     """Cross-entropy [nats a token] without smoothing on the first photos of a held-out part, weighted by tokens."""
     model.eval()
     ids, total, count = sorted(sentences)[:photos], 0.0, 0
@@ -104,7 +122,7 @@ def validation_loss(model: Translator, features: ImageFeatures, sentences: Sente
             tokens = pad(captions)
             rows = [row for row, image_id in enumerate(chunk) for _ in sentences[image_id]]
             photo = torch.tensor(rows + [0] * (len(tokens) - len(rows)))
-            images = torch.from_numpy(features.batch(chunk)).float()
+            images = input_of(features.batch(chunk))
             predicted = int((tokens[:, 1:] != PAD).sum())
             total += next_token_loss(model, images, tokens, photo, 0.0).item() * predicted
             count += predicted
@@ -114,7 +132,7 @@ def validation_loss(model: Translator, features: ImageFeatures, sentences: Sente
 
 def train_translator(
     model: Translator,
-    features: ImageFeatures,
+    features: PhotoInputs,
     train: Sentences,
     held_out: Sentences,
     options: TranslatorTraining,
@@ -132,7 +150,7 @@ def train_translator(
         return Translator.load(out)
     torch.manual_seed(options.seed)
     model.train()
-    optimizer = torch.optim.AdamW(_groups(model, options.weight_decay), lr=options.learning_rate, betas=(0.9, 0.98))
+    optimizer = optimizer_of(model, options)
     average = {name: value.clone() for name, value in model.state_dict().items()}
     step = 0
     checkpoint = Checkpoint(
@@ -153,18 +171,14 @@ def train_translator(
             group["lr"] = options.learning_rate * warm_up_cosine(step, options.steps, options.warm_up)
         torch.manual_seed(options.seed * 1_000_003 + step)  # dropout repeats after a restart, too
         ids, chosen_views, tokens, photo = (batches if step < turn else later).at(step)
-        images = torch.from_numpy(features.batch(ids, chosen_views)).float()
-        loss = next_token_loss(model, images, tokens, photo, options.label_smoothing)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        images = input_of(features.batch(ids, chosen_views))
+        loss = training_step(model, optimizer, images, tokens, photo, options.label_smoothing)
         step += 1
         decay = min(options.average_decay, (1 + step) / (10 + step))
         with torch.no_grad():
             for name, value in model.state_dict().items():
                 average[name].lerp_(value, 1 - decay)
-        losses.append(loss.item())
+        losses.append(loss)
         if step % options.report_every == 0 or step == options.steps:
             report.write(
                 step=step, loss=float(np.mean(losses)), held_out=_averaged_loss(model, average, features, held_out)
@@ -177,14 +191,17 @@ def train_translator(
     return model
 
 
-def _averaged_loss(
-    model: Translator, average: dict[str, Tensor], features: ImageFeatures, held_out: Sentences
-) -> float:
+def _averaged_loss(model: Translator, average: dict[str, Tensor], features: PhotoInputs, held_out: Sentences) -> float:
     current = {name: value.clone() for name, value in model.state_dict().items()}
     model.load_state_dict(average)
     loss = validation_loss(model, features, held_out)
     model.load_state_dict(current)
     return loss
+
+
+def optimizer_of(model: Translator, options: TranslatorTraining) -> torch.optim.Optimizer:
+    """AdamW at the peak learning rate, which decays matrices and no vectors."""
+    return torch.optim.AdamW(_groups(model, options.weight_decay), lr=options.learning_rate, betas=(0.9, 0.98))
 
 
 def _groups(model: Translator, weight_decay: float) -> list[dict[str, object]]:

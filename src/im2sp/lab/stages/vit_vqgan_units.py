@@ -1,0 +1,49 @@
+"""Photos -> the units that a ViT-VQGAN makes of them, stored as tables that translators are trained on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+from im2sp.arrays import IntArray
+from im2sp.bundle import ImageTokenizer
+from im2sp.files import sha256_of
+from im2sp.images.unit_table import write_unit_table
+from im2sp.lab.data.unit_features import unit_table_file
+from im2sp.lab.models.saving import WEIGHTS
+from im2sp.lab.models.vit_vqgan import VitVqgan
+from im2sp.lab.stages.token_vit import batches_of_units
+
+log = logging.getLogger(__name__)
+
+
+def vit_vqgan_tokenizer(model: VitVqgan, folder: Path) -> ImageTokenizer:
+    """What tables say of the units that the model in a folder makes; the checksum is that of its weights."""
+    sizes = model.config
+    return ImageTokenizer(
+        kind="vit-vqgan",
+        tokenizer=f"{folder.parent.name}-vit-vqgan",
+        checksum=sha256_of(folder / WEIGHTS),
+        grid=(sizes.grid, sizes.grid),
+        codes=1,
+        codebook_size=sizes.codebook_size,
+    )
+
+
+def store_vit_vqgan_units(
+    photos: dict[str, Path], views: tuple[str, ...], model: VitVqgan, tokenizer: ImageTokenizer, out: Path
+) -> None:
+    """Write a table for each view of the photos into `out`, unless it is there."""
+    for view in views:
+        path = unit_table_file(out, view)
+        if not path.is_file():
+            count = write_unit_table(path, tokenizer, _rows(photos, view, model))
+            log.info("%s: units of %d photos, %d bits each", path, count, tokenizer.bits)
+
+
+def _rows(photos: dict[str, Path], view: str, model: VitVqgan) -> Iterator[tuple[str, IntArray]]:
+    ids = iter(photos)
+    for units in batches_of_units(list(photos.values()), view, model):
+        for row in units:
+            yield next(ids), row

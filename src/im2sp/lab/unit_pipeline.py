@@ -1,0 +1,149 @@
+"""The stages of a recipe that work on image units in place of image features: training, and the parts of a bundle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from im2sp.bundle import ImageConfig, ImageUnitsConfig
+from im2sp.errors import Im2SpError
+from im2sp.lab.data.image_features import PhotoInputs
+from im2sp.lab.data.unit_features import StoredUnits
+from im2sp.lab.data.unit_subwords import UnitSubwords
+from im2sp.lab.models.image_backbone import BackboneConfig, ImageBackbone
+from im2sp.lab.models.saving import CONFIG
+from im2sp.lab.models.semantic_units import FeaturesFromUnits
+from im2sp.lab.models.token_vit import StemFromUnits, TokenVit
+from im2sp.lab.models.translator import Translator, TranslatorConfig
+from im2sp.lab.models.vit_vqgan import PixelsFromUnits, VitVqgan
+from im2sp.lab.recipe import SEMANTIC, VIT_VQGAN, Recipe
+from im2sp.lab.stages.export import ImageUnitModules, image_config
+from im2sp.lab.stages.semantic_units import load_semantic_units, semantic_tokenizer, stored_features
+from im2sp.lab.stages.translate import train_and_keep
+from im2sp.lab.stages.vit_vqgan_units import store_vit_vqgan_units, vit_vqgan_tokenizer
+from im2sp.lab.training.token_augmentation import TokenAugmentation
+from im2sp.lab.training.token_translator import TOKEN_VIT, TokenTranslator
+from im2sp.lab.training.translator import TranslatorTraining
+
+
+@dataclass(frozen=True)
+class UnitTraining(TranslatorTraining):
+    """Options for a translator that has all but its eyes from a finished one: it gets used to what units still say."""
+
+    steps: int = 600
+    distilled_from: int | None = 0
+    learning_rate: float = 3e-4
+    warm_up: int = 50
+
+
+def translate_units(
+    recipe: Recipe, start: str, seen: str, subwords: UnitSubwords, photos: dict[str, dict[str, Path]]
+) -> None:
+    """Stored image units -> speech units.
+
+    Args:
+        start: "pretrained" takes all it can from the finished translator on photo features, "scratch" nothing.
+        photos: by folder of features, then by image id.
+    """
+    torch.manual_seed(recipe.seed)
+    finished = _finished(recipe) if start == "pretrained" else None
+    config = (
+        finished.config
+        if finished
+        else recipe.section("translator", TranslatorConfig, vocabulary_size=subwords.vocabulary_size)
+    )
+    model: Translator
+    features: PhotoInputs
+    if seen == SEMANTIC:
+        model, features = _semantic(recipe, finished, config)
+    else:
+        model, features = _vit_vqgan(recipe, finished, config, photos)
+    # Semantic units are what the finished translator saw, so it has little to learn; all else learns to see anew.
+    options: TranslatorTraining = (
+        recipe.section("translate_units", UnitTraining, seed=recipe.seed)
+        if seen == SEMANTIC and finished
+        else recipe.section("translate", TranslatorTraining, seed=recipe.seed)
+    )
+    train_and_keep(model, features, recipe.units, subwords, options, recipe.translator(start, seen))
+
+
+def _finished(recipe: Recipe) -> Translator:
+    _require(recipe.translator(), "translate")
+    return Translator.load(recipe.translator())
+
+
+def _semantic(recipe: Recipe, finished: Translator | None, config: TranslatorConfig) -> tuple[Translator, PhotoInputs]:
+    quantiser = load_semantic_units(recipe.semantic_units, recipe.translator())
+    cells = recipe.section("backbone", BackboneConfig).image_tokens
+    features = stored_features(quantiser, cells, recipe.semantic_units, recipe.all_features, recipe.views)
+    if finished:
+        return finished.on_projected(), features
+    return Translator(replace(config, image_width=quantiser.config.width)), features
+
+
+def _vit_vqgan(
+    recipe: Recipe, finished: Translator | None, config: TranslatorConfig, photos: dict[str, dict[str, Path]]
+) -> tuple[Translator, PhotoInputs]:
+    _require(recipe.token_vit, "token-vit")
+    tokenizer, token_vit = _image_tokenizer(recipe), TokenVit.load(recipe.token_vit)
+    made_by = vit_vqgan_tokenizer(tokenizer, recipe.image_tokenizer)
+    for name, some in photos.items():
+        store_vit_vqgan_units(some, recipe.views, tokenizer, made_by, recipe.vit_vqgan_units / name)
+    stored = StoredUnits([recipe.vit_vqgan_units / name for name in photos], recipe.views, made_by, "translate")
+    augmentation = recipe.section("token_augmentation", TokenAugmentation)
+    sizes = replace(config, image_width=token_vit.config.width)
+    codebook = tokenizer.codebook.weight.detach()
+    model = TokenTranslator(sizes, token_vit, codebook, tokenizer.config.grid, augmentation)
+    if finished:
+        model.take(finished, but_for=("image_projection",))
+    return model, stored
+
+
+def image_unit_modules(recipe: Recipe, start: str, seen: str) -> ImageUnitModules:
+    """What the bundle of a translator on image units is made of, where another has an image encoder.
+
+    Raises:
+        Im2SpError: a stage before is missing.
+    """
+    if seen == SEMANTIC:
+        sizes = recipe.section("backbone", BackboneConfig)
+        quantiser = load_semantic_units(recipe.semantic_units, recipe.translator())
+        made_by = semantic_tokenizer(quantiser, sizes.image_tokens, recipe.semantic_units)
+        return ImageUnitModules(
+            image=image_config(sizes),
+            config=ImageUnitsConfig(**made_by.model_dump()),
+            tokenizer=nn.Sequential(ImageBackbone.pretrained(sizes), quantiser),
+            backbone=FeaturesFromUnits(quantiser),
+        )
+    translator = recipe.translator(start, VIT_VQGAN)
+    _require(translator / TOKEN_VIT, f"translate --input {VIT_VQGAN}")
+    tokenizer, token_vit = _image_tokenizer(recipe), TokenVit.load(translator / TOKEN_VIT)
+    side, grid, crop = tokenizer.config.image_size, token_vit.config.grid, token_vit.config.crop
+    made_by = vit_vqgan_tokenizer(tokenizer, recipe.image_tokenizer)
+    return ImageUnitModules(
+        image=ImageConfig(
+            height=side,
+            width=side,
+            mean=(0.0,) * 3,
+            std=(1.0,) * 3,
+            image_tokens=token_vit.config.image_tokens,
+            grid=(grid, grid),
+        ),
+        config=ImageUnitsConfig(**made_by.model_dump(), crop=(crop, crop)),
+        tokenizer=tokenizer,
+        backbone=nn.Sequential(StemFromUnits(tokenizer.codebook.weight, tokenizer.config.grid, crop), token_vit),
+        decoder=PixelsFromUnits(tokenizer),
+    )
+
+
+def _image_tokenizer(recipe: Recipe) -> VitVqgan:
+    _require(recipe.image_tokenizer, "image-tokenizer")
+    return VitVqgan.load(recipe.image_tokenizer)
+
+
+def _require(folder: Path, stage: str) -> None:
+    if not (folder / CONFIG).is_file():
+        raise Im2SpError(f"{folder / CONFIG} is missing: run the stage `{stage}` first")
