@@ -124,10 +124,11 @@ def test_vocoder_resumes_to_the_same_weights(tmp_path: Path, monkeypatch: pytest
 def test_photo_batches_visit_every_photo_once_an_epoch(sentences: translator_training.Sentences) -> None:
     options = translator_training.TranslatorTraining(captions=1)
     batches = translator_training.PhotoBatches(sentences, options, photos=2, views=2)
-    seen = [image for step in range(3) for image in batches.at(step)[0]]
+    seen = [image for step in range(3) for image in batches.at(step).ids]
     assert sorted(seen) == list("abcdef")
-    ids, views, tokens, photo = batches.at(0)
-    assert len(ids) == len(views) == 2
+    batch = batches.at(0)
+    tokens, photo = batch.tensors()
+    assert len(batch.ids) == len(batch.views) == 2
     assert tokens.shape[0] == len(photo) == 8  # two captions, filled up
     assert (tokens[2:] == 0).all()
 
