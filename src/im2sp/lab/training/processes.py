@@ -15,7 +15,7 @@ from datetime import timedelta
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, DistributedType, InitProcessGroupKwargs
+from accelerate.utils import DistributedType, InitProcessGroupKwargs
 from torch import distributed, nn
 
 from im2sp.errors import Im2SpError
@@ -61,17 +61,15 @@ class Processes:
         Raises:
             Im2SpError: the others do not come, or the launcher asks for what is not supported.
         """
-        handlers = [
-            InitProcessGroupKwargs(timeout=timedelta(minutes=patience)),
-            DistributedDataParallelKwargs(broadcast_buffers=False),  # no model that is trained here changes its buffers
-        ]
         for name in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
             if os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() in ("1", "true"):
                 raise Im2SpError(f"training in several processes uses DDP and not {name}: launch it without {name}")
         try:
             # Without a card the launcher's variables alone do not make accelerate start gloo.
             self._accelerator = Accelerator(
-                cpu=not torch.cuda.is_available(), mixed_precision="no", kwargs_handlers=handlers
+                cpu=not torch.cuda.is_available(),
+                mixed_precision="no",  # autocast is the training loops' own
+                kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(minutes=patience))],
             )
         except RuntimeError as error:  # torch.distributed's errors are of this kind
             raise Im2SpError(f"not all processes of this run came within {patience:g} minutes: {GONE}") from error
