@@ -39,6 +39,7 @@ def pretrain(
     for caption in captions:
         sentences[caption.split].setdefault(caption.image_id, []).append(tokenizer.encode(caption.text))
     sizes = dict(config.__dict__) if config else {}
+    torch.manual_seed(options.seed)
     model = Translator(
         TranslatorConfig(**(sizes | {"vocabulary_size": tokenizer.size, "image_width": features.shape[1]}))
     )
