@@ -128,6 +128,17 @@ def test_speech_networks_in_two_processes_are_those_of_one_in_two_parts(name: st
     _assert_same(name, tmp_path / "two", tmp_path / "one", SAME)
 
 
+@pytest.mark.slow
+def test_the_stage_hubert_prepares_in_one_process_and_trains_in_two(tmp_path: Path) -> None:
+    for folder in ("two", "one"):
+        tiny_runs.write_speech(tmp_path / folder / "speech")
+    assert [status for status, _ in _run_two(tmp_path / "two", "speech_encoder")] == [0, 0]
+    one = tiny_runs.RUNS["speech_encoder"](tmp_path / "one" / "speech_encoder", 2).state_dict()
+    two = tiny_runs.weights("speech_encoder", tmp_path / "two")
+    for key, value in one.items():
+        torch.testing.assert_close(value, two[key], atol=SAME, rtol=0)
+
+
 @pytest.mark.parametrize(("rows", "of"), [(2, 2), (7, 3), (24, 5), (9, 1)])
 def test_parts_are_the_whole(rows: int, of: int) -> None:
     parts = [Part(number, of) for number in range(of)]

@@ -99,11 +99,44 @@ def hubert(folder: Path, accumulate: int) -> nn.Module:
     return train_hubert(clips, targets, small_hubert_config(1, 32), options, folder, 7)
 
 
+def write_speech(folder: Path) -> None:
+    """Spoken captions for `speech_encoder`."""
+    from im2sp.lab.data.speech_shards import SpokenCaption, write_shard
+
+    rng = np.random.default_rng(0)
+    for split in ("train", "dev"):
+        clips = [rng.integers(-9000, 9000, size=n * 320).astype(np.int16) for n in (20, 21, 25, 30, 24)]
+        nothing = np.zeros(0, np.int32)
+        write_shard(
+            folder / f"{split}-0000.parquet",
+            [SpokenCaption(f"{n}_0", str(n), split, "noise", "", clip, [], nothing) for n, clip in enumerate(clips)],
+        )
+
+
+def speech_encoder(folder: Path, accumulate: int) -> nn.Module:
+    """The whole stage `hubert`, with what the first process prepares for the others."""
+    from im2sp.lab.stages.hubert import HubertStage, train_speech_encoder
+
+    options = HubertStage(
+        layers=2,
+        width=32,
+        first_clusters=5,
+        target_clusters=6,
+        clusters=7,
+        iterations=(2, 2),
+        batch_seconds=1.5,
+        kmeans_minutes=1,
+        accumulate=accumulate,
+    )
+    return train_speech_encoder(folder.parent / "speech", folder, options)
+
+
 RUNS: dict[str, Callable[[Path, int], nn.Module]] = {
     "translator": translator,
     "undivided": undivided,
     "vocoder": vocoder,
     "hubert": hubert,
+    "speech_encoder": speech_encoder,
 }
 
 
