@@ -19,6 +19,7 @@ from accelerate.utils import DistributedType, InitProcessGroupKwargs
 from torch import distributed, nn
 
 from im2sp.errors import Im2SpError
+from im2sp.lab.launch import process_count
 
 PATIENCE = 60.0  # minutes
 GONE = "start the run again with all its processes: it goes on from its last checkpoint"
@@ -72,6 +73,8 @@ class Processes:
                 kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(minutes=patience))],
             )
         except RuntimeError as error:  # torch.distributed's errors are of this kind
+            if process_count() == 1:
+                raise
             raise Im2SpError(f"not all processes of this run came within {patience:g} minutes: {GONE}") from error
         if self.count > 1 and self._accelerator.distributed_type not in (
             DistributedType.MULTI_CPU,
