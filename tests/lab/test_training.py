@@ -11,11 +11,12 @@ import pytest
 import torch
 
 from im2sp.lab.data.image_features import ImageFeatures
+from im2sp.lab.models.speech_encoder import small_hubert_config
 from im2sp.lab.models.translator import Translator, TranslatorConfig
 from im2sp.lab.models.unit_vocoder import VocoderConfig
 from im2sp.lab.training import translator as translator_training
 from im2sp.lab.training import vocoder as vocoder_training
-from im2sp.lab.training.hubert import HubertTraining, LengthBatches, span_mask
+from im2sp.lab.training.hubert import HubertTraining, LengthBatches, span_mask, train_hubert
 from im2sp.lab.training.progress import Checkpoint, warm_up_cosine
 
 CONFIG = TranslatorConfig(vocabulary_size=20, image_width=8, width=16, layers=1, heads=2, feed_forward=16)
@@ -75,6 +76,22 @@ def test_translator_resumes_to_the_same_weights(
         assert torch.equal(value, other), name
 
 
+def test_activation_checkpoints_change_no_weight(
+    features: ImageFeatures, sentences: translator_training.Sentences, tmp_path: Path
+) -> None:
+    def train(checkpoints: bool) -> Translator:
+        torch.manual_seed(5)
+        options = translator_training.TranslatorTraining(
+            steps=3, photos=2, warm_up=2, activation_checkpoints=checkpoints
+        )
+        out = tmp_path / str(checkpoints)
+        return translator_training.train_translator(Translator(CONFIG), features, sentences, sentences, options, out)
+
+    kept, again = train(False), train(True)
+    for (name, value), other in zip(kept.state_dict().items(), again.state_dict().values(), strict=True):
+        assert torch.equal(value, other), name
+
+
 def test_translator_learns_a_tiny_language(features: ImageFeatures, tmp_path: Path) -> None:
     named = {image: [[1, 3 + row, 4 + row, 2]] for row, image in enumerate("abcdef")}
     options = translator_training.TranslatorTraining(
@@ -121,13 +138,29 @@ def test_vocoder_resumes_to_the_same_weights(tmp_path: Path, monkeypatch: pytest
         assert torch.equal(value, other), name
 
 
+def test_hubert_with_dropout_resumes_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    clips = [rng.integers(-9000, 9000, size=n * 320).astype(np.int16) for n in (20, 21, 25)]
+    targets = [rng.integers(0, 7, size=len(clip) // 320).astype(np.int16) for clip in clips]
+    config, options = small_hubert_config(1, 32), HubertTraining(steps=4, batch_seconds=1, warm_up=2)
+    unbroken = train_hubert(clips, targets, config, options, tmp_path / "unbroken", 7)
+    with monkeypatch.context() as patch:
+        _stop_at(2, patch)
+        with pytest.raises(CutOff):
+            train_hubert(clips, targets, config, options, tmp_path / "broken", 7)
+    resumed = train_hubert(clips, targets, config, options, tmp_path / "broken", 7)
+    for (name, value), other in zip(unbroken.state_dict().items(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(value, other), name
+
+
 def test_photo_batches_visit_every_photo_once_an_epoch(sentences: translator_training.Sentences) -> None:
     options = translator_training.TranslatorTraining(captions=1)
     batches = translator_training.PhotoBatches(sentences, options, photos=2, views=2)
-    seen = [image for step in range(3) for image in batches.at(step)[0]]
+    seen = [image for step in range(3) for image in batches.at(step).ids]
     assert sorted(seen) == list("abcdef")
-    ids, views, tokens, photo = batches.at(0)
-    assert len(ids) == len(views) == 2
+    batch = batches.at(0)
+    tokens, photo = batch.tensors()
+    assert len(batch.ids) == len(batch.views) == 2
     assert tokens.shape[0] == len(photo) == 8  # two captions, filled up
     assert (tokens[2:] == 0).all()
 

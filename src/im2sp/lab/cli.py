@@ -13,6 +13,7 @@ from im2sp.errors import Im2SpError
 from im2sp.lab.convert.commands import app as convert
 from im2sp.lab.data.commands import ingest
 from im2sp.lab.evaluation.commands import score
+from im2sp.lab.launch import process_count
 from im2sp.lab.logs import log_to_stderr
 from im2sp.lab.recipe import FEATURES, INPUTS, Recipe
 
@@ -34,6 +35,7 @@ DEFAULT_RECIPE = Path("recipes/flickr8k/recipe.toml")
 STAGES = (
     "speak", "encode", "pretrain", "reward", "distil", "hubert", "units", "vocoder", "translate", "export", "evaluate",
 )  # fmt: skip
+SHARED = ("pretrain", "hubert", "vocoder", "translate")  # stages that several processes can share
 
 
 def _known(start: str) -> str:
@@ -58,14 +60,25 @@ def _recipe(path: Path, data: Path | None, runs: Path | None, smoke: bool) -> Re
     from im2sp.lab.data.tiny_flickr8k import UNLABELLED, write_tiny_flickr8k
 
     recipe = Recipe.read(path.with_name("smoke.toml"), data, runs)
-    write_tiny_flickr8k(recipe.data)
+    if process_count() == 1:  # several would write at the same time; stages before theirs have written it
+        write_tiny_flickr8k(recipe.data)
     return replace(recipe, unlabelled=recipe.data / UNLABELLED)
 
 
 def _run(stage: str, recipe: Recipe, *more: str) -> None:
     from im2sp.lab import pipeline
 
-    getattr(pipeline, stage.replace("-", "_"))(recipe, *more)
+    run = getattr(pipeline, stage.replace("-", "_"))
+    if process_count() == 1:
+        run(recipe, *more)
+        return
+    if stage not in SHARED:
+        raise Im2SpError(f"the stage {stage} runs in one process: start im2sp-lab without a launcher for it")
+    from im2sp.lab.training.processes import Processes
+
+    processes = Processes(recipe.patience)
+    run(recipe, *more)
+    processes.leave()
 
 
 def _add(stage: str, description: str) -> None:

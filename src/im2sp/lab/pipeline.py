@@ -206,9 +206,10 @@ def _score_text_captioner(recipe: Recipe, model: Translator, out: Path) -> None:
     from im2sp.lab.data.image_features import ImageFeatures
     from im2sp.lab.data.text_tokenizer import TextTokenizer
     from im2sp.lab.evaluation.caption_metrics import caption_scores
+    from im2sp.lab.launch import process_number
     from im2sp.lab.stages import pretrain as stage
 
-    if (out / "dev_scores.json").is_file():
+    if process_number() != 0 or (out / "dev_scores.json").is_file():
         return
     tokenizer, dev = TextTokenizer.load(recipe.pretrained / "tokenizer.json"), read_split(recipe.data, "dev")
     written = stage.write_captions(model, tokenizer, ImageFeatures(recipe.features), dev)

@@ -28,6 +28,7 @@ class Recipe:
     limit_photos: int = 0  # photos of each split to use; 0 for all
     recogniser: str = "base"
     resynthesis_clips: int = 300  # dev clips on which the voice is measured
+    patience: float = 60.0  # minutes that one of several training processes waits for another
     sections: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @classmethod

@@ -7,15 +7,21 @@ runs once for all captions of a photo.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar, TypeVarTuple
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from im2sp.lab.models.saving import WEIGHTS, load_config, save_model
+
+Inputs = TypeVarTuple("Inputs")
+Output = TypeVar("Output")
 
 
 @dataclass(frozen=True)
@@ -88,6 +94,7 @@ class Translator(nn.Module):
     def __init__(self, config: TranslatorConfig) -> None:
         super().__init__()
         self.config = config
+        self.activation_checkpoints = False  # in training, compute activations again in place of keeping them
         self.image_projection = nn.Linear(config.image_width, config.width)
         image_norm_eps = config.layer_norm_eps if config.image_norm_eps is None else config.image_norm_eps
         self.image_norm = nn.Identity() if config.normalised else nn.LayerNorm(config.width, image_norm_eps)
@@ -111,7 +118,7 @@ class Translator(nn.Module):
         x = self.image_norm(self.image_projection(features))
         pairs = []
         for layer in self.stack:
-            x, key, value = layer.image(x)
+            x, key, value = self._through(layer.image, x)
             pairs.append((key, value))
         return pairs
 
@@ -139,8 +146,14 @@ class Translator(nn.Module):
         causal = torch.ones(len(positions), len(positions), dtype=torch.bool, device=tokens.device).tril()
         mask = torch.cat([causal.new_ones(len(positions), image_tokens), causal], 1)
         for layer, (key, value) in zip(self.stack, prefix, strict=True):
-            x = layer.text(x, key[photo], value[photo], mask)
+            x = self._through(layer.text, x, key[photo], value[photo], mask)
         return x
+
+    def _through(self, layer: Callable[[*Inputs], Output], *inputs: *Inputs) -> Output:
+        if not (self.activation_checkpoints and self.training):
+            return layer(*inputs)
+        output: Output = checkpoint(layer, *inputs, use_reentrant=False)
+        return output
 
     def transfer(self, other: Translator) -> None:
         """Take everything from `other` that does not belong to its vocabulary (the paper's transfer, section 2.3)."""

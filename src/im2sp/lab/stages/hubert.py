@@ -25,6 +25,7 @@ from im2sp.lab.data.speech_shards import SpokenCaption, as_floats, read_shards
 from im2sp.lab.evaluation.unit_quality import UnitQuality, frame_phones, unit_quality
 from im2sp.lab.models.speech_encoder import Clusters, SpeechEncoder, edge_padding, small_hubert_config, whole_frames
 from im2sp.lab.training.hubert import HubertTraining, train_hubert
+from im2sp.lab.training.processes import Processes, peers_answer
 from im2sp.speech.audio import HOP
 
 log = logging.getLogger(__name__)
@@ -49,14 +50,19 @@ class HubertStage:
     smoothing: int = 5  # frames averaged before clustering (see SpeechEncoder); 1 for none
     kmeans_minutes: float = 15.0  # speech that k-means looks at
     probe_clips: int = 200  # held-out (dev) clips on which layers are compared
+    accumulate: int = 1  # parts that a training process computes its share of a step in
+    bf16: bool = True  # products of matrices in bfloat16, in training
     layer: int = 0  # to take units from; 0: the best by phone information, without phones the middle of the upper half
     seed: int = 0
 
 
+@peers_answer()
 def train_speech_encoder(speech: Path, out: Path, options: HubertStage) -> SpeechEncoder:
     """Run all iterations that are not finished; leave `out/speech_encoder` and `out/layers.json` (the comparison)."""
-    final = out / "speech_encoder"
-    if (final / "speech_encoder.json").is_file():
+    processes, final = Processes(), out / "speech_encoder"
+    finished = (final / "speech_encoder.json").is_file()
+    processes.same(finished, f"states of {out}")
+    if finished:
         return SpeechEncoder.load(final)
     clips = _training_clips(speech, options.hours)
     probe = list(read_shards(speech, "dev", options.probe_clips))
@@ -77,13 +83,16 @@ def train_speech_encoder(speech: Path, out: Path, options: HubertStage) -> Speec
             steps=steps,
             batch_seconds=options.batch_seconds,
             learning_rate=options.learning_rate,
+            accumulate=options.accumulate,
+            bf16=options.bf16,
             seed=options.seed + number,
         )
         if (out / name / "model.safetensors").is_file():
             hubert = HubertModel.from_pretrained(out / name)
         else:
             config = small_hubert_config(options.layers, options.width)
-            targets = _targets(out / name / "targets.safetensors", clips, features, clusters)
+            with processes.main_first():
+                targets = _targets(out / name / "targets.safetensors", clips, features, clusters)
             hubert = train_hubert(clips, targets, config, training, out / name, len(clusters), hubert)
         if (out / f"iteration-{number + 1}" / "model.safetensors").is_file():
             continue  # its targets, made from this one, are used up
@@ -92,9 +101,11 @@ def train_speech_encoder(speech: Path, out: Path, options: HubertStage) -> Speec
         clusters, features = best[1], layer_features(hubert, best[0], options.smoothing, True)
     assert hubert is not None
     encoder = SpeechEncoder(hubert, best[0], edge_padding(hubert.config), options.smoothing, True, best[1])
-    encoder.save(final)
-    with replace_whole(out / "layers.json") as temporary:
-        temporary.write_text(json.dumps({"best_layer": best[0], "scores": report}, indent=1))
+    if processes.main:
+        encoder.save(final)
+        with replace_whole(out / "layers.json") as temporary:
+            temporary.write_text(json.dumps({"best_layer": best[0], "scores": report}, indent=1))
+    processes.wait()
     return encoder
 
 
@@ -165,8 +176,13 @@ def _clusters(
     context: int = 0,
 ) -> Clusters:
     path = out / "clusters" / f"{name}.safetensors"
-    if path.is_file():
-        return Clusters.load(path)
+    with Processes().main_first():
+        return Clusters.load(path) if path.is_file() else _fit(path, clips, features, count, options, context)
+
+
+def _fit(
+    path: Path, clips: list[np.ndarray], features: Features, count: int, options: HubertStage, context: int
+) -> Clusters:
     rng = np.random.default_rng(options.seed)
     rows, frames = [], 0
     for index in rng.permutation(len(clips)):

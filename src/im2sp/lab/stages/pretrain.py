@@ -14,11 +14,13 @@ from im2sp.lab.data.flickr8k import Caption
 from im2sp.lab.data.image_features import ImageFeatures
 from im2sp.lab.data.text_tokenizer import BOS, EOS, FORBIDDEN, TextTokenizer
 from im2sp.lab.models.translator import DecoderStep, Translator, TranslatorConfig
+from im2sp.lab.training.processes import Processes, peers_answer
 from im2sp.lab.training.translator import Sentences, TranslatorTraining, train_translator
 
 log = logging.getLogger(__name__)
 
 
+@peers_answer()
 def pretrain(
     captions: list[Caption],
     features: ImageFeatures,
@@ -31,20 +33,25 @@ def pretrain(
     Args:
         config: sizes; its vocabulary size is replaced by the tokenizer's. None: the defaults.
     """
-    path = out / "tokenizer.json"
-    if path.is_file():
-        tokenizer = TextTokenizer.load(path)
-    else:
-        tokenizer = TextTokenizer.train(c.text for c in captions if c.split == "train")
-        tokenizer.save(path)
+    with Processes().main_first():
+        tokenizer = _tokenizer(captions, out / "tokenizer.json")
     sentences: dict[str, Sentences] = {"train": {}, "dev": {}}
     for caption in captions:
         sentences[caption.split].setdefault(caption.image_id, []).append(tokenizer.encode(caption.text))
     sizes = dict(config.__dict__) if config else {}
+    torch.manual_seed(options.seed)
     model = Translator(
         TranslatorConfig(**(sizes | {"vocabulary_size": tokenizer.size, "image_width": features.shape[1]}))
     )
     return train_translator(model, features, sentences["train"], sentences["dev"], options, out), tokenizer
+
+
+def _tokenizer(captions: list[Caption], path: Path) -> TextTokenizer:
+    if path.is_file():
+        return TextTokenizer.load(path)
+    tokenizer = TextTokenizer.train(c.text for c in captions if c.split == "train")
+    tokenizer.save(path)
+    return tokenizer
 
 
 @torch.inference_mode()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from im2sp.lab.data.image_features import PhotoInputs
 from im2sp.lab.data.unit_subwords import UnitSubwords
 from im2sp.lab.data.unit_table import UnitRow, read_unit_tables
@@ -63,6 +65,7 @@ def translate(
     settings = TranslatorConfig(
         **(sizes | {"vocabulary_size": subwords.vocabulary_size, "image_width": features.shape[1]})
     )
+    torch.manual_seed(options.seed)
     model = Translator(settings)
     if pretrained is not None:
         model.transfer(Translator.load(pretrained))

@@ -27,10 +27,14 @@ def warm_up_cosine(step: int, steps: int, warm_up: int, floor: float = 0.02) -> 
 
 
 class Checkpoint:
-    """Training state in one file, replaced whole: tensors, numbers and strings only (`weights_only`)."""
+    """Training state in one file, replaced whole: tensors, numbers and strings only (`weights_only`).
 
-    def __init__(self, path: Path, state: Callable[[], dict[str, Any]]) -> None:
-        self.path, self._state, self._last = path, state, time.monotonic()
+    Args:
+        writes: False in the processes of a run that only read it.
+    """
+
+    def __init__(self, path: Path, state: Callable[[], dict[str, Any]], writes: bool = True) -> None:
+        self.path, self._state, self._last, self._writes = path, state, time.monotonic(), writes
 
     def load(self) -> dict[str, Any] | None:
         """The newest state, or None at a fresh start."""
@@ -42,6 +46,8 @@ class Checkpoint:
 
     def save(self) -> None:
         """Save now."""
+        if not self._writes:
+            return
         with replace_whole(self.path) as temporary:
             torch.save(self._state(), temporary)
         self._last = time.monotonic()
@@ -53,14 +59,20 @@ class Checkpoint:
 
 
 class TrainingLog:
-    """Appends one JSON object a report to `log.jsonl` and prints it."""
+    """Appends one JSON object a report to `log.jsonl` and prints it.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        writes: False in the processes of a run that keep silent.
+    """
+
+    def __init__(self, path: Path, writes: bool = True) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._path, self._started = path, time.monotonic()
+        self._path, self._started, self._writes = path, time.monotonic(), writes
 
     def write(self, **values: float | int | str) -> None:
         """Report values; `minutes` since this process started is added."""
+        if not self._writes:
+            return
         row = {**values, "minutes": (time.monotonic() - self._started) / 60}
         with self._path.open("a") as file:
             file.write(json.dumps(row) + "\n")

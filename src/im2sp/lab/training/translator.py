@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from im2sp.lab.data.image_features import PhotoInputs
 from im2sp.lab.models.translator import Translator
+from im2sp.lab.training.processes import Part, Processes, peers_answer
 from im2sp.lab.training.progress import Checkpoint, TrainingLog, warm_up_cosine
 
 PAD = 0
@@ -33,7 +34,35 @@ class TranslatorTraining:
     label_smoothing: float = 0.1
     average_decay: float = 0.999  # exponential moving average of the weights, which is what is kept
     report_every: int = 200
+    accumulate: int = 1  # parts that a process computes its share of a step in
+    activation_checkpoints: bool = False  # keep only the input of each layer: less memory, a third more arithmetic
+    bf16: bool = True  # products of matrices in bfloat16
     seed: int = 0
+
+
+@dataclass(frozen=True)
+class PhotoBatch:
+    """Photos of a step, or of a part of one, with their captions."""
+
+    ids: list[str]
+    views: np.ndarray  # int64 [P], the view of each photo
+    captions: list[list[list[int]]]  # token ids of each caption of each photo
+
+    def part(self, part: Part) -> PhotoBatch:
+        """Some of the photos."""
+        rows = part.rows(len(self.ids))
+        return PhotoBatch(self.ids[rows], self.views[rows], self.captions[rows])
+
+    @property
+    def targets(self) -> int:
+        """How many tokens are to be predicted: all but each caption's first."""
+        return sum(len(caption) - 1 for captions in self.captions for caption in captions)
+
+    def tensors(self) -> tuple[Tensor, Tensor]:
+        """(tokens int64 [B, T] padded, the photo of each caption int64 [B])."""
+        tokens = pad([caption for captions in self.captions for caption in captions])
+        photo = [index for index, captions in enumerate(self.captions) for _ in captions]
+        return tokens, torch.tensor(photo + [0] * (len(tokens) - len(photo)))
 
 
 class PhotoBatches:
@@ -44,9 +73,10 @@ class PhotoBatches:
         self._ids = sorted(sentences)
         self._longest = np.array([max(len(s) for s in sentences[i]) for i in self._ids])
         self._per_epoch = max(1, len(self._ids) // photos)
+        self.smallest = min(len(self._ids), photos)  # photos of a batch
 
-    def at(self, step: int) -> tuple[list[str], np.ndarray, Tensor, Tensor]:
-        """Photo ids [P], the view of each [P], tokens int64 [B, T] padded, and the photo of each caption int64 [B]."""
+    def at(self, step: int) -> PhotoBatch:
+        """The batch of a step."""
         epoch, place = divmod(step, self._per_epoch)
         rng = np.random.default_rng((self._options.seed, epoch))
         jittered = self._longest + rng.uniform(0, 6, len(self._longest))
@@ -55,17 +85,14 @@ class PhotoBatches:
         rows = order[starts[place] : starts[place] + self._photos]
         ids = [self._ids[row] for row in rows]
         draw = np.random.default_rng((self._options.seed, 1, step))
-        captions, photo = [], []
-        for index, image_id in enumerate(ids):
+        captions = []
+        for image_id in ids:
             chosen = self._sentences[image_id]
             if len(chosen) > self._options.captions:
                 picks = draw.choice(len(chosen), self._options.captions, replace=False)
                 chosen = [chosen[pick] for pick in picks]
-            captions.extend(chosen)
-            photo.extend([index] * len(chosen))
-        tokens = pad(captions)
-        photo += [0] * (len(tokens) - len(photo))
-        return ids, draw.integers(self._views, size=len(ids)), tokens, torch.tensor(photo)
+            captions.append(chosen)
+        return PhotoBatch(ids, draw.integers(self._views, size=len(ids)), captions)
 
 
 def pad(sentences: list[list[int]]) -> Tensor:
@@ -80,14 +107,16 @@ def pad(sentences: list[list[int]]) -> Tensor:
     return tokens
 
 
-def next_token_loss(model: Translator, features: Tensor, tokens: Tensor, photo: Tensor, smoothing: float) -> Tensor:
+def next_token_loss(
+    model: Translator, features: Tensor, tokens: Tensor, photo: Tensor, smoothing: float, bf16: bool = True
+) -> Tensor:
     """Mean cross-entropy [nats] over all tokens after BOS, EOS included, pad ignored."""
     targets = tokens[:, 1:].flatten()
     counted = (targets != PAD).nonzero()[:, 0]  # logits of padding would cost as much as the rest and count for nothing
     filler = -len(counted) % 128
     rows = nn.functional.pad(counted, (0, filler))
     targets = nn.functional.pad(targets[counted], (0, filler), value=PAD)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(features.device.type, torch.bfloat16, enabled=bf16):
         hidden = model.hidden(features, tokens[:, :-1], photo).flatten(0, 1)
         logits = model.output(hidden[rows])
     return nn.functional.cross_entropy(logits.float(), targets, ignore_index=PAD, label_smoothing=smoothing)
@@ -111,25 +140,40 @@ def training_step(
     return loss.item()
 
 
-def validation_loss(model: Translator, features: PhotoInputs, sentences: Sentences, photos: int = 400) -> float:
+class NextToken(nn.Module):
+    """A translator and its loss as one module, as processes share the gradients of a module's forward pass."""
+
+    def __init__(self, translator: Translator, options: TranslatorTraining) -> None:
+        super().__init__()
+        self.translator, self.options = translator, options
+
+    def forward(self, features: Tensor, tokens: Tensor, photo: Tensor) -> Tensor:
+        """`next_token_loss` with the options of the run."""
+        return next_token_loss(
+            self.translator, features, tokens, photo, self.options.label_smoothing, self.options.bf16
+        )
+
+
+def validation_loss(
+    model: Translator, features: PhotoInputs, sentences: Sentences, photos: int = 400, bf16: bool = True
+) -> float:
     """Cross-entropy [nats a token] without smoothing on the first photos of a held-out part, weighted by tokens."""
     model.eval()
+    device = model.output.weight.device
     ids, total, count = sorted(sentences)[:photos], 0.0, 0
     with torch.inference_mode():
         for start in range(0, len(ids), 50):
             chunk = ids[start : start + 50]
-            captions = [caption for image_id in chunk for caption in sentences[image_id]]
-            tokens = pad(captions)
-            rows = [row for row, image_id in enumerate(chunk) for _ in sentences[image_id]]
-            photo = torch.tensor(rows + [0] * (len(tokens) - len(rows)))
-            images = input_of(features.batch(chunk))
-            predicted = int((tokens[:, 1:] != PAD).sum())
-            total += next_token_loss(model, images, tokens, photo, 0.0).item() * predicted
-            count += predicted
+            batch = PhotoBatch(chunk, np.zeros(len(chunk), np.int64), [sentences[image_id] for image_id in chunk])
+            tokens, photo = (tensor.to(device) for tensor in batch.tensors())
+            images = input_of(features.batch(batch.ids)).to(device)
+            total += next_token_loss(model, images, tokens, photo, 0.0, bf16).item() * batch.targets
+            count += batch.targets
     model.train()
     return total / max(1, count)
 
 
+@peers_answer()
 def train_translator(
     model: Translator,
     features: PhotoInputs,
@@ -139,40 +183,59 @@ def train_translator(
     out: Path,
     distilled: Sentences | None = None,
 ) -> Translator:
-    """Train; resumes from `out/checkpoint.pt`; leaves the averaged weights in `out` and returns that model.
+    """Train; resumes from `out/checkpoint.pt`; leaves the averaged weights in `out` and returns that model, on the CPU.
 
-    The batch of a step depends on the seed and the step alone: a resumed run sees the data of an unbroken one.
+    The batch of a step depends on the seed and the step alone: a resumed run sees the data of an unbroken one, and
+    several processes together that of one.
 
     Args:
         distilled: what is learnt from in place of `train` from step `options.distilled_from` on.
     """
-    if (out / "model.safetensors").is_file():
+    processes = Processes()
+    finished = (out / "model.safetensors").is_file()
+    processes.same(finished, f"states of {out}")
+    if finished:
         return Translator.load(out)
+    views = len(features.views)
+    batches = PhotoBatches(train, options, options.photos, views)
+    turn = options.distilled_from if distilled and options.distilled_from is not None else options.steps
+    later = PhotoBatches(distilled or train, options, options.distilled_photos, views)
+    smallest = min(used.smallest for used, when in ((batches, turn > 0), (later, turn < options.steps)) if when)
+    parts = processes.parts(options.accumulate, smallest, "photos")
     torch.manual_seed(options.seed)
     model.train()
+    model.activation_checkpoints = options.activation_checkpoints
+    shared = processes.share(NextToken(model, options))
     optimizer = optimizer_of(model, options)
     average = {name: value.clone() for name, value in model.state_dict().items()}
     step = 0
     checkpoint = Checkpoint(
         out / "checkpoint.pt",
         lambda: {"step": step, "model": model.state_dict(), "average": average, "optimizer": optimizer.state_dict()},
+        processes.main,
     )
     if state := checkpoint.load():
-        step, average = state["step"], state["average"]
+        step, average = state["step"], {name: value.to(processes.device) for name, value in state["average"].items()}
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-    views = len(features.views)
-    batches = PhotoBatches(train, options, options.photos, views)
-    turn = options.distilled_from if distilled and options.distilled_from is not None else options.steps
-    later = PhotoBatches(distilled or train, options, options.distilled_photos, views)
-    report, losses = TrainingLog(out / "log.jsonl"), []
+    processes.same(step, f"checkpoints in {out}")
+    report, losses = TrainingLog(out / "log.jsonl", processes.main), []
     while step < options.steps:
         for group in optimizer.param_groups:
             group["lr"] = options.learning_rate * warm_up_cosine(step, options.steps, options.warm_up)
-        torch.manual_seed(options.seed * 1_000_003 + step)  # dropout repeats after a restart, too
-        ids, chosen_views, tokens, photo = (batches if step < turn else later).at(step)
-        images = input_of(features.batch(ids, chosen_views))
-        loss = training_step(model, optimizer, images, tokens, photo, options.label_smoothing)
+        optimizer.zero_grad(set_to_none=True)
+        batch, loss = (batches if step < turn else later).at(step), 0.0
+        for part in parts:
+            torch.manual_seed(part.seed(options.seed * 1_000_003 + step))  # dropout repeats after a restart, too
+            piece = batch.part(part)
+            tokens, photo = (tensor.to(processes.device) for tensor in piece.tensors())
+            images = input_of(features.batch(piece.ids, piece.views)).to(processes.device)
+            with processes.backward_of(part, shared):
+                contribution = shared(images, tokens, photo) * (piece.targets / batch.targets)
+                processes.backward(contribution)
+            loss += contribution.item()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
         step += 1
         decay = min(options.average_decay, (1 + step) / (10 + step))
         with torch.no_grad():
@@ -180,21 +243,32 @@ def train_translator(
                 average[name].lerp_(value, 1 - decay)
         losses.append(loss)
         if step % options.report_every == 0 or step == options.steps:
-            report.write(
-                step=step, loss=float(np.mean(losses)), held_out=_averaged_loss(model, average, features, held_out)
-            )
+            (mean,) = processes.sums(float(np.mean(losses)))
+            if processes.main:
+                held_out_loss = _averaged_loss(model, average, features, held_out, options)
+                report.write(step=step, loss=mean, held_out=held_out_loss)
             losses = []
         checkpoint.maybe_save()
     checkpoint.save()
     model.load_state_dict(average)
-    model.eval().save(out)
+    model.activation_checkpoints = False
+    model.eval().to("cpu")
+    if processes.main:
+        model.save(out)
+    processes.wait()
     return model
 
 
-def _averaged_loss(model: Translator, average: dict[str, Tensor], features: PhotoInputs, held_out: Sentences) -> float:
+def _averaged_loss(
+    model: Translator,
+    average: dict[str, Tensor],
+    features: PhotoInputs,
+    held_out: Sentences,
+    options: TranslatorTraining,
+) -> float:
     current = {name: value.clone() for name, value in model.state_dict().items()}
     model.load_state_dict(average)
-    loss = validation_loss(model, features, held_out)
+    loss = validation_loss(model, features, held_out, bf16=options.bf16)
     model.load_state_dict(current)
     return loss
 

@@ -23,19 +23,20 @@ DISCRIMINATOR_LAYERS = (
 
 
 @lru_cache(maxsize=16)
-def _mel(fft: int, bands: int) -> Tensor:
+def _mel(fft: int, bands: int, device: torch.device) -> Tensor:
     filters = mel_filter_bank(fft // 2 + 1, bands, 0.0, SAMPLE_RATE / 2, SAMPLE_RATE, norm="slaney", mel_scale="slaney")
-    return torch.from_numpy(filters).float()
+    return torch.from_numpy(filters).float().to(device)
 
 
 @lru_cache(maxsize=16)
-def _window(fft: int) -> Tensor:
-    return torch.hann_window(fft)
+def _window(fft: int, device: torch.device) -> Tensor:
+    return torch.hann_window(fft, device=device)
 
 
 def spectrum(waveform: Tensor, fft: int, hop: int) -> Tensor:
     """Waveform [B, S] -> complex [B, fft // 2 + 1, T]."""
-    return torch.stft(waveform, fft, hop, window=_window(fft), return_complex=True, pad_mode="constant")
+    window = _window(fft, waveform.device)
+    return torch.stft(waveform, fft, hop, window=window, return_complex=True, pad_mode="constant")
 
 
 def spectral_loss(generated: Tensor, real: Tensor) -> Tensor:
@@ -46,7 +47,7 @@ def spectral_loss(generated: Tensor, real: Tensor) -> Tensor:
     total = generated.new_zeros(())
     for fft, bands in RESOLUTIONS:
         magnitudes = [(spectrum(w, fft, fft // 4).abs() + 1e-6).transpose(1, 2) for w in (generated, real)]
-        mels = [(magnitude @ _mel(fft, bands)).clamp_min(1e-5).log() for magnitude in magnitudes]
+        mels = [(magnitude @ _mel(fft, bands, generated.device)).clamp_min(1e-5).log() for magnitude in magnitudes]
         total = total + (mels[0] - mels[1]).abs().mean()
         if fft >= 1024:  # long windows resolve the harmonics, which carry the pitch
             floors = [magnitude.clamp_min(1e-3).log() for magnitude in magnitudes]
@@ -91,6 +92,18 @@ class Discriminators(nn.Module):
     def forward(self, waveform: Tensor) -> list[tuple[Tensor, list[Tensor]]]:
         """Waveform [B, S] -> what each discriminator says."""
         return [member(waveform) for member in self.members]
+
+
+class Verdicts(nn.Module):
+    """Discriminators and their loss as one module, as processes share the gradients of a module's forward pass."""
+
+    def __init__(self, judges: Discriminators) -> None:
+        super().__init__()
+        self.judges = judges
+
+    def forward(self, real: Tensor, generated: Tensor) -> Tensor:
+        """`discriminator_loss` of two waveforms [B, S]."""
+        return discriminator_loss(self.judges(real), self.judges(generated))
 
 
 def discriminator_loss(real: list[tuple[Tensor, list[Tensor]]], fake: list[tuple[Tensor, list[Tensor]]]) -> Tensor:
