@@ -14,12 +14,14 @@ from im2sp.lab.convert.commands import app as convert
 from im2sp.lab.data.commands import ingest
 from im2sp.lab.evaluation.commands import score
 from im2sp.lab.logs import log_to_stderr
+from im2sp.lab.publishing import push
 from im2sp.lab.recipe import Recipe
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Trains the model of a recipe, stage by stage.")
 app.add_typer(convert, name="convert")
 app.command(help="a corpus in its official layout -> speech shards, which the later stages read")(ingest)
 app.command(help="a bundle on a split of a corpus, by the paper's protocol -> report.json")(score)
+app.command(help="a bundle -> a repository on the hub, from which im2sp --model OWNER/NAME reads it")(push)
 
 RecipeFile = Annotated[Path, typer.Option("--recipe", help="recipe file")]
 Data = Annotated[Path | None, typer.Option("--data", help="data folder in place of the recipe's")]
