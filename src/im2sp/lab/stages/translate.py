@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from im2sp.errors import Im2SpError
 from im2sp.lab.data.image_features import ImageFeatures
 from im2sp.lab.data.unit_subwords import UnitSubwords
 from im2sp.lab.data.unit_table import UnitRow, read_unit_tables
@@ -29,6 +30,19 @@ def distilled_rows(units: Path) -> list[UnitRow]:
     return read_unit_tables(units, "train", DISTILLED) if any(units.glob(f"{DISTILLED}.parquet")) else []
 
 
+def freeze(model: Translator, modules: tuple[str, ...]) -> None:
+    """Keep these modules as they are.
+
+    Raises:
+        Im2SpError: the translator has no module of that name.
+    """
+    known = dict(model.named_children())
+    for name in modules:
+        if name not in known:
+            raise Im2SpError(f"the translator has no {name!r} to freeze: known are {', '.join(known)}")
+        known[name].requires_grad_(False)
+
+
 def translate(
     units: Path,
     subwords: UnitSubwords,
@@ -50,6 +64,7 @@ def translate(
     model = Translator(settings)
     if pretrained is not None:
         model.transfer(Translator.load(pretrained))
+    freeze(model, options.frozen)
     longest = settings.max_positions
     train = unit_sentences(read_unit_tables(units, "train"), subwords, longest)
     held_out = unit_sentences(read_unit_tables(units, "dev"), subwords, longest)

@@ -29,10 +29,12 @@ class TranslatorTraining:
     distilled_photos: int = 64  # photos a step from there on; they have fewer sentences each
     learning_rate: float = 1e-3
     warm_up: int = 300
+    floor: float = 0.02  # of the learning rate at the end of the cosine, as a share of its peak
     weight_decay: float = 0.02
     label_smoothing: float = 0.1
     average_decay: float = 0.999  # exponential moving average of the weights, which is what is kept
     report_every: int = 200
+    frozen: tuple[str, ...] = ()  # modules of the translator that stay as the stage `translate` gets them
     seed: int = 0
 
 
@@ -150,7 +152,7 @@ def train_translator(
     report, losses = TrainingLog(out / "log.jsonl"), []
     while step < options.steps:
         for group in optimizer.param_groups:
-            group["lr"] = options.learning_rate * warm_up_cosine(step, options.steps, options.warm_up)
+            group["lr"] = options.learning_rate * warm_up_cosine(step, options.steps, options.warm_up, options.floor)
         torch.manual_seed(options.seed * 1_000_003 + step)  # dropout repeats after a restart, too
         ids, chosen_views, tokens, photo = (batches if step < turn else later).at(step)
         images = torch.from_numpy(features.batch(ids, chosen_views)).float()
