@@ -382,7 +382,10 @@ def test_find_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert find_bundle("default") == packaged / "bundles" / "default"
     assert find_bundle("mine") == Path("mine")
     assert find_bundle(Path("default")) == Path("default")
-    assert "download it" in sentence(lambda: find_bundle("someone/model"))
+    (tmp_path / "someone" / "model").mkdir(parents=True)
+    assert find_bundle("someone/model") == Path("someone/model")  # never looked for on the hub
+    for here in ("default", "someone/model", Path("mine")):
+        assert "leave it out" in sentence(lambda here=here: find_bundle(here, "main"))
     assert "packaged names (default)" in sentence(lambda: find_bundle("other"))
     for name in ("", "../bundles/default", "a\0b", "de\nfault"):
         sentence(lambda name=name: find_bundle(name))

@@ -33,7 +33,7 @@ from im2sp.sentences import unexpected
 class Voice:
     """What speaks, and how."""
 
-    model: str = "default"  # name or folder of a bundle
+    model: str = "default"  # what Captioner.from_pretrained takes
     threads: int = 0  # CPU threads of each process; 0: the cores, shared out between the processes
     decoding: tuple[tuple[str, int | float], ...] = ()  # fields of DecodingOptions that differ from the bundle's
 

@@ -341,21 +341,40 @@ def write_config(folder: Path, config: BundleConfig) -> Path:
     return path
 
 
-def find_bundle(name_or_dir: str | Path) -> Path:
-    """Name of a packaged bundle, or a folder -> the folder. Raises BundleError when it is neither."""
+def find_bundle(name_or_dir: str | Path, revision: str | None = None) -> Path:
+    """Name of a packaged bundle, a folder, or `owner/name[@revision]` on the hub -> the folder.
+
+    Tried in this order, so what is here is never looked for elsewhere; a `Path` is a folder only. What comes from the
+    hub is fetched, or taken from its cache (`im2sp.hub`). Raises BundleError when it is none of them or cannot be had.
+    """
+    here = _bundle_here(name_or_dir)
+    if here is not None:
+        if revision:
+            raise BundleError(f"{here} is a folder of this machine, which has no revision {revision!r}: leave it out")
+        return here
+    from im2sp.hub import HubId, fetch_bundle
+
+    hub_id = HubId.parse(str(name_or_dir), revision)
+    if hub_id is not None:
+        return fetch_bundle(hub_id)
+    names = sorted(path.name for path in _packaged().glob("[!_.]*") if path.is_dir())
+    raise BundleError(
+        f"there is no bundle {name_or_dir!r}: give a bundle folder, one of the packaged names "
+        f"({', '.join(names) or 'none is installed'}) or owner/name of one on the hub"
+    )
+
+
+def _bundle_here(name_or_dir: str | Path) -> Path | None:
+    """The folder on this machine that is meant, if any."""
     if isinstance(name_or_dir, Path):
         return name_or_dir
-    packaged = Path(str(resources.files("im2sp"))) / "bundles"
-    if re.fullmatch(r"\w[\w.-]*", name_or_dir) and (packaged / name_or_dir).is_dir():
-        return packaged / name_or_dir
-    if name_or_dir and Path(name_or_dir).is_dir():
-        return Path(name_or_dir)
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", name_or_dir):
-        advice = "im2sp does not fetch bundles from a hub, so download it and give its folder"
-    else:
-        names = sorted(path.name for path in packaged.glob("[!_.]*") if path.is_dir())
-        advice = f"give a bundle folder or one of the packaged names ({', '.join(names) or 'none is installed'})"
-    raise BundleError(f"there is no bundle {name_or_dir!r}: {advice}")
+    if re.fullmatch(r"\w[\w.-]*", name_or_dir) and (_packaged() / name_or_dir).is_dir():
+        return _packaged() / name_or_dir
+    return Path(name_or_dir) if name_or_dir and Path(name_or_dir).is_dir() else None
+
+
+def _packaged() -> Path:
+    return Path(str(resources.files("im2sp"))) / "bundles"
 
 
 def _read_config(path: Path) -> BundleConfig:

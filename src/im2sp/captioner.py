@@ -68,14 +68,17 @@ class Captioner:
         self.default_options = DecodingOptions(**config.decoding.model_dump())
 
     @classmethod
-    def from_pretrained(cls, name_or_dir: str | Path = "default", *, threads: int = 0) -> Captioner:
-        """The captioner of a packaged bundle ("default") or of a bundle folder.
+    def from_pretrained(
+        cls, name_or_dir: str | Path = "default", *, revision: str | None = None, threads: int = 0
+    ) -> Captioner:
+        """The captioner of a packaged bundle ("default"), of a bundle folder, or of `owner/name` on the hub.
 
-        `threads`: CPU threads; 0 takes the cores that this process may use. Checksums and config are verified
-        here, each graph when it is first needed. Raises BundleError for a bundle that is missing, damaged, too
-        new or inconsistent.
+        `revision`: branch, tag or commit of the one on the hub; a commit names the same files for ever. `threads`:
+        CPU threads; 0 takes the cores that this process may use. Checksums and config are verified here, each graph
+        when it is first needed. Raises BundleError for a bundle that is missing, damaged, too new or inconsistent, or
+        that cannot be fetched.
         """
-        return cls(Bundle.load(find_bundle(name_or_dir)), threads=threads)
+        return cls(Bundle.load(find_bundle(name_or_dir, revision)), threads=threads)
 
     def caption(
         self, image: ImageSource | ImageUnits | Prefix, options: DecodingOptions | None = None

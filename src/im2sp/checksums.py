@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 from im2sp.errors import BundleError
@@ -26,9 +27,13 @@ def write_checksums(folder: Path) -> dict[str, str]:
     for name in checksums:
         _refuse_unsafe(name, folder)
     with replace_whole(folder / CHECKSUMS) as temporary:
-        lines = [f"{digest}  {name}\n" for name, digest in checksums.items()]
-        temporary.write_text("".join(lines), encoding="utf-8")
+        temporary.write_text(format_checksums(checksums), encoding="utf-8")
     return checksums
+
+
+def format_checksums(checksums: Mapping[str, str]) -> str:
+    """{relative path: hexadecimal SHA-256} -> the text of SHA256SUMS."""
+    return "".join(f"{digest}  {name}\n" for name, digest in checksums.items())
 
 
 def verify_checksums(folder: Path) -> dict[str, str]:

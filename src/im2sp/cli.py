@@ -38,7 +38,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Model = Annotated[str, typer.Option(help="Name of a packaged bundle, or a bundle folder.", metavar="NAME|DIR")]
+Model = Annotated[
+    str,
+    typer.Option(
+        help="Name of a packaged bundle, a bundle folder, or owner/name[@revision] on the hub.", metavar="NAME|DIR|ID"
+    ),
+]
 Threads = Annotated[int, typer.Option(min=0, max=1024, help="CPU threads of each process; 0 takes what is there.")]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder for the speech and captions.jsonl.")]
 Play = Annotated[bool, typer.Option("--play", help="Speak aloud, while it decodes; greedily unless --beam says else.")]
@@ -145,7 +150,7 @@ def watch(
     from im2sp.console import result_line
     from im2sp.watching import Watch
 
-    find_bundle(model)  # a misspelt name must not leave an empty folder behind
+    voice = replace(voice, model=str(find_bundle(model)))  # a misspelt name must not leave an empty folder behind
     photos = Watch(folder)
     with _destinations(out, play) as (journal, sink):
         typer.echo(f"{folder}: waiting for new photos until Ctrl-C")
@@ -273,7 +278,7 @@ def describe(
     from im2sp.describing.speaking import speak_document
     from im2sp.journal import open_journal
 
-    find_bundle(model)  # a misspelt name must not leave an empty folder behind
+    model = str(find_bundle(model))  # a misspelt name must not leave an empty folder behind
     voice = Voice(model, threads, (("beam", beam),) if beam else ())
     with open_document(document) as opened, open_journal(out) as journal:
         try:
@@ -435,7 +440,8 @@ def _speak_all(sources: list[Path], out: Path | None, aloud: bool, voice: Voice,
         typer.echo(problem, err=True)
     if survey.count == 0:
         raise typer.Exit(1)
-    find_bundle(voice.model)  # a misspelt name must not leave an empty folder behind
+    # A misspelt name must not leave an empty folder behind, and all workers speak with the same files.
+    voice = replace(voice, model=str(find_bundle(voice.model)))
     single = survey.count == 1 and not sources[0].is_dir()
     with _destinations(out, aloud) as (journal, sink), tally(survey.count) as counts:
         try:

@@ -15,12 +15,16 @@ from im2sp.lab.data.commands import ingest
 from im2sp.lab.evaluation.commands import score
 from im2sp.lab.launch import process_count
 from im2sp.lab.logs import log_to_stderr
+from im2sp.lab.planning.commands import plan
+from im2sp.lab.publishing import push
 from im2sp.lab.recipe import FEATURES, INPUTS, Recipe
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Trains the model of a recipe, stage by stage.")
 app.add_typer(convert, name="convert")
 app.command(help="a corpus in its official layout -> speech shards, which the later stages read")(ingest)
 app.command(help="a bundle on a split of a corpus, by the paper's protocol -> report.json")(score)
+app.command(help="a bundle -> a repository on the hub, from which im2sp --model OWNER/NAME reads it")(push)
+app.command(help="a recipe -> what training its translator takes on a kind of GPU, before anything starts")(plan)
 
 RecipeFile = Annotated[Path, typer.Option("--recipe", help="recipe file")]
 Data = Annotated[Path | None, typer.Option("--data", help="data folder in place of the recipe's")]

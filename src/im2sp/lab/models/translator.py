@@ -156,10 +156,16 @@ class Translator(nn.Module):
         return output
 
     def transfer(self, other: Translator) -> None:
-        """Take everything from `other` that does not belong to its vocabulary (the paper's transfer, section 2.3)."""
+        """Take everything from `other` that does not belong to its vocabulary (the paper's transfer, section 2.3).
+
+        Where image features have another width than those of `other`, their projection and its norm stay new, as in the
+        paper's model of image units.
+        """
         own = self.state_dict()
-        vocabulary = ("word_embeddings.weight", "output.weight", "output.bias")
-        taken = {k: v for k, v in other.state_dict().items() if k not in vocabulary}
+        kept = ["word_embeddings.", "output."]
+        if self.config.image_width != other.config.image_width:
+            kept += ["image_projection.", "image_norm."]
+        taken = {k: v for k, v in other.state_dict().items() if not k.startswith(tuple(kept))}
         rows = min(len(taken["position_embeddings.weight"]), len(own["position_embeddings.weight"]))
         positions = own["position_embeddings.weight"].clone()
         positions[:rows] = taken["position_embeddings.weight"][:rows]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from im2sp.errors import Im2SpError
 from im2sp.lab.data.image_features import PhotoInputs
 from im2sp.lab.data.unit_subwords import UnitSubwords
 from im2sp.lab.data.unit_table import UnitRow, read_unit_tables
@@ -40,11 +41,25 @@ def train_and_keep(
     out: Path,
 ) -> Translator:
     """Train a translator on the unit tables of a folder: the train part, then what the text captioner wrote."""
+    freeze(model, options.frozen)
     longest = model.config.max_positions
     train = unit_sentences(read_unit_tables(units, "train"), subwords, longest)
     held_out = unit_sentences(read_unit_tables(units, "dev"), subwords, longest)
     distilled = unit_sentences(distilled_rows(units), subwords, longest)
     return train_translator(model, features, train, held_out, options, out, distilled)
+
+
+def freeze(model: Translator, modules: tuple[str, ...]) -> None:
+    """Keep these modules as they are.
+
+    Raises:
+        Im2SpError: the translator has no module of that name.
+    """
+    known = dict(model.named_children())
+    for name in modules:
+        if name not in known:
+            raise Im2SpError(f"the translator has no {name!r} to freeze: known are {', '.join(known)}")
+        known[name].requires_grad_(False)
 
 
 def translate(

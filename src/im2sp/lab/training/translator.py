@@ -30,6 +30,7 @@ class TranslatorTraining:
     distilled_photos: int = 64  # photos a step from there on; they have fewer sentences each
     learning_rate: float = 1e-3
     warm_up: int = 300
+    floor: float = 0.02  # of the learning rate at the end of the cosine, as a share of its peak
     weight_decay: float = 0.02
     label_smoothing: float = 0.1
     average_decay: float = 0.999  # exponential moving average of the weights, which is what is kept
@@ -37,6 +38,7 @@ class TranslatorTraining:
     accumulate: int = 1  # parts that a process computes its share of a step in
     activation_checkpoints: bool = False  # keep only the input of each layer: less memory, a third more arithmetic
     bf16: bool = True  # products of matrices in bfloat16
+    frozen: tuple[str, ...] = ()  # modules of the translator that stay as the stage `translate` gets them
     seed: int = 0
 
 
@@ -222,7 +224,7 @@ def train_translator(
     report, losses = TrainingLog(out / "log.jsonl", processes.main), []
     while step < options.steps:
         for group in optimizer.param_groups:
-            group["lr"] = options.learning_rate * warm_up_cosine(step, options.steps, options.warm_up)
+            group["lr"] = options.learning_rate * warm_up_cosine(step, options.steps, options.warm_up, options.floor)
         optimizer.zero_grad(set_to_none=True)
         batch, loss = (batches if step < turn else later).at(step), 0.0
         for part in parts:

@@ -1,0 +1,1 @@
+"""What a training run will need, worked out from its recipe before anything starts."""
