@@ -174,21 +174,29 @@ def pretrain(recipe: Recipe) -> None:
     _score_text_captioner(recipe, model, recipe.pretrained)
 
 
+def _human_captions(recipe: Recipe, split: str) -> dict[str, list[str]]:
+    """What people wrote about each photo of a split, in the order of the caption file."""
+    found: dict[str, list[str]] = {}
+    for caption in read_captions(recipe.data, (split,)):
+        found.setdefault(caption.image_id, []).append(caption.text)
+    return found
+
+
 def reward(recipe: Recipe) -> None:
     """The text captioner -> one whose sentences agree more with people's, by self-critical training, if asked for."""
     from im2sp.lab.data.image_features import ImageFeatures
     from im2sp.lab.data.text_tokenizer import FORBIDDEN, TextTokenizer
     from im2sp.lab.models.translator import Translator
     from im2sp.lab.training.self_critical import SelfCriticalTraining, train_self_critical
-    from im2sp.lab.training.translator import Sentences
 
     if "reward" not in recipe.sections:
         log.info("reward: the recipe has no section [reward], so the text captioner stays as it is")
         return
     tokenizer = TextTokenizer.load(recipe.pretrained / "tokenizer.json")
-    references: Sentences = {}
-    for caption in read_captions(recipe.data, ("train",)):
-        references.setdefault(caption.image_id, []).append(tokenizer.encode(caption.text))
+    references = {
+        image_id: [tokenizer.encode(text) for text in texts]
+        for image_id, texts in _human_captions(recipe, "train").items()
+    }
     model = train_self_critical(
         Translator.load(recipe.pretrained),
         ImageFeatures(recipe.features),
@@ -214,10 +222,7 @@ def _score_text_captioner(recipe: Recipe, model: Translator, out: Path) -> None:
     tokenizer, dev = TextTokenizer.load(recipe.pretrained / "tokenizer.json"), read_split(recipe.data, "dev")
     written = stage.write_captions(model, tokenizer, ImageFeatures(recipe.features), dev)
     stage.save_captions(written, out / "dev_captions.json")
-    references: dict[str, list[str]] = {}
-    for caption in read_captions(recipe.data, ("dev",)):
-        references.setdefault(caption.image_id, []).append(caption.text)
-    scores = caption_scores(written, references)
+    scores = caption_scores(written, _human_captions(recipe, "dev"))
     with replace_whole(out / "dev_scores.json") as temporary:
         temporary.write_text(json.dumps(scores.__dict__, indent=1))
     log.info("text captioner on dev, beam 3: %s", scores)
@@ -235,14 +240,11 @@ def distil(recipe: Recipe) -> None:
     if is_imported(recipe.speech):
         log.info("distil: %s holds imported recordings, whose voice cannot speak sentences of ours", recipe.speech)
         return
-    references: dict[str, list[str]] = {}
-    for caption in read_captions(recipe.data, ("train",)):
-        references.setdefault(caption.image_id, []).append(caption.text)
     captions = stage.distil(
         Translator.load(recipe.teacher),
         TextTokenizer.load(recipe.pretrained / "tokenizer.json"),
         ImageFeatures(*recipe.all_features),
-        references,
+        _human_captions(recipe, "train"),
         list(unlabelled_photos(recipe.unlabelled)) if recipe.unlabelled else [],
         recipe.section("distil", stage.Distillation, seed=recipe.seed),
         recipe.distilled,

@@ -8,20 +8,19 @@ centre of what is still missing (Gray, 1984).
 
 from __future__ import annotations
 
-import json
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from sklearn.cluster import MiniBatchKMeans
 from torch import Tensor, nn
 
 from im2sp.arrays import FloatArray
 from im2sp.errors import Im2SpError
-from im2sp.files import replace_whole
+from im2sp.lab.models.saving import WEIGHTS, load_config, save_model
 from im2sp.lab.models.translator import Translator
 
 log = logging.getLogger(__name__)
@@ -142,16 +141,13 @@ class SemanticUnits(nn.Module):
 
     def save(self, folder: Path) -> None:
         """Write `config.json` and `model.safetensors`."""
-        with replace_whole(folder / "model.safetensors") as temporary:
-            save_file({name: value.contiguous() for name, value in self.state_dict().items()}, temporary)
-        with replace_whole(folder / "config.json") as temporary:
-            temporary.write_text(json.dumps(asdict(self.config), indent=1))
+        save_model(self.state_dict(), self.config, folder)
 
     @classmethod
     def load(cls, folder: Path) -> SemanticUnits:
         """Read what `save` wrote, in evaluation mode."""
-        model = cls(SemanticUnitsConfig(**json.loads((folder / "config.json").read_text())))
-        model.load_state_dict(load_file(folder / "model.safetensors"))
+        model = cls(load_config(folder, SemanticUnitsConfig))
+        model.load_state_dict(load_file(folder / WEIGHTS))
         return model.eval()
 
 
