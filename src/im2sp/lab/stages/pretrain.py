@@ -35,15 +35,21 @@ def pretrain(
     """
     with Processes().main_first():
         tokenizer = _tokenizer(captions, out / "tokenizer.json")
-    sentences: dict[str, Sentences] = {"train": {}, "dev": {}}
-    for caption in captions:
-        sentences[caption.split].setdefault(caption.image_id, []).append(tokenizer.encode(caption.text))
+    sentences = token_sentences(captions, tokenizer)
     sizes = dict(config.__dict__) if config else {}
     torch.manual_seed(options.seed)
     model = Translator(
         TranslatorConfig(**(sizes | {"vocabulary_size": tokenizer.size, "image_width": features.shape[1]}))
     )
     return train_translator(model, features, sentences["train"], sentences["dev"], options, out), tokenizer
+
+
+def token_sentences(captions: list[Caption], tokenizer: TextTokenizer) -> dict[str, Sentences]:
+    """Token sentences of the photos of each part, "train" and "dev"."""
+    sentences: dict[str, Sentences] = {"train": {}, "dev": {}}
+    for caption in captions:
+        sentences[caption.split].setdefault(caption.image_id, []).append(tokenizer.encode(caption.text))
+    return sentences
 
 
 def _tokenizer(captions: list[Caption], path: Path) -> TextTokenizer:

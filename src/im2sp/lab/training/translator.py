@@ -224,7 +224,8 @@ def train_translator(
     report, losses = TrainingLog(out / "log.jsonl", processes.main), []
     while step < options.steps:
         for group in optimizer.param_groups:
-            group["lr"] = options.learning_rate * warm_up_cosine(step, options.steps, options.warm_up, options.floor)
+            factor = warm_up_cosine(step, options.steps, options.warm_up, options.floor)
+            group["lr"] = options.learning_rate * factor * group.get("share", 1.0)
         optimizer.zero_grad(set_to_none=True)
         batch, loss = (batches if step < turn else later).at(step), 0.0
         for part in parts:
@@ -242,7 +243,8 @@ def train_translator(
         decay = min(options.average_decay, (1 + step) / (10 + step))
         with torch.no_grad():
             for name, value in model.state_dict().items():
-                average[name].lerp_(value, 1 - decay)
+                if value.is_floating_point():  # all but counters
+                    average[name].lerp_(value, 1 - decay)
         losses.append(loss)
         if step % options.report_every == 0 or step == options.steps:
             (mean,) = processes.sums(float(np.mean(losses)))
@@ -281,6 +283,13 @@ def optimizer_of(model: Translator, options: TranslatorTraining) -> torch.optim.
 
 
 def _groups(model: Translator, weight_decay: float) -> list[dict[str, object]]:
-    matrices = [p for p in model.parameters() if p.dim() > 1]
-    vectors = [p for p in model.parameters() if p.dim() <= 1]
-    return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    groups = []
+    named = [(model.learning_rate_share(name), p) for name, p in model.named_parameters()]
+    for share in sorted({share for share, _ in named}, reverse=True):
+        matrices = [p for of, p in named if of == share and p.dim() > 1]
+        vectors = [p for of, p in named if of == share and p.dim() <= 1]
+        groups += [
+            {"params": matrices, "weight_decay": weight_decay, "share": share},
+            {"params": vectors, "weight_decay": 0.0, "share": share},
+        ]
+    return groups
