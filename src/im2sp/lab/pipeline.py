@@ -187,12 +187,10 @@ def tune(recipe: Recipe) -> None:
     if not recipe.tunes:
         log.info("tune: the recipe has no section [tune], so the image backbone stays as it is")
         return
-    backbone, options = (
-        recipe.section("backbone", BackboneConfig),
-        recipe.section("tune", stage.TuneTraining, seed=recipe.seed),
-    )
+    backbone = recipe.section("backbone", BackboneConfig)
+    options = recipe.section("tune", stage.TuneTraining, seed=recipe.seed)
     maps = recipe.tuned / "maps"
-    encode(photos(recipe), maps, backbone, options.views, part=EARLY)
+    encode(photos(recipe), maps, backbone, (*recipe.views, *options.more_views), part=EARLY)
     sentences = token_sentences(read_captions(recipe.data), TextTokenizer.load(recipe.text_tokenizer))
     stage.tune(recipe.first_captioner, ImageFeatures(maps), backbone, sentences, options, recipe.tuned)
     tuned = recipe.tuned / TUNED_BACKBONE

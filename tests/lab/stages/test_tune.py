@@ -18,7 +18,7 @@ from im2sp.lab.stages.tune import TuneTraining, features_of, tune
 
 BACKBONE = BackboneConfig("efficientnet-lite0", image_size=64, grid=2)
 SIZES = TranslatorConfig(20, width=16, layers=1, heads=2, feed_forward=32, max_positions=8)
-OPTIONS = TuneTraining(steps=3, photos=3, warm_up=1, report_every=3, bf16=False, views=("whole", "random1"))
+OPTIONS = TuneTraining(steps=3, photos=3, warm_up=1, report_every=3, bf16=False)
 VIEWS = ("whole", "flip")
 
 

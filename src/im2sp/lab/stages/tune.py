@@ -35,7 +35,7 @@ class TuneTraining(TranslatorTraining):
     learning_rate: float = 3e-4
     warm_up: int = 50
     backbone_share: float = 0.67  # of the learning rate
-    views: tuple[str, ...] = ("whole", "flip", "random1", "random2")  # of each photo, to learn from
+    more_views: tuple[str, ...] = ("random1", "random2")  # of each photo, to learn from beside those of the recipe
 
 
 def tune(
@@ -49,7 +49,7 @@ def tune(
     """Go on from the text captioner in `start`; `out` gets the tuned one and the weights of the late backbone.
 
     Args:
-        maps: of the early backbone, in the views of the options.
+        maps: of the early backbone.
         sentences: token sentences of the parts "train" and "dev".
     """
     captioner = Translator.load(start)
