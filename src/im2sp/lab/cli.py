@@ -174,11 +174,12 @@ def calibrate(
     data: Data = None,
     runs: Runs = None,
     smoke: Smoke = False,
+    seen: Input = FEATURES,
 ) -> None:
-    """Calibrate the bundle of a recipe."""
+    """Calibrate a bundle of a recipe."""
     from im2sp.lab import pipeline
 
-    pipeline.calibrate(_recipe(recipe, data, runs, smoke), recording)
+    pipeline.calibrate(_recipe(recipe, data, runs, smoke), recording, _known_input(seen))
 
 
 @app.command(name="all", help="every stage in order")

@@ -402,7 +402,7 @@ def evaluate(recipe: Recipe, seen: str = FEATURES) -> None:
     print(TABLE_HEADER, table_row(report), sep="\n")
 
 
-def calibrate(recipe: Recipe, recording: Path | None = None) -> None:
+def calibrate(recipe: Recipe, recording: Path | None = None, seen: str = FEATURES) -> None:
     """The bundle on the dev part -> its confidence, into the bundle, and calibration.json beside the evaluation's."""
     from im2sp.lab.evaluation.photo_sets import flickr8k_photos
     from im2sp.lab.stages import calibrate as stage
@@ -415,11 +415,11 @@ def calibrate(recipe: Recipe, recording: Path | None = None) -> None:
         )
     options = recipe.section("confidence", stage.CalibrationOptions, seed=recipe.seed)
     report = stage.calibrate(
-        recipe.bundle,
+        recipe.bundle_of(seen),
         flickr8k_photos(recipe.data, "dev"),
         [photo_path(recipe.data, name) for name in read_split(recipe.data, "train")],
         stage.recorded_take(recording) if recording else stage.spoken_takes(options.sentences, recipe.voice),
-        recipe.evaluation,
+        recipe.evaluation_of(seen),
         _evaluation_options(recipe, "im2sp-lab calibrate"),
         options,
     )
@@ -427,5 +427,5 @@ def calibrate(recipe: Recipe, recording: Path | None = None) -> None:
     print(
         f"calibration error {tested['expected_calibration_error']:.3f}; "
         f"below {report['threshold']:.3f} {withheld['photos']:.1%} of the photos and {withheld['off_domain']:.0%} of "
-        f"the off-domain pictures are withheld; {recipe.evaluation / stage.REPORT}"
+        f"the off-domain pictures are withheld; {recipe.evaluation_of(seen) / stage.REPORT}"
     )

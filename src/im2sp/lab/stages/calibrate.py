@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from im2sp.arrays import FloatArray, IntArray
-from im2sp.bundle import Bundle, ConfidenceConfig, Signal
+from im2sp.bundle import Bundle, ConfidenceConfig, FamiliarConfig, Signal
 from im2sp.captioner import Captioner
 from im2sp.checksums import CHECKSUMS
 from im2sp.confidence import Familiar, Signals, pool
@@ -117,16 +117,7 @@ def calibrate(
     if len(heard) < 4:
         raise Im2SpError(f"{len(heard)} photos could be spoken about, which is too few to calibrate a bundle")
 
-    drawn = random.Random(options.seed).sample(train, min(options.train_photos, len(train)))
-    pooled = _pooled_photos(captioner, drawn, work / "signals" / f"train-{options.seed}-{len(drawn)}.npz")
-    familiar = fit_familiar(pooled, options.directions)
-    tables = {
-        "dev": _of_photos(captioner, {image: photos[image] for image in heard}, work / "signals" / "photos.npz"),
-        "fitted": _measured(captioner, pictures(FITTED, options.seed)),
-        "tested": _measured(captioner, pictures(TESTED, options.seed)),
-    }
-    signals = {name: _signals(table, Familiar(familiar)) for name, table in tables.items()}
-
+    familiar, tables, signals = _all_signals(captioner, {i: photos[i] for i in heard}, train, work / "signals", options)
     judge = Judge({image: data.references[image] for image in photos})
     right = np.array([judge.is_right(text, image) for image, text in heard.items()])
     tested, shares = _cross_test(signals, right, options)
@@ -183,6 +174,21 @@ def calibrate(
     with replace_whole(out_dir / REPORT) as temporary:
         temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return report
+
+
+def _all_signals(
+    captioner: Captioner, photos: Mapping[str, Path], train: list[Path], kept: Path, options: CalibrationOptions
+) -> tuple[FamiliarConfig, dict[str, Table], dict[str, Doubles]]:
+    """What is familiar, and (as measured, as signals) of the photos and of both sets of off-domain pictures."""
+    drawn = random.Random(options.seed).sample(train, min(options.train_photos, len(train)))
+    pooled = _pooled_photos(captioner, drawn, kept / f"train-{options.seed}-{len(drawn)}.npz")
+    familiar = fit_familiar(pooled, options.directions)
+    tables = {
+        "dev": _of_photos(captioner, photos, kept / "photos.npz"),
+        "fitted": _measured(captioner, pictures(FITTED, options.seed)),
+        "tested": _measured(captioner, pictures(TESTED, options.seed)),
+    }
+    return familiar, tables, {name: _signals(table, Familiar(familiar)) for name, table in tables.items()}
 
 
 def _fit(signals: Doubles, right: Flags, off_domain: Doubles) -> tuple[dict[Signal, float], float]:
