@@ -13,9 +13,9 @@ import torch
 from im2sp.errors import Im2SpError
 from im2sp.lab.data.image_features import ImageFeatures
 from im2sp.lab.data.text_tokenizer import BOS, EOS, TextTokenizer
+from im2sp.lab.models.beam_search import beam_search, beam_searches
 from im2sp.lab.models.translator import DecoderStep, Translator, TranslatorConfig
 from im2sp.lab.stages.distil import FIRST_INDEX, Distillation, distil
-from im2sp.lab.stages.pretrain import beam_search
 
 WORDS = ["a", "red", "blue", "dog", "cat", "runs", "sits", "on", "grass", "snow"]
 OPTIONS = Distillation(sentences=2, sentences_unlabelled=1, beam=3, longest=6)
@@ -93,6 +93,21 @@ def test_views_are_averaged(model: Translator) -> None:
     assert [score for score, _ in once] == pytest.approx([score for score, _ in twice], abs=1e-4)
     assert [score for score, _ in both] != pytest.approx([score for score, _ in once], abs=1e-3)
     assert [score for score, _ in both] == sorted((score for score, _ in both), reverse=True)
+
+
+@pytest.mark.parametrize("beam", [1, 3])
+def test_several_photos_at_once_are_each_alone(model: Translator, beam: int) -> None:
+    views = 3 * torch.randn(6, 2, 4, 8, generator=torch.Generator().manual_seed(3))
+    with torch.inference_mode():
+        model.output.bias[EOS] += 1.0  # beams end at different lengths
+        together = beam_searches(DecoderStep(model), views, beam, 6)
+        alone = [beam_search(DecoderStep(model), one, beam, 6) for one in views]
+        model.output.bias[EOS] -= 1.0
+    if beam > 1:
+        assert len({len(tokens) for found in together for _, tokens in found}) > 1
+    for some, same in zip(together, alone, strict=True):
+        assert [tokens for _, tokens in some] == [tokens for _, tokens in same]
+        assert [score for score, _ in some] == pytest.approx([score for score, _ in same], abs=1e-5)
 
 
 def test_sentences_for_photos_with_and_without_captions(

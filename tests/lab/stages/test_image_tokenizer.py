@@ -73,7 +73,7 @@ def test_a_token_vit_needs_a_tokenizer_then_learns_from_its_units(tmp_path: Path
     early = CliRunner().invoke(app, ["token-vit", *places])
     assert isinstance(early.exception, Im2SpError)
     assert str(early.exception).endswith("run the stage `image-tokenizer` first")
-    for stage in ("encode", "image-tokenizer", "token-vit"):
+    for stage in ("encode", "pretrain", "tune", "image-tokenizer", "token-vit"):
         assert CliRunner().invoke(app, [stage, *places], catch_exceptions=False).exit_code == 0
     out = tmp_path / "runs" / "token_vit"
     assert np.load(next(out.glob("units-*-flip.npy"))).shape == (12, 16)

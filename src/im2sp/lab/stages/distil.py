@@ -14,15 +14,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from im2sp.files import replace_whole
 from im2sp.lab.data.flickr8k import Caption
 from im2sp.lab.data.image_features import ImageFeatures
 from im2sp.lab.data.text_tokenizer import TextTokenizer
+from im2sp.lab.models.beam_search import beam_searches
 from im2sp.lab.models.translator import DecoderStep, Translator
-from im2sp.lab.stages.pretrain import beam_search
+from im2sp.lab.stages.pretrain import BATCH
 
 log = logging.getLogger(__name__)
 
@@ -84,12 +84,14 @@ def _hypotheses(
             found[entry["image_id"]] = entry["texts"]
     step, missing = DecoderStep(model), [image_id for image_id in image_ids if image_id not in found]
     for start in range(0, len(missing), SAVE_EVERY):
-        for image_id in missing[start : start + SAVE_EVERY]:
-            views = np.stack([features.get(image_id, view) for view in range(len(features.views))])
+        for first in range(start, min(start + SAVE_EVERY, len(missing)), BATCH):
+            some = missing[first : min(first + BATCH, start + SAVE_EVERY)]
+            views = [torch.from_numpy(features.batch(some, view)).float() for view in range(len(features.views))]
             with torch.inference_mode():
-                ranked = beam_search(step, torch.from_numpy(views).float(), options.beam, options.longest)
-            texts = dict.fromkeys(tokenizer.decode(tokens) for _, tokens in ranked)
-            found[image_id] = [text for text in texts if text]
+                searched = beam_searches(step, torch.stack(views, 1), options.beam, options.longest)
+            for image_id, ranked in zip(some, searched, strict=True):
+                texts = dict.fromkeys(tokenizer.decode(tokens) for _, tokens in ranked)
+                found[image_id] = [text for text in texts if text]
         with replace_whole(out) as temporary:
             lines = (json.dumps({"image_id": image_id, "texts": texts}) for image_id, texts in found.items())
             temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -6,18 +6,20 @@ import json
 import logging
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from im2sp.files import replace_whole
 from im2sp.lab.data.flickr8k import Caption
 from im2sp.lab.data.image_features import ImageFeatures
-from im2sp.lab.data.text_tokenizer import BOS, EOS, FORBIDDEN, TextTokenizer
+from im2sp.lab.data.text_tokenizer import TextTokenizer
+from im2sp.lab.models.beam_search import beam_searches
 from im2sp.lab.models.translator import DecoderStep, Translator, TranslatorConfig
 from im2sp.lab.training.processes import Processes, peers_answer
 from im2sp.lab.training.translator import Sentences, TranslatorTraining, train_translator
 
 log = logging.getLogger(__name__)
+
+BATCH = 25  # photos whose captions are written at once
 
 
 @peers_answer()
@@ -70,55 +72,13 @@ def write_captions(
     longest: int = 24,
 ) -> dict[str, str]:
     """Text captions by beam search (mean log probability), for measuring the ceiling of what the encoder sees."""
-    step = DecoderStep(model)
-    return {
-        image_id: tokenizer.decode(
-            beam_search(step, torch.from_numpy(np.array(features.get(image_id)))[None].float(), beam, longest)[0][1]
-        )
-        for image_id in image_ids
-    }
-
-
-def beam_search(step: DecoderStep, views: torch.Tensor, beam: int, longest: int) -> list[tuple[float, list[int]]]:
-    """Hypotheses about a photo, the likeliest first: (mean log probability, tokens without BOS and EOS).
-
-    Args:
-        views: image features [V, image_tokens, image_width]; the log probabilities of all views are averaged.
-        longest: tokens; where no hypothesis ends in time, the likeliest is cut there.
-    """
-    pairs = step.translator.prefix(views)
-    keys, values = torch.stack([k for k, _ in pairs]), torch.stack([v for _, v in pairs])
-    layers, count, heads, _, dim = keys.shape
-    past_keys = past_values = torch.zeros(layers, count, heads, 0, dim)
-    tokens, scores, finished = torch.tensor([[BOS]]), torch.zeros(1), []
-    for position in range(longest):
-        rows = len(tokens)  # hypotheses; each is there once for each view
-        logits, past_keys, past_values, _ = step(
-            tokens[:, -1].repeat_interleave(count),
-            torch.tensor([position]),
-            keys.repeat(1, rows, 1, 1, 1),
-            values.repeat(1, rows, 1, 1, 1),
-            past_keys,
-            past_values,
-        )
-        log_probability = logits.log_softmax(-1).unflatten(0, (rows, count)).mean(1)
-        log_probability[:, list(FORBIDDEN)] = -torch.inf
-        total = scores[:, None] + log_probability
-        best, index = total.flatten().topk(2 * beam)
-        origins, columns = index // total.shape[1], index % total.shape[1]
-        ended = columns == EOS
-        done = ended & (torch.arange(2 * beam) < beam)  # an end that ranks below all of the beam is none
-        for row, score in zip(origins[done].tolist(), best[done].tolist(), strict=True):
-            finished.append((score / (position + 1), tokens[row, 1:].tolist()))
-        origins, columns, scores = origins[~ended][:beam], columns[~ended][:beam], best[~ended][:beam]
-        tokens = torch.cat([tokens[origins], columns[:, None]], 1)
-        kept = (origins[:, None] * count + torch.arange(count)).flatten()
-        past_keys, past_values = past_keys[:, kept], past_values[:, kept]
-        if len(finished) >= beam:
-            break
-    if not finished:
-        return [(float(scores[0]) / longest, tokens[0, 1:].tolist())]
-    return sorted(finished, key=lambda hypothesis: -hypothesis[0])
+    step, written = DecoderStep(model), {}
+    for start in range(0, len(image_ids), BATCH):
+        some = image_ids[start : start + BATCH]
+        views = torch.from_numpy(features.batch(some))[:, None].float()
+        for image_id, hypotheses in zip(some, beam_searches(step, views, beam, longest), strict=True):
+            written[image_id] = tokenizer.decode(hypotheses[0][1])
+    return written
 
 
 def save_captions(captions: dict[str, str], path: Path) -> None:
