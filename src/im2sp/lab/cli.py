@@ -40,7 +40,7 @@ STAGES = (
     "speak", "encode", "pretrain", "tune", "reward", "distil",
     "hubert", "units", "vocoder", "translate", "export", "evaluate",
 )  # fmt: skip
-SHARED = ("pretrain", "hubert", "vocoder", "translate")  # stages that several processes can share
+SHARED = ("pretrain", "tune", "hubert", "vocoder", "translate")  # stages that several processes can share
 
 
 def _known(start: str) -> str:

@@ -183,6 +183,7 @@ def tune(recipe: Recipe) -> None:
     from im2sp.lab.stages import tune as stage
     from im2sp.lab.stages.encode import EARLY, encode
     from im2sp.lab.stages.pretrain import token_sentences
+    from im2sp.lab.training.processes import Processes
 
     if not recipe.tunes:
         log.info("tune: the recipe has no section [tune], so the image backbone stays as it is")
@@ -190,15 +191,17 @@ def tune(recipe: Recipe) -> None:
     backbone = recipe.section("backbone", BackboneConfig)
     options = recipe.section("tune", stage.TuneTraining, seed=recipe.seed)
     maps = recipe.tuned / "maps"
-    encode(photos(recipe), maps, backbone, (*recipe.views, *options.more_views), part=EARLY)
+    with Processes().main_first():
+        encode(photos(recipe), maps, backbone, (*recipe.views, *options.more_views), part=EARLY)
     sentences = token_sentences(read_captions(recipe.data), TextTokenizer.load(recipe.text_tokenizer))
     stage.tune(recipe.first_captioner, ImageFeatures(maps), backbone, sentences, options, recipe.tuned)
-    tuned = recipe.tuned / TUNED_BACKBONE
-    stage.features_of(maps, recipe.views, backbone, tuned, recipe.features)
-    if recipe.unlabelled:
-        maps = recipe.tuned / "maps-unlabelled"
-        encode(unlabelled_photos(recipe.unlabelled), maps, backbone, recipe.views, part=EARLY)
-        stage.features_of(maps, recipe.views, backbone, tuned, recipe.unlabelled_features)
+    with Processes().main_first():
+        tuned = recipe.tuned / TUNED_BACKBONE
+        stage.features_of(maps, recipe.views, backbone, tuned, recipe.features)
+        if recipe.unlabelled:
+            maps = recipe.tuned / "maps-unlabelled"
+            encode(unlabelled_photos(recipe.unlabelled), maps, backbone, recipe.views, part=EARLY)
+            stage.features_of(maps, recipe.views, backbone, tuned, recipe.unlabelled_features)
     _score_text_captioner(recipe, Translator.load(recipe.tuned), recipe.tuned, recipe.features)
 
 
