@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+from msgspec.structs import asdict
 
 from im2sp.arrays import FloatArray, IntArray
 from im2sp.bundle import Bundle, ImageUnitsConfig, find_bundle
@@ -65,7 +66,7 @@ class Captioner:
         self.vocabulary = Vocabulary(config.vocabulary)
         self.vocoder = Vocoder(self.graphs, config.vocoder)
         self._confidence = Confidence(config.confidence) if config.confidence else None
-        self.default_options = DecodingOptions(**config.decoding.model_dump())
+        self.default_options = DecodingOptions(**asdict(config.decoding))
 
     @classmethod
     def from_pretrained(

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from im2sp.journal import Journal
     from im2sp.playing import Loudspeaker
 
-# Numpy, onnxruntime and the rest are imported inside the commands, so that `im2sp --help` answers at once. A photo waits
-# for all that is imported here: click takes a tenth of the time of typer, which loads pydantic to read a command.
+# Numpy, onnxruntime and the rest are imported inside the commands, so that `im2sp --help` answers at once. A photo
+# waits for all that is imported here: click takes a tenth of the time of typer, which loads pydantic to read a command.
 
 P = ParamSpec("P")
 STOPPED = 130  # exit code after Ctrl-C, as shells have it
