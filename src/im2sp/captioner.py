@@ -59,10 +59,11 @@ class Captioner:
     In a bundle with image units every photo goes through them, so stored units say what the photo says.
     """
 
-    def __init__(self, bundle: Bundle, *, threads: int = 0) -> None:
+    def __init__(self, bundle: Bundle, *, threads: int = 0, graphs: Graphs | None = None) -> None:
+        """`graphs`: those of the bundle, where they are being opened already; they have their own `threads`."""
         config = bundle.config
         self.bundle = bundle
-        self.graphs = Graphs(bundle, threads)
+        self.graphs = graphs or Graphs(bundle, threads)
         self.vocabulary = Vocabulary(config.vocabulary)
         self.vocoder = Vocoder(self.graphs, config.vocoder)
         self._confidence = Confidence(config.confidence) if config.confidence else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import io
 import sys
 import warnings
@@ -112,7 +113,10 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # file names need not be printable
             stream.reconfigure(errors="backslashreplace")
-    app(prog_name="im2sp")
+    try:
+        app(prog_name="im2sp")
+    finally:
+        gc.freeze()  # or the interpreter would look through all objects once more, only to end
 
 
 def in_sentences(command: Callable[P, None]) -> Callable[P, None]:

@@ -6,7 +6,7 @@ import os
 import re
 import threading
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -76,6 +76,10 @@ def contracts(config: BundleConfig) -> dict[str, Contract]:
     return {name: found[name] for name in config.graphs}
 
 
+class GraphError(BundleError):
+    """A graph that cannot be opened or does not match its config: nothing can be done with its bundle."""
+
+
 class Graph:
     """One open graph."""
 
@@ -106,7 +110,9 @@ class Graphs:
         self._locks = {name: threading.Lock() for name in self._contracts}
 
     def open(self, name: str) -> Graph:
-        """The graph of that name. Raises BundleError when the bundle has none or it does not match the config."""
+        """The graph of that name; waits where it is being opened. Raises BundleError when the bundle has none,
+        GraphError when it cannot be opened or does not match the config.
+        """
         if name not in self._contracts:
             raise BundleError(f"the bundle {self.bundle.folder} has no {name}.onnx: use a bundle that has one")
         with self._locks[name]:
@@ -123,9 +129,15 @@ class Graphs:
 
         Widening and optimising the largest takes as long as all others together.
         """
-        with ThreadPoolExecutor(self._threads) as pool:
-            for _ in pool.map(self.open, names):
-                pass
+        for opening in self.open_soon(names):
+            opening.result()
+
+    def open_soon(self, names: Iterable[str]) -> list[Future[Graph]]:
+        """Begin to open several graphs and return at once. What goes wrong is raised by `open`, or by these results."""
+        pool = ThreadPoolExecutor(self._threads)
+        openings = [pool.submit(self.open, name) for name in names]
+        pool.shutdown(wait=False)
+        return openings
 
     def check(self) -> None:
         """Open every graph of the bundle. Raises BundleError for the first that does not match the config."""
@@ -148,7 +160,7 @@ class Graphs:
         try:
             return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # see Graph.run
-            raise BundleError(f"{label} cannot be opened: {_why(error)}") from error
+            raise GraphError(f"{label} cannot be opened: {_why(error)}") from error
 
 
 def _check(label: str, contract: Contract, session: onnxruntime.InferenceSession) -> None:
@@ -159,13 +171,13 @@ def _check(label: str, contract: Contract, session: onnxruntime.InferenceSession
         found = {node.name: node for node in nodes}
         if set(found) != set(wanted):
             names = f"{kind}s {', '.join(sorted(found))}"
-            raise BundleError(f"{label} has the {names} where im2sp needs {', '.join(sorted(wanted))}: export it again")
+            raise GraphError(f"{label} has the {names} where im2sp needs {', '.join(sorted(wanted))}: export it again")
         for name, tensor in wanted.items():
             node = found[name]
             if node.type != _ORT_TYPES[tensor.dtype] or not _fits(node.shape, tensor.dims, free=kind == "input"):
                 wish = f"{tensor.dtype} {_show(tensor.dims)}"
                 what = f"{kind} {name} as {node.type} {_show(node.shape)}"
-                raise BundleError(f"{label} has the {what} where config.json asks for {wish}: export it again")
+                raise GraphError(f"{label} has the {what} where config.json asks for {wish}: export it again")
 
 
 def _fits(shape: list[int | str | None], dims: tuple[int | str, ...], free: bool) -> bool:
