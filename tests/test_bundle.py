@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from msgspec.structs import replace
 from im2sp.bundle import CONFIG_LIMIT, FORMAT_VERSION, Bundle, BundleConfig, find_bundle, write_checksums, write_config
 from im2sp.checksums import CHECKSUMS_LIMIT
 from im2sp.errors import BundleError
-from im2sp.graphs import Graphs, contracts
+from im2sp.graphs import GraphError, Graphs, contracts
 from im2sp.schema import parse
 from tests.tiny_bundle import tiny_confidence, tiny_config, tiny_image_units, write_tiny_bundle
 
@@ -316,6 +317,24 @@ def test_graphs_that_are_opened_side_by_side(bundle: Path, threads: int) -> None
     write_checksums(bundle)
     others = Graphs(Bundle.load(bundle), threads=threads)
     assert "decoder.onnx" in sentence(lambda: others.open_all(["vocoder", "decoder"]))
+    assert others.open("vocoder") is others.open("vocoder")
+
+
+def test_graphs_that_are_opened_meanwhile(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (bundle / "decoder.onnx").write_bytes(b"not a graph")
+    write_checksums(bundle)
+    may_go_on = threading.Event()
+    session = Graphs._session
+    monkeypatch.setattr(Graphs, "_session", lambda self, *a: may_go_on.wait(60) and session(self, *a))
+    graphs = Graphs(Bundle.load(bundle), threads=1)
+    vocoder, decoder = graphs.open_soon(["vocoder", "decoder"])
+    assert not vocoder.done()
+    may_go_on.set()
+    assert graphs.open("vocoder") is vocoder.result()
+    with pytest.raises(GraphError, match=r"decoder\.onnx"):
+        decoder.result()
+    with pytest.raises(GraphError, match=r"decoder\.onnx"):
+        graphs.open("decoder")
 
 
 def test_every_graph_has_a_contract() -> None:
@@ -398,7 +417,7 @@ def test_a_config_survives_its_file(tmp_path: Path) -> None:
 def test_find_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     packaged = tmp_path / "package"
     (packaged / "bundles" / "default").mkdir(parents=True)
-    monkeypatch.setattr("im2sp.bundle.resources.files", lambda _: packaged)
+    monkeypatch.setattr("im2sp.bundle._PACKAGED", packaged / "bundles")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine").mkdir()
     assert find_bundle("default") == packaged / "bundles" / "default"

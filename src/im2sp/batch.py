@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from im2sp.bundle import Bundle, find_bundle
 from im2sp.errors import Im2SpError
-from im2sp.graphs import GraphError, Graphs
+from im2sp.graphs import GraphError, Graphs, load_runtime_soon
 from im2sp.journal import Journal, OutputError, Record
 from im2sp.playing import PlaybackError, play
 from im2sp.sentences import unexpected
@@ -115,6 +115,7 @@ class Speaker:
 
     def __init__(self, voice: Voice) -> None:
         """Raises BundleError for a bundle that cannot be used; where it is a graph, `wait` or the first `speak` do."""
+        load_runtime_soon()
         bundle = Bundle.load(find_bundle(voice.model))
         graphs = Graphs(bundle, voice.threads)
         self._opening = graphs.open_soon(bundle.config.speaking_graphs)

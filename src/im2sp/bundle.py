@@ -10,7 +10,6 @@ import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -37,6 +36,7 @@ CONFIG = "config.json"
 CONFIG_LIMIT = 4 * 2**20  # bytes; a vocabulary of 65536 subwords fits
 SPECIAL_TOKENS = 3  # pad, bos and eos come before the subwords
 MOST_IMAGE_UNITS = 65_536  # a photo
+_PACKAGED = Path(__file__).parent / "bundles"
 
 # A config comes from outside: no number in it may make the runtime take a machine's whole memory.
 Count = Annotated[int, Meta(ge=1, le=65_536)]
@@ -362,7 +362,7 @@ def find_bundle(name_or_dir: str | Path, revision: str | None = None) -> Path:
     hub_id = HubId.parse(str(name_or_dir), revision)
     if hub_id is not None:
         return fetch_bundle(hub_id)
-    names = sorted(path.name for path in _packaged().glob("[!_.]*") if path.is_dir())
+    names = sorted(path.name for path in _PACKAGED.glob("[!_.]*") if path.is_dir())
     raise BundleError(
         f"there is no bundle {name_or_dir!r}: give a bundle folder, one of the packaged names "
         f"({', '.join(names) or 'none is installed'}) or owner/name of one on the hub"
@@ -373,13 +373,9 @@ def _bundle_here(name_or_dir: str | Path) -> Path | None:
     """The folder on this machine that is meant, if any."""
     if isinstance(name_or_dir, Path):
         return name_or_dir
-    if re.fullmatch(r"\w[\w.-]*", name_or_dir) and (_packaged() / name_or_dir).is_dir():
-        return _packaged() / name_or_dir
+    if re.fullmatch(r"\w[\w.-]*", name_or_dir) and (_PACKAGED / name_or_dir).is_dir():
+        return _PACKAGED / name_or_dir
     return Path(name_or_dir) if name_or_dir and Path(name_or_dir).is_dir() else None
-
-
-def _packaged() -> Path:
-    return Path(str(resources.files("im2sp"))) / "bundles"
 
 
 def _read_config(path: Path) -> BundleConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import threading
@@ -74,6 +75,11 @@ def contracts(config: BundleConfig) -> dict[str, Contract]:
         "speech_encoder": Contract({"waveform": floats(1, "samples")}, {"units": ints(1, "frames")}),
     }
     return {name: found[name] for name in config.graphs}
+
+
+def load_runtime_soon() -> None:
+    """Begin to import onnxruntime, which can go on while a bundle is verified."""
+    threading.Thread(target=importlib.import_module, args=("onnxruntime",)).start()
 
 
 class GraphError(BundleError):
