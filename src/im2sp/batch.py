@@ -19,6 +19,7 @@ from im2sp.bundle import Bundle, find_bundle
 from im2sp.errors import Im2SpError
 from im2sp.graphs import GraphError, Graphs, load_runtime_soon
 from im2sp.journal import Journal, OutputError, Record
+from im2sp.optimised import OptimisedGraphs
 from im2sp.playing import PlaybackError, play
 from im2sp.sentences import unexpected
 
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
     from im2sp.images.loading import ImageSource
     from im2sp.images.stored import StoredPhoto
     from im2sp.images.units import ImageUnits
-    from im2sp.playing import Sink
+    from im2sp.optimised import OptimisedGraphs
+from im2sp.playing import Sink
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ class Speaker:
         """Raises BundleError for a bundle that cannot be used; where it is a graph, `wait` or the first `speak` do."""
         load_runtime_soon()
         bundle = Bundle.load(find_bundle(voice.model))
-        graphs = Graphs(bundle, voice.threads)
+        graphs = Graphs(bundle, voice.threads, OptimisedGraphs.of_user())
         self._opening = graphs.open_soon(bundle.config.speaking_graphs)
         from im2sp.captioner import Captioner  # while graphs are being opened, and so is the first photo
 
