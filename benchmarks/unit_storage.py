@@ -41,15 +41,9 @@ def described(
     kind: str, grid: tuple[int, int], codes: int, codebook_size: int, checksum: str = "0" * 64
 ) -> ImageTokenizer:
     """A tokenizer of that kind; only what its units look like counts here."""
-    return ImageTokenizer.model_validate(
-        {
-            "kind": kind,
-            "tokenizer": f"{kind} {grid[0]}x{grid[1]}x{codes} of {codebook_size}",
-            "checksum": checksum,
-            "grid": grid,
-            "codes": codes,
-            "codebook_size": codebook_size,
-        }
+    name = f"{kind} {grid[0]}x{grid[1]}x{codes} of {codebook_size}"
+    return ImageTokenizer(
+        kind=kind, tokenizer=name, checksum=checksum, grid=grid, codes=codes, codebook_size=codebook_size
     )
 
 

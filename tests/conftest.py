@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,14 @@ from tests.tiny_bundle import tiny_confidence, write_tiny_bundle
 # A busy machine is no bug: examples are limited in number, not in time.
 settings.register_profile("im2sp", deadline=None)
 settings.load_profile("im2sp")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_cache() -> Iterator[None]:
+    """Nothing is left in the cache of whoever runs the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("IM2SP_CACHE", "off")
+        yield
 
 
 @pytest.fixture(scope="session")

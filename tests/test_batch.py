@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from im2sp.batch import Outcome, Voice, speak_photos
+from im2sp.batch import Outcome, Voice, speak_in_turn, speak_photos
+from im2sp.bundle import write_checksums
 from im2sp.captioner import Captioner
 from im2sp.errors import BundleError, Im2SpError
 from im2sp.journal import CAPTIONS, OutputError, open_journal
@@ -155,6 +156,20 @@ def test_a_broken_bundle_is_said_once(workers: int, photos: list[Path], tmp_path
     with pytest.raises(BundleError, match=r"decoder\.onnx"):
         run(photos, tmp_path / "out", broken, workers)
     assert records(tmp_path / "out") == []
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_graph_that_is_none_is_said_once(workers: int, photos: list[Path], tmp_path: Path, tiny_bundle: Path) -> None:
+    bundle = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+    (bundle / "vocoder.onnx").write_bytes(b"not a graph")
+    write_checksums(bundle)
+    with pytest.raises(BundleError, match=r"^vocoder\.onnx of the bundle .* cannot be opened"):
+        run(photos, tmp_path / "out", bundle, workers)
+    assert records(tmp_path / "out") == []
+    asked = iter(photos)
+    with pytest.raises(BundleError, match=r"^vocoder\.onnx"):
+        next(speak_in_turn(asked, Voice(str(bundle), threads=1)))
+    assert next(asked) == photos[0]  # it was said before the first photo was asked for
 
 
 def test_options_out_of_range(tmp_path: Path, tiny_bundle: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from msgspec.structs import replace
 from PIL import Image
 
 import im2sp
@@ -156,7 +157,7 @@ def test_what_is_not_a_waveform(captioner: Captioner, waveform: np.ndarray) -> N
 def test_a_bundle_that_cannot_hear(tiny_bundle: Path, tmp_path: Path) -> None:
     folder = write_tiny_bundle(tmp_path / "deaf")
     (folder / "speech_encoder.onnx").unlink()
-    write_config(folder, tiny_config().model_copy(update={"speech_encoder": None}))
+    write_config(folder, replace(tiny_config(), speech_encoder=None))
     write_checksums(folder)
     captioner = Captioner(Bundle.load(folder), threads=1)
     assert captioner.speak([1, 2]).waveform.size > 0

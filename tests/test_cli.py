@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
-from typer.testing import CliRunner
 
 import im2sp
 from im2sp import DecodingOptions, console, progress
@@ -66,9 +66,8 @@ def test_help_version_and_nothing() -> None:
 
 
 def test_help_loads_nothing_heavy() -> None:
-    script = (
-        "import sys, im2sp.cli; print(*{'numpy', 'onnxruntime', 'PIL', 'pydantic', 'soundfile'} & set(sys.modules))"
-    )
+    heavy = {"numpy", "onnxruntime", "PIL", "pydantic", "rich", "soundfile", "typer"}
+    script = f"import sys, im2sp.cli; print(*{heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "\n"
 

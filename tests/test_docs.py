@@ -20,12 +20,13 @@ from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
-from typer import Typer
-from typer.testing import CliRunner
+from click.testing import CliRunner
+from typer.main import get_command
 
 from im2sp.captioner import Captioner
 from im2sp.cli import app
@@ -36,7 +37,7 @@ from tests.tiny_bundle import write_tiny_bundle
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-OURS: dict[str, Typer] = {"im2sp": app, "im2sp-lab": lab}
+OURS: dict[str, Any] = {"im2sp": app, "im2sp-lab": get_command(lab)}
 OTHERS = {".", "curl", "docker", "ffplay", "mkdocs", "openssl", "pip", "pytest", "python3", "systemctl"}
 RUN = {"python", "sh"}  # languages of blocks
 SHOWN = {"csv", "toml"}  # files, which have a name in front of them

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from im2sp import Captioner, DecodingOptions, Im2SpError, SpeechCaption, SpeechChunk
 from im2sp.bundle import Bundle, find_bundle, write_checksums, write_config
@@ -32,8 +33,8 @@ def with_duration_context(bundle: Path, folder: Path, context: int | None) -> Pa
     """A copy of a bundle whose config says so."""
     shutil.copytree(bundle, folder)
     config = Bundle.load(folder).config
-    vocoder = config.vocoder.model_copy(update={"duration_context": context})
-    write_config(folder, config.model_copy(update={"vocoder": vocoder}))
+    vocoder = structs.replace(config.vocoder, duration_context=context)
+    write_config(folder, structs.replace(config, vocoder=vocoder))
     write_checksums(folder)
     return folder
 
@@ -201,11 +202,11 @@ UNIT_LISTS = st.lists(st.integers(0, UNITS - 1), min_size=1, max_size=90).map(
 def test_durations_do_not_depend_on_when_units_come(
     captioner: Captioner, units: list[int], cuts: list[int], context: int
 ) -> None:
-    config = captioner.bundle.config.vocoder.model_copy(update={"duration_context": context})
+    config = structs.replace(captioner.bundle.config.vocoder, duration_context=context)
     vocoder = Vocoder(captioner.graphs, config)
     array = np.array(units)
     expected = vocoder.predict_durations(array)
-    plain = Vocoder(captioner.graphs, config.model_copy(update={"duration_context": None}))
+    plain = Vocoder(captioner.graphs, structs.replace(config, duration_context=None))
     assert expected.tolist() == plain.predict_durations(array).tolist()
     growing = GrowingSpeech(vocoder)
     chunks = [chunk for cut in sorted(cuts) for chunk in growing.extend(array[:cut])]
@@ -221,13 +222,13 @@ def test_durations_need_all_of_the_context(captioner: Captioner) -> None:
     """The tiny predictor does look one unit to each side, so the tests above prove something."""
     config = captioner.bundle.config.vocoder
     units = np.arange(60) % 7
-    blind = Vocoder(captioner.graphs, config.model_copy(update={"duration_context": 0}))
+    blind = Vocoder(captioner.graphs, structs.replace(config, duration_context=0))
     seeing = Vocoder(captioner.graphs, config)
     assert blind.predict_durations(units).tolist() != seeing.predict_durations(units).tolist()
 
 
 def test_a_vocoder_without_look_ahead_still_has_a_last_chunk(tmp_path: Path, captioner: Captioner) -> None:
-    config = captioner.bundle.config.vocoder.model_copy(update={"duration_context": 0, "context_frames": 0})
+    config = structs.replace(captioner.bundle.config.vocoder, duration_context=0, context_frames=0)
     growing = GrowingSpeech(Vocoder(captioner.graphs, config))
     units = np.arange(16) % 5
     list(growing.extend(units))

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from msgspec.structs import replace
 from onnx import TensorProto, checker, helper, numpy_helper, save
 
 from im2sp.bundle import (
@@ -105,14 +106,14 @@ def write_tiny_bundle(
     """Write the tiny bundle into `folder` (made if needed) and return it; with `image_units`, it tokenizes photos."""
     folder.mkdir(parents=True, exist_ok=True)
     more = {"image_units": tiny_image_units() if image_units else None, "confidence": confidence}
-    config = tiny_config().model_copy(update=more)
+    config = replace(tiny_config(), **more)
     for name, contract in contracts(config).items():
         graph = _Graph(np.random.default_rng([seed, *name.encode()]))
         _BUILDERS[name](graph)
         graph.save(folder / f"{name}.onnx", dict(contract.inputs), dict(contract.outputs))
     if image_units:
         checksum = sha256_of(folder / "image_tokenizer.onnx")
-        config = config.model_copy(update={"image_units": tiny_image_units(checksum)})
+        config = replace(config, image_units=tiny_image_units(checksum))
     (folder / "README.md").write_text("# tiny\nRandom weights for tests.\n", encoding="utf-8")
     write_config(folder, config)
     write_checksums(folder)

@@ -5,28 +5,31 @@ What is done stands in the folder's journal, so a run goes on where the last one
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import threading
 from collections.abc import Generator, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from im2sp.captioner import Captioner, SpeechCaption
+from im2sp.bundle import Bundle, find_bundle
 from im2sp.errors import Im2SpError
-from im2sp.images.loading import ImageSource
-from im2sp.images.stored import StoredPhoto
-from im2sp.images.units import ImageUnits
+from im2sp.graphs import GraphError, Graphs, load_runtime_soon
 from im2sp.journal import Journal, OutputError, Record
-from im2sp.playing import PlaybackError, Sink, play
+from im2sp.optimised import OptimisedGraphs
+from im2sp.playing import PlaybackError, play
 from im2sp.sentences import unexpected
+
+if TYPE_CHECKING:
+    from im2sp.captioner import SpeechCaption
+    from im2sp.images.loading import ImageSource
+    from im2sp.images.stored import StoredPhoto
+    from im2sp.images.units import ImageUnits
+    from im2sp.optimised import OptimisedGraphs
+from im2sp.playing import Sink
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ def speak_photos(
     Raises BundleError for a bundle that cannot be used, OutputError when the folder cannot be written (a full disk),
     Im2SpError when a worker process dies.
     """
-    voices: _Voices = _Here(voice) if workers == 1 else _Workers(voice.shared_by(workers), workers)
+    voices: Voices = _Here(voice) if workers == 1 else _several(voice, workers)
     with _Interrupts() as interrupts:
         try:
             for photo, image in map(_named, photos):
@@ -92,6 +95,7 @@ def speak_in_turn(
     Ctrl-C is heard at once. Raises what `speak_photos` raises, and PlaybackError.
     """
     speaker = Speaker(voice)
+    speaker.wait()
     for photo, image in map(_named, photos):
         outcome = speaker.speak(photo, journal.wav_for(photo) if journal else None, sink, image)
         yield _recorded(outcome, journal) if journal else outcome
@@ -99,7 +103,7 @@ def speak_in_turn(
 
 def _named(photo: Path | StoredPhoto) -> tuple[Path, ImageUnits | None]:
     """What stands for a photo on record, and what to look at where that is no file."""
-    return (photo.key, photo.units) if isinstance(photo, StoredPhoto) else (photo, None)
+    return (photo, None) if isinstance(photo, Path) else (photo.key, photo.units)
 
 
 def _recorded(outcome: Outcome, journal: Journal) -> Outcome:
@@ -112,11 +116,21 @@ class Speaker:
     """The captioner of one process."""
 
     def __init__(self, voice: Voice) -> None:
-        self._captioner = Captioner.from_pretrained(voice.model, threads=voice.threads)
-        # A broken bundle ends the run here, before it fails every photo.
-        self._captioner.graphs.open_all(self._captioner.bundle.config.speaking_graphs)
+        """Raises BundleError for a bundle that cannot be used; where it is a graph, `wait` or the first `speak` do."""
+        load_runtime_soon()
+        bundle = Bundle.load(find_bundle(voice.model))
+        graphs = Graphs(bundle, voice.threads, OptimisedGraphs.of_user())
+        self._opening = graphs.open_soon(bundle.config.speaking_graphs)
+        from im2sp.captioner import Captioner  # while graphs are being opened, and so is the first photo
+
+        self._captioner = Captioner(bundle, graphs=graphs)
         self._options = replace(self._captioner.default_options, **dict[str, Any](voice.decoding))
         self._captioner.check(self._options)
+
+    def wait(self) -> None:
+        """Return when all graphs are open. Raises GraphError for one that cannot be opened."""
+        for opening in self._opening:
+            opening.result()
 
     def speak(
         self,
@@ -128,11 +142,11 @@ class Speaker:
         """Caption a photo, aloud where there is a sink, and write its wav where that has a path.
 
         `image`: what to look at where `photo` is a name on record and not a file. Raises OutputError when the wav
-        cannot be written, PlaybackError when the sink takes no more.
+        cannot be written, PlaybackError when the sink takes no more, GraphError when the bundle is broken.
         """
         try:
             caption = self._caption(photo if image is None else image, sink)
-        except PlaybackError:
+        except (PlaybackError, GraphError):  # would fail every photo
             raise
         except Im2SpError as error:
             sentence = str(error)
@@ -165,7 +179,7 @@ class Speaker:
             return play(chunks, sink)
 
 
-class _Voices(Protocol):
+class Voices(Protocol):
     """One or several speakers at work."""
 
     def speak(self, photo: Path, wav: Path, image: ImageUnits | None) -> Iterator[Outcome]:
@@ -200,69 +214,10 @@ class _Here:
         return iter(())
 
 
-class _Workers:
-    """Speaks in several processes, each with a captioner of its own; photos wait here until one is nearly free."""
+def _several(voice: Voice, workers: int) -> Voices:
+    from im2sp.workers import Workers  # and with it all that starts processes, which one photo need not wait for
 
-    def __init__(self, voice: Voice, count: int) -> None:
-        self._voice = voice
-        self._most = count + 1  # one in waiting keeps all at work; more would only delay a stop
-        spawn = multiprocessing.get_context("spawn")  # a fork would copy the threads of the runtime half
-        self._pool = ProcessPoolExecutor(count, mp_context=spawn, initializer=_start_worker)
-        self._running: set[Future[Outcome]] = set()
-
-    def speak(self, photo: Path, wav: Path, image: ImageUnits | None) -> Iterator[Outcome]:
-        yield from self._finished(self._most - 1)
-        try:
-            with _interrupts_held():  # which a new process inherits
-                self._running.add(self._pool.submit(_speak_in_worker, self._voice, photo, wav, image))
-        except BrokenProcessPool as error:
-            raise _died() from error
-
-    def rest(self) -> Iterator[Outcome]:
-        return self._finished(0)
-
-    def close(self) -> Iterator[Outcome]:
-        self._pool.shutdown(wait=True, cancel_futures=True)
-        for future in self._running:
-            if not future.cancelled() and future.exception() is None:
-                yield future.result()
-
-    def _finished(self, most: int) -> Iterator[Outcome]:
-        """Outcomes, until at most `most` photos are left in work."""
-        while len(self._running) > most:
-            for future in wait(self._running, return_when=FIRST_COMPLETED).done:
-                self._running.discard(future)
-                try:
-                    outcome = future.result()
-                except BrokenProcessPool as error:
-                    raise _died() from error
-                yield outcome
-
-
-def _died() -> Im2SpError:
-    return Im2SpError("a worker process was ended from outside, perhaps for want of memory; use fewer --workers")
-
-
-@lru_cache(maxsize=1)
-def _speaker(voice: Voice) -> Speaker:
-    return Speaker(voice)
-
-
-def _speak_in_worker(voice: Voice, photo: Path, wav: Path, image: ImageUnits | None) -> Outcome:
-    return _speaker(voice).speak(photo, wav, image=image)
-
-
-def _start_worker() -> None:
-    """Leave Ctrl-C to the main process, and do not outlive it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def follow() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
+    return Workers(voice.shared_by(workers), workers)
 
 
 class _Interrupts:
@@ -294,19 +249,3 @@ class _Interrupts:
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._noted = True
         signal.signal(signal.SIGINT, self._before)
-
-
-@contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Hold Ctrl-C back for a moment, which a process that is started meanwhile does for its whole life.
-
-    On Windows workers may hear it until `_start_worker`.
-    """
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

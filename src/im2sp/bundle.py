@@ -8,15 +8,17 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+import msgspec
+from msgspec import Meta
 
 from im2sp.checksums import CHECKSUMS, verify_checksums, write_checksums
 from im2sp.errors import BundleError
+from im2sp.schema import NotJsonError, Schema, SchemaError, parse
 from im2sp.sentences import reason
 from im2sp.speech.audio import HOP, SAMPLE_RATE
 
@@ -34,22 +36,19 @@ CONFIG = "config.json"
 CONFIG_LIMIT = 4 * 2**20  # bytes; a vocabulary of 65536 subwords fits
 SPECIAL_TOKENS = 3  # pad, bos and eos come before the subwords
 MOST_IMAGE_UNITS = 65_536  # a photo
+_PACKAGED = Path(__file__).parent / "bundles"
 
 # A config comes from outside: no number in it may make the runtime take a machine's whole memory.
-Count = Annotated[int, Field(ge=1, le=65_536)]
-Pixels = Annotated[int, Field(ge=1, le=4_096)]
-Deviation = Annotated[float, Field(gt=0)]
-Number = Annotated[float, Field(ge=-1e6, le=1e6)]
-Scale = Annotated[float, Field(ge=1e-6, le=1e6)]
+Count = Annotated[int, Meta(ge=1, le=65_536)]
+Pixels = Annotated[int, Meta(ge=1, le=4_096)]
+Deviation = Annotated[float, Meta(gt=0)]
+Number = Annotated[float, Meta(ge=-1e6, le=1e6)]
+Scale = Annotated[float, Meta(ge=1e-6, le=1e6)]
 Signal = Literal["score", "length", "strangeness"]  # see im2sp.confidence
 Facts = dict[str, str | int | float]
 
 
-class _Config(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class ImageConfig(_Config):
+class ImageConfig(Schema, frozen=True):
     """What the image encoder sees: RGB, resized to height x width, /255, minus mean, over std."""
 
     height: Pixels
@@ -60,7 +59,7 @@ class ImageConfig(_Config):
     grid: tuple[Count, Count]  # (rows, columns) that the image tokens cover, row by row, after any global tokens
 
 
-class ImageTokenizer(_Config):
+class ImageTokenizer(Schema, frozen=True):
     """What made the image units of a photo, and what they look like.
 
     The units of a photo are int64 [rows * columns * codes]: cell by cell of the grid, row by row, the codes of a cell
@@ -68,17 +67,15 @@ class ImageTokenizer(_Config):
     """
 
     kind: Literal["semantic", "vit-vqgan"]
-    tokenizer: Annotated[str, Field(min_length=1, max_length=200)]  # its name, for people
-    checksum: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]  # SHA-256 of image_tokenizer.onnx
+    tokenizer: Annotated[str, Meta(min_length=1, max_length=200)]  # its name, for people
+    checksum: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]  # SHA-256 of image_tokenizer.onnx
     grid: tuple[Count, Count]  # (rows, columns) of cells
     codes: Count  # units of a cell
-    codebook_size: Annotated[int, Field(ge=2, le=65_536)]  # units are 0 .. codebook_size - 1, at every level
+    codebook_size: Annotated[int, Meta(ge=2, le=65_536)]  # units are 0 .. codebook_size - 1, at every level
 
-    @model_validator(mode="after")
-    def _bounded(self) -> Self:
+    def __post_init__(self) -> None:
         if self.units > MOST_IMAGE_UNITS:
             raise ValueError(f"a photo has {self.units} image units, where {MOST_IMAGE_UNITS} are the most")
-        return self
 
     @property
     def units(self) -> int:
@@ -90,6 +87,10 @@ class ImageTokenizer(_Config):
         """Bits of information in the image units of a photo, when every unit takes as many as the codebook needs."""
         return self.units * (self.codebook_size - 1).bit_length()
 
+    def described(self) -> dict[str, Any]:
+        """What stands in a table of its units: these fields, whatever else a subclass has."""
+        return {name: getattr(self, name) for name in ImageTokenizer.__struct_fields__}
+
     def makes_the_units_of(self, other: ImageTokenizer) -> bool:
         """Whether both are the same tokenizer. Names and what is done with the units may differ."""
         return all(
@@ -97,40 +98,38 @@ class ImageTokenizer(_Config):
         )
 
 
-class ImageUnitsConfig(ImageTokenizer):
+class ImageUnitsConfig(ImageTokenizer, frozen=True):
     """Image units between the photo and the decoder; `image_tokenizer.onnx` makes them."""
 
     crop: tuple[Count, Count] | None = None  # (rows, columns) in the middle of the grid that the decoder gets to see
     reconstructs: bool = False  # whether there is an image_decoder.onnx
 
-    @model_validator(mode="after")
-    def _cropped(self) -> Self:
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if self.crop is not None and (self.crop[0] > self.grid[0] or self.crop[1] > self.grid[1]):
             raise ValueError("the crop is larger than the grid of image units")
-        return self
 
 
-class DecoderConfig(_Config):
+class DecoderConfig(Schema, frozen=True):
     """Sizes of the decoder and of its key/value cache."""
 
-    layers: Annotated[int, Field(ge=1, le=256)]
-    heads: Annotated[int, Field(ge=1, le=256)]
-    head_dim: Annotated[int, Field(ge=1, le=1_024)]
+    layers: Annotated[int, Meta(ge=1, le=256)]
+    heads: Annotated[int, Meta(ge=1, le=256)]
+    head_dim: Annotated[int, Meta(ge=1, le=1_024)]
     vocabulary_size: Count
     max_tokens: Count  # positions: a hypothesis, its EOS included, has at most so many tokens
 
 
-class VocabularyConfig(_Config):
+class VocabularyConfig(Schema, frozen=True, kw_only=True):
     """Tokens of the decoder; token t >= 3 stands for the units subwords[t - 3], listed as they were learnt."""
 
     units: Count = 200
-    pad: Annotated[int, Field(ge=0, lt=SPECIAL_TOKENS)] = 0
-    bos: Annotated[int, Field(ge=0, lt=SPECIAL_TOKENS)] = 1
-    eos: Annotated[int, Field(ge=0, lt=SPECIAL_TOKENS)] = 2
+    pad: Annotated[int, Meta(ge=0, lt=SPECIAL_TOKENS)] = 0
+    bos: Annotated[int, Meta(ge=0, lt=SPECIAL_TOKENS)] = 1
+    eos: Annotated[int, Meta(ge=0, lt=SPECIAL_TOKENS)] = 2
     subwords: list[list[int]]
 
-    @model_validator(mode="after")
-    def _consistent(self) -> VocabularyConfig:
+    def __post_init__(self) -> None:
         if len({self.pad, self.bos, self.eos}) < SPECIAL_TOKENS:
             raise ValueError("pad, bos and eos must differ")
         known = {tuple(subword) for subword in self.subwords}
@@ -140,76 +139,69 @@ class VocabularyConfig(_Config):
             raise ValueError(f"a subword is empty or holds a unit outside 0..{self.units - 1}")
         if missing := [unit for unit in range(self.units) if (unit,) not in known]:
             raise ValueError(f"unit {missing[0]} has no subword of its own")
-        return self
 
 
-class VocoderConfig(_Config):
+class VocoderConfig(Schema, frozen=True, kw_only=True):
     """What the vocoder speaks, and how far its graphs look to both sides: around a frame, around a unit."""
 
     sample_rate: int = SAMPLE_RATE
     hop: int = HOP
     units: Count
-    context_frames: Annotated[int, Field(ge=0, le=4_096)]
-    duration_context: Annotated[int, Field(ge=0, le=4_096)] | None = None  # units; None: not known (format 1)
+    context_frames: Annotated[int, Meta(ge=0, le=4_096)]
+    duration_context: Annotated[int, Meta(ge=0, le=4_096)] | None = None  # units; None: not known (format 1)
 
-    @model_validator(mode="after")
-    def _one_rate(self) -> VocoderConfig:
+    def __post_init__(self) -> None:
         if (self.sample_rate, self.hop) != (SAMPLE_RATE, HOP):
             raise ValueError(f"im2sp speaks at {SAMPLE_RATE} Hz with {HOP} samples a frame")
-        return self
 
 
-class SpeechEncoderConfig(_Config):
+class SpeechEncoderConfig(Schema, frozen=True):
     """The optional way back, speech -> units; longer recordings are read in pieces of `samples_limit`."""
 
     units: Count
-    samples_limit: Annotated[int, Field(ge=SAMPLE_RATE, le=600 * SAMPLE_RATE)] = 100 * SAMPLE_RATE
+    samples_limit: Annotated[int, Meta(ge=SAMPLE_RATE, le=600 * SAMPLE_RATE)] = 100 * SAMPLE_RATE
 
 
-class DecodingDefaults(_Config):
+class DecodingDefaults(Schema, frozen=True):
     """The decoding that is recommended for this model."""
 
-    beam: Annotated[int, Field(ge=1, le=64)]
-    length_penalty: Annotated[float, Field(ge=0, le=10)]
+    beam: Annotated[int, Meta(ge=1, le=64)]
+    length_penalty: Annotated[float, Meta(ge=0, le=10)]
     max_tokens: Count
 
 
-class FamiliarConfig(_Config):
+class FamiliarConfig(Schema, frozen=True):
     """Where training photos lie among image prefixes: a Gaussian that is wide along a few directions only."""
 
-    mean: Annotated[list[Number], Field(min_length=1, max_length=4_096)]  # [width] of a pooled prefix
-    directions: Annotated[list[list[Number]], Field(max_length=256)]  # [k][width], orthonormal
-    deviations: Annotated[list[Scale], Field(max_length=256)]  # [k], along them
+    mean: Annotated[list[Number], Meta(min_length=1, max_length=4_096)]  # [width] of a pooled prefix
+    directions: Annotated[list[list[Number]], Meta(max_length=256)]  # [k][width], orthonormal
+    deviations: Annotated[list[Scale], Meta(max_length=256)]  # [k], along them
     rest: Scale  # deviation across them, in each of the other dimensions
     far: Number  # a distance that few training photos exceed; from there on a picture counts as strange
 
-    @model_validator(mode="after")
-    def _consistent(self) -> FamiliarConfig:
+    def __post_init__(self) -> None:
         if len(self.directions) != len(self.deviations) or len(self.directions) >= len(self.mean):
             raise ValueError("there must be one deviation for each direction, and fewer directions than dimensions")
         if any(len(direction) != len(self.mean) for direction in self.directions):
             raise ValueError("a direction has not as many dimensions as the mean")
-        return self
 
 
-class ConfidenceConfig(_Config):
+class ConfidenceConfig(Schema, frozen=True):
     """How likely a caption is right, as a logistic regression over signals, and what is said where it is not likely."""
 
     intercept: Number
-    weights: Annotated[dict[Signal, Number], Field(min_length=1)]
+    weights: Annotated[dict[Signal, Number], Meta(min_length=1)]
     familiar: FamiliarConfig
-    threshold: Annotated[float, Field(ge=0, le=1)]  # the recommended min_confidence
-    unsure_units: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, max_length=1_000)]
-    unsure_durations: Annotated[list[Annotated[int, Field(ge=1, le=250)]], Field(min_length=1, max_length=1_000)]
+    threshold: Annotated[float, Meta(ge=0, le=1)]  # the recommended min_confidence
+    unsure_units: Annotated[list[Annotated[int, Meta(ge=0)]], Meta(min_length=1, max_length=1_000)]
+    unsure_durations: Annotated[list[Annotated[int, Meta(ge=1, le=250)]], Meta(min_length=1, max_length=1_000)]
 
-    @model_validator(mode="after")
-    def _one_duration_each(self) -> ConfidenceConfig:
+    def __post_init__(self) -> None:
         if len(self.unsure_units) != len(self.unsure_durations):
             raise ValueError("unsure_units and unsure_durations must have the same length")
-        return self
 
 
-class BundleConfig(_Config):
+class BundleConfig(Schema, frozen=True, kw_only=True):
     """config.json of a bundle; see docs/bundle.md."""
 
     format_version: int = FORMAT_VERSION
@@ -231,8 +223,7 @@ class BundleConfig(_Config):
     quality: Facts  # measured; the keys name split and recogniser
     parameters: dict[str, int]  # per graph
 
-    @model_validator(mode="after")
-    def _consistent(self) -> BundleConfig:
+    def __post_init__(self) -> None:
         tokens = SPECIAL_TOKENS + len(self.vocabulary.subwords)
         if tokens != self.decoder.vocabulary_size:
             raise ValueError(f"the decoder has {self.decoder.vocabulary_size} tokens but the vocabulary has {tokens}")
@@ -252,7 +243,6 @@ class BundleConfig(_Config):
                 raise ValueError("confidence.familiar.mean has not heads x head_dim dimensions")
             if self.format_version < _FIRST_WITH_CONFIDENCE:
                 raise ValueError(f"confidence needs format_version {_FIRST_WITH_CONFIDENCE}")
-        return self
 
     @property
     def speaking_graphs(self) -> tuple[str, ...]:
@@ -335,10 +325,25 @@ class Bundle:
 
 
 def write_config(folder: Path, config: BundleConfig) -> Path:
-    """Write `folder`/config.json; call `write_checksums` after the last file of the bundle is in place."""
+    """Write `folder`/config.json; call `write_checksums` after the last file of the bundle is in place.
+
+    Raises BundleError for values that `Bundle.load` would refuse, which Python does not check when it makes a config.
+    """
     path = folder / CONFIG
-    path.write_text(config.model_dump_json(indent=1, exclude_none=True) + "\n", encoding="utf-8")
+    text = json.dumps(_without_nothing(msgspec.to_builtins(config)), indent=1, ensure_ascii=False)
+    try:
+        parse(text.encode(), BundleConfig)
+    except SchemaError as error:
+        raise BundleError(f"{path} cannot be written, as its values would be refused ({error})") from error
+    path.write_text(text + "\n", encoding="utf-8")
     return path
+
+
+def _without_nothing(values: Any) -> Any:
+    """Without the fields that are None, at every level."""
+    if not isinstance(values, dict):
+        return values
+    return {name: _without_nothing(value) for name, value in values.items() if value is not None}
 
 
 def find_bundle(name_or_dir: str | Path, revision: str | None = None) -> Path:
@@ -357,7 +362,7 @@ def find_bundle(name_or_dir: str | Path, revision: str | None = None) -> Path:
     hub_id = HubId.parse(str(name_or_dir), revision)
     if hub_id is not None:
         return fetch_bundle(hub_id)
-    names = sorted(path.name for path in _packaged().glob("[!_.]*") if path.is_dir())
+    names = sorted(path.name for path in _PACKAGED.glob("[!_.]*") if path.is_dir())
     raise BundleError(
         f"there is no bundle {name_or_dir!r}: give a bundle folder, one of the packaged names "
         f"({', '.join(names) or 'none is installed'}) or owner/name of one on the hub"
@@ -368,13 +373,9 @@ def _bundle_here(name_or_dir: str | Path) -> Path | None:
     """The folder on this machine that is meant, if any."""
     if isinstance(name_or_dir, Path):
         return name_or_dir
-    if re.fullmatch(r"\w[\w.-]*", name_or_dir) and (_packaged() / name_or_dir).is_dir():
-        return _packaged() / name_or_dir
+    if re.fullmatch(r"\w[\w.-]*", name_or_dir) and (_PACKAGED / name_or_dir).is_dir():
+        return _PACKAGED / name_or_dir
     return Path(name_or_dir) if name_or_dir and Path(name_or_dir).is_dir() else None
-
-
-def _packaged() -> Path:
-    return Path(str(resources.files("im2sp"))) / "bundles"
 
 
 def _read_config(path: Path) -> BundleConfig:
@@ -385,26 +386,26 @@ def _read_config(path: Path) -> BundleConfig:
     except OSError as error:
         raise BundleError(f"{path} cannot be read: {reason(error)}") from error
     try:
-        config = BundleConfig.model_validate_json(text, strict=True)
-    except ValidationError as error:
+        config = parse(text, BundleConfig)
+    except NotJsonError as error:
+        raise BundleError(f"{path} is not JSON: get the bundle again") from error
+    except SchemaError as error:
         _refuse_newer(path, text)  # which may have fields that this format would wrongly call mistakes
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        what = first["msg"].removeprefix("Value error, ")
-        raise BundleError(f"{path} is not a valid config ({f'{where}: ' if where else ''}{what})") from error
+        raise BundleError(f"{path} is not a valid config ({error})") from error
     _check_version(path, config.format_version)
     return config
 
 
+class _AnyFormat(msgspec.Struct):
+    """What every format has in common."""
+
+    format_version: int = FORMAT_VERSION
+
+
 def _refuse_newer(path: Path, text: bytes) -> None:
-    """Of a config that is not valid: raise the BundleError that says more, where it is no JSON or of a newer format."""
-    try:
-        raw = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise BundleError(f"{path} is not JSON: get the bundle again") from error
-    found = raw.get("format_version") if isinstance(raw, dict) else None
-    if isinstance(found, int):
-        _check_version(path, found)
+    """Of a config that is not valid: raise the BundleError that says more, where it is of a newer format."""
+    with suppress(msgspec.DecodeError, RecursionError):
+        _check_version(path, msgspec.json.decode(text, type=_AnyFormat).format_version)
 
 
 def _check_version(path: Path, found: int) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+from msgspec.structs import asdict
 
 from im2sp.arrays import FloatArray, IntArray
 from im2sp.bundle import Bundle, ImageUnitsConfig, find_bundle
@@ -58,14 +59,15 @@ class Captioner:
     In a bundle with image units every photo goes through them, so stored units say what the photo says.
     """
 
-    def __init__(self, bundle: Bundle, *, threads: int = 0) -> None:
+    def __init__(self, bundle: Bundle, *, threads: int = 0, graphs: Graphs | None = None) -> None:
+        """`graphs`: those of the bundle, where they are being opened already; they have their own `threads`."""
         config = bundle.config
         self.bundle = bundle
-        self.graphs = Graphs(bundle, threads)
+        self.graphs = graphs or Graphs(bundle, threads)
         self.vocabulary = Vocabulary(config.vocabulary)
         self.vocoder = Vocoder(self.graphs, config.vocoder)
         self._confidence = Confidence(config.confidence) if config.confidence else None
-        self.default_options = DecodingOptions(**config.decoding.model_dump())
+        self.default_options = DecodingOptions(**asdict(config.decoding))
 
     @classmethod
     def from_pretrained(

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import functools
+import gc
 import io
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn, ParamSpec
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec
 
-import typer
+import click
 
 from im2sp.errors import Im2SpError
 from im2sp.sentences import debugging, reason, unexpected
@@ -26,35 +27,85 @@ if TYPE_CHECKING:
     from im2sp.journal import Journal
     from im2sp.playing import Loudspeaker
 
-# Numpy, onnxruntime and the rest are imported inside the commands, so that `im2sp --help` answers at once.
+# Numpy, onnxruntime and the rest are imported inside the commands, so that `im2sp --help` answers at once. A photo
+# waits for all that is imported here: click takes a tenth of the time of typer, which loads pydantic to read a command.
 
 P = ParamSpec("P")
 STOPPED = 130  # exit code after Ctrl-C, as shells have it
 
-app = typer.Typer(
-    help="A photo goes in, a spoken description comes out, with no text in between.",
-    add_completion=False,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-)
+ANY_PATH = click.Path(path_type=Path)  # what it leads to is looked at by those who use it
 
-Model = Annotated[
-    str,
-    typer.Option(
-        help="Name of a packaged bundle, a bundle folder, or owner/name[@revision] on the hub.", metavar="NAME|DIR|ID"
-    ),
-]
-Threads = Annotated[int, typer.Option(min=0, max=1024, help="CPU threads of each process; 0 takes what is there.")]
-Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder for the speech and captions.jsonl.")]
-Play = Annotated[bool, typer.Option("--play", help="Speak aloud, while it decodes; greedily unless --beam says else.")]
-Beam = Annotated[int | None, typer.Option(min=1, max=64, help="Hypotheses side by side; 1 is fastest.")]
-Temperature = Annotated[float, typer.Option(min=0, max=100, help="Above 0: sample, without a beam.")]
-Seed = Annotated[int, typer.Option(min=0, help="Of the sampling.")]
-MinConfidence = Annotated[
-    float,
-    typer.Option(min=0, max=1, help="Say that it is not sure where a caption is less likely to be right; 0: never."),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+model_option = click.option(
+    "--model",
+    default="default",
+    show_default=True,
+    metavar="NAME|DIR|ID",
+    help="Name of a packaged bundle, a bundle folder, or owner/name[@revision] on the hub.",
+)
+threads_option = click.option(
+    "--threads",
+    type=click.IntRange(0, 1024),
+    default=0,
+    show_default=True,
+    help="CPU threads of each process; 0 takes what is there.",
+)
+beam_option = click.option("--beam", type=click.IntRange(1, 64), help="Hypotheses side by side; 1 is fastest.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def out_option(help: str, *, required: bool = True) -> Callable[[Callable[P, None]], Callable[P, None]]:
+    """`--out`, with what goes there."""
+    return click.option("--out", "-o", type=ANY_PATH, required=required, help=help)
+
+
+def photos_argument(metavar: str = "PHOTO...") -> Callable[[Callable[P, None]], Callable[P, None]]:
+    """Photos and folders to look through."""
+    return click.argument("photos", type=ANY_PATH, nargs=-1, required=True, metavar=metavar)
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the options of `caption` and `watch` say about the speech."""
+
+    out: Path | None
+    play: bool
+    model: str
+    threads: int
+    beam: int | None
+    temperature: float
+    seed: int
+    min_confidence: float
+
+
+def speaking_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of a command that speaks about photos; it gets them as its first argument, `Wishes`."""
+
+    @out_option("Folder for the speech and captions.jsonl.", required=False)
+    @click.option("--play", is_flag=True, help="Speak aloud, while it decodes; greedily unless --beam says else.")
+    @model_option
+    @beam_option
+    @click.option(
+        "--temperature",
+        type=click.FloatRange(0, 100),
+        default=0.0,
+        show_default=True,
+        help="Above 0: sample, without a beam.",
+    )
+    @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the sampling.")
+    @click.option(
+        "--min-confidence",
+        type=click.FloatRange(0, 1),
+        default=0.0,
+        show_default=True,
+        help="Say that it is not sure where a caption is less likely to be right; 0: never.",
+    )
+    @threads_option
+    @functools.wraps(command)
+    def wrapped(**options: Any) -> None:
+        wishes = Wishes(**{field.name: options.pop(field.name) for field in fields(Wishes)})
+        command(wishes, **options)
+
+    return wrapped
 
 
 def main() -> None:
@@ -62,7 +113,10 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # file names need not be printable
             stream.reconfigure(errors="backslashreplace")
-    app()
+    try:
+        app(prog_name="im2sp")
+    finally:
+        gc.freeze()  # or the interpreter would look through all objects once more, only to end
 
 
 def in_sentences(command: Callable[P, None]) -> Callable[P, None]:
@@ -74,7 +128,7 @@ def in_sentences(command: Callable[P, None]) -> Callable[P, None]:
             warnings.simplefilter("ignore")  # of libraries about odd files, which say nothing to the one who captions
         try:
             command(*args, **kwargs)
-        except (typer.Exit, typer.Abort, typer.BadParameter, BrokenPipeError):  # typer's own business
+        except (click.exceptions.Exit, click.Abort, click.ClickException, BrokenPipeError):  # click's own business
             raise
         except KeyboardInterrupt:
             _fail("stopped", STOPPED)
@@ -88,93 +142,89 @@ def in_sentences(command: Callable[P, None]) -> Callable[P, None]:
     return wrapped
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
+def _show_version(context: click.Context, option: click.Parameter, wanted: bool) -> None:
+    if wanted and not context.resilient_parsing:
         import im2sp
 
-        typer.echo(f"im2sp {im2sp.__version__}")
-        raise typer.Exit
+        click.echo(f"im2sp {im2sp.__version__}")
+        raise click.exceptions.Exit
 
 
-@app.callback()
-def options(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
-    ] = False,
-) -> None:
+@click.group(no_args_is_help=True)
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_version,
+    help="Print the version and exit.",
+)
+def app() -> None:
     """A photo goes in, a spoken description comes out, with no text in between."""
 
 
-@app.command()
+@app.command(short_help="Speak about photos.")
+@photos_argument()
+@speaking_options
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 256),
+    default=1,
+    show_default=True,
+    help="Processes, each with its own copy of the model.",
+)
 @in_sentences
-def caption(
-    photos: Annotated[
-        list[Path], typer.Argument(metavar="PHOTO", help="Photos and folders; or tables that im2sp tokenize wrote.")
-    ],
-    out: Out = None,
-    play: Play = False,
-    model: Model = "default",
-    beam: Beam = None,
-    temperature: Temperature = 0.0,
-    seed: Seed = 0,
-    min_confidence: MinConfidence = 0.0,
-    workers: Annotated[int, typer.Option(min=1, max=256, help="Processes, each with its own copy of the model.")] = 1,
-    threads: Threads = 0,
-) -> None:
+def caption(wishes: Wishes, photos: tuple[Path, ...], workers: int) -> None:
     """Speak about photos: OUT/<name>.wav for each, and a line in OUT/captions.jsonl; with --play, aloud.
 
-    Run again, it goes on where it stopped: photos that have their line and their wav are skipped.
+    PHOTO is a photo, a folder of them, or a table that im2sp tokenize wrote. Run again, it goes on where it stopped:
+    photos that have their line and their wav are skipped.
     """
-    if play and workers > 1:
-        raise typer.BadParameter("only one can speak aloud at a time; give --play or --workers", param_hint="--workers")
-    _speak_all(photos, out, play, _voice(out, play, model, threads, beam, temperature, seed, min_confidence), workers)
+    if wishes.play and workers > 1:
+        raise click.BadParameter("only one can speak aloud at a time; give --play or --workers", param_hint="--workers")
+    _speak_all(photos, wishes.out, wishes.play, _voice(wishes), workers)
 
 
-@app.command()
+@app.command(short_help="Speak about each new photo in a folder.")
+@click.argument("folder", type=ANY_PATH)
+@speaking_options
 @in_sentences
-def watch(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where photos will appear, also further below.")],
-    out: Out = None,
-    play: Play = False,
-    model: Model = "default",
-    beam: Beam = None,
-    temperature: Temperature = 0.0,
-    seed: Seed = 0,
-    min_confidence: MinConfidence = 0.0,
-    threads: Threads = 0,
-) -> None:
-    """Speak about each new photo in a folder as it appears, aloud or into OUT, until Ctrl-C."""
-    voice = _voice(out, play, model, threads, beam, temperature, seed, min_confidence)
+def watch(wishes: Wishes, folder: Path) -> None:
+    """Speak about each new photo in a folder as it appears, aloud or into OUT, until Ctrl-C.
+
+    Photos may also appear in folders below FOLDER.
+    """
+    voice = _voice(wishes)
     from im2sp.batch import speak_in_turn
     from im2sp.bundle import find_bundle
     from im2sp.console import result_line
     from im2sp.watching import Watch
 
-    voice = replace(voice, model=str(find_bundle(model)))  # a misspelt name must not leave an empty folder behind
+    voice = replace(voice, model=str(find_bundle(voice.model)))  # a misspelt name must leave no empty folder behind
     photos = Watch(folder)
-    with _destinations(out, play) as (journal, sink):
-        typer.echo(f"{folder}: waiting for new photos until Ctrl-C")
+    with _destinations(wishes.out, wishes.play) as (journal, sink):
+        click.echo(f"{folder}: waiting for new photos until Ctrl-C")
         try:
             for outcome in speak_in_turn(photos, voice, journal, sink):
                 if outcome.record is not None:
-                    typer.echo(result_line(outcome.record, out))
+                    click.echo(result_line(outcome.record, wishes.out))
                 else:
-                    typer.echo(outcome.error, err=True)
+                    click.echo(outcome.error, err=True)
         except KeyboardInterrupt:  # the way to end it
-            raise typer.Exit from None
+            raise click.exceptions.Exit from None
 
 
-@app.command()
+@app.command(short_help="Store photos as image units.")
+@photos_argument()
+@out_option("The table to write: a name that ends in .parquet.")
+@model_option
+@threads_option
 @in_sentences
-def tokenize(
-    photos: Annotated[list[Path], typer.Argument(metavar="PHOTO", help="Photos, and folders to look through.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The table to write: a name that ends in .parquet.")],
-    model: Model = "default",
-    threads: Threads = 0,
-) -> None:
+def tokenize(photos: tuple[Path, ...], out: Path, model: str, threads: int) -> None:
     """Store photos as image units: one table, from which im2sp caption speaks as it does from the photos.
 
-    The table appears when it is complete. Run again after a stop, it goes on where it stopped.
+    PHOTO is a photo, or a folder to look through. The table appears when it is complete. Run again after a stop, it
+    goes on where it stopped.
     """
     from im2sp.captioner import Captioner
     from im2sp.console import tally
@@ -183,13 +233,13 @@ def tokenize(
     from im2sp.tokenizing import tokenize_photos
 
     if out.suffix.lower() != SUFFIX:
-        raise typer.BadParameter(f"the name of a table ends in {SUFFIX}", param_hint="--out")
+        raise click.BadParameter(f"the name of a table ends in {SUFFIX}", param_hint="--out")
     sources = Photos(photos)
     survey = sources.survey()
     for problem in survey.problems:
-        typer.echo(problem, err=True)
+        click.echo(problem, err=True)
     if survey.count == 0:
-        raise typer.Exit(1)
+        raise click.exceptions.Exit(1)
     captioner = Captioner.from_pretrained(model, threads=threads)
     with tally(survey.count, "tokenizing", "tokenized") as counts:
         try:
@@ -201,20 +251,22 @@ def tokenize(
         except Im2SpError as error:
             _fail(f"{error} ({counts})" if counts.done else str(error))
     if counts.done or counts.skipped:
-        typer.echo(f"{out}: {counts}, {captioner.image_tokenizer.bits:,} bits each")
+        click.echo(f"{out}: {counts}, {captioner.image_tokenizer.bits:,} bits each")
     if counts.failed or survey.problems:
-        raise typer.Exit(1)
+        raise click.exceptions.Exit(1)
 
 
-@app.command()
+@app.command(short_help="Show what image units hold of photos.")
+@click.argument("tables", type=ANY_PATH, nargs=-1, required=True, metavar="TABLE...")
+@out_option("Folder for the pictures.")
+@model_option
+@threads_option
 @in_sentences
-def reconstruct(
-    tables: Annotated[list[Path], typer.Argument(metavar="TABLE", help="Tables that im2sp tokenize wrote.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the pictures.")],
-    model: Model = "default",
-    threads: Threads = 0,
-) -> None:
-    """Show what image units still hold of the photos: OUT/<name>.reconstructed.png for each."""
+def reconstruct(tables: tuple[Path, ...], out: Path, model: str, threads: int) -> None:
+    """Show what image units still hold of the photos: OUT/<name>.reconstructed.png for each.
+
+    TABLE is what im2sp tokenize wrote.
+    """
     from im2sp.captioner import Captioner
     from im2sp.images.stored import StoredPhotos
     from im2sp.reconstructing import write_reconstructions
@@ -223,23 +275,25 @@ def reconstruct(
     photos = StoredPhotos(tables, captioner.image_tokenizer)
     survey = photos.survey()
     for path in write_reconstructions(photos, out, captioner):
-        typer.echo(str(path))
+        click.echo(str(path))
     for problem in survey.problems:
-        typer.echo(problem, err=True)
+        click.echo(problem, err=True)
     if survey.problems:
-        raise typer.Exit(1)
+        raise click.exceptions.Exit(1)
 
 
-@app.command()
+@app.command(short_help="Show what is said when, and why.")
+@photos_argument()
+@out_option("Folder for the pages and pictures.")
+@model_option
+@beam_option
+@threads_option
 @in_sentences
-def explain(
-    photos: Annotated[list[Path], typer.Argument(metavar="PHOTO", help="Photos, and folders to look through.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the pages and pictures.")],
-    model: Model = "default",
-    beam: Beam = None,
-    threads: Threads = 0,
-) -> None:
-    """Show what is said about photos, when, and where the model looked: OUT/<name>.explained.html and .png for each."""
+def explain(photos: tuple[Path, ...], out: Path, model: str, beam: int | None, threads: int) -> None:
+    """Show what is said about photos, when, and where the model looked: OUT/<name>.explained.html and .png for each.
+
+    PHOTO is a photo, or a folder to look through.
+    """
     from im2sp.captioner import Captioner
     from im2sp.explaining.writing import write_explanations
     from im2sp.images.finding import Photos
@@ -247,29 +301,28 @@ def explain(
     sources = Photos(photos)
     survey = sources.survey()
     for problem in survey.problems:
-        typer.echo(problem, err=True)
+        click.echo(problem, err=True)
     captioner = Captioner.from_pretrained(model, threads=threads)
     options = captioner.default_options
     failed = bool(survey.problems)
     for result in write_explanations(sources, out, captioner, replace(options, beam=beam) if beam else options):
         failed |= not isinstance(result, Path)
-        typer.echo(str(result), err=not isinstance(result, Path))
+        click.echo(str(result), err=not isinstance(result, Path))
     if failed:
-        raise typer.Exit(1)
+        raise click.exceptions.Exit(1)
 
 
-@app.command()
+@app.command(short_help="Speak about the images of a document.")
+@click.argument("document", type=ANY_PATH, metavar="FILE")
+@out_option("Folder for the speech and the report.")
+@model_option
+@beam_option
+@threads_option
 @in_sentences
-def describe(
-    document: Annotated[Path, typer.Argument(metavar="FILE", help="A folder of pictures, an HTML page or an EPUB.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the speech and the report.")],
-    model: Model = "default",
-    beam: Beam = None,
-    threads: Threads = 0,
-) -> None:
+def describe(document: Path, out: Path, model: str, beam: int | None, threads: int) -> None:
     """Speak about the images of a document that lack a description; OUT/report.html tells which got what.
 
-    Run again, it goes on where it stopped.
+    FILE is a folder of pictures, an HTML page or an EPUB. Run again, it goes on where it stopped.
     """
     from im2sp.batch import Voice
     from im2sp.bundle import find_bundle
@@ -288,23 +341,25 @@ def describe(
         report = write_report(out, document, opened.kind, entries)
     for entry in entries:
         if entry.error:
-            typer.echo(": ".join(filter(None, (entry.page, entry.source, entry.error))), err=True)
+            click.echo(": ".join(filter(None, (entry.page, entry.source, entry.error))), err=True)
     counts = count_states(entries)
     states = ", ".join(f"{number} {state}" for state, number in counts.items() if number)
-    typer.echo(f"{report}: {states or 'no images'}")
+    click.echo(f"{report}: {states or 'no images'}")
     if counts["failed"]:
-        raise typer.Exit(1)
+        raise click.exceptions.Exit(1)
 
 
-@app.command()
+@app.command(short_help="Speak units.")
+@click.argument("units", nargs=-1, required=True, metavar="UNITS...")
+@out_option("The wav to write.")
+@model_option
+@threads_option
 @in_sentences
-def speak(
-    units: Annotated[list[str], typer.Argument(metavar="UNITS", help='"12 5 77", @FILE, or - for standard input.')],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The wav to write.")],
-    model: Model = "default",
-    threads: Threads = 0,
-) -> None:
-    """Speak units: a waveform from their numbers, with predicted durations."""
+def speak(units: tuple[str, ...], out: Path, model: str, threads: int) -> None:
+    """Speak units: a waveform from their numbers, with predicted durations.
+
+    UNITS are numbers such as "12 5 77", @FILE, or - for standard input.
+    """
     from im2sp.captioner import Captioner
     from im2sp.speech.audio import SAMPLE_RATE, write_wav
     from im2sp.speech.units import parse_units
@@ -312,67 +367,96 @@ def speak(
     captioner = Captioner.from_pretrained(model, threads=threads)
     speech = captioner.speak(parse_units(_units_text(units), captioner.bundle.config.vocabulary.units))
     write_wav(out, speech.waveform)
-    typer.echo(f"{out}: {len(speech.waveform) / SAMPLE_RATE:.1f} s of speech from {len(speech.units)} units")
+    click.echo(f"{out}: {len(speech.waveform) / SAMPLE_RATE:.1f} s of speech from {len(speech.units)} units")
 
 
-@app.command()
+@app.command(short_help="Print the units of a recording.")
+@click.argument("speech", type=ANY_PATH)
+@click.option("--keep-repeats", is_flag=True, help="One unit for every 20 ms.")
+@json_option
+@model_option
+@threads_option
 @in_sentences
-def units(
-    speech: Annotated[Path, typer.Argument(metavar="SPEECH", help="A recording: WAV, FLAC, Ogg, MP3, ...")],
-    keep_repeats: Annotated[bool, typer.Option("--keep-repeats", help="One unit for every 20 ms.")] = False,
-    json: Json = False,
-    model: Model = "default",
-    threads: Threads = 0,
-) -> None:
-    """Print the units of a recording, repeats removed."""
+def units(speech: Path, keep_repeats: bool, as_json: bool, model: str, threads: int) -> None:
+    """Print the units of a recording, repeats removed.
+
+    SPEECH is a recording: WAV, FLAC, Ogg, MP3 and what else libsndfile reads.
+    """
     from im2sp.captioner import Captioner
     from im2sp.speech.audio import UNIT_RATE, read_audio
     from im2sp.speech.units import remove_repeats
 
     frames = Captioner.from_pretrained(model, threads=threads).units(read_audio(speech))
     found, durations = (frames, frames * 0 + 1) if keep_repeats else remove_repeats(frames)
-    if json:
+    if as_json:
         from json import dumps
 
         lists = {"units": found.tolist(), "durations": durations.tolist()}
-        typer.echo(dumps({"speech": str(speech), "unit_rate": UNIT_RATE, **lists}))
+        click.echo(dumps({"speech": str(speech), "unit_rate": UNIT_RATE, **lists}))
     else:
-        typer.echo(" ".join(map(str, found.tolist())))
+        click.echo(" ".join(map(str, found.tolist())))
 
 
-@app.command()
+@app.command(short_help="Tell what a bundle is.")
+@model_option
+@json_option
 @in_sentences
-def info(model: Model = "default", json: Json = False) -> None:
+def info(model: str, as_json: bool) -> None:
     """Tell what a bundle is: sizes, checksums (verified), training data, measured quality."""
     from im2sp.bundle import Bundle, find_bundle
     from im2sp.console import bundle_json, show_bundle
 
     description = Bundle.load(find_bundle(model)).describe()
-    if json:
-        typer.echo(bundle_json(description))
+    if as_json:
+        click.echo(bundle_json(description))
     else:
         show_bundle(description)
 
 
-@app.command()
+@app.command(short_help="Serve a page and an HTTP interface.")
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Where to listen; other machines get in only with a token.",
+)
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one.")
+@click.option("--token-file", type=ANY_PATH, help="File with the token that clients must send; or set IM2SP_TOKEN.")
+@click.option("--allow-host", multiple=True, help="A name by which clients call this service; may be given again.")
+@click.option("--certificate", type=ANY_PATH, help="For https: the certificate, PEM.")
+@click.option("--key", type=ANY_PATH, help="For https: its key, PEM.")
+@click.option("--queue", type=click.IntRange(1, 1024), default=16, show_default=True, help="Photos taken on at a time.")
+@click.option("--share", type=click.IntRange(1, 1024), default=8, show_default=True, help="Of them, by one client.")
+@click.option(
+    "--rate",
+    type=click.IntRange(0),
+    default=120,
+    show_default=True,
+    help="Requests a minute by one client; 0: no limit.",
+)
+@click.option(
+    "--batch",
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    help="Photos that the image encoder sees at once.",
+)
+@model_option
+@threads_option
 @in_sentences
 def serve(
-    host: Annotated[str, typer.Option(help="Where to listen; other machines get in only with a token.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
-    token_file: Annotated[
-        Path | None, typer.Option(help="File with the token that clients must send; or set IM2SP_TOKEN.")
-    ] = None,
-    allow_host: Annotated[
-        list[str] | None, typer.Option(help="A name by which clients call this service; may be given again.")
-    ] = None,
-    certificate: Annotated[Path | None, typer.Option(help="For https: the certificate, PEM.")] = None,
-    key: Annotated[Path | None, typer.Option(help="For https: its key, PEM.")] = None,
-    queue: Annotated[int, typer.Option(min=1, max=1024, help="Photos taken on at a time.")] = 16,
-    share: Annotated[int, typer.Option(min=1, max=1024, help="Of them, by one client.")] = 8,
-    rate: Annotated[int, typer.Option(min=0, help="Requests a minute by one client; 0: no limit.")] = 120,
-    batch: Annotated[int, typer.Option(min=1, max=64, help="Photos that the image encoder sees at once.")] = 1,
-    model: Model = "default",
-    threads: Threads = 0,
+    host: str,
+    port: int,
+    token_file: Path | None,
+    allow_host: tuple[str, ...],
+    certificate: Path | None,
+    key: Path | None,
+    queue: int,
+    share: int,
+    rate: int,
+    batch: int,
+    model: str,
+    threads: int,
 ) -> None:
     """Serve a page and an HTTP interface that speak about photos, until Ctrl-C."""
     try:
@@ -386,7 +470,7 @@ def serve(
         host=host,
         port=port,
         token=read_token(token_file),
-        allowed_hosts=tuple(allow_host or ()),
+        allowed_hosts=allow_host,
         queue=queue,
         share=share,
         rate=rate,
@@ -396,40 +480,31 @@ def serve(
     run(
         captioner,
         settings,
-        lambda address: typer.echo(f"im2sp speaks at {address} (Ctrl-C ends it)"),
+        lambda address: click.echo(f"im2sp speaks at {address} (Ctrl-C ends it)"),
         certificate=certificate,
         key=key,
     )
 
 
-def _voice(
-    out: Path | None,
-    play: bool,
-    model: str,
-    threads: int,
-    beam: int | None,
-    temperature: float,
-    seed: int,
-    min_confidence: float,
-) -> Voice:
+def _voice(wishes: Wishes) -> Voice:
     """What the options of `caption` and `watch` ask for. Raises BadParameter where they do not go together."""
-    if out is None and not play:
-        raise typer.BadParameter("say where the speech goes: give --out, --play or both", param_hint="--out")
-    if temperature > 0 and (beam or 1) > 1:
-        raise typer.BadParameter("sampling knows no beam; give --temperature or --beam", param_hint="--beam")
+    if wishes.out is None and not wishes.play:
+        raise click.BadParameter("say where the speech goes: give --out, --play or both", param_hint="--out")
+    if wishes.temperature > 0 and (wishes.beam or 1) > 1:
+        raise click.BadParameter("sampling knows no beam; give --temperature or --beam", param_hint="--beam")
     from im2sp.batch import Voice
 
     decoding: list[tuple[str, int | float]] = [
-        ("temperature", temperature),
-        ("seed", seed),
-        ("min_confidence", min_confidence),
+        ("temperature", wishes.temperature),
+        ("seed", wishes.seed),
+        ("min_confidence", wishes.min_confidence),
     ]
-    if beam is not None or play:
-        decoding.append(("beam", beam or 1))
-    return Voice(model, threads, tuple(decoding))
+    if wishes.beam is not None or wishes.play:
+        decoding.append(("beam", wishes.beam or 1))
+    return Voice(wishes.model, wishes.threads, tuple(decoding))
 
 
-def _speak_all(sources: list[Path], out: Path | None, aloud: bool, voice: Voice, workers: int) -> None:
+def _speak_all(sources: Sequence[Path], out: Path | None, aloud: bool, voice: Voice, workers: int) -> None:
     """Run a batch and tell about it. Ends in exit code 1 when anything could not be spoken."""
     from im2sp.bundle import find_bundle
     from im2sp.console import result_line, tally
@@ -437,9 +512,9 @@ def _speak_all(sources: list[Path], out: Path | None, aloud: bool, voice: Voice,
     photos = _photos(sources, voice.model)
     survey = photos.survey()
     for problem in survey.problems:
-        typer.echo(problem, err=True)
+        click.echo(problem, err=True)
     if survey.count == 0:
-        raise typer.Exit(1)
+        raise click.exceptions.Exit(1)
     # A misspelt name must not leave an empty folder behind, and all workers speak with the same files.
     voice = replace(voice, model=str(find_bundle(voice.model)))
     single = survey.count == 1 and not sources[0].is_dir()
@@ -449,7 +524,7 @@ def _speak_all(sources: list[Path], out: Path | None, aloud: bool, voice: Voice,
                 for outcome in outcomes:
                     counts.add(outcome)
                     if single and outcome.record is not None:
-                        typer.echo(result_line(outcome.record, out))
+                        click.echo(result_line(outcome.record, out))
         except KeyboardInterrupt:
             if journal is None or sink is not None:
                 _fail(f"stopped: {counts}", STOPPED)
@@ -458,14 +533,14 @@ def _speak_all(sources: list[Path], out: Path | None, aloud: bool, voice: Voice,
         except Im2SpError as error:
             _fail(f"{error} ({counts})" if counts.done else str(error))
     if not single or counts.skipped:
-        typer.echo(f"{out}: {counts}" if out else str(counts))
+        click.echo(f"{out}: {counts}" if out else str(counts))
     if counts.failed > 1 or (counts.failed and not single):
-        typer.echo(f"{counts.failed} of {survey.count} photos could not be spoken", err=True)
+        click.echo(f"{counts.failed} of {survey.count} photos could not be spoken", err=True)
     if counts.failed or survey.problems:
-        raise typer.Exit(1)
+        raise click.exceptions.Exit(1)
 
 
-def _photos(sources: list[Path], model: str) -> Photos | StoredPhotos:
+def _photos(sources: Sequence[Path], model: str) -> Photos | StoredPhotos:
     """The photos that are meant: files and folders, or tables for that bundle."""
     from im2sp.bundle import Bundle, find_bundle
     from im2sp.images.finding import Photos
@@ -475,7 +550,7 @@ def _photos(sources: list[Path], model: str) -> Photos | StoredPhotos:
     if not tables:
         return Photos(sources)
     if len(tables) < len(sources):
-        raise typer.BadParameter("give photos or tables of image units, not both at once", param_hint="PHOTO")
+        raise click.BadParameter("give photos or tables of image units, not both at once", param_hint="PHOTO")
     return StoredPhotos(tables, Bundle.load(find_bundle(model)).image_tokenizer)
 
 
@@ -500,7 +575,7 @@ def _spoken(
     return speak_photos(photos, journal, voice, workers)
 
 
-def _units_text(words: list[str]) -> str:
+def _units_text(words: Sequence[str]) -> str:
     """The units that the argument names: themselves, a file or standard input, read no further than needed."""
     from im2sp.speech.units import TEXT_LIMIT
 
@@ -517,8 +592,8 @@ def _units_text(words: list[str]) -> str:
 
 
 def _fail(sentence: str, code: int = 1) -> NoReturn:
-    typer.echo(sentence, err=True)
-    raise typer.Exit(code)
+    click.echo(sentence, err=True)
+    raise click.exceptions.Exit(code)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from msgspec import to_builtins
+from msgspec.structs import asdict
+
 from im2sp.speech.audio import UNIT_RATE
 
 if TYPE_CHECKING:
@@ -108,7 +111,7 @@ def show_bundle(description: BundleDescription) -> None:
         "speech": f"{config.vocabulary.units} units, {config.decoder.vocabulary_size} tokens, "
         f"{config.vocoder.sample_rate} Hz",
         "speech to units": "yes" if config.speech_encoder else "no",
-        "decoding": ", ".join(f"{name} {value}" for name, value in config.decoding.model_dump().items()),
+        "decoding": ", ".join(f"{name} {value}" for name, value in asdict(config.decoding).items()),
         "confidence": f"calibrated; recommended --min-confidence {config.confidence.threshold:g}"
         if config.confidence
         else "not calibrated",
@@ -132,8 +135,10 @@ def show_bundle(description: BundleDescription) -> None:
 
 def bundle_json(description: BundleDescription) -> str:
     """The same as JSON; the list of subwords and the tables of the confidence stay in config.json."""
-    left_out: Any = {"vocabulary": {"subwords"}, "confidence": {"familiar"}}
-    config: dict[str, Any] = description.config.model_dump(mode="json", exclude=left_out)
+    config: dict[str, Any] = to_builtins(description.config)
+    for part, name in (("vocabulary", "subwords"), ("confidence", "familiar")):
+        if config[part]:
+            del config[part][name]
     if description.config.image_units is not None:
         units = description.config.image_units
         config["image_units"] |= {"units": units.units, "bits": units.bits}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import threading
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +16,18 @@ from im2sp.errors import BundleError, Im2SpError
 from im2sp.sentences import reason
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
     import onnxruntime
 
+    from im2sp.optimised import OptimisedGraphs
+
 MOST_THREADS = 4  # more do not make graphs of this size faster
+_WEIGHTS_BESIDE = {  # a graph that is kept: in a file of their own they are mapped, not copied
+    "session.optimized_model_external_initializers_file_name": "weights.bin",
+    "session.optimized_model_external_initializers_min_size_in_bytes": "1024",
+}
 _ORT_TYPES = {"float32": "tensor(float)", "int64": "tensor(int64)"}
 
 
@@ -76,6 +85,15 @@ def contracts(config: BundleConfig) -> dict[str, Contract]:
     return {name: found[name] for name in config.graphs}
 
 
+def load_runtime_soon() -> None:
+    """Begin to import onnxruntime, which can go on while a bundle is verified."""
+    threading.Thread(target=importlib.import_module, args=("onnxruntime",)).start()
+
+
+class GraphError(BundleError):
+    """A graph that cannot be opened or does not match its config: nothing can be done with its bundle."""
+
+
 class Graph:
     """One open graph."""
 
@@ -95,18 +113,24 @@ class Graph:
 class Graphs:
     """The graphs of a bundle. Safe to share between threads."""
 
-    def __init__(self, bundle: Bundle, threads: int = 0) -> None:
-        """`threads`: CPU threads per graph; 0 takes the cores that this process may use, at most MOST_THREADS."""
+    def __init__(self, bundle: Bundle, threads: int = 0, cache: OptimisedGraphs | None = None) -> None:
+        """`threads`: CPU threads per graph; 0 takes the cores that this process may use, at most MOST_THREADS.
+
+        `cache`: where graphs are kept as they were optimised, for the next time.
+        """
         if threads < 0:
             raise Im2SpError(f"{threads} threads cannot run anything: give 0 for all cores, or a number of threads")
         self.bundle = bundle
+        self._cache = cache
         self._threads = threads or min(_available_cores(), MOST_THREADS)
         self._contracts = contracts(bundle.config)
         self._open: dict[str, Graph] = {}
         self._locks = {name: threading.Lock() for name in self._contracts}
 
     def open(self, name: str) -> Graph:
-        """The graph of that name. Raises BundleError when the bundle has none or it does not match the config."""
+        """The graph of that name; waits where it is being opened. Raises BundleError when the bundle has none,
+        GraphError when it cannot be opened or does not match the config.
+        """
         if name not in self._contracts:
             raise BundleError(f"the bundle {self.bundle.folder} has no {name}.onnx: use a bundle that has one")
         with self._locks[name]:
@@ -123,15 +147,47 @@ class Graphs:
 
         Widening and optimising the largest takes as long as all others together.
         """
-        with ThreadPoolExecutor(self._threads) as pool:
-            for _ in pool.map(self.open, names):
-                pass
+        for opening in self.open_soon(names):
+            opening.result()
+
+    def open_soon(self, names: Iterable[str]) -> list[Future[Graph]]:
+        """Begin to open several graphs and return at once. What goes wrong is raised by `open`, or by these results."""
+        pool = ThreadPoolExecutor(self._threads)
+        openings = [pool.submit(self.open, name) for name in names]
+        pool.shutdown(wait=False)
+        return openings
 
     def check(self) -> None:
         """Open every graph of the bundle. Raises BundleError for the first that does not match the config."""
         self.open_all(self._contracts)
 
     def _session(self, name: str, label: str) -> onnxruntime.InferenceSession:
+        path = self.bundle.folder / f"{name}.onnx"
+        try:
+            return self._optimised(name, path) or _open(path, self._options())
+        except Exception as error:  # see Graph.run
+            raise GraphError(f"{label} cannot be opened: {_why(error)}") from error
+
+    def _optimised(self, name: str, path: Path) -> onnxruntime.InferenceSession | None:
+        """The session of a graph as it was optimised before, or is now for later; None without a cache that works."""
+        if self._cache is None or not self._cache.suits(path):
+            return None
+        if found := self._cache.find(self.bundle, name):
+            try:
+                return _open(found, self._options(optimise=False))
+            except Exception:  # of another kind of onnxruntime than it says
+                self._cache.drop(self.bundle, name)
+        try:
+            with self._cache.keeping(self.bundle, name) as target:
+                options = self._options()
+                options.optimized_model_filepath = str(target)
+                for key, value in _WEIGHTS_BESIDE.items():
+                    options.add_session_config_entry(key, value)
+                return _open(path, options)
+        except Exception:  # a full disk, say; a graph that cannot be opened at all fails once more without the cache
+            return None
+
+    def _options(self, *, optimise: bool = True) -> onnxruntime.SessionOptions:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -144,11 +200,15 @@ class Graphs:
         options.enable_mem_pattern = False
         # Five graphs take turns: waiting threads of one must not burn the cores that the next one needs.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        path = self.bundle.folder / f"{name}.onnx"
-        try:
-            return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # see Graph.run
-            raise BundleError(f"{label} cannot be opened: {_why(error)}") from error
+        if not optimise:
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        return options
+
+
+def _open(path: Path, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+    import onnxruntime
+
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 def _check(label: str, contract: Contract, session: onnxruntime.InferenceSession) -> None:
@@ -159,13 +219,13 @@ def _check(label: str, contract: Contract, session: onnxruntime.InferenceSession
         found = {node.name: node for node in nodes}
         if set(found) != set(wanted):
             names = f"{kind}s {', '.join(sorted(found))}"
-            raise BundleError(f"{label} has the {names} where im2sp needs {', '.join(sorted(wanted))}: export it again")
+            raise GraphError(f"{label} has the {names} where im2sp needs {', '.join(sorted(wanted))}: export it again")
         for name, tensor in wanted.items():
             node = found[name]
             if node.type != _ORT_TYPES[tensor.dtype] or not _fits(node.shape, tensor.dims, free=kind == "input"):
                 wish = f"{tensor.dtype} {_show(tensor.dims)}"
                 what = f"{kind} {name} as {node.type} {_show(node.shape)}"
-                raise BundleError(f"{label} has the {what} where config.json asks for {wish}: export it again")
+                raise GraphError(f"{label} has the {what} where config.json asks for {wish}: export it again")
 
 
 def _fits(shape: list[int | str | None], dims: tuple[int | str, ...], free: bool) -> bool:

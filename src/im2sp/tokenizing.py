@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from pydantic import ValidationError
 
 from im2sp.arrays import IntArray
 from im2sp.batch import Outcome
@@ -25,6 +24,7 @@ from im2sp.errors import BundleError, Im2SpError
 from im2sp.images.finding import Photos
 from im2sp.images.unit_table import check_id, check_installed, write_unit_table
 from im2sp.journal import OutputError, append_whole, locked, open_to_append
+from im2sp.schema import checked
 from im2sp.sentences import reason, unexpected
 
 WORK = ".part"  # added to the name of the table
@@ -148,8 +148,7 @@ def _open_rows(path: Path, tokenizer: ImageTokenizer) -> Iterator[_Rows]:
         raise OutputError(f"{path}: cannot be written ({reason(error)})") from error
     try:
         if not path.stat().st_size:
-            described = tokenizer.model_dump(mode="json", include=set(ImageTokenizer.model_fields))
-            _append(descriptor, path, {"tokenizer": described})
+            _append(descriptor, path, {"tokenizer": tokenizer.described()})
         yield _Rows(path, descriptor, done)
     finally:
         os.close(descriptor)
@@ -171,10 +170,10 @@ def _read_and_repair(path: Path, tokenizer: ImageTokenizer) -> dict[str, str]:
             try:
                 row = json.loads(line)
                 if number == 0:
-                    _refuse_other(path, ImageTokenizer.model_validate(row["tokenizer"]), tokenizer)
+                    _refuse_other(path, checked(row["tokenizer"], ImageTokenizer), tokenizer)
                 else:
                     done[row["image_id"]] = row["photo"]
-            except (ValueError, KeyError, TypeError, RecursionError, ValidationError) as error:
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
                 raise OutputError(f"{path.parent}: is damaged; delete that folder to begin anew") from error
             whole += len(line)
         file.truncate(whole)

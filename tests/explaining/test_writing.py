@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
-from typer.testing import CliRunner
 
 from im2sp.captioner import Captioner
 from im2sp.cli import app

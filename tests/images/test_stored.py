@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from im2sp.errors import TableError
 from im2sp.images.stored import StoredPhotos, is_table, photo_key
@@ -33,7 +34,7 @@ HOSTILE = [
 
 
 def table(path: Path, ids: list[str], **changes: object) -> Path:
-    tokenizer = tiny_image_units().model_copy(update=changes)
+    tokenizer = replace(tiny_image_units(), **changes)
     write_unit_table(path, tokenizer, [(image_id, np.full(18, len(image_id) % 16)) for image_id in ids])
     return path
 

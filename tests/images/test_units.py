@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from im2sp.errors import ImageError
 from im2sp.images.units import ImageUnits
@@ -35,7 +36,7 @@ def test_what_are_no_image_units(units: np.ndarray, reason: str) -> None:
 
 def test_the_name_is_for_people_and_the_checksum_counts() -> None:
     units = ImageUnits(np.zeros(18, np.int64), tiny_image_units())
-    units.check_made_by(tiny_image_units().model_copy(update={"tokenizer": "renamed", "crop": (2, 2)}))
+    units.check_made_by(replace(tiny_image_units(), tokenizer="renamed", crop=(2, 2)))
     for changed in ({"checksum": "1" * 64}, {"codebook_size": 32}, {"grid": (9, 1)}):
         with pytest.raises(ImageError, match="use the bundle that made them"):
-            units.check_made_by(tiny_image_units().model_copy(update=changed))
+            units.check_made_by(replace(tiny_image_units(), **changed))

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec import structs
 from PIL import Image
 
 from im2sp import Captioner
@@ -56,7 +57,7 @@ def calibrated(
     folder = tmp_path_factory.mktemp("calibrated")
     bundle, out = write_tiny_bundle(folder / "bundle"), folder / "evaluation"
     loaded = Bundle.load(bundle)
-    work = out / fingerprint(loaded, loaded.config.decoding.model_dump())
+    work = out / fingerprint(loaded, structs.asdict(loaded.config.decoding))
     heard, _, _ = speak_and_hear(bundle, photos, work, open_recogniser(evaluation.recogniser), evaluation)
     written = {image: [heard[image] if int(image) % 2 else "a dog"] for image in photos}
     data = PhotoSet(photos, written)
@@ -139,7 +140,7 @@ def test_what_cannot_be_calibrated(
 
     mute = write_tiny_bundle(tmp_path / "mute")
     (mute / "speech_encoder.onnx").unlink()
-    write_config(mute, tiny_config().model_copy(update={"speech_encoder": None}))
+    write_config(mute, structs.replace(tiny_config(), speech_encoder=None))
     write_checksums(mute)
     with pytest.raises(BundleError, match="no speech encoder"):
         calibrate(mute, data, train, SENTENCE, tmp_path / "out", evaluation, OPTIONS)

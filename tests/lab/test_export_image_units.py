@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from msgspec.structs import replace
 from torch import Tensor, nn
 
-from im2sp.bundle import ImageUnitsConfig, write_checksums, write_config
+from im2sp.bundle import write_checksums, write_config
 from im2sp.captioner import Captioner
 from im2sp.graphs import Graphs
 from im2sp.images.units import ImageUnits
@@ -83,13 +84,8 @@ def test_a_bundle_of_modules(tiny_bundle: Path, tmp_path: Path, reconstructs: bo
         )
     ).eval()
     modules = ImageUnitModules(
-        image=tiny_config().image.model_copy(update={"image_tokens": CROP * CROP, "grid": (CROP, CROP)}),
-        config=ImageUnitsConfig(
-            **tiny_image_units().model_dump(exclude={"codes", "codebook_size", "crop"}),
-            codes=LEVELS,
-            codebook_size=SIZE,
-            crop=(CROP, CROP),
-        ),
+        image=replace(tiny_config().image, image_tokens=CROP * CROP, grid=(CROP, CROP)),
+        config=replace(tiny_image_units(), codes=LEVELS, codebook_size=SIZE, crop=(CROP, CROP)),
         tokenizer=quantiser,
         backbone=Cropped(quantiser).eval(),
         decoder=painter if reconstructs else None,
@@ -100,7 +96,7 @@ def test_a_bundle_of_modules(tiny_bundle: Path, tmp_path: Path, reconstructs: bo
     parameters["decoder"] = export_decoder(translator, CROP * CROP, folder, "fp32")
     assert all(parameters.values())
     changes = {"image": modules.image, "image_units": units_config, "decoder": decoder_config(translator.config)}
-    write_config(folder, tiny_config().model_copy(update={**changes, "parameters": parameters}))
+    write_config(folder, replace(tiny_config(), **changes, parameters=parameters))
     write_checksums(folder)
 
     captioner = Captioner.from_pretrained(folder, threads=1)

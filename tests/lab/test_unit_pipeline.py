@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from typer.testing import CliRunner
+from click.testing import CliRunner
 
 from im2sp import Captioner
 from im2sp.cli import app as im2sp

@@ -8,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from im2sp.errors import Im2SpError
-from im2sp.speech.units import TEXT_LIMIT, UNITS_LIMIT, check_units, expand, parse_units, remove_repeats
+from im2sp.speech.units import (
+    TEXT_LIMIT,
+    UNITS_LIMIT,
+    check_units,
+    expand,
+    parse_units,
+    remove_repeats,
+    without_repeats,
+)
 
 
 @given(st.lists(st.integers(0, 4), max_size=80))
@@ -18,6 +26,8 @@ def test_expand_undoes_remove_repeats(frames: list[int]) -> None:
     assert (np.diff(units) != 0).all()
     assert (durations >= 1).all()
     assert expand(units, durations).tolist() == frames
+    assert without_repeats(frames).tolist() == units.tolist()
+    assert without_repeats(frames).dtype == np.int64
 
 
 def test_remove_repeats() -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from im2sp.bundle import Bundle
 from im2sp.errors import BundleError, Im2SpError
@@ -50,7 +51,7 @@ def test_pieces_need_all_of_the_context(graphs: Graphs) -> None:
     """The tiny vocoder does look CONTEXT frames to each side, so the test above proves something."""
     config = graphs.bundle.config.vocoder
     frames = np.random.default_rng(0).integers(0, UNITS, 40)
-    blind = Vocoder(graphs, config.model_copy(update={"context_frames": CONTEXT - 1}))
+    blind = Vocoder(graphs, replace(config, context_frames=CONTEXT - 1))
     assert np.abs(joined(blind, frames, 10) - joined(blind, frames, 40)).max() > 1e-3
 
 

@@ -83,7 +83,8 @@ def to_pixels(image: Image.Image, height: int, width: int, mean: Sequence[float]
 
     A pixel v in 0..255 becomes (v / 255 - mean) / std, with one mean and one std for each of R, G, B.
     """
-    resized = np.asarray(image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC))
+    rgb = image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
+    resized = np.asarray(rgb.resize((width, height), Image.Resampling.BICUBIC))
     levels = np.arange(256, dtype=np.float32) / np.float32(255)
     pixels = np.empty((3, height, width), dtype=np.float32)
     for channel in range(3):  # looked up: a fraction of the time that computing each takes

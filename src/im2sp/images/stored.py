@@ -8,12 +8,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from im2sp.bundle import ImageTokenizer
 from im2sp.errors import TableError
 from im2sp.images.finding import Survey
-from im2sp.images.unit_table import UnitTable
 from im2sp.images.units import ImageUnits, other_tokenizer
+
+if TYPE_CHECKING:
+    from im2sp.images.unit_table import UnitTable
 
 SUFFIX = ".parquet"
 
@@ -56,6 +59,8 @@ class StoredPhotos:
 
     @cached_property
     def _tables(self) -> list[UnitTable]:
+        from im2sp.images.unit_table import UnitTable
+
         once = {os.path.abspath(source): source for source in self.sources}
         tables = [UnitTable.open(source) for source in once.values()]
         for table in tables:

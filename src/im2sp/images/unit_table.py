@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import ValidationError
 
 from im2sp.arrays import IntArray
 from im2sp.bundle import ImageTokenizer
 from im2sp.errors import Im2SpError, ImageError, TableError
 from im2sp.files import replace_whole
 from im2sp.images.units import ImageUnits
+from im2sp.schema import parse
 from im2sp.sentences import reason
 
 METADATA_KEY = b"im2sp"
@@ -144,7 +144,7 @@ def write_unit_table(path: Path, tokenizer: ImageTokenizer, rows: Iterable[tuple
     unit = pa.field("element", pa.uint16(), nullable=False)
     columns = [("image_id", pa.string()), ("image_units", pa.list_(unit))]
     fields = [pa.field(name, kind, nullable=False) for name, kind in columns]
-    description = {"format_version": TABLE_VERSION, **_described(tokenizer)}
+    description = {"format_version": TABLE_VERSION, **tokenizer.described()}
     schema = pa.schema(fields, metadata={METADATA_KEY: json.dumps(description).encode()})
     seen = array("q")
     with replace_whole(path) as temporary:
@@ -203,7 +203,7 @@ def _row_groups(
 _COLUMNS = ("image_id", "image_units")
 
 
-class _Description(ImageTokenizer):
+class _Description(ImageTokenizer, frozen=True, kw_only=True):
     """The JSON in the metadata of a table."""
 
     format_version: int
@@ -284,19 +284,10 @@ def _tokenizer_of(path: Path, metadata: dict[bytes, bytes]) -> ImageTokenizer:
             raise TableError(
                 f"{path}: has format version {version} but this im2sp reads {TABLE_VERSION}: upgrade im2sp"
             )
-        found = _Description.model_validate_json(text, strict=True)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        what = f"{where}: {first['msg']}" if where else first["msg"]
-        raise TableError(f"{path}: what it says about its tokenizer is not valid ({what})") from error
+        found = parse(text, _Description)
     except (ValueError, RecursionError) as error:
         raise TableError(f"{path}: what it says about its tokenizer is not valid ({reason(error)})") from error
-    return ImageTokenizer(**_described(found))
-
-
-def _described(tokenizer: ImageTokenizer) -> dict[str, Any]:
-    return tokenizer.model_dump(include=set(ImageTokenizer.model_fields))
+    return ImageTokenizer(**found.described())
 
 
 def _check_row_group(path: Path, index: int, group: Any, tokenizer: ImageTokenizer) -> None:

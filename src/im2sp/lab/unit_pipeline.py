@@ -114,7 +114,7 @@ def image_unit_modules(recipe: Recipe, start: str, seen: str) -> ImageUnitModule
         made_by = semantic_tokenizer(quantiser, sizes.image_tokens, recipe.semantic_units)
         return ImageUnitModules(
             image=image_config(sizes),
-            config=ImageUnitsConfig(**made_by.model_dump()),
+            config=ImageUnitsConfig(**made_by.described()),
             tokenizer=nn.Sequential(ImageBackbone.pretrained(sizes, recipe.tuned_backbone), quantiser),
             backbone=FeaturesFromUnits(quantiser),
         )
@@ -132,7 +132,7 @@ def image_unit_modules(recipe: Recipe, start: str, seen: str) -> ImageUnitModule
             image_tokens=token_vit.config.image_tokens,
             grid=(grid, grid),
         ),
-        config=ImageUnitsConfig(**made_by.model_dump(), crop=(crop, crop)),
+        config=ImageUnitsConfig(**made_by.described(), crop=(crop, crop)),
         tokenizer=tokenizer,
         backbone=nn.Sequential(StemFromUnits(tokenizer.codebook.weight, tokenizer.config.grid, crop), token_vit),
         decoder=PixelsFromUnits(tokenizer),

@@ -12,13 +12,13 @@ from im2sp.bundle import VocoderConfig
 from im2sp.errors import BundleError, Im2SpError
 from im2sp.graphs import Graphs
 from im2sp.speech.audio import UNIT_RATE
-from im2sp.speech.units import check_units, expand, remove_repeats
+from im2sp.speech.units import check_units, expand, without_repeats
 
 LONGEST_UNIT = 5 * UNIT_RATE  # frames; no sound of speech is held longer, whatever is predicted
 LONGEST_SPEECH = 30 * 60 * UNIT_RATE  # frames in one request, half an hour
 PIECE_FRAMES = 20 * UNIT_RATE  # a caption is one piece; longer speech never takes more memory than this much
-FIRST_DURATIONS = 18  # units in the duration predictor's first window: speech seldom starts with fewer known
-NEXT_DURATIONS = 3  # units in the windows after it, in one of which it starts: few, so that it does not wait for more
+FIRST_DURATIONS = 24  # units in the duration predictor's first window: mostly enough for speech to start
+NEXT_DURATIONS = 4  # units in the windows after it: few, so that it need not wait for more where it starts with them
 MOST_DURATIONS = 256  # units in its largest
 _START_UNITS = 30  # by then the 0.6 s that the vocoder looks ahead are known; most units last one or two frames
 STREAM_FRAMES = UNIT_RATE // 2  # half a second: small enough to start at once, large enough to outrun playback
@@ -64,7 +64,7 @@ class Vocoder:
         """What will be said and for how long: (units int64 [U], durations int64 [U] in frames of 20 ms)."""
         unit_array = check_units(units, self._config.units)
         if durations is None:
-            unit_array = remove_repeats(unit_array)[0]
+            unit_array = without_repeats(unit_array)
             duration_array = self.predict_durations(unit_array)
         else:
             duration_array = np.asarray(durations, dtype=np.int64)

@@ -11,7 +11,7 @@ import numpy as np
 from im2sp.arrays import IntArray
 from im2sp.bundle import SPECIAL_TOKENS, VocabularyConfig
 from im2sp.errors import Im2SpError
-from im2sp.speech.units import check_units, remove_repeats
+from im2sp.speech.units import check_units, without_repeats
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Vocabulary:
         Neighbours are merged in the order in which the subwords were learnt (byte-pair encoding), so a text
         of units is cut in the same way as when the subwords were learnt. Raises Im2SpError for unknown units.
         """
-        pieces: list[tuple[int, ...]] = [(unit,) for unit in remove_repeats(check_units(units, self.units))[0].tolist()]
+        pieces: list[tuple[int, ...]] = [(unit,) for unit in without_repeats(check_units(units, self.units)).tolist()]
         while self._longest > 1 and (best := self._first_learnt(pieces)) is not None:
             pieces = _merge(pieces, best)
         return np.array([SPECIAL_TOKENS + self._ranks[piece] for piece in pieces], dtype=np.int64)
@@ -56,7 +56,7 @@ class Vocabulary:
                 raise Im2SpError(f"token {token} does not exist: this bundle has tokens from 0 to {self.size - 1}")
             if token >= SPECIAL_TOKENS:
                 units.extend(self._subwords[token - SPECIAL_TOKENS])
-        return remove_repeats(units)[0]
+        return without_repeats(units)
 
     def _first_learnt(self, pieces: list[tuple[int, ...]]) -> tuple[int, ...] | None:
         """Of all subwords that two neighbours of `pieces` make, the one that was learnt first."""

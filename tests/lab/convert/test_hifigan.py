@@ -10,6 +10,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from msgspec.structs import replace
 from torch import Tensor
 from torch.nn import functional as F
 from typer.testing import CliRunner
@@ -134,7 +135,7 @@ def test_the_runtime_speaks_with_it(tiny_bundle: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_bundle, folder)
     export_hifigan(model, folder, "fp32")
     vocoder = VocoderConfig(units=UNITS, context_frames=model.config.context_frames)
-    write_config(folder, Bundle.load(tiny_bundle).config.model_copy(update={"vocoder": vocoder}))
+    write_config(folder, replace(Bundle.load(tiny_bundle).config, vocoder=vocoder))
     write_checksums(folder)
     bundle = Bundle.load(folder)
     Graphs(bundle).check()

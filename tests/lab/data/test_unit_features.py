@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from msgspec.structs import replace
 
 from im2sp.errors import Im2SpError, TableError
 from im2sp.images.unit_table import write_unit_table
@@ -14,7 +15,7 @@ from im2sp.lab.data.unit_features import StoredUnits, UnitFeatures, unit_table_f
 from im2sp.lab.models.semantic_units import SemanticUnits, SemanticUnitsConfig
 from tests.tiny_bundle import tiny_image_units
 
-TOKENIZER = tiny_image_units().model_copy(update={"grid": (2, 2)})
+TOKENIZER = replace(tiny_image_units(), grid=(2, 2))
 IDS, MORE = ["a", "b", "c"], ["d", "e"]
 
 
@@ -60,7 +61,7 @@ def test_what_does_not_fit_is_one_sentence(folders: list[Path]) -> None:
     with pytest.raises(Im2SpError, match=r"crop90.parquet is missing: run the stage `x` first"):
         StoredUnits(folders, ("whole", "crop90"), TOKENIZER, "x")
     with pytest.raises(Im2SpError, match="were made by the tokenizer"):
-        StoredUnits(folders, ("whole",), TOKENIZER.model_copy(update={"checksum": "1" * 64}), "x")
+        StoredUnits(folders, ("whole",), replace(TOKENIZER, checksum="1" * 64), "x")
     table = unit_table_file(folders[1], "flip")
     write_unit_table(table, TOKENIZER, [("f", units_of("f", "flip"))])
     with pytest.raises(Im2SpError, match="whole and flip are of different photos"):

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from PIL import Image
 
 from im2sp.arrays import FloatArray
@@ -109,7 +110,7 @@ def test_running_again_hears_and_says_nothing_new(
     assert len(wavs) == 2
     measured_bundle = tmp_path / "bundle"  # the same model with its numbers written into it
     shutil.copytree(tiny_bundle, measured_bundle)
-    write_config(measured_bundle, tiny_config().model_copy(update={"quality": {"dev BLEU-4": 1.5}}))
+    write_config(measured_bundle, replace(tiny_config(), quality={"dev BLEU-4": 1.5}))
     write_checksums(measured_bundle)
     again = evaluate(measured_bundle, flickr8k, speech, out, OPTIONS)
     assert again["captions"] == measured["captions"]
@@ -133,7 +134,7 @@ def test_clips_need_a_speech_encoder(tiny_bundle: Path, flickr8k: Path, speech: 
     bundle = tmp_path / "bundle"
     shutil.copytree(tiny_bundle, bundle)
     (bundle / "speech_encoder.onnx").unlink()
-    write_config(bundle, tiny_config().model_copy(update={"speech_encoder": None}))
+    write_config(bundle, replace(tiny_config(), speech_encoder=None))
     write_checksums(bundle)
     with pytest.raises(Im2SpError, match="has no speech encoder: evaluate it with clips = 0"):
         evaluate(bundle, flickr8k, speech, tmp_path / "out", OPTIONS)

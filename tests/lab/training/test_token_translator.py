@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from msgspec.structs import replace
 from torch import nn
 
 from im2sp.images.unit_table import write_unit_table
@@ -21,7 +22,7 @@ from tests.tiny_bundle import tiny_image_units
 GRID, CROP, CODES = 6, 4, 12
 CODEBOOK = torch.randn(CODES, 4, generator=torch.Generator().manual_seed(0))
 SIZES = TranslatorConfig(20, image_width=16, width=16, layers=1, heads=2, feed_forward=16, dropout=0, image_dropout=0)
-TOKENIZER = tiny_image_units().model_copy(update={"grid": (GRID, GRID), "codes": 1, "codebook_size": CODES})
+TOKENIZER = replace(tiny_image_units(), grid=(GRID, GRID), codes=1, codebook_size=CODES)
 
 
 def made() -> TokenTranslator:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -103,7 +104,7 @@ def fit_familiar(pooled: FloatArray, directions: int) -> FamiliarConfig:
         far=0.0,
     )
     far = float(np.quantile(Familiar(config).distances(held_out), _NEARLY_ALL))
-    return config.model_copy(update={"far": _rounded([far])[0]})
+    return msgspec.structs.replace(config, far=_rounded([far])[0])
 
 
 def halves(right: Flags, seed: int) -> tuple[Indices, Indices]:

@@ -20,6 +20,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from im2sp.arrays import FloatArray
@@ -92,7 +93,7 @@ def evaluate(
     clips = list(read_shards(speech_folder, options.split, options.clips)) if options.clips and speech_folder else []
     if options.clips and not clips:
         raise Im2SpError(f"{speech_folder} holds no recordings of the split {options.split}: run the stage speak first")
-    decoding = bundle.config.decoding.model_dump() | dict(options.decoding)
+    decoding = msgspec.structs.asdict(bundle.config.decoding) | dict(options.decoding)
     work = out_dir / fingerprint(bundle, decoding)
     photos = data if isinstance(data, PhotoSet) else flickr8k_photos(data, options.split)
     recogniser = open_recogniser(options.recogniser, threads=options.threads)
@@ -212,8 +213,8 @@ def fingerprint(bundle: Bundle, decoding: dict[str, Any]) -> str:
     """What decides how a bundle speaks. What is told about it and its calibration do not: once a report's numbers
     stand in the bundle, evaluating it again takes seconds and gives the report of the bundle as it is shipped.
     """
-    config = bundle.config.model_dump(exclude={"quality", "confidence", "training"})
-    config |= {"format_version": _FINGERPRINTED_FORMAT}
+    config = msgspec.to_builtins(bundle.config) | {"format_version": _FINGERPRINTED_FORMAT}
+    config = {name: value for name, value in config.items() if name not in ("quality", "confidence", "training")}
     graphs = {name: checksum for name, checksum in bundle.checksums.items() if name.endswith(".onnx")}
     text = json.dumps([config, graphs, decoding], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from im2sp.arrays import FloatArray, IntArray
@@ -109,7 +110,7 @@ def calibrate(
     evaluation = replace(evaluation, decoding=())  # the recommended one is what is calibrated
     bundle = Bundle.load(bundle_dir)
     captioner = Captioner(bundle, threads=evaluation.threads)
-    work = out_dir / fingerprint(bundle, bundle.config.decoding.model_dump())
+    work = out_dir / fingerprint(bundle, msgspec.structs.asdict(bundle.config.decoding))
     recogniser = open_recogniser(evaluation.recogniser, threads=evaluation.threads)
     unsure = _best_take(captioner, takes, recogniser)
     photos = {image: data.photos[image] for image in chosen(data, evaluation)}

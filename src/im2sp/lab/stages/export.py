@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
 import torch
 
 from im2sp.bundle import (
@@ -180,7 +181,7 @@ def set_confidence(folder: Path, confidence: ConfidenceConfig, quality: Facts) -
 
 def _change(folder: Path, quality: Facts, **update: object) -> Bundle:
     before = Bundle.load(folder).config
-    config = BundleConfig(**{**dict(before), **update, "quality": before.quality | quality})
+    config = msgspec.structs.replace(before, **update, quality=before.quality | quality)
     finish_bundle(folder, config, model_card(config))
     return Bundle.load(folder)
 
@@ -254,8 +255,8 @@ def export_image_units(
     if modules.decoder is not None:
         parameters["image_decoder"] = export("image_decoder", modules.decoder, "image_units", ["pixels"])
     checksum = sha256_of(folder / "image_tokenizer.onnx")
-    filled_in = {"checksum": checksum, "reconstructs": modules.decoder is not None}
-    return modules.config.model_copy(update=filled_in), parameters
+    filled_in = msgspec.structs.replace(modules.config, checksum=checksum, reconstructs=modules.decoder is not None)
+    return filled_in, parameters
 
 
 def export_decoder(translator: Translator, image_tokens: int, folder: Path, precision: Precision) -> int:

@@ -1,0 +1,52 @@
+"""JSON from outside in, typed and checked values out. What does not fit is refused in one sentence, by its place."""
+
+from __future__ import annotations
+
+import re
+from typing import TypeVar
+
+import msgspec
+
+S = TypeVar("S", bound="Schema")
+
+
+class Schema(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Base of what JSON from outside may hold: no field more, none of another type or beyond its limits.
+
+    `parse` checks types and limits; both `parse` and Python run the `__post_init__`, which raises ValueError.
+    """
+
+
+class SchemaError(ValueError):
+    """What is wrong with the JSON, and where: "image.height: expected `int` <= 4096"."""
+
+
+class NotJsonError(SchemaError):
+    """It is no JSON at all."""
+
+
+def parse(text: bytes, schema: type[S]) -> S:
+    """JSON -> a value of that schema. Raises SchemaError."""
+    try:
+        return msgspec.json.decode(text, type=schema, strict=True)
+    except msgspec.ValidationError as error:
+        raise SchemaError(_sentence(str(error))) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise NotJsonError("it is not JSON") from error
+
+
+def checked(values: object, schema: type[S]) -> S:
+    """What `json.loads` gave -> a value of that schema. Raises SchemaError."""
+    try:
+        return msgspec.convert(values, schema, strict=True)
+    except msgspec.ValidationError as error:
+        raise SchemaError(_sentence(str(error))) from error
+
+
+def _sentence(message: str) -> str:
+    """msgspec's "Expected `int`, got `str` - at `$.image.mean[0]`" with the place first."""
+    what, _, place = message.partition(" - at ")
+    where = re.sub(r"\[(\d+)\]", r".\1", place.replace("`", ""))
+    where = re.sub(r"\$\.?", "", where)
+    what = what[:1].lower() + what[1:]
+    return " ".join((f"{where}: {what}" if where else what).split())  # names of fields may hold anything

@@ -1,0 +1,189 @@
+"""Optimised graphs are kept for the next time, and count only where nothing is wrong with them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from im2sp.bundle import Bundle, find_bundle
+from im2sp.checksums import write_checksums
+from im2sp.cli import app
+from im2sp.errors import BundleError
+from im2sp.graphs import Graphs
+from im2sp.journal import CAPTIONS
+from im2sp.optimised import GRAPH, MOST_GRAPHS, WEIGHTS, OptimisedGraphs
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+NAME = "duration_predictor"  # the smallest of the embedded bundle that is kept
+UNITS = np.arange(40)[None] % 200
+
+
+@pytest.fixture(scope="module")
+def bundle() -> Bundle:
+    return Bundle.load(find_bundle("default"))
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> OptimisedGraphs:
+    return OptimisedGraphs(tmp_path / "graphs")
+
+
+@pytest.fixture(scope="module")
+def expected(bundle: Bundle) -> np.ndarray:
+    return Graphs(bundle, threads=1).open(NAME).run(units=UNITS)[0]
+
+
+def opened(bundle: Bundle, cache: OptimisedGraphs) -> np.ndarray:
+    """What the graph says when it is opened anew."""
+    return Graphs(bundle, 1, cache).open(NAME).run(units=UNITS)[0]
+
+
+def entry_of(bundle: Bundle, cache: OptimisedGraphs) -> Path:
+    found = cache.find(bundle, NAME)
+    assert found is not None
+    return found.parent
+
+
+def test_it_is_kept_and_says_the_same(bundle: Bundle, cache: OptimisedGraphs, expected: np.ndarray) -> None:
+    assert cache.find(bundle, NAME) is None
+    np.testing.assert_array_equal(opened(bundle, cache), expected)
+    entry = entry_of(bundle, cache)
+    assert sorted(os.listdir(entry)) == ["SHA256SUMS", GRAPH, WEIGHTS]
+    made = (entry / GRAPH).stat().st_mtime_ns
+    np.testing.assert_array_equal(opened(bundle, cache), expected)
+    assert (entry / GRAPH).stat().st_mtime_ns == made  # taken, not made anew
+    assert os.listdir(entry.parent) == [entry.name]
+
+
+def flip_a_weight(entry: Path) -> None:
+    data = bytearray((entry / WEIGHTS).read_bytes())
+    data[len(data) // 2] ^= 1
+    (entry / WEIGHTS).write_bytes(data)
+
+
+def lose_the_checksums(entry: Path) -> None:
+    (entry / "SHA256SUMS").unlink()
+
+
+def cut_the_weights(entry: Path) -> None:
+    os.truncate(entry / WEIGHTS, 1_000)
+    write_checksums(entry)
+
+
+def put_nonsense(entry: Path) -> None:
+    (entry / GRAPH).write_bytes(b"nonsense")
+    write_checksums(entry)
+
+
+@pytest.mark.parametrize("damage", [flip_a_weight, lose_the_checksums, cut_the_weights, put_nonsense])
+def test_what_is_damaged_is_made_anew(
+    damage: Callable[[Path], None], bundle: Bundle, cache: OptimisedGraphs, expected: np.ndarray
+) -> None:
+    opened(bundle, cache)
+    entry = entry_of(bundle, cache)
+    damage(entry)
+    np.testing.assert_array_equal(opened(bundle, cache), expected)
+    assert entry_of(bundle, cache) == entry
+    assert (entry / GRAPH).stat().st_size > 10_000
+    np.testing.assert_array_equal(opened(bundle, cache), expected)
+
+
+def open_to_all(entry: Path) -> None:
+    entry.chmod(0o777)
+
+
+def in_a_folder_open_to_all(entry: Path) -> None:
+    entry.parent.chmod(0o770)
+
+
+def behind_a_link(entry: Path) -> None:
+    entry.rename(entry.parent.parent / "elsewhere")
+    entry.symlink_to(entry.parent.parent / "elsewhere")
+
+
+@pytest.mark.parametrize("doubt", [open_to_all, in_a_folder_open_to_all, behind_a_link])
+def test_what_another_could_have_written_does_not_count(
+    doubt: Callable[[Path], None], bundle: Bundle, cache: OptimisedGraphs, expected: np.ndarray
+) -> None:
+    opened(bundle, cache)
+    doubt(entry_of(bundle, cache))
+    assert cache.find(bundle, NAME) is None
+    np.testing.assert_array_equal(opened(bundle, cache), expected)
+
+
+def test_it_belongs_to_one_bundle(bundle: Bundle, cache: OptimisedGraphs, tmp_path: Path) -> None:
+    opened(bundle, cache)
+    folder = Path(shutil.copytree(bundle.folder, tmp_path / "other"))
+    (folder / "README.md").write_text("another")
+    write_checksums(folder)
+    assert cache.find(Bundle.load(folder), NAME) is None
+
+
+def test_a_broken_graph_is_said_and_not_kept(bundle: Bundle, cache: OptimisedGraphs, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(bundle.folder, tmp_path / "broken"))
+    (folder / f"{NAME}.onnx").write_bytes(b"nonsense" * 100_000)
+    write_checksums(folder)
+    broken = Bundle.load(folder)
+    with pytest.raises(BundleError, match=f"^{NAME}"):
+        opened(broken, cache)
+    assert os.listdir(tmp_path / "graphs") == []
+
+
+def test_a_folder_that_cannot_be_written(bundle: Bundle, tmp_path: Path, expected: np.ndarray) -> None:
+    (tmp_path / "file").write_text("x")
+    np.testing.assert_array_equal(opened(bundle, OptimisedGraphs(tmp_path / "file" / "graphs")), expected)
+
+
+def test_small_graphs_are_not_kept(tiny_bundle: Path, cache: OptimisedGraphs, tmp_path: Path) -> None:
+    Graphs(Bundle.load(tiny_bundle), 1, cache).check()
+    assert not (tmp_path / "graphs").exists()
+
+
+def test_the_oldest_go_first(bundle: Bundle, cache: OptimisedGraphs, tmp_path: Path) -> None:
+    now = time.time()
+    for number in range(MOST_GRAPHS + 2):
+        (tmp_path / "graphs" / f"{number:02d}").mkdir(parents=True)
+        os.utime(tmp_path / "graphs" / f"{number:02d}", (now, now - 1_000 + number))
+    for name, age in ((".abandoned", 10_000), (".at work", 10)):
+        (tmp_path / "graphs" / name).mkdir()
+        os.utime(tmp_path / "graphs" / name, (now, now - age))
+    (tmp_path / "graphs").chmod(0o700)
+    opened(bundle, cache)
+    left = sorted(os.listdir(tmp_path / "graphs"))
+    assert left[0] == ".at work"
+    assert left[1:-1] == [f"{number:02d}" for number in range(3, MOST_GRAPHS + 2)]
+    assert left[-1] == entry_of(bundle, cache).name
+
+
+def test_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bundle: Bundle) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    for wanted, folder in (("", "xdg"), (str(tmp_path / "own"), "own")):
+        monkeypatch.setenv("IM2SP_CACHE", wanted)
+        cache = OptimisedGraphs.of_user()
+        assert cache is not None
+        opened(bundle, cache)
+        assert len(os.listdir(tmp_path / folder / "im2sp" / "graphs")) == 1
+    for wanted in ("off", "not/absolute"):
+        monkeypatch.setenv("IM2SP_CACHE", wanted)
+        assert OptimisedGraphs.of_user() is None
+
+
+def test_the_command_says_the_same_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = {}
+    for out, cache in (("without", "off"), ("first", str(tmp_path / "cache")), ("later", str(tmp_path / "cache"))):
+        monkeypatch.setenv("IM2SP_CACHE", cache)
+        arguments = ["caption", str(EXAMPLES / "chelsea.jpg"), "-o", str(tmp_path / out), "--threads", "1"]
+        result = CliRunner().invoke(app, arguments)
+        assert (result.exit_code, result.stderr) == (0, "")
+        record = json.loads((tmp_path / out / CAPTIONS).read_text())
+        said[out] = (record["units"], record["durations"], (tmp_path / out / record["wav"]).read_bytes())
+    assert said["without"] == said["first"] == said["later"]
+    assert len(os.listdir(tmp_path / "cache" / "im2sp" / "graphs")) == 4
