@@ -88,6 +88,20 @@ def test_a_small_recipe_against_its_models(tmp_path: Path) -> None:
     assert alone.hours(alone.flops, GPUS["l4"], 0.5) == pytest.approx(alone.flops / (121e12 * 0.5 * 3600))
 
 
+def test_a_model_in_shards(tmp_path: Path) -> None:
+    in_shards = plan(Recipe.read(write(tmp_path, SMALL.replace("photos = 10", "photos = 10\nsharded = true"))))
+    whole = {part.what: part.size for part in plan(Recipe.read(write(tmp_path))).memory}
+    memory = {part.what: part.size for part in in_shards.memory}
+    for what in ("weights", "averaged weights", "gradients", "AdamW"):
+        assert memory[what] == whole[what] // 4
+    translator = Translator(
+        TranslatorConfig(23, image_width=32, width=24, layers=3, heads=4, feed_forward=40, max_positions=50)
+    )
+    one_layer = sum(p.numel() for p in translator.stack[0].parameters())
+    assert memory["put together"] == 8 * (in_shards.translator_parameters - one_layer)  # 2 of its 3
+    assert "gradients on their way" not in memory
+
+
 @pytest.mark.parametrize("data", ["coco", "flickr8k"])
 @pytest.mark.parametrize("kind", ["raw", "units"])
 def test_the_paper_s_recipes(data: str, kind: str) -> None:

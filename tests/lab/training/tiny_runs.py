@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,12 +23,15 @@ from torch import nn
 from im2sp.errors import Im2SpError
 from im2sp.lab.data.image_features import ImageFeatures
 from im2sp.lab.models.translator import Translator, TranslatorConfig
+from im2sp.lab.stages.translate import freeze
 from im2sp.lab.training.processes import Processes
 from im2sp.lab.training.progress import Checkpoint
 from im2sp.lab.training.translator import Sentences, TranslatorTraining, train_translator
 
 CONFIG = TranslatorConfig(vocabulary_size=20, image_width=8, width=16, layers=2, heads=2, feed_forward=16)
+PLAIN = replace(CONFIG, dropout=0.0, image_dropout=0.0)
 OPTIONS = TranslatorTraining(steps=9, photos=4, captions=2, warm_up=2, report_every=1, average_decay=0.9)
+FROZEN = ("image_projection",)
 PHOTOS = "abcdefghijk"
 
 
@@ -50,16 +54,27 @@ def sentences() -> Sentences:
     }
 
 
-def translator(folder: Path, accumulate: int, config: TranslatorConfig = CONFIG, bf16: bool = True) -> nn.Module:
+def translator(folder: Path, accumulate: int, config: TranslatorConfig = CONFIG, **more: Any) -> nn.Module:
     torch.manual_seed(5)
     features, spoken = photo_features(folder.parent / "features"), sentences()
-    options = replace(OPTIONS, accumulate=accumulate, bf16=bf16)
-    return train_translator(Translator(config), features, spoken, spoken, options, folder)
+    options, model = replace(OPTIONS, accumulate=accumulate, **more), Translator(config)
+    freeze(model, options.frozen)
+    return train_translator(model, features, spoken, spoken, options, folder)
 
 
 def undivided(folder: Path, accumulate: int) -> nn.Module:
     """The translator without dropout and in float32: how the batch is divided changes the rounding only."""
-    return translator(folder, accumulate, replace(CONFIG, dropout=0.0, image_dropout=0.0), bf16=False)
+    return translator(folder, accumulate, PLAIN, bf16=False, frozen=FROZEN)
+
+
+def sharded(folder: Path, accumulate: int) -> nn.Module:
+    """The translator, of which each process keeps a shard."""
+    return translator(folder, accumulate, sharded=True)
+
+
+def sharded_undivided(folder: Path, accumulate: int) -> nn.Module:
+    """What `undivided` trains, in shards and with activation checkpoints."""
+    return translator(folder, accumulate, PLAIN, bf16=False, frozen=FROZEN, sharded=True, activation_checkpoints=True)
 
 
 def vocoder(folder: Path, accumulate: int) -> nn.Module:
@@ -134,6 +149,8 @@ def speech_encoder(folder: Path, accumulate: int) -> nn.Module:
 RUNS: dict[str, Callable[[Path, int], nn.Module]] = {
     "translator": translator,
     "undivided": undivided,
+    "sharded": sharded,
+    "sharded_undivided": sharded_undivided,
     "vocoder": vocoder,
     "hubert": hubert,
     "speech_encoder": speech_encoder,

@@ -129,7 +129,7 @@ def plan(recipe: Recipe) -> Plan:
             "the plan of the recipe does not work out: give 1 or more train_photos, steps and photos, caption_tokens "
             f"from 2 to {sizes.max_positions + 1}, and not more gpus than photos a step"
         )
-    total, trained = _translator_parameters(sizes, options.frozen)
+    total, trained, layer = _translator_parameters(sizes, options.frozen)
     decoder = _decoder(sizes, encoder.tokens, options.frozen)
     batch = Batch(options.photos, options.photos * options.captions, section.caption_tokens - 1)
     return Plan(
@@ -145,7 +145,13 @@ def plan(recipe: Recipe) -> Plan:
         encoder_flops_each_step=options.steps * options.photos * encoder.forward(),
         forward=decoder.forward(batch),
         backward=decoder.backward(batch),
-        memory=_memory(total, trained, decoder.activations(batch.part(section.gpus)), section.gpus),
+        memory=_memory(
+            total,
+            trained,
+            decoder.activations(batch.part(section.gpus)),
+            section.gpus,
+            total - max(0, sizes.layers - 2) * layer if options.sharded else None,
+        ),
     )
 
 
@@ -181,8 +187,8 @@ def _image_encoder(recipe: Recipe, kind: str) -> tuple[Encoder, int, int]:
     raise Im2SpError(f"the recipe has no image encoder {kind!r}: known are {', '.join(published)} and token-vit")
 
 
-def _translator_parameters(sizes: TranslatorConfig, frozen: tuple[str, ...]) -> tuple[int, int]:
-    """(all, those that are trained)."""
+def _translator_parameters(sizes: TranslatorConfig, frozen: tuple[str, ...]) -> tuple[int, int, int]:
+    """(all, those that are trained, those of a layer)."""
     import torch
 
     from im2sp.lab.models.translator import Translator
@@ -191,7 +197,8 @@ def _translator_parameters(sizes: TranslatorConfig, frozen: tuple[str, ...]) -> 
     with torch.device("meta"):
         model = Translator(sizes)
     freeze(model, frozen)
-    return _count(model), sum(each.numel() for each in model.parameters() if each.requires_grad)
+    trained = sum(each.numel() for each in model.parameters() if each.requires_grad)
+    return _count(model), trained, _count(model.stack[0])
 
 
 def _count(model: nn.Module) -> int:
@@ -207,15 +214,22 @@ def _decoder(sizes: TranslatorConfig, image_tokens: int, frozen: tuple[str, ...]
     return Decoder(stack, image_tokens, sizes.image_width, sizes.vocabulary_size, set(frozen) != set(PROJECTION))
 
 
-def _memory(total: int, trained: int, activations: int, gpus: int) -> tuple[Memory, ...]:
+def _memory(total: int, trained: int, activations: int, gpus: int, together: int | None) -> tuple[Memory, ...]:
+    """`together`: parameters of a model in shards that are whole at a time."""
+    of = 1 if together is None else gpus
+    share = "" if of == 1 else f", a shard of {of}"
     parts = [
-        Memory("weights", (SINGLE + HALF) * total, "float32, and a copy in bfloat16 for the products: 6 bytes each"),
-        Memory("averaged weights", SINGLE * total, "4 bytes each"),
-        Memory("gradients", SINGLE * trained, "4 bytes a trained parameter"),
-        Memory("AdamW", 2 * SINGLE * trained, "two moments: 8 bytes a trained parameter"),
+        Memory("weights", SINGLE * total // of, f"float32: 4 bytes each{share}"),
+        Memory("weights in bfloat16", HALF * total, "a copy for the products: 2 bytes each"),
+        Memory("averaged weights", SINGLE * total // of, f"4 bytes each{share}"),
+        Memory("gradients", SINGLE * trained // of, f"4 bytes a trained parameter{share}"),
+        Memory("AdamW", 2 * SINGLE * trained // of, f"two moments: 8 bytes a trained parameter{share}"),
         Memory("activations", activations, "the photos of one GPU; formula in recipes/paper/README.md"),
         Memory("libraries", LIBRARIES, "assumed"),
     ]
-    if gpus > 1:
-        parts.insert(3, Memory("gradients on their way", SINGLE * trained, "buckets of DDP: as much again"))
+    if of > 1 and together is not None:
+        what = "two layers and what is in none, with gradients: 8 bytes each"
+        parts.insert(4, Memory("put together", 2 * SINGLE * together, what))
+    elif gpus > 1:
+        parts.insert(4, Memory("gradients on their way", SINGLE * trained, "buckets of DDP: as much again"))
     return tuple(parts)
