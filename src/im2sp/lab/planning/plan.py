@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from im2sp.bundle import SPECIAL_TOKENS
 from im2sp.errors import Im2SpError
 from im2sp.lab.planning.arithmetic import HALF, SINGLE, Batch, Decoder, Encoder, Layers
-from im2sp.lab.recipe import Recipe
+from im2sp.lab.recipe import IMAGE_ENCODER, Recipe
 
 if TYPE_CHECKING:
     from torch import nn
@@ -38,13 +38,6 @@ GPUS = {
     "rtx-3090": Gpu(71e12, 24e9),
     "rtx-4090": Gpu(165e12, 24e9),
 }
-
-
-@dataclass(frozen=True)
-class ImageEncoderSection:
-    """Section [image_encoder]: what makes the features. It is frozen, so each photo goes through it once."""
-
-    kind: str  # git-base, git-large, or token-vit of the sizes in [token_vit_sizes]
 
 
 @dataclass(frozen=True)
@@ -114,11 +107,12 @@ def plan(recipe: Recipe) -> Plan:
     Raises:
         Im2SpError: the recipe lacks a section, or its values do not fit.
     """
+    from im2sp.lab.image_encoders import ImageEncoderSection
     from im2sp.lab.models.translator import TranslatorConfig
     from im2sp.lab.training.translator import TranslatorTraining
 
     section, options = recipe.section("plan", PlanSection), recipe.section("translate", TranslatorTraining)
-    kind = recipe.section("image_encoder", ImageEncoderSection).kind
+    kind = recipe.section(IMAGE_ENCODER, ImageEncoderSection).kind
     encoder, image_width, encoder_parameters = _image_encoder(recipe, kind)
     sizes = recipe.section(
         "translator", TranslatorConfig, vocabulary_size=SPECIAL_TOKENS + recipe.subwords, image_width=image_width
@@ -173,18 +167,18 @@ def _image_encoder(recipe: Recipe, kind: str) -> tuple[Encoder, int, int]:
     """(the image encoder, its channels, its parameters)."""
     import torch
 
-    from im2sp.lab.convert.git import GIT_LARGE, GitVision, PublishedVision
+    from im2sp.lab.convert.git import GitVision
+    from im2sp.lab.image_encoders import GITS, TOKEN_VIT
     from im2sp.lab.models.token_vit import TokenVit, TokenVitConfig
 
-    published = {"git-base": PublishedVision(), "git-large": GIT_LARGE.vision_config}
     with torch.device("meta"):
-        if kind in published:
-            vision = published[kind]
+        if kind in GITS:
+            vision = GITS[kind]
             return vision_encoder(vision), vision.hidden_size, _count(GitVision(vision))
-        if kind == "token-vit":
+        if kind == TOKEN_VIT:
             sizes = recipe.section("token_vit_sizes", TokenVitConfig)
             return token_vit_encoder(sizes), sizes.width, _count(TokenVit(sizes))
-    raise Im2SpError(f"the recipe has no image encoder {kind!r}: known are {', '.join(published)} and token-vit")
+    raise Im2SpError(f"the recipe has no image encoder {kind!r}: a plan knows {', '.join(GITS)} and {TOKEN_VIT}")
 
 
 def _translator_parameters(sizes: TranslatorConfig, frozen: tuple[str, ...]) -> tuple[int, int, int]:

@@ -10,6 +10,7 @@ from im2sp.errors import Im2SpError
 from im2sp.lab.data.image_features import PhotoInputs
 from im2sp.lab.data.unit_subwords import UnitSubwords
 from im2sp.lab.data.unit_table import UnitRow, read_unit_tables
+from im2sp.lab.models.saving import CONFIG
 from im2sp.lab.models.translator import Translator, TranslatorConfig
 from im2sp.lab.training.translator import Sentences, TranslatorTraining, train_translator
 from im2sp.speech.units import remove_repeats
@@ -62,6 +63,28 @@ def freeze(model: Translator, modules: tuple[str, ...]) -> None:
         known[name].requires_grad_(False)
 
 
+def _source(folder: Path, sizes: TranslatorConfig) -> Translator:
+    """The translator in a folder, whose weights those of these sizes can start from.
+
+    Raises:
+        Im2SpError: it is missing, or its sizes are others.
+    """
+    if not (folder / CONFIG).is_file():
+        raise Im2SpError(
+            f"{folder / CONFIG} is missing: run the stage `pretrain` first (where the recipe has an [image_encoder], "
+            f"`im2sp-lab convert git GIT -o {folder.parent}`), or start from scratch"
+        )
+    source = Translator.load(folder)
+    for name in ("width", "layers", "heads", "feed_forward"):
+        ours, theirs = getattr(sizes, name), getattr(source.config, name)
+        if ours != theirs:
+            raise Im2SpError(
+                f"{folder} has {name} = {theirs} where [translator] of the recipe has {ours}: make them agree, "
+                "or start from scratch"
+            )
+    return source
+
+
 def translate(
     units: Path,
     subwords: UnitSubwords,
@@ -83,5 +106,5 @@ def translate(
     torch.manual_seed(options.seed)
     model = Translator(settings)
     if pretrained is not None:
-        model.transfer(Translator.load(pretrained))
+        model.transfer(_source(pretrained, settings))
     return train_and_keep(model, features, units, subwords, options, out)
