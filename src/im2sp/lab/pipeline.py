@@ -327,27 +327,26 @@ def export(recipe: Recipe, start: str = "pretrained", seen: str = FEATURES) -> N
 
 def _training_facts(recipe: Recipe, image_backbone: str) -> dict[str, str | int | float]:
     """What a bundle's translator learned from."""
-    from im2sp.lab.data.unit_table import read_unit_tables
+    from im2sp.lab.data.unit_table import iterate_unit_tables
     from im2sp.lab.stages.import_speech import is_imported
     from im2sp.lab.stages.translate import distilled_rows
 
-    rows, written = read_unit_tables(recipe.units, "train"), distilled_rows(recipe.units)
-    voices = sorted({row.speaker for row in rows})
+    photos, voices, seconds, captions = set(), set(), 0.0, 0
+    for row in iterate_unit_tables(recipe.units, "train"):
+        photos.add(row.image_id)
+        voices.add(row.speaker)
+        seconds, captions = seconds + row.duration_s, captions + 1
+    learned = {"photos": len(photos), "spoken_captions": captions}
+    hours = {"hours_of_speech": round(seconds / 3600, 1)}
     if CORPUS in recipe.sections:
-        return {
-            CORPUS: f"{recipe.sections[CORPUS]['layout']}, train part",
-            "photos": len({row.image_id for row in rows}),
-            "spoken_captions": len(rows),
-            "hours_of_speech": round(sum(row.duration_s for row in rows) / 3600, 1),
-            "voices": len(voices),
-            "image_encoder": image_backbone,
-        }
+        corpus = f"{recipe.sections[CORPUS]['layout']}, train part"
+        return {CORPUS: corpus, **learned, **hours, "voices": len(voices), "image_encoder": image_backbone}
+    written = sum(1 for _ in distilled_rows(recipe.units))
     return {
-        "photos": len({row.image_id for row in rows}),
-        "spoken_captions": len(rows),
-        "of_these_written_by_the_text_captioner": len(written),
-        "hours_of_speech": round(sum(row.duration_s for row in rows) / 3600, 1),
-        "voice": ", ".join(voices),
+        **learned,
+        "of_these_written_by_the_text_captioner": written,
+        **hours,
+        "voice": ", ".join(sorted(voices)),
         "data": "own recordings, train part" if is_imported(recipe.speech) else "Flickr8k, train part",
         "photos_without_captions": recipe.unlabelled.name if written and recipe.unlabelled else "none",
         "image_backbone": image_backbone,

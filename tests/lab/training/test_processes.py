@@ -67,6 +67,7 @@ def _run_two(folder: Path, *names: str, **more: str) -> list[tuple[int, str]]:
 
 def _prepared(folder: Path) -> Path:
     tiny_runs.photo_features(folder / "features")
+    tiny_runs.write_tables(folder)
     return folder
 
 
@@ -74,7 +75,7 @@ def _prepared(folder: Path) -> Path:
 def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of the translators that two processes trained."""
     folder = _prepared(tmp_path_factory.mktemp("two"))
-    done = _run_two(folder, "translator", "undivided", "sharded", "sharded_undivided")
+    done = _run_two(folder, "translator", "undivided", "sharded", "sharded_undivided", "from_tables")
     assert [status for status, _ in done] == [0, 0], done
     return folder
 
@@ -92,9 +93,10 @@ def _assert_weights(first: dict[str, torch.Tensor], others: dict[str, torch.Tens
         )
 
 
-def test_two_processes_do_what_one_does_in_two_parts(two: Path, tmp_path: Path) -> None:
-    tiny_runs.RUNS["translator"](_prepared(tmp_path) / "translator", 2)
-    _assert_same("translator", two, tmp_path, SAME)
+@pytest.mark.parametrize("name", ["translator", "from_tables"])
+def test_two_processes_do_what_one_does_in_two_parts(name: str, two: Path, tmp_path: Path) -> None:
+    tiny_runs.RUNS[name](_prepared(tmp_path) / name, 2)
+    _assert_same(name, two, tmp_path, SAME)
 
 
 def test_the_loss_curve_is_that_of_one_process_with_the_undivided_batch(two: Path, tmp_path: Path) -> None:

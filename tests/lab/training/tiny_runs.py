@@ -22,8 +22,11 @@ from torch import nn
 
 from im2sp.errors import Im2SpError
 from im2sp.lab.data.image_features import ImageFeatures
+from im2sp.lab.data.unit_subwords import UnitSubwords
+from im2sp.lab.data.unit_table import UnitRow, write_unit_table
 from im2sp.lab.models.translator import Translator, TranslatorConfig
-from im2sp.lab.stages.translate import freeze
+from im2sp.lab.stages.translate import freeze, train_and_keep
+from im2sp.lab.stages.units import learn_subwords
 from im2sp.lab.training.processes import Processes
 from im2sp.lab.training.progress import Checkpoint
 from im2sp.lab.training.translator import Sentences, TranslatorTraining, train_translator
@@ -31,6 +34,7 @@ from im2sp.lab.training.translator import Sentences, TranslatorTraining, train_t
 CONFIG = TranslatorConfig(vocabulary_size=20, image_width=8, width=16, layers=2, heads=2, feed_forward=16)
 PLAIN = replace(CONFIG, dropout=0.0, image_dropout=0.0)
 OPTIONS = TranslatorTraining(steps=9, photos=4, captions=2, warm_up=2, report_every=1, average_decay=0.9)
+UNITS = 12
 FROZEN = ("image_projection",)
 PHOTOS = "abcdefghijk"
 
@@ -65,6 +69,27 @@ def translator(folder: Path, accumulate: int, config: TranslatorConfig = CONFIG,
 def undivided(folder: Path, accumulate: int) -> nn.Module:
     """The translator without dropout and in float32: how the batch is divided changes the rounding only."""
     return translator(folder, accumulate, PLAIN, bf16=False, frozen=FROZEN)
+
+
+def from_tables(folder: Path, accumulate: int) -> nn.Module:
+    """A translator from unit tables, as the stage `translate` trains it."""
+    units, features = folder.parent / "units", photo_features(folder.parent / "features")
+    subwords = UnitSubwords.load(folder.parent / "subwords.json", UNITS)
+    torch.manual_seed(5)
+    model = Translator(replace(CONFIG, vocabulary_size=subwords.vocabulary_size))
+    return train_and_keep(model, features, units, subwords, replace(OPTIONS, accumulate=accumulate), folder)
+
+
+def write_tables(folder: Path) -> None:
+    """Unit tables and subwords for `from_tables`."""
+    random = np.random.default_rng(2)
+    for number, split in enumerate(("train", "train", "dev")):
+        rows = [
+            UnitRow(name, f"{name}{n}", random.integers(UNITS, size=n + 3).astype(np.uint16), split, "", 0.1, "")
+            for n, name in enumerate(PHOTOS)
+        ]
+        write_unit_table(folder / "units" / f"{split}-{number:04d}.parquet", rows, {"units": UNITS})
+    learn_subwords(folder / "units", folder / "subwords.json", UNITS, UNITS + 5)
 
 
 def sharded(folder: Path, accumulate: int) -> nn.Module:
@@ -149,6 +174,7 @@ def speech_encoder(folder: Path, accumulate: int) -> nn.Module:
 RUNS: dict[str, Callable[[Path, int], nn.Module]] = {
     "translator": translator,
     "undivided": undivided,
+    "from_tables": from_tables,
     "sharded": sharded,
     "sharded_undivided": sharded_undivided,
     "vocoder": vocoder,

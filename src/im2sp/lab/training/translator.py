@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from im2sp.lab.data.image_features import PhotoInputs
+from im2sp.lab.data.sentences import Sentence, SentenceLookup
 from im2sp.lab.models.translator import Translator
 from im2sp.lab.training.averaging import train_averaged
 from im2sp.lab.training.processes import Part, Processes, peers_answer
@@ -52,7 +54,7 @@ class PhotoBatch:
 
     ids: list[str]
     views: np.ndarray  # int64 [P], the view of each photo
-    captions: list[list[list[int]]]  # token ids of each caption of each photo
+    captions: list[Sequence[Sentence]]  # of each photo
 
     def part(self, part: Part) -> PhotoBatch:
         """Some of the photos."""
@@ -74,24 +76,26 @@ class PhotoBatch:
 class PhotoBatches:
     """Batches of photos whose longest captions are alike, drawn by step."""
 
-    def __init__(self, sentences: Sentences, options: TranslatorTraining, photos: int, views: int) -> None:
+    def __init__(self, sentences: SentenceLookup, options: TranslatorTraining, photos: int, views: int) -> None:
         self._sentences, self._options, self._photos, self._views = sentences, options, photos, views
         self._ids = sorted(sentences)
         self._longest = np.array([max(len(s) for s in sentences[i]) for i in self._ids])
         self._per_epoch = max(1, len(self._ids) // photos)
         self.smallest = min(len(self._ids), photos)  # photos of a batch
+        self._epoch, self._order, self._starts = -1, np.empty(0, np.int64), np.empty(0, np.int64)
 
     def at(self, step: int) -> PhotoBatch:
         """The batch of a step."""
         epoch, place = divmod(step, self._per_epoch)
-        rng = np.random.default_rng((self._options.seed, epoch))
-        jittered = self._longest + rng.uniform(0, 6, len(self._longest))
-        order = np.argsort(jittered)
-        starts = rng.permutation(self._per_epoch) * self._photos
-        rows = order[starts[place] : starts[place] + self._photos]
+        if epoch != self._epoch:
+            rng = np.random.default_rng((self._options.seed, epoch))
+            self._order = np.argsort(self._longest + rng.uniform(0, 6, len(self._longest)))
+            self._starts = rng.permutation(self._per_epoch) * self._photos
+            self._epoch = epoch
+        rows = self._order[self._starts[place] : self._starts[place] + self._photos]
         ids = [self._ids[row] for row in rows]
         draw = np.random.default_rng((self._options.seed, 1, step))
-        captions = []
+        captions: list[Sequence[Sentence]] = []
         for image_id in ids:
             chosen = self._sentences[image_id]
             if len(chosen) > self._options.captions:
@@ -101,7 +105,7 @@ class PhotoBatches:
         return PhotoBatch(ids, draw.integers(self._views, size=len(ids)), captions)
 
 
-def pad(sentences: list[list[int]]) -> Tensor:
+def pad(sentences: Sequence[Sentence]) -> Tensor:
     """Token sentences -> int64 [B, longest], filled with PAD at the end; sizes rounded up to few different ones.
 
     Matrix products are compiled anew for every shape on a CPU: B is a multiple of 8, the length 1 more than one of 4.
@@ -109,7 +113,7 @@ def pad(sentences: list[list[int]]) -> Tensor:
     longest = 1 + -(-(max(map(len, sentences)) - 1) // 4) * 4
     tokens = torch.full((-(-len(sentences) // 8) * 8, longest), PAD)
     for row, sentence in enumerate(sentences):
-        tokens[row, : len(sentence)] = torch.tensor(sentence)
+        tokens[row, : len(sentence)] = torch.from_numpy(np.array(sentence, np.int64))
     return tokens
 
 
@@ -159,7 +163,7 @@ class NextToken(nn.Module):
         return next_token_loss(self.translator, features, tokens, photo, smoothing, self.options.bf16)
 
 
-def validation_loss(task: NextToken, features: PhotoInputs, sentences: Sentences, photos: int = 400) -> float:
+def validation_loss(task: NextToken, features: PhotoInputs, sentences: SentenceLookup, photos: int = 400) -> float:
     """Cross-entropy [nats a token] without smoothing on the first photos of a held-out part, weighted by tokens."""
     task.eval()
     device = task.translator.output.weight.device
@@ -180,11 +184,11 @@ def validation_loss(task: NextToken, features: PhotoInputs, sentences: Sentences
 def train_translator(
     model: Translator,
     features: PhotoInputs,
-    train: Sentences,
-    held_out: Sentences,
+    train: SentenceLookup,
+    held_out: SentenceLookup,
     options: TranslatorTraining,
     out: Path,
-    distilled: Sentences | None = None,
+    distilled: SentenceLookup | None = None,
 ) -> Translator:
     """Train; resumes from `out/checkpoint.pt`; leaves the averaged weights in `out` and returns that model, on the CPU.
 
