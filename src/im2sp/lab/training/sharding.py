@@ -33,7 +33,7 @@ def shard(root: nn.Module, layers: Iterable[nn.Module], methods: tuple[str, ...]
         from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
     except ImportError as error:
         raise Im2SpError(
-            f"torch {torch.__version__} cannot train in shards: install torch 2.7 or later, "
+            f"torch {torch.__version__} cannot train in shards: install torch 2.6 or later, "
             "or leave `sharded` out of the recipe"
         ) from error
     # Keys and values are views, as it warns with each step; nothing changes them in place.
