@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image, ImageOps
 from torch import nn
 
+from im2sp.arrays import FloatArray
 from im2sp.bundle import ImageConfig
+from im2sp.errors import Im2SpError
 from im2sp.files import replace_whole
 from im2sp.images.loading import load_image, to_pixels
 from im2sp.lab.image_encoders import ImageEncoder
@@ -47,26 +51,50 @@ def encode(
     Features are computed on the GPU where there is one, and in bfloat16 where the processor has it: the rounding (about
     5 % with EfficientNet) is far below what the translator's dropout adds, and the frozen encoder then runs three times
     faster. Memory: the photos of a batch and the features of CHUNK photos.
+
+    Raises:
+        Im2SpError: `out` has features of other photos, or of another encoder.
     """
-    index = out / "index.json"
-    description = {"image_ids": list(photos), "views": list(views), "backbone": encoder.made_by}
-    if index.is_file() and json.loads(index.read_text()) == description:
-        log.info("encode: %d photos are there already", len(photos))
-        return
+    index, begun = out / "index.json", out / "begun.json"
+    made_of = {"image_ids": list(photos), "backbone": encoder.made_by}
+    description = made_of | {"views": list(views)}
+    for path in (index, begun):
+        found = json.loads(path.read_text()) if path.is_file() else made_of
+        if found == description:
+            log.info("encode: %d photos are there already", len(photos))
+            return
+        if {name: found.get(name) for name in made_of} != made_of:
+            raise Im2SpError(
+                f"{out} holds features of other photos or of another image encoder: delete it, or take another folder "
+                "of runs"
+            )
+    with replace_whole(begun) as temporary:
+        temporary.write_text(json.dumps(made_of))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network: nn.Module = encoder.load().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def features(pixels: FloatArray) -> npt.NDArray[np.float16]:
+        tensor = torch.from_numpy(pixels).to(device, memory_format=torch.channels_last)
+        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16):
+            return network(tensor).float().cpu().numpy().astype(np.float16)
+
     for view in views:
         target = out / f"{view}.npy"
         if not target.exists():
-            _encode_view(list(photos.items()), view, target, encoder.image, network, batch)
+            _encode_view(list(photos.items()), view, target, encoder.image, features, batch)
     with replace_whole(index) as temporary:
         temporary.write_text(json.dumps(description))
+    begun.unlink()
 
 
 def _encode_view(
-    photos: list[tuple[str, Path]], view: str, target: Path, image: ImageConfig, network: nn.Module, batch: int
+    photos: list[tuple[str, Path]],
+    view: str,
+    target: Path,
+    image: ImageConfig,
+    features: Callable[[FloatArray], npt.NDArray[np.float16]],
+    batch: int,
 ) -> None:
-    device = next(network.parameters()).device
     parts = target.parent / f"{target.stem}-parts"
     started, done = time.monotonic(), 0
     for first in range(0, len(photos), CHUNK):
@@ -82,9 +110,7 @@ def _encode_view(
                     for _, path in chunk[start : start + batch]
                 ]
             )
-            tensor = torch.from_numpy(pixels).to(device, memory_format=torch.channels_last)
-            with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16):
-                rows.append(network(tensor).float().cpu().numpy().astype(np.float16))
+            rows.append(features(pixels))
         with replace_whole(part) as temporary, temporary.open("wb") as file:
             np.save(file, np.concatenate(rows))
         done += len(chunk)
