@@ -30,6 +30,7 @@ from im2sp.images.finding import Photos
 from im2sp.images.loading import load_image, to_pixels
 from im2sp.lab.data.image_features import ImageFeatures
 from im2sp.lab.data.unit_features import StoredUnits
+from im2sp.lab.image_encoders import efficientnet
 from im2sp.lab.models.image_backbone import BackboneConfig, ImageBackbone
 from im2sp.lab.models.semantic_units import SemanticUnits
 from im2sp.lab.models.token_vit import TokenVit, TokenVitConfig
@@ -74,7 +75,7 @@ def semantic_steps(recipe: Recipe, config: TranslatorConfig, batch: Batch, folde
     """Steps on semantic units and on the features that they are made of."""
     features, captioner, units = (folder / name for name in ("features", "captioner", "run"))
     sizes, options = recipe.section("backbone", BackboneConfig), recipe.section("semantic_units", SemanticUnitsOptions)
-    encode(batch.paths, features, sizes, WHOLE)
+    encode(batch.paths, features, efficientnet(sizes), WHOLE)
     translator = Translator(config)
     translator.save(captioner)
     fresh = SemanticUnits.like(translator, options.levels, options.size)

@@ -10,11 +10,11 @@ import pytest
 import torch
 from transformers import HubertModel
 
-from im2sp.lab.export import export_graph
+from im2sp.lab.export import export_graph, export_sequence
 from im2sp.lab.models.speech_encoder import Clusters, SpeechEncoder, edge_padding, small_hubert_config
 from im2sp.lab.models.translator import Translator, TranslatorConfig
 from im2sp.lab.models.unit_vocoder import DurationPredictor, UnitVocoder, VocoderConfig
-from im2sp.lab.stages.export import export_decoder, export_sequence, export_speech_encoder
+from im2sp.lab.stages.export import export_decoder, export_speech_encoder
 
 VOCODER = VocoderConfig(
     units=20, width=64, feed_forward=96, slow_blocks=1, fast_blocks=1, duration_width=48, duration_blocks=1

@@ -99,7 +99,8 @@ def test_translator_learns_a_tiny_language(features: ImageFeatures, tmp_path: Pa
     )
     config = replace(CONFIG, dropout=0.0, image_dropout=0.0)
     model = translator_training.train_translator(Translator(config), features, named, named, options, tmp_path / "out")
-    assert translator_training.validation_loss(model, features, named) < 0.2
+    task = translator_training.NextToken(model, options)
+    assert translator_training.validation_loss(task, features, named) < 0.2
 
 
 @pytest.mark.parametrize(("turn", "learnt", "other"), [(0, 7, 5), (None, 5, 7)])
@@ -113,8 +114,9 @@ def test_from_some_step_on_only_distilled_sentences_teach(
     model = translator_training.train_translator(
         Translator(CONFIG), features, people, people, options, tmp_path / "out", written
     )
+    task = translator_training.NextToken(model, options)
     loss = {
-        token: translator_training.validation_loss(model, features, {"a": [[1, token, token, 2]]}) for token in (5, 7)
+        token: translator_training.validation_loss(task, features, {"a": [[1, token, token, 2]]}) for token in (5, 7)
     }
     assert loss[learnt] < 0.5 < 2 < loss[other]
 

@@ -56,6 +56,20 @@ def export_graph(
     return sum(int(np.prod(item.dims)) for item in _stored(model) if item.data_type in _WEIGHT_TYPES)
 
 
+def export_sequence(
+    module: torch.nn.Module, name: str, source: str, target: str, folder: Path, precision: Precision
+) -> int:
+    """A graph from one int64 sequence [1, n] to one output; returns its parameters."""
+    return export_graph(
+        module,
+        [torch.zeros(1, 50, dtype=torch.int64)],
+        ([source], [target]),
+        {source: {1: source}, target: {1: target}},
+        folder / f"{name}.onnx",
+        precision,
+    )
+
+
 _WEIGHT_TYPES = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT8)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from im2sp.bundle import BundleConfig
+from im2sp.lab.recipe import CORPUS
 
 _CARD = """# {name} {version}
 
@@ -37,6 +38,32 @@ captions is CC0; the frozen image backbone (EfficientNet-Lite2, ImageNet) is Apa
 - Never use it where a wrong description can hurt somebody: crossing a street, medicine, identification.
 """
 
+_CORPUS_CARD = """# {name} {version}
+
+{description}. An im2sp bundle, read by `im2sp caption PHOTO -o OUT --model THIS_FOLDER`.
+
+A photo becomes {image_tokens} image tokens, a decoder of {layers} layers continues them with speech units ({units} of
+them), and a vocoder turns the units into a waveform. No text is produced on the way. {parameters:.1f} million
+parameters in all. Image encoder, speech encoder and vocoder are published checkpoints, converted and not trained on.
+
+## Trained on
+
+{training}
+
+## Licence
+
+{license}.
+
+## Measured
+
+{quality}
+
+## What it gets wrong
+
+It says of every photo what people said of photos like those it learned from, and it does not know when it does not
+know. Never use it where a wrong description can hurt somebody: crossing a street, medicine, identification.
+"""
+
 _UNCALIBRATED = "It does not\n  know when it does not know."
 _CALIBRATED = """Blank
   pictures, screens and scans are told from photos by its confidence, though, and withheld with
@@ -45,7 +72,8 @@ _CALIBRATED = """Blank
 
 def model_card(config: BundleConfig) -> str:
     """The model card as Markdown."""
-    return _CARD.format(
+    card = _CORPUS_CARD if CORPUS in config.training else _CARD
+    return card.format(
         name=config.name,
         version=config.version,
         description=config.description,

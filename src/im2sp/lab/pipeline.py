@@ -13,7 +13,7 @@ import numpy as np
 
 from im2sp.errors import Im2SpError
 from im2sp.lab.data.flickr8k import photo_path, read_captions, read_split
-from im2sp.lab.recipe import FEATURES, TUNED_BACKBONE, VIT_VQGAN, Recipe
+from im2sp.lab.recipe import CORPUS, FEATURES, TUNED_BACKBONE, VIT_VQGAN, Recipe
 
 if TYPE_CHECKING:
     from im2sp.lab.evaluation.report import EvaluationOptions
@@ -23,10 +23,19 @@ log = logging.getLogger(__name__)
 
 
 def speak(recipe: Recipe) -> None:
-    """Captions -> spoken captions; a sample goes through the recogniser (`speech_check.json`)."""
+    """Captions -> spoken captions; a sample goes through the recogniser (`speech_check.json`).
+
+    A recipe of a corpus with recordings takes those.
+    """
     from im2sp.lab.stages import speak as stage
     from im2sp.lab.stages.import_speech import is_imported
 
+    if CORPUS in recipe.sections:
+        from im2sp.lab.stages.corpus import CorpusSection, ingest_corpus
+
+        done = ingest_corpus(recipe.data, recipe.section(CORPUS, CorpusSection), recipe.speech)
+        log.info("speak: %d recordings, %.1f hours; left out: %s", done.recordings, done.seconds / 3600, done.left_out)
+        return
     if is_imported(recipe.speech):
         log.info("speak: %s holds imported recordings, nothing is to be spoken", recipe.speech)
         return
@@ -77,6 +86,10 @@ def vocoder(recipe: Recipe) -> None:
 
 def photos(recipe: Recipe) -> dict[str, Path]:
     """Photos of both splits by image id, dev first."""
+    if CORPUS in recipe.sections:
+        from im2sp.lab.stages.corpus import CorpusSection, corpus_photos
+
+        return corpus_photos(recipe.data, recipe.section(CORPUS, CorpusSection))
     return {
         name: photo_path(recipe.data, name) for split in ("dev", "train") for name in read_split(recipe.data, split)
     }
@@ -96,13 +109,14 @@ def unlabelled_photos(folder: Path) -> dict[str, Path]:
 
 def encode(recipe: Recipe) -> None:
     """Photos -> image features; where the backbone is going to be tuned, only those that tuning starts from."""
+    from im2sp.lab.image_encoders import efficientnet, image_encoder
     from im2sp.lab.models.image_backbone import BackboneConfig
     from im2sp.lab.stages.encode import encode as stage
 
-    backbone = recipe.section("backbone", BackboneConfig)
-    stage(photos(recipe), recipe.frozen_features, backbone, recipe.views)
+    encoder = efficientnet(recipe.section("backbone", BackboneConfig)) if recipe.tunes else image_encoder(recipe)
+    stage(photos(recipe), recipe.frozen_features, encoder, recipe.views)
     if recipe.unlabelled and not recipe.tunes:
-        stage(unlabelled_photos(recipe.unlabelled), recipe.unlabelled_features, backbone, recipe.views)
+        stage(unlabelled_photos(recipe.unlabelled), recipe.unlabelled_features, encoder, recipe.views)
 
 
 def image_tokenizer(recipe: Recipe) -> None:
@@ -178,10 +192,11 @@ def tune(recipe: Recipe) -> None:
     """The text captioner and the late part of the image backbone learn on together; new features of all photos."""
     from im2sp.lab.data.image_features import ImageFeatures
     from im2sp.lab.data.text_tokenizer import TextTokenizer
+    from im2sp.lab.image_encoders import early_efficientnet
     from im2sp.lab.models.image_backbone import BackboneConfig
     from im2sp.lab.models.translator import Translator
     from im2sp.lab.stages import tune as stage
-    from im2sp.lab.stages.encode import EARLY, encode
+    from im2sp.lab.stages.encode import encode
     from im2sp.lab.stages.pretrain import token_sentences
     from im2sp.lab.training.processes import Processes
 
@@ -192,7 +207,7 @@ def tune(recipe: Recipe) -> None:
     options = recipe.section("tune", stage.TuneTraining, seed=recipe.seed)
     maps = recipe.tuned / "maps"
     with Processes().main_first():
-        encode(photos(recipe), maps, backbone, (*recipe.views, *options.more_views), part=EARLY)
+        encode(photos(recipe), maps, early_efficientnet(backbone), (*recipe.views, *options.more_views))
     sentences = token_sentences(read_captions(recipe.data), TextTokenizer.load(recipe.text_tokenizer))
     stage.tune(recipe.first_captioner, ImageFeatures(maps), backbone, sentences, options, recipe.tuned)
     with Processes().main_first():
@@ -200,7 +215,7 @@ def tune(recipe: Recipe) -> None:
         stage.features_of(maps, recipe.views, backbone, tuned, recipe.features)
         if recipe.unlabelled:
             maps = recipe.tuned / "maps-unlabelled"
-            encode(unlabelled_photos(recipe.unlabelled), maps, backbone, recipe.views, part=EARLY)
+            encode(unlabelled_photos(recipe.unlabelled), maps, early_efficientnet(backbone), recipe.views)
             stage.features_of(maps, recipe.views, backbone, tuned, recipe.unlabelled_features)
     _score_text_captioner(recipe, Translator.load(recipe.tuned), recipe.tuned, recipe.features)
 
@@ -309,29 +324,29 @@ def translate(recipe: Recipe, start: str = "pretrained", seen: str = FEATURES) -
         recipe.section("translator", TranslatorConfig, vocabulary_size=0),
         recipe.section("translate", TranslatorTraining, seed=recipe.seed),
         recipe.translator(start),
-        recipe.pretrained if start == "pretrained" else None,
+        recipe.start if start == "pretrained" else None,
     )
 
 
 def export(recipe: Recipe, start: str = "pretrained", seen: str = FEATURES) -> None:
     """Finished stages -> a bundle."""
-    from im2sp.lab.models.image_backbone import BackboneConfig
+    from im2sp.lab.image_encoders import image_encoder
     from im2sp.lab.models.saving import WEIGHTS
     from im2sp.lab.stages.export import BundleOptions, BundleSources, export_bundle
-    from im2sp.lab.unit_pipeline import image_unit_modules
+    from im2sp.lab.unit_pipeline import frozen_unit_modules, image_unit_modules
 
     translator = recipe.translator(start, seen)
     if not (translator / WEIGHTS).is_file():
         raise Im2SpError(f"{translator / WEIGHTS} is missing: run the stage `translate` with the same options first")
     sources = BundleSources(
-        recipe.section("backbone", BackboneConfig),
+        image_encoder(recipe),
         translator,
         recipe.subword_file,
         recipe.vocoder,
         recipe.speech_encoder,
-        recipe.tuned_backbone,
     )
-    options, modules, facts = recipe.section("bundle", BundleOptions), None, _training_facts(recipe)
+    options, facts = recipe.section("bundle", BundleOptions), _training_facts(recipe, sources.encoder.description)
+    modules = frozen_unit_modules(recipe)
     if seen != FEATURES:
         modules = image_unit_modules(recipe, start, seen)
         options = replace(options, name=f"{options.name}-{seen}")
@@ -343,24 +358,31 @@ def export(recipe: Recipe, start: str = "pretrained", seen: str = FEATURES) -> N
     log.info("%s: %.1f MB", bundle.folder, total / 1e6)
 
 
-def _training_facts(recipe: Recipe) -> dict[str, str | int | float]:
+def _training_facts(recipe: Recipe, image_backbone: str) -> dict[str, str | int | float]:
     """What a bundle's translator learned from."""
-    from im2sp.lab.data.unit_table import read_unit_tables
-    from im2sp.lab.models.image_backbone import BackboneConfig
+    from im2sp.lab.data.unit_table import iterate_unit_tables
     from im2sp.lab.stages.import_speech import is_imported
     from im2sp.lab.stages.translate import distilled_rows
 
-    rows, written = read_unit_tables(recipe.units, "train"), distilled_rows(recipe.units)
+    photos, voices, seconds, captions = set(), set(), 0.0, 0
+    for row in iterate_unit_tables(recipe.units, "train"):
+        photos.add(row.image_id)
+        voices.add(row.speaker)
+        seconds, captions = seconds + row.duration_s, captions + 1
+    learned = {"photos": len(photos), "spoken_captions": captions}
+    hours = {"hours_of_speech": round(seconds / 3600, 1)}
+    if CORPUS in recipe.sections:
+        corpus = f"{recipe.sections[CORPUS]['layout']}, train part"
+        return {CORPUS: corpus, **learned, **hours, "voices": len(voices), "image_encoder": image_backbone}
+    written = sum(1 for _ in distilled_rows(recipe.units))
     return {
-        "photos": len({row.image_id for row in rows}),
-        "spoken_captions": len(rows),
-        "of_these_written_by_the_text_captioner": len(written),
-        "hours_of_speech": round(sum(row.duration_s for row in rows) / 3600, 1),
-        "voice": ", ".join(sorted({row.speaker for row in rows})),
+        **learned,
+        "of_these_written_by_the_text_captioner": written,
+        **hours,
+        "voice": ", ".join(sorted(voices)),
         "data": "own recordings, train part" if is_imported(recipe.speech) else "Flickr8k, train part",
         "photos_without_captions": recipe.unlabelled.name if written and recipe.unlabelled else "none",
-        "image_backbone": recipe.section("backbone", BackboneConfig).name
-        + (", ImageNet weights, the last stages tuned by captioning" if recipe.tunes else ", ImageNet weights, frozen"),
+        "image_backbone": image_backbone,
     }
 
 

@@ -12,7 +12,9 @@ from im2sp.lab.data.voice import VoiceConfig
 
 T = TypeVar("T")
 
+CORPUS, IMAGE_ENCODER = "corpus", "image_encoder"  # sections: recordings of people; published weights
 TUNED_BACKBONE = "backbone.safetensors"
+
 INPUTS = FEATURES, SEMANTIC, VIT_VQGAN = "features", "semantic", "vit-vqgan"  # by which a translator sees photos
 
 
@@ -152,8 +154,18 @@ class Recipe:
 
     @property
     def pretrained(self) -> Path:
-        """The text captioner that the translator starts from."""
+        """The text captioner that the translator starts from, but for a GIT's."""
         return self.tuned if self.tunes else self.first_captioner
+
+    @property
+    def git(self) -> Path:
+        """A converted GIT: its image encoder and its translator."""
+        return self.runs / "git"
+
+    @property
+    def start(self) -> Path:
+        """What the translator starts from: the text captioner, or a GIT's where the image encoder is published."""
+        return self.git / "translator" if IMAGE_ENCODER in self.sections else self.pretrained
 
     @property
     def rewarded(self) -> Path:

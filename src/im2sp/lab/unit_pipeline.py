@@ -8,19 +8,21 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from im2sp.bundle import ImageConfig, ImageUnitsConfig
+from im2sp.bundle import ImageUnitsConfig
 from im2sp.errors import Im2SpError
 from im2sp.lab.data.image_features import PhotoInputs
 from im2sp.lab.data.unit_features import StoredUnits
 from im2sp.lab.data.unit_subwords import UnitSubwords
+from im2sp.lab.image_encoders import TOKEN_VIT as TOKEN_VIT_KIND
+from im2sp.lab.image_encoders import ImageEncoderSection, features_of_units, image_config, unit_image_config
 from im2sp.lab.models.image_backbone import BackboneConfig, ImageBackbone
 from im2sp.lab.models.saving import CONFIG
 from im2sp.lab.models.semantic_units import FeaturesFromUnits
-from im2sp.lab.models.token_vit import StemFromUnits, TokenVit
+from im2sp.lab.models.token_vit import TokenVit
 from im2sp.lab.models.translator import Translator, TranslatorConfig
 from im2sp.lab.models.vit_vqgan import PixelsFromUnits, VitVqgan
-from im2sp.lab.recipe import SEMANTIC, VIT_VQGAN, Recipe
-from im2sp.lab.stages.export import ImageUnitModules, image_config
+from im2sp.lab.recipe import IMAGE_ENCODER, SEMANTIC, VIT_VQGAN, Recipe
+from im2sp.lab.stages.export import ImageUnitModules
 from im2sp.lab.stages.semantic_units import load_semantic_units, semantic_tokenizer, stored_features
 from im2sp.lab.stages.translate import train_and_keep
 from im2sp.lab.stages.vit_vqgan_units import store_vit_vqgan_units, vit_vqgan_tokenizer
@@ -120,22 +122,29 @@ def image_unit_modules(recipe: Recipe, start: str, seen: str) -> ImageUnitModule
         )
     translator = recipe.translator(start, VIT_VQGAN)
     _require(translator / TOKEN_VIT, f"translate --input {VIT_VQGAN}")
-    tokenizer, token_vit = _image_tokenizer(recipe), TokenVit.load(translator / TOKEN_VIT)
-    side, grid, crop = tokenizer.config.image_size, token_vit.config.grid, token_vit.config.crop
+    return _vit_vqgan_modules(recipe, translator / TOKEN_VIT)
+
+
+def frozen_unit_modules(recipe: Recipe) -> ImageUnitModules | None:
+    """The same for a recipe whose frozen image encoder sees image units; None where it sees pixels."""
+    if IMAGE_ENCODER not in recipe.sections:
+        return None
+    if recipe.section(IMAGE_ENCODER, ImageEncoderSection).kind != TOKEN_VIT_KIND:
+        return None
+    _require(recipe.token_vit, "token-vit")
+    return _vit_vqgan_modules(recipe, recipe.token_vit)
+
+
+def _vit_vqgan_modules(recipe: Recipe, folder: Path) -> ImageUnitModules:
+    tokenizer, token_vit = _image_tokenizer(recipe), TokenVit.load(folder)
+    crop = token_vit.config.crop
     made_by = vit_vqgan_tokenizer(tokenizer, recipe.image_tokenizer)
     return ImageUnitModules(
-        image=ImageConfig(
-            height=side,
-            width=side,
-            mean=(0.0,) * 3,
-            std=(1.0,) * 3,
-            image_tokens=token_vit.config.image_tokens,
-            grid=(grid, grid),
-        ),
+        image=unit_image_config(tokenizer.config, token_vit.config),
         config=ImageUnitsConfig(**made_by.described(), crop=(crop, crop)),
         tokenizer=tokenizer,
-        backbone=nn.Sequential(StemFromUnits(tokenizer.codebook.weight, tokenizer.config.grid, crop), token_vit),
-        decoder=PixelsFromUnits(tokenizer),
+        backbone=features_of_units(tokenizer, token_vit),
+        decoder=PixelsFromUnits(tokenizer) if tokenizer.config.decoder_layers else None,
     )
 
 

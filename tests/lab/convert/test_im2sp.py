@@ -18,7 +18,7 @@ from im2sp.captioner import Captioner
 from im2sp.errors import Im2SpError
 from im2sp.images.loading import load_image, to_pixels
 from im2sp.lab.cli import app
-from im2sp.lab.convert.bundles import CLIP_MEAN, CLIP_STD
+from im2sp.lab.convert.git import CLIP_MEAN, CLIP_STD
 from im2sp.lab.convert.hifigan import convert_hifigan
 from im2sp.lab.convert.im2sp import convert_im2sp, published_id, published_rows
 from im2sp.lab.convert.streams import CheckpointError

@@ -19,6 +19,7 @@ from im2sp.lab.training.progress import warm_up_cosine
 from im2sp.lab.training.translator import TranslatorTraining
 
 PAPER = Path(__file__).parents[3] / "recipes" / "paper"
+SECTIONS = ("corpus", "image_encoder", "translator", "translate", "bundle", "plan")
 SMALL = """
 subwords = 20
 views = ["whole", "flip"]
@@ -88,6 +89,20 @@ def test_a_small_recipe_against_its_models(tmp_path: Path) -> None:
     assert alone.hours(alone.flops, GPUS["l4"], 0.5) == pytest.approx(alone.flops / (121e12 * 0.5 * 3600))
 
 
+def test_a_model_in_shards(tmp_path: Path) -> None:
+    in_shards = plan(Recipe.read(write(tmp_path, SMALL.replace("photos = 10", "photos = 10\nsharded = true"))))
+    whole = {part.what: part.size for part in plan(Recipe.read(write(tmp_path))).memory}
+    memory = {part.what: part.size for part in in_shards.memory}
+    for what in ("weights", "averaged weights", "gradients", "AdamW"):
+        assert memory[what] == whole[what] // 4
+    translator = Translator(
+        TranslatorConfig(23, image_width=32, width=24, layers=3, heads=4, feed_forward=40, max_positions=50)
+    )
+    one_layer = sum(p.numel() for p in translator.stack[0].parameters())
+    assert memory["put together"] == 8 * (in_shards.translator_parameters - one_layer)  # 2 of its 3
+    assert "gradients on their way" not in memory
+
+
 @pytest.mark.parametrize("data", ["coco", "flickr8k"])
 @pytest.mark.parametrize("kind", ["raw", "units"])
 def test_the_paper_s_recipes(data: str, kind: str) -> None:
@@ -107,7 +122,7 @@ def test_the_paper_s_recipes(data: str, kind: str) -> None:
     assert found.gpus == 4
     assert found.translator_parameters == (44_260_043 if kind == "raw" else 44_063_435)
     assert 85e6 < found.encoder_parameters < 304e6
-    assert recipe.sections.keys() <= {"image_encoder", "token_vit_sizes", "translator", "translate", "plan"}
+    assert recipe.sections.keys() <= {*SECTIONS, "token_vit_sizes"}
 
 
 def call(*arguments: object) -> tuple[int, str, BaseException | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,11 @@ import torch
 from PIL import Image
 
 from im2sp.lab.data.image_features import ImageFeatures
+from im2sp.lab.image_encoders import early_efficientnet, efficientnet
 from im2sp.lab.models.image_backbone import BackboneConfig, ImageBackbone
 from im2sp.lab.models.translator import Translator, TranslatorConfig
 from im2sp.lab.recipe import TUNED_BACKBONE
-from im2sp.lab.stages.encode import EARLY, encode, view_of
+from im2sp.lab.stages.encode import encode, view_of
 from im2sp.lab.stages.tune import TuneTraining, features_of, tune
 
 BACKBONE = BackboneConfig("efficientnet-lite0", image_size=64, grid=2)
@@ -35,7 +37,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def tuned(photos: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tune")
     Translator(SIZES).save(folder / "start")
-    encode(photos, folder / "maps", BACKBONE, ("whole", "random1", "flip"), part=EARLY)
+    encode(photos, folder / "maps", early_efficientnet(BACKBONE), ("whole", "random1", "flip"))
     sentences = {name: [[1, 5 + row, 2], [1, 8 + row, 2]] for row, name in enumerate(photos)}
     torch.manual_seed(0)
     tune(
@@ -73,9 +75,10 @@ def test_only_the_late_part_of_the_backbone_learns(tuned: Path) -> None:
 def test_features_of_maps_are_those_of_the_photos(tuned: Path, photos: dict[str, Path]) -> None:
     weights = tuned / "out" / TUNED_BACKBONE
     features_of(tuned / "maps", VIEWS, BACKBONE, weights, tuned / "features")
-    encode(photos, tuned / "wanted", BACKBONE, VIEWS, tuned=weights)
+    encode(photos, tuned / "wanted", efficientnet(BACKBONE, weights), VIEWS)
     made, wanted = ImageFeatures(tuned / "features"), ImageFeatures(tuned / "wanted")
-    assert (tuned / "features" / "index.json").read_text() == (tuned / "wanted" / "index.json").read_text()
+    indices = [json.loads((tuned / name / "index.json").read_text()) for name in ("features", "wanted")]
+    assert indices[0] == indices[1]
     for view in range(2):
         for name in photos:
             np.testing.assert_allclose(made.get(name, view), wanted.get(name, view), atol=0.15)  # bfloat16

@@ -8,6 +8,7 @@ same but for rounding, where there is no dropout.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -66,6 +67,7 @@ def _run_two(folder: Path, *names: str, **more: str) -> list[tuple[int, str]]:
 
 def _prepared(folder: Path) -> Path:
     tiny_runs.photo_features(folder / "features")
+    tiny_runs.write_tables(folder)
     return folder
 
 
@@ -73,23 +75,28 @@ def _prepared(folder: Path) -> Path:
 def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of the translators that two processes trained."""
     folder = _prepared(tmp_path_factory.mktemp("two"))
-    done = _run_two(folder, "translator", "undivided")
+    done = _run_two(folder, "translator", "undivided", "sharded", "sharded_undivided", "from_tables")
     assert [status for status, _ in done] == [0, 0], done
     return folder
 
 
 def _assert_same(name: str, first: Path, second: Path, tolerance: float) -> None:
     assert tiny_runs.losses(first / name) == pytest.approx(tiny_runs.losses(second / name), abs=tolerance)
-    others = tiny_runs.weights(name, second)
-    for key, value in tiny_runs.weights(name, first).items():
+    _assert_weights(tiny_runs.weights(name, first), tiny_runs.weights(name, second), tolerance)
+
+
+def _assert_weights(first: dict[str, torch.Tensor], others: dict[str, torch.Tensor], tolerance: float) -> None:
+    assert first.keys() == others.keys()
+    for key, value in first.items():
         torch.testing.assert_close(
             value, others[key], atol=tolerance, rtol=0, msg=lambda text, key=key: f"{key} {text}"
         )
 
 
-def test_two_processes_do_what_one_does_in_two_parts(two: Path, tmp_path: Path) -> None:
-    tiny_runs.RUNS["translator"](_prepared(tmp_path) / "translator", 2)
-    _assert_same("translator", two, tmp_path, SAME)
+@pytest.mark.parametrize("name", ["translator", "from_tables"])
+def test_two_processes_do_what_one_does_in_two_parts(name: str, two: Path, tmp_path: Path) -> None:
+    tiny_runs.RUNS[name](_prepared(tmp_path) / name, 2)
+    _assert_same(name, two, tmp_path, SAME)
 
 
 def test_the_loss_curve_is_that_of_one_process_with_the_undivided_batch(two: Path, tmp_path: Path) -> None:
@@ -98,18 +105,30 @@ def test_the_loss_curve_is_that_of_one_process_with_the_undivided_batch(two: Pat
     _assert_same("undivided", two, tmp_path, ROUNDED)
 
 
-def test_a_killed_process_ends_the_run_which_then_goes_on_to_the_same_weights(two: Path, tmp_path: Path) -> None:
-    folder = _prepared(tmp_path)
-    (status, told), (killed, _) = _run_two(folder, "translator", KILL_AT="4")
+@pytest.mark.parametrize(("sharded", "plain"), [("sharded", "translator"), ("sharded_undivided", "undivided")])
+def test_a_run_in_shards_is_that_of_whole_models(sharded: str, plain: str, two: Path) -> None:
+    assert tiny_runs.losses(two / sharded) == pytest.approx(tiny_runs.losses(two / plain), abs=SAME)
+    _assert_weights(tiny_runs.weights(sharded, two), tiny_runs.weights(plain, two), SAME)
+
+
+@pytest.mark.parametrize("name", ["translator", "sharded"])
+def test_a_killed_process_ends_the_run_which_then_goes_on_to_the_same_weights(
+    name: str, two: Path, tmp_path: Path
+) -> None:
+    folder = _prepared(tmp_path / "two")
+    (status, told), (killed, _) = _run_two(folder, name, KILL_AT="4")
     assert (status, killed) == (1, -signal.SIGKILL)
     assert told.strip() == f"another process of this run has ended or does not answer: {GONE}"
-    left = torch.load(folder / "translator" / "checkpoint.pt", weights_only=True)
+    left = torch.load(folder / name / "checkpoint.pt", weights_only=True)
     assert left["step"] == 4
-    assert [status for status, _ in _run_two(folder, "translator")] == [0, 0]
-    unbroken = tiny_runs.weights("translator", two)
-    for key, value in tiny_runs.weights("translator", folder).items():
+    shutil.copytree(folder, tmp_path / "one")
+    assert [status for status, _ in _run_two(folder, name)] == [0, 0]
+    unbroken = tiny_runs.weights(name, two)
+    for key, value in tiny_runs.weights(name, folder).items():
         assert torch.equal(value, unbroken[key]), key
     assert not list(folder.rglob("*.part"))
+    one = tiny_runs.RUNS[name](tmp_path / "one" / name, 2)  # and one process may go on where two stopped
+    _assert_weights(one.state_dict(), unbroken, SAME)
 
 
 def test_a_process_that_does_not_come_ends_the_run(tmp_path: Path) -> None:
@@ -165,7 +184,7 @@ def test_more_parts_than_photos_is_one_sentence() -> None:
 
 def test_other_ways_to_share_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    with pytest.raises(Im2SpError, match="launch it without FSDP"):
+    with pytest.raises(Im2SpError, match=r"launch it without FSDP: .* `sharded = true`"):
         Processes()
 
 

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,13 +22,20 @@ from torch import nn
 
 from im2sp.errors import Im2SpError
 from im2sp.lab.data.image_features import ImageFeatures
+from im2sp.lab.data.unit_subwords import UnitSubwords
+from im2sp.lab.data.unit_table import UnitRow, write_unit_table
 from im2sp.lab.models.translator import Translator, TranslatorConfig
+from im2sp.lab.stages.translate import freeze, train_and_keep
+from im2sp.lab.stages.units import learn_subwords
 from im2sp.lab.training.processes import Processes
 from im2sp.lab.training.progress import Checkpoint
 from im2sp.lab.training.translator import Sentences, TranslatorTraining, train_translator
 
 CONFIG = TranslatorConfig(vocabulary_size=20, image_width=8, width=16, layers=2, heads=2, feed_forward=16)
+PLAIN = replace(CONFIG, dropout=0.0, image_dropout=0.0)
 OPTIONS = TranslatorTraining(steps=9, photos=4, captions=2, warm_up=2, report_every=1, average_decay=0.9)
+UNITS = 12
+FROZEN = ("image_projection",)
 PHOTOS = "abcdefghijk"
 
 
@@ -50,16 +58,48 @@ def sentences() -> Sentences:
     }
 
 
-def translator(folder: Path, accumulate: int, config: TranslatorConfig = CONFIG, bf16: bool = True) -> nn.Module:
+def translator(folder: Path, accumulate: int, config: TranslatorConfig = CONFIG, **more: Any) -> nn.Module:
     torch.manual_seed(5)
     features, spoken = photo_features(folder.parent / "features"), sentences()
-    options = replace(OPTIONS, accumulate=accumulate, bf16=bf16)
-    return train_translator(Translator(config), features, spoken, spoken, options, folder)
+    options, model = replace(OPTIONS, accumulate=accumulate, **more), Translator(config)
+    freeze(model, options.frozen)
+    return train_translator(model, features, spoken, spoken, options, folder)
 
 
 def undivided(folder: Path, accumulate: int) -> nn.Module:
     """The translator without dropout and in float32: how the batch is divided changes the rounding only."""
-    return translator(folder, accumulate, replace(CONFIG, dropout=0.0, image_dropout=0.0), bf16=False)
+    return translator(folder, accumulate, PLAIN, bf16=False, frozen=FROZEN)
+
+
+def from_tables(folder: Path, accumulate: int) -> nn.Module:
+    """A translator from unit tables, as the stage `translate` trains it."""
+    units, features = folder.parent / "units", photo_features(folder.parent / "features")
+    subwords = UnitSubwords.load(folder.parent / "subwords.json", UNITS)
+    torch.manual_seed(5)
+    model = Translator(replace(CONFIG, vocabulary_size=subwords.vocabulary_size))
+    return train_and_keep(model, features, units, subwords, replace(OPTIONS, accumulate=accumulate), folder)
+
+
+def write_tables(folder: Path) -> None:
+    """Unit tables and subwords for `from_tables`."""
+    random = np.random.default_rng(2)
+    for number, split in enumerate(("train", "train", "dev")):
+        rows = [
+            UnitRow(name, f"{name}{n}", random.integers(UNITS, size=n + 3).astype(np.uint16), split, "", 0.1, "")
+            for n, name in enumerate(PHOTOS)
+        ]
+        write_unit_table(folder / "units" / f"{split}-{number:04d}.parquet", rows, {"units": UNITS})
+    learn_subwords(folder / "units", folder / "subwords.json", UNITS, UNITS + 5)
+
+
+def sharded(folder: Path, accumulate: int) -> nn.Module:
+    """The translator, of which each process keeps a shard."""
+    return translator(folder, accumulate, sharded=True)
+
+
+def sharded_undivided(folder: Path, accumulate: int) -> nn.Module:
+    """What `undivided` trains, in shards and with activation checkpoints."""
+    return translator(folder, accumulate, PLAIN, bf16=False, frozen=FROZEN, sharded=True, activation_checkpoints=True)
 
 
 def vocoder(folder: Path, accumulate: int) -> nn.Module:
@@ -134,6 +174,9 @@ def speech_encoder(folder: Path, accumulate: int) -> nn.Module:
 RUNS: dict[str, Callable[[Path, int], nn.Module]] = {
     "translator": translator,
     "undivided": undivided,
+    "from_tables": from_tables,
+    "sharded": sharded,
+    "sharded_undivided": sharded_undivided,
     "vocoder": vocoder,
     "hubert": hubert,
     "speech_encoder": speech_encoder,

@@ -10,19 +10,18 @@ from im2sp.bundle import (
     Bundle,
     BundleConfig,
     DecodingDefaults,
-    ImageConfig,
     SpeechEncoderConfig,
     VocabularyConfig,
     VocoderConfig,
 )
-from im2sp.errors import Im2SpError
 from im2sp.graphs import Graphs
-from im2sp.lab.convert.git import Git
+from im2sp.lab.convert.git import Git, vision_image_config
 from im2sp.lab.convert.hifigan import export_hifigan
 from im2sp.lab.export import Precision
 from im2sp.lab.models.speech_encoder import SpeechEncoder
 from im2sp.lab.models.unit_hifigan import UnitHifigan
 from im2sp.lab.stages.export import (
+    check_units,
     decoder_config,
     export_decoder,
     export_image_encoder,
@@ -30,8 +29,6 @@ from im2sp.lab.stages.export import (
     finish_bundle,
 )
 
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 BEAM, LENGTH_PENALTY, LONGEST = 5, 1.0, 512  # the paper's generation: at most 512 tokens, greedy or beam search
 CARD = """# {name}
 
@@ -63,9 +60,7 @@ def write_bundle(
         Im2SpError: the parts do not have the same units, or there is no such speaker.
     """
     units = git.translator.config.vocabulary_size - SPECIAL_TOKENS
-    for part, found in (("vocoder", vocoder.config.units), ("speech encoder", encoder.units if encoder else units)):
-        if found != units:
-            raise Im2SpError(f"the {part} has {found} units, the translator {units}: give parts that belong together")
+    check_units(units, {"vocoder": vocoder.config.units, "speech encoder": encoder.units if encoder else units})
     vision = git.vision.config
     parameters = {
         "image_encoder": export_image_encoder(git.vision, vision.image_size, git.translator, folder, precision),
@@ -82,14 +77,7 @@ def write_bundle(
         license="that of the published checkpoints",
         language="en",
         created=datetime.now(UTC).strftime("%Y-%m-%d"),
-        image=ImageConfig(
-            height=vision.image_size,
-            width=vision.image_size,
-            mean=CLIP_MEAN,
-            std=CLIP_STD,
-            image_tokens=vision.image_tokens,
-            grid=(vision.grid, vision.grid),
-        ),
+        image=vision_image_config(vision),
         decoder=decoder_config(git.translator.config),
         vocabulary=VocabularyConfig(units=units, subwords=[[unit] for unit in range(units)]),
         vocoder=VocoderConfig(units=units, context_frames=vocoder.config.context_frames),

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from transformers import GitVisionConfig, GitVisionModel
 
+from im2sp.bundle import ImageConfig
 from im2sp.lab.convert.checkpoints import read_checkpoint
 from im2sp.lab.convert.configs import Epsilon, Layers, PublishedConfig, Size, read_config
 from im2sp.lab.convert.state_dicts import StateDict, state_dict_of
@@ -20,6 +21,9 @@ from im2sp.lab.models.translator import Translator, TranslatorConfig
 
 VISION = "git.image_encoder."
 POSITIONS = ("git.embeddings.position_ids", "git.image_encoder.vision_model.embeddings.position_ids")  # 0, 1, 2, ...
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 Pixels = Annotated[int, Field(ge=1, le=4_096)]
 
@@ -124,6 +128,34 @@ def convert_git(folder: Path) -> Git:
     """
     path = weights_file(folder)
     return git_of(state_dict_of(read_checkpoint(path), path), read_config(folder / "config.json", PublishedGit), path)
+
+
+def read_vision_config(folder: Path) -> PublishedVision:
+    """Sizes of what `load_vision` loads. Raises CheckpointError as `read_config` does."""
+    return read_config(folder / "config.json", PublishedVision)
+
+
+def load_vision(folder: Path) -> GitVision:
+    """The image encoder in `vision/` of what `Git.save` wrote.
+
+    Raises:
+        CheckpointError: something is missing, damaged, or does not fit together.
+    """
+    config, path = read_vision_config(folder), weights_file(folder)
+    state = {f"model.{name}": value for name, value in state_dict_of(read_checkpoint(path), path).items()}
+    return with_vision_buffers(with_weights(lambda: GitVision(config), state, path))
+
+
+def vision_image_config(config: PublishedVision) -> ImageConfig:
+    """What the runtime must know of GIT's image encoder to make pixels for it."""
+    return ImageConfig(
+        height=config.image_size,
+        width=config.image_size,
+        mean=CLIP_MEAN,
+        std=CLIP_STD,
+        image_tokens=config.image_tokens,
+        grid=(config.grid, config.grid),
+    )
 
 
 def git_of(state: StateDict, config: PublishedGit, path: Path) -> Git:

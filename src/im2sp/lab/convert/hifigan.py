@@ -14,9 +14,8 @@ from im2sp.lab.convert.configs import PublishedConfig, Size, read_config
 from im2sp.lab.convert.state_dicts import state_dict_of
 from im2sp.lab.convert.streams import CheckpointError
 from im2sp.lab.convert.weights import fold_weight_norm, with_weights
-from im2sp.lab.export import Precision
+from im2sp.lab.export import Precision, export_sequence
 from im2sp.lab.models.unit_hifigan import Durations, UnitHifigan, UnitHifiganConfig, Voice
-from im2sp.lab.stages.export import export_sequence
 from im2sp.speech.audio import HOP, SAMPLE_RATE
 
 Sizes = Annotated[tuple[Size, ...], Field(min_length=1, max_length=16)]

@@ -58,7 +58,15 @@ class ImageFeatures:
         return self._arrays[0][0].shape[1:]
 
     def get(self, image_id: str, view: int = 0) -> np.ndarray:
-        """Features of one photo in one view: float16 [image_tokens, width]."""
+        """Features of one photo in one view: float16 [image_tokens, width].
+
+        Raises:
+            Im2SpError: there are none of this photo.
+        """
+        if image_id not in self.rows:
+            raise Im2SpError(
+                f"there are no image features of the photo {image_id}: run the stage `encode` on this data"
+            )
         folder, row = self.rows[image_id]
         return self._arrays[folder][view][row]
 

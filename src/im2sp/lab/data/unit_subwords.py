@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -39,6 +40,11 @@ class UnitSubwords:
         """Units of every subword, by subword id: what goes into the bundle's vocabulary."""
         words = sorted(self._tokenizer.get_vocab().items(), key=lambda item: item[1])
         return [[ord(letter) - _LETTER for letter in word] for word, _ in words]
+
+    @property
+    def checksum(self) -> str:
+        """SHA-256 of all that decides how units are encoded."""
+        return hashlib.sha256(self._tokenizer.to_str().encode()).hexdigest()
 
     @property
     def vocabulary_size(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +27,7 @@ SCHEMA = pa.schema(
     ]
 )
 METADATA_KEY = b"im2sp"
+ROWS_AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
@@ -52,26 +53,41 @@ def write_unit_table(path: Path, rows: Iterable[UnitRow], description: dict[str,
         pq.write_table(pa.table(columns, schema=schema), temporary, compression="zstd")
 
 
-def read_unit_tables(folder: Path, split: str | None = None, tables: str = "*") -> list[UnitRow]:
-    """All rows of all tables of a folder, in name order; `tables`: pattern of their names, without the ending.
+def unit_table_files(folder: Path, tables: str = "*") -> list[Path]:
+    """All tables of a folder, in name order; `tables`: pattern of their names, without the ending.
 
     Raises:
         Im2SpError: there is no table, or tables of different encoders are mixed.
     """
-    rows, descriptions = [], set()
-    for path in sorted(folder.glob(f"{tables}.parquet")):
-        table = pq.read_table(path)
-        descriptions.add((table.schema.metadata or {}).get(METADATA_KEY, b""))
-        units = table["speech_units"].combine_chunks()
-        offsets, values = units.offsets.to_numpy(), units.values.to_numpy()
-        names = ("image_id", "caption_id", "split", "speaker", "duration_s", "text")
-        for row, cells in enumerate(zip(*(table[name].to_pylist() for name in names), strict=True)):
-            image_id, caption_id, part, speaker, duration, text = cells
-            if split is None or part == split:
-                piece = values[offsets[row] : offsets[row + 1]]
-                rows.append(UnitRow(image_id, caption_id, piece, part, speaker, duration, text))
+    files = sorted(folder.glob(f"{tables}.parquet"))
+    descriptions = {(pq.read_schema(path).metadata or {}).get(METADATA_KEY, b"") for path in files}
     if not descriptions:
         raise Im2SpError(f"{folder} holds no unit table: run the stage `units` first")
     if len(descriptions) > 1:
         raise Im2SpError(f"{folder} mixes units of different speech encoders: delete the older tables")
-    return rows
+    return files
+
+
+def read_unit_table(path: Path, split: str | None = None) -> Iterator[UnitRow]:
+    """The rows of a table one by one; ROWS_AT_ONCE of them are in memory."""
+    names = ("image_id", "caption_id", "split", "speaker", "duration_s", "text")
+    with pq.ParquetFile(path) as file:
+        for table in file.iter_batches(ROWS_AT_ONCE, columns=[*names, "speech_units"]):
+            units = table["speech_units"]
+            offsets, values = units.offsets.to_numpy(), units.values.to_numpy()
+            for row, cells in enumerate(zip(*(table[name].to_pylist() for name in names), strict=True)):
+                image_id, caption_id, part, speaker, duration, text = cells
+                if split is None or part == split:
+                    piece = values[offsets[row] : offsets[row + 1]]
+                    yield UnitRow(image_id, caption_id, piece, part, speaker, duration, text)
+
+
+def iterate_unit_tables(folder: Path, split: str | None = None, tables: str = "*") -> Iterator[UnitRow]:
+    """All rows of all tables of a folder, in name order. Raises Im2SpError as `unit_table_files` does."""
+    for path in unit_table_files(folder, tables):
+        yield from read_unit_table(path, split)
+
+
+def read_unit_tables(folder: Path, split: str | None = None, tables: str = "*") -> list[UnitRow]:
+    """What `iterate_unit_tables` gives, in memory."""
+    return list(iterate_unit_tables(folder, split, tables))

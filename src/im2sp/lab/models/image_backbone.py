@@ -109,15 +109,20 @@ class ImageBackbone(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Normalised pixels float32 [B, 3, H, W] -> image features float32 [B, grid * grid, 1280], row by row."""
-        features: Tensor = self.late(self.early(pixels))
+        maps = self.stem(pixels)
+        for block in self.blocks:
+            maps = block(maps)
+        features: Tensor = self.late(maps)
         return features
 
     def early(self, pixels: Tensor) -> Tensor:
         """Normalised pixels [B, 3, H, W] -> maps before the last halving [B, C, H / 16, W / 16]."""
-        x: Tensor = self.stem(pixels)
-        for block in self.blocks:
-            x = block(x)
-        return x
+        maps: Tensor = self.early_part()(pixels)
+        return maps
+
+    def early_part(self) -> nn.Sequential:
+        """The modules before the last halving."""
+        return nn.Sequential(self.stem, *self.blocks)
 
     def stages(self, pixels: Tensor) -> list[Tensor]:
         """Normalised pixels float32 [B, 3, H, W] -> the last feature map before each halving, and the one at the end.

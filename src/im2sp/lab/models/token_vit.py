@@ -157,28 +157,40 @@ def _initialise(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
-class StemFromUnits(nn.Module):
-    """Image units of a whole grid -> what a token ViT takes: their codebook vectors, cropped at the centre.
+class CodebookGrid(nn.Module):
+    """Image units of whole photos -> their codebook vectors in the grid of the photo.
 
     Args:
         codebook: float32 [codebook_size, code_width], unnormalised.
         grid: units a side of a photo.
         crop: units a side that the token ViT takes.
+        saved: whether the codebook is part of what a model saves.
+
+    Raises:
+        Im2SpError: the token ViT takes more units than a photo has.
     """
 
     codebook: Tensor
 
-    def __init__(self, codebook: Tensor, grid: int, crop: int) -> None:
+    def __init__(self, codebook: Tensor, grid: int, crop: int, saved: bool = True) -> None:
         super().__init__()
         if crop > grid:
             raise Im2SpError(f"a photo has {grid} x {grid} units, the token ViT takes {crop} x {crop}: crop less")
-        self.register_buffer("codebook", codebook.detach().clone())
-        self.grid, self.crop, self.edge = grid, crop, (grid - crop) // 2
+        self.register_buffer("codebook", codebook.detach().clone(), persistent=saved)
+        self.grid, self.crop = grid, crop
+
+    def vectors(self, units: Tensor) -> Tensor:
+        """Units int64 [B, grid * grid], row by row, or [B, grid, grid] -> float32 [B, code_width, grid, grid]."""
+        # Not unflatten: the exporter takes the batch of its example to be the only one after it.
+        found = F.embedding(units, self.codebook).reshape(-1, self.grid, self.grid, self.codebook.shape[1])
+        return found.permute(0, 3, 1, 2)
+
+
+class StemFromUnits(CodebookGrid):
+    """Image units of a whole grid -> what a token ViT takes: their codebook vectors, cropped at the centre."""
 
     def forward(self, units: Tensor) -> Tensor:
         """Units int64 [B, grid * grid], row by row -> vectors float32 [B, code_width, crop, crop]."""
-        # Not unflatten: the exporter takes the batch of its example to be the only one after it.
-        vectors = F.embedding(units, self.codebook).reshape(-1, self.grid, self.grid, self.codebook.shape[1])
-        vectors = vectors.permute(0, 3, 1, 2)
-        end = self.edge + self.crop
-        return vectors[:, :, self.edge : end, self.edge : end]
+        edge = (self.grid - self.crop) // 2
+        end = edge + self.crop
+        return self.vectors(units)[:, :, edge:end, edge:end]

@@ -91,6 +91,8 @@ class Layer(nn.Module):
 class Translator(nn.Module):
     """Image features -> prefix keys and values; tokens after them -> logits."""
 
+    LAYER_METHODS = ("image", "text")  # by which a layer is called
+
     def __init__(self, config: TranslatorConfig) -> None:
         super().__init__()
         self.config = config

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from im2sp.bundle import SPECIAL_TOKENS
 from im2sp.errors import Im2SpError
 from im2sp.lab.planning.arithmetic import HALF, SINGLE, Batch, Decoder, Encoder, Layers
-from im2sp.lab.recipe import Recipe
+from im2sp.lab.recipe import IMAGE_ENCODER, Recipe
 
 if TYPE_CHECKING:
     from torch import nn
@@ -38,13 +38,6 @@ GPUS = {
     "rtx-3090": Gpu(71e12, 24e9),
     "rtx-4090": Gpu(165e12, 24e9),
 }
-
-
-@dataclass(frozen=True)
-class ImageEncoderSection:
-    """Section [image_encoder]: what makes the features. It is frozen, so each photo goes through it once."""
-
-    kind: str  # git-base, git-large, or token-vit of the sizes in [token_vit_sizes]
 
 
 @dataclass(frozen=True)
@@ -114,11 +107,12 @@ def plan(recipe: Recipe) -> Plan:
     Raises:
         Im2SpError: the recipe lacks a section, or its values do not fit.
     """
+    from im2sp.lab.image_encoders import ImageEncoderSection
     from im2sp.lab.models.translator import TranslatorConfig
     from im2sp.lab.training.translator import TranslatorTraining
 
     section, options = recipe.section("plan", PlanSection), recipe.section("translate", TranslatorTraining)
-    kind = recipe.section("image_encoder", ImageEncoderSection).kind
+    kind = recipe.section(IMAGE_ENCODER, ImageEncoderSection).kind
     encoder, image_width, encoder_parameters = _image_encoder(recipe, kind)
     sizes = recipe.section(
         "translator", TranslatorConfig, vocabulary_size=SPECIAL_TOKENS + recipe.subwords, image_width=image_width
@@ -129,7 +123,7 @@ def plan(recipe: Recipe) -> Plan:
             "the plan of the recipe does not work out: give 1 or more train_photos, steps and photos, caption_tokens "
             f"from 2 to {sizes.max_positions + 1}, and not more gpus than photos a step"
         )
-    total, trained = _translator_parameters(sizes, options.frozen)
+    total, trained, layer = _translator_parameters(sizes, options.frozen)
     decoder = _decoder(sizes, encoder.tokens, options.frozen)
     batch = Batch(options.photos, options.photos * options.captions, section.caption_tokens - 1)
     return Plan(
@@ -145,7 +139,13 @@ def plan(recipe: Recipe) -> Plan:
         encoder_flops_each_step=options.steps * options.photos * encoder.forward(),
         forward=decoder.forward(batch),
         backward=decoder.backward(batch),
-        memory=_memory(total, trained, decoder.activations(batch.part(section.gpus)), section.gpus),
+        memory=_memory(
+            total,
+            trained,
+            decoder.activations(batch.part(section.gpus)),
+            section.gpus,
+            total - max(0, sizes.layers - 2) * layer if options.sharded else None,
+        ),
     )
 
 
@@ -167,22 +167,22 @@ def _image_encoder(recipe: Recipe, kind: str) -> tuple[Encoder, int, int]:
     """(the image encoder, its channels, its parameters)."""
     import torch
 
-    from im2sp.lab.convert.git import GIT_LARGE, GitVision, PublishedVision
+    from im2sp.lab.convert.git import GitVision
+    from im2sp.lab.image_encoders import GITS, TOKEN_VIT
     from im2sp.lab.models.token_vit import TokenVit, TokenVitConfig
 
-    published = {"git-base": PublishedVision(), "git-large": GIT_LARGE.vision_config}
     with torch.device("meta"):
-        if kind in published:
-            vision = published[kind]
+        if kind in GITS:
+            vision = GITS[kind]
             return vision_encoder(vision), vision.hidden_size, _count(GitVision(vision))
-        if kind == "token-vit":
+        if kind == TOKEN_VIT:
             sizes = recipe.section("token_vit_sizes", TokenVitConfig)
             return token_vit_encoder(sizes), sizes.width, _count(TokenVit(sizes))
-    raise Im2SpError(f"the recipe has no image encoder {kind!r}: known are {', '.join(published)} and token-vit")
+    raise Im2SpError(f"the recipe has no image encoder {kind!r}: a plan knows {', '.join(GITS)} and {TOKEN_VIT}")
 
 
-def _translator_parameters(sizes: TranslatorConfig, frozen: tuple[str, ...]) -> tuple[int, int]:
-    """(all, those that are trained)."""
+def _translator_parameters(sizes: TranslatorConfig, frozen: tuple[str, ...]) -> tuple[int, int, int]:
+    """(all, those that are trained, those of a layer)."""
     import torch
 
     from im2sp.lab.models.translator import Translator
@@ -191,7 +191,8 @@ def _translator_parameters(sizes: TranslatorConfig, frozen: tuple[str, ...]) -> 
     with torch.device("meta"):
         model = Translator(sizes)
     freeze(model, frozen)
-    return _count(model), sum(each.numel() for each in model.parameters() if each.requires_grad)
+    trained = sum(each.numel() for each in model.parameters() if each.requires_grad)
+    return _count(model), trained, _count(model.stack[0])
 
 
 def _count(model: nn.Module) -> int:
@@ -207,15 +208,22 @@ def _decoder(sizes: TranslatorConfig, image_tokens: int, frozen: tuple[str, ...]
     return Decoder(stack, image_tokens, sizes.image_width, sizes.vocabulary_size, set(frozen) != set(PROJECTION))
 
 
-def _memory(total: int, trained: int, activations: int, gpus: int) -> tuple[Memory, ...]:
+def _memory(total: int, trained: int, activations: int, gpus: int, together: int | None) -> tuple[Memory, ...]:
+    """`together`: parameters of a model in shards that are whole at a time."""
+    of = 1 if together is None else gpus
+    share = "" if of == 1 else f", a shard of {of}"
     parts = [
-        Memory("weights", (SINGLE + HALF) * total, "float32, and a copy in bfloat16 for the products: 6 bytes each"),
-        Memory("averaged weights", SINGLE * total, "4 bytes each"),
-        Memory("gradients", SINGLE * trained, "4 bytes a trained parameter"),
-        Memory("AdamW", 2 * SINGLE * trained, "two moments: 8 bytes a trained parameter"),
+        Memory("weights", SINGLE * total // of, f"float32: 4 bytes each{share}"),
+        Memory("weights in bfloat16", HALF * total, "a copy for the products: 2 bytes each"),
+        Memory("averaged weights", SINGLE * total // of, f"4 bytes each{share}"),
+        Memory("gradients", SINGLE * trained // of, f"4 bytes a trained parameter{share}"),
+        Memory("AdamW", 2 * SINGLE * trained // of, f"two moments: 8 bytes a trained parameter{share}"),
         Memory("activations", activations, "the photos of one GPU; formula in recipes/paper/README.md"),
         Memory("libraries", LIBRARIES, "assumed"),
     ]
-    if gpus > 1:
-        parts.insert(3, Memory("gradients on their way", SINGLE * trained, "buckets of DDP: as much again"))
+    if of > 1 and together is not None:
+        what = "two layers and what is in none, with gradients: 8 bytes each"
+        parts.insert(4, Memory("put together", 2 * SINGLE * together, what))
+    elif gpus > 1:
+        parts.insert(4, Memory("gradients on their way", SINGLE * trained, "buckets of DDP: as much again"))
     return tuple(parts)

@@ -10,19 +10,23 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image, ImageOps
+from torch import nn
 
-from im2sp.files import replace_whole, sha256_of
+from im2sp.arrays import FloatArray
+from im2sp.bundle import ImageConfig
+from im2sp.errors import Im2SpError
+from im2sp.files import replace_whole
 from im2sp.images.loading import load_image, to_pixels
-from im2sp.lab.models.image_backbone import BackboneConfig, ImageBackbone
+from im2sp.lab.image_encoders import ImageEncoder
 
 log = logging.getLogger(__name__)
 
 CHUNK = 256  # photos between two saves
 
 
-EARLY, ALL = "early", "all"  # how far photos go through the backbone
 SMALLEST_SHARE, LARGEST_SHARE = 0.7, 0.95  # of each side that a random crop keeps
 
 
@@ -59,56 +63,60 @@ def _random_crop(image: Image.Image, random: np.random.Generator) -> Image.Image
 def encode(
     photos: dict[str, Path],
     out: Path,
-    config: BackboneConfig,
+    encoder: ImageEncoder,
     views: tuple[str, ...] = ("whole", "flip"),
     batch: int = 16,
-    part: str = ALL,
-    tuned: Path | None = None,
 ) -> None:
     """Write `out/<view>.npy` float16 [photos, ...] and `out/index.json`; goes on after an interruption.
 
-    Of a photo, that is [image_tokens, width] after the whole backbone, maps [C, H / 16, W / 16] after its early part.
+    Of a photo, that is what the encoder makes of it: [image_tokens, width], or maps [C, H / 16, W / 16] where it is the
+    early part of a backbone.
 
-    Features are computed in bfloat16 where the processor has it: the rounding (about 5 %) is far below what the
-    translator's dropout adds, and the frozen backbone then runs three times faster.
+    Features are computed on the GPU where there is one, and in bfloat16 where the processor has it: the rounding (about
+    5 % with EfficientNet) is far below what the translator's dropout adds, and the frozen encoder then runs three times
+    faster. Memory: the photos of a batch and the features of CHUNK photos.
 
-    Args:
-        part: EARLY or ALL.
-        tuned: weights of the late part of the backbone that replace those of ImageNet.
+    Raises:
+        Im2SpError: `out` has features of other photos, or of another encoder.
     """
-    index = out / "index.json"
-    description = {"image_ids": list(photos), "views": list(views), "backbone": description_of(config, part, tuned)}
-    if index.is_file() and json.loads(index.read_text()) == description:
-        log.info("encode: %d photos are there already", len(photos))
-        return
-    backbone = ImageBackbone.pretrained(config, tuned)
-    backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    see = backbone.early if part == EARLY else backbone
+    index, begun = out / "index.json", out / "begun.json"
+    made_of = {"image_ids": list(photos), "backbone": encoder.made_by}
+    description = made_of | {"views": list(views)}
+    for path in (index, begun):
+        found = json.loads(path.read_text()) if path.is_file() else made_of
+        if found == description:
+            log.info("encode: %d photos are there already", len(photos))
+            return
+        if {name: found.get(name) for name in made_of} != made_of:
+            raise Im2SpError(
+                f"{out} holds features of other photos or of another image encoder: delete it, or take another folder "
+                "of runs"
+            )
+    with replace_whole(begun) as temporary:
+        temporary.write_text(json.dumps(made_of))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network: nn.Module = encoder.load().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def features(pixels: FloatArray) -> npt.NDArray[np.float16]:
+        tensor = torch.from_numpy(pixels).to(device, memory_format=torch.channels_last)
+        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16):
+            return network(tensor).float().cpu().numpy().astype(np.float16)
+
     for view in views:
         target = out / f"{view}.npy"
         if not target.exists():
-            _encode_view(list(photos.items()), view, target, config, see, batch)
+            _encode_view(list(photos.items()), view, target, encoder.image, features, batch)
     with replace_whole(index) as temporary:
         temporary.write_text(json.dumps(description))
-
-
-def description_of(config: BackboneConfig, part: str = ALL, tuned: Path | None = None) -> dict[str, str | int | float]:
-    """What features are made by, as `index.json` says it; nothing is added for the whole backbone of ImageNet."""
-    description: dict[str, str | int | float] = dict(config.__dict__)
-    if part != ALL:
-        description["part"] = part
-        del description["grid"]  # maps come before it
-    if tuned is not None:
-        description["tuned"] = sha256_of(tuned)[:12]
-    return description
+    begun.unlink()
 
 
 def _encode_view(
     photos: list[tuple[str, Path]],
     view: str,
     target: Path,
-    config: BackboneConfig,
-    see: Callable[[torch.Tensor], torch.Tensor],
+    image: ImageConfig,
+    features: Callable[[FloatArray], npt.NDArray[np.float16]],
     batch: int,
 ) -> None:
     parts = target.parent / f"{target.stem}-parts"
@@ -123,18 +131,12 @@ def _encode_view(
             pixels = np.stack(
                 [
                     to_pixels(
-                        view_of(load_image(path), view, image_id),
-                        config.image_size,
-                        config.image_size,
-                        (config.mean,) * 3,
-                        (config.std,) * 3,
+                        view_of(load_image(path), view, image_id), image.height, image.width, image.mean, image.std
                     )
                     for image_id, path in chunk[start : start + batch]
                 ]
             )
-            tensor = torch.from_numpy(pixels).to(memory_format=torch.channels_last)
-            with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-                rows.append(see(tensor).float().numpy().astype(np.float16))
+            rows.append(features(pixels))
         with replace_whole(part) as temporary, temporary.open("wb") as file:
             np.save(file, np.concatenate(rows))
         done += len(chunk)
@@ -145,8 +147,20 @@ def _encode_view(
             len(photos),
             done / (time.monotonic() - started),
         )
-    with replace_whole(target) as temporary, temporary.open("wb") as file:
-        np.save(file, np.concatenate([np.load(path) for path in sorted(parts.glob("*.npy"))]))
+    with replace_whole(target) as temporary:
+        _join(sorted(parts.glob("*.npy")), temporary, len(photos))
     for path in parts.glob("*.npy"):
         path.unlink()
     parts.rmdir()
+
+
+def _join(parts: list[Path], target: Path, rows: int) -> None:
+    """Write arrays one below the other, one at a time: all of them together may be larger than memory."""
+    shape = np.load(parts[0], mmap_mode="r").shape[1:]
+    joined = np.lib.format.open_memmap(target, "w+", np.float16, (rows, *shape))
+    row = 0
+    for path in parts:
+        part = np.load(path)
+        joined[row : row + len(part)] = part
+        row += len(part)
+    joined.flush()

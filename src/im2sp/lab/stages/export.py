@@ -26,14 +26,18 @@ from im2sp.bundle import (
     write_checksums,
     write_config,
 )
+from im2sp.errors import Im2SpError
 from im2sp.files import replace_whole, sha256_of
 from im2sp.graphs import Graphs
+from im2sp.lab.convert.hifigan import export_hifigan
 from im2sp.lab.data.unit_subwords import UnitSubwords
-from im2sp.lab.export import Precision, export_graph
+from im2sp.lab.export import Precision, export_graph, export_sequence
+from im2sp.lab.image_encoders import ImageEncoder
 from im2sp.lab.model_card import model_card
-from im2sp.lab.models.image_backbone import BackboneConfig, ImageBackbone
+from im2sp.lab.models.saving import WEIGHTS
 from im2sp.lab.models.speech_encoder import SpeechEncoder
 from im2sp.lab.models.translator import DecoderStep, ImagePrefix, Translator, TranslatorConfig
+from im2sp.lab.models.unit_hifigan import UnitHifigan
 from im2sp.lab.models.unit_vocoder import load_vocoder
 from im2sp.speech.audio import SAMPLE_RATE
 
@@ -44,12 +48,11 @@ Facts = dict[str, str | int | float]
 class BundleSources:
     """The finished stages that a bundle is made of."""
 
-    backbone: BackboneConfig
+    encoder: ImageEncoder
     translator: Path
     subwords: Path
-    vocoder: Path
+    vocoder: Path  # of the stage `vocoder`, or of `im2sp-lab convert hifigan`
     speech_encoder: Path
-    tuned_backbone: Path | None = None  # weights of the late backbone that replace those of ImageNet
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,8 @@ class BundleOptions:
     precision: Precision = "mixed"
     beam: int = 5
     length_penalty: float = 1.0
+    longest: int = 96  # tokens of a description
+    speaker: int = 0  # voice of a converted vocoder that has several
 
 
 @dataclass(frozen=True)
@@ -88,31 +93,32 @@ def export_bundle(
     """Write a bundle beside `out`, check that the runtime accepts it, then move it into place.
 
     Args:
-        image_units: what sees photos instead of the backbone of `sources`.
+        image_units: what sees photos instead of the image encoder of `sources`.
+
+    Raises:
+        Im2SpError: the parts do not have the same units.
     """
     staging = out.with_name(f".{out.name}.part")
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
     translator, encoder = Translator.load(sources.translator), SpeechEncoder.load(sources.speech_encoder)
     subwords = UnitSubwords.load(sources.subwords, encoder.units)
-    vocoder, durations = load_vocoder(sources.vocoder)
     sizes = translator.config
     units_config: ImageUnitsConfig | None = None
     if image_units is None:
-        image = image_config(sources.backbone)
-        backbone = ImageBackbone.pretrained(sources.backbone, sources.tuned_backbone)
-        encoder_size = export_image_encoder(backbone, image.height, translator, staging, options.precision)
+        image = sources.encoder.image
+        seen = sources.encoder.load()
+        encoder_size = export_image_encoder(seen, image.height, translator, staging, options.precision)
         seeing = {"image_encoder": encoder_size}
     else:
         image = image_units.image
         units_config, seeing = export_image_units(image_units, translator, staging, options.precision)
+    voice, speaking = export_voice(sources.vocoder, staging, options)
+    check_units(subwords.units, {"vocoder": voice.units})
     parameters = {
         **seeing,
         "decoder": export_decoder(translator, image.image_tokens, staging, options.precision),
-        "vocoder": export_sequence(vocoder, "vocoder", "frames", "waveform", staging, options.precision),
-        "duration_predictor": export_sequence(
-            durations, "duration_predictor", "units", "log_durations", staging, options.precision
-        ),
+        **speaking,
         "speech_encoder": export_speech_encoder(encoder, staging, options.precision),
     }
     config = BundleConfig(
@@ -126,14 +132,12 @@ def export_bundle(
         image_units=units_config,
         decoder=decoder_config(sizes),
         vocabulary=VocabularyConfig(units=subwords.units, subwords=subwords.table()),
-        vocoder=VocoderConfig(
-            units=vocoder.config.units,
-            context_frames=vocoder.config.context_frames,
-            duration_context=vocoder.config.duration_context,
-        ),
+        vocoder=voice,
         speech_encoder=SpeechEncoderConfig(units=subwords.units),
         decoding=DecodingDefaults(
-            beam=options.beam, length_penalty=options.length_penalty, max_tokens=min(96, sizes.max_positions)
+            beam=options.beam,
+            length_penalty=options.length_penalty,
+            max_tokens=min(options.longest, sizes.max_positions),
         ),
         training=training,
         quality=quality,
@@ -146,16 +150,32 @@ def export_bundle(
     return Bundle.load(out)
 
 
-def image_config(backbone: BackboneConfig) -> ImageConfig:
-    """What the runtime must know of a backbone to make pixels for it."""
-    return ImageConfig(
-        height=backbone.image_size,
-        width=backbone.image_size,
-        mean=(backbone.mean,) * 3,
-        std=(backbone.std,) * 3,
-        image_tokens=backbone.image_tokens,
-        grid=(backbone.grid, backbone.grid),
-    )
+def check_units(units: int, parts: dict[str, int]) -> None:
+    """Make sure that the parts of a bundle, by name, have the units of its translator.
+
+    Raises:
+        Im2SpError: one has others.
+    """
+    for part, found in parts.items():
+        if found != units:
+            raise Im2SpError(f"the {part} has {found} units, the translator {units}: give parts that belong together")
+
+
+def export_voice(folder: Path, out: Path, options: BundleOptions) -> tuple[VocoderConfig, dict[str, int]]:
+    """Graphs `vocoder` and `duration_predictor`; returns what the runtime must know of them, and their parameters."""
+    if (folder / WEIGHTS).is_file():  # ours has two files of weights
+        published = UnitHifigan.load(folder)
+        sizes = VocoderConfig(units=published.config.units, context_frames=published.config.context_frames)
+        return sizes, export_hifigan(published, out, options.precision, options.speaker)
+    vocoder, durations = load_vocoder(folder)
+    own = vocoder.config
+    sizes = VocoderConfig(units=own.units, context_frames=own.context_frames, duration_context=own.duration_context)
+    return sizes, {
+        "vocoder": export_sequence(vocoder, "vocoder", "frames", "waveform", out, options.precision),
+        "duration_predictor": export_sequence(
+            durations, "duration_predictor", "units", "log_durations", out, options.precision
+        ),
+    }
 
 
 def decoder_config(sizes: TranslatorConfig) -> DecoderConfig:
@@ -284,20 +304,6 @@ def export_decoder(translator: Translator, image_tokens: int, folder: Path, prec
             "attention": {0: "batch"},
         },
         folder / "decoder.onnx",
-        precision,
-    )
-
-
-def export_sequence(
-    module: torch.nn.Module, name: str, source: str, target: str, folder: Path, precision: Precision
-) -> int:
-    """A graph from one int64 sequence [1, n] to one output; returns its parameters."""
-    return export_graph(
-        module,
-        [torch.zeros(1, 50, dtype=torch.int64)],
-        ([source], [target]),
-        {source: {1: source}, target: {1: target}},
-        folder / f"{name}.onnx",
         precision,
     )
 

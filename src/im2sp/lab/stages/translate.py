@@ -2,36 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
 from im2sp.errors import Im2SpError
 from im2sp.lab.data.image_features import PhotoInputs
+from im2sp.lab.data.sentences import StoredSentences, store_sentences
 from im2sp.lab.data.unit_subwords import UnitSubwords
-from im2sp.lab.data.unit_table import UnitRow, read_unit_tables
+from im2sp.lab.data.unit_table import UnitRow, iterate_unit_tables
+from im2sp.lab.models.saving import CONFIG
 from im2sp.lab.models.translator import Translator, TranslatorConfig
-from im2sp.lab.training.translator import Sentences, TranslatorTraining, train_translator
-from im2sp.speech.units import remove_repeats
+from im2sp.lab.training.processes import Processes, peers_answer
+from im2sp.lab.training.translator import TranslatorTraining, train_translator
 
 DISTILLED = "distilled-*"  # unit tables of what the text captioner wrote
 
 
-def unit_sentences(rows: list[UnitRow], subwords: UnitSubwords, longest: int) -> Sentences:
-    """Token sentences of every photo; captions of more than `longest` tokens are left out (paper: 1024)."""
-    sentences: Sentences = {}
-    for row in rows:
-        tokens = subwords.encode(remove_repeats(row.speech_units)[0])
-        if len(tokens) <= longest:
-            sentences.setdefault(row.image_id, []).append(tokens)
-    return sentences
-
-
-def distilled_rows(units: Path) -> list[UnitRow]:
+def distilled_rows(units: Path) -> Iterator[UnitRow]:
     """Captions of the unit tables that the text captioner wrote; none where the stage `distil` did not run."""
-    return read_unit_tables(units, "train", DISTILLED) if any(units.glob(f"{DISTILLED}.parquet")) else []
+    return iterate_unit_tables(units, "train", DISTILLED) if _has_distilled(units) else iter(())
 
 
+def _has_distilled(units: Path) -> bool:
+    return any(units.glob(f"{DISTILLED}.parquet"))
+
+
+@peers_answer()
 def train_and_keep(
     model: Translator,
     features: PhotoInputs,
@@ -43,9 +41,13 @@ def train_and_keep(
     """Train a translator on the unit tables of a folder: the train part, then what the text captioner wrote."""
     freeze(model, options.frozen)
     longest = model.config.max_positions
-    train = unit_sentences(read_unit_tables(units, "train"), subwords, longest)
-    held_out = unit_sentences(read_unit_tables(units, "dev"), subwords, longest)
-    distilled = unit_sentences(distilled_rows(units), subwords, longest)
+
+    def sentences(name: str, split: str, tables: str = "*") -> StoredSentences:
+        return store_sentences(units, split, tables, subwords, longest, out / "sentences" / name)
+
+    with Processes().main_first():
+        train, held_out = sentences("train", "train"), sentences("dev", "dev")
+        distilled = sentences("distilled", "train", DISTILLED) if _has_distilled(units) else None
     return train_translator(model, features, train, held_out, options, out, distilled)
 
 
@@ -60,6 +62,28 @@ def freeze(model: Translator, modules: tuple[str, ...]) -> None:
         if name not in known:
             raise Im2SpError(f"the translator has no {name!r} to freeze: known are {', '.join(known)}")
         known[name].requires_grad_(False)
+
+
+def _source(folder: Path, sizes: TranslatorConfig) -> Translator:
+    """The translator in a folder, whose weights those of these sizes can start from.
+
+    Raises:
+        Im2SpError: it is missing, or its sizes are others.
+    """
+    if not (folder / CONFIG).is_file():
+        raise Im2SpError(
+            f"{folder / CONFIG} is missing: run the stage `pretrain` first (where the recipe has an [image_encoder], "
+            f"`im2sp-lab convert git GIT -o {folder.parent}`), or start from scratch"
+        )
+    source = Translator.load(folder)
+    for name in ("width", "layers", "heads", "feed_forward"):
+        ours, theirs = getattr(sizes, name), getattr(source.config, name)
+        if ours != theirs:
+            raise Im2SpError(
+                f"{folder} has {name} = {theirs} where [translator] of the recipe has {ours}: make them agree, "
+                "or start from scratch"
+            )
+    return source
 
 
 def translate(
@@ -83,5 +107,5 @@ def translate(
     torch.manual_seed(options.seed)
     model = Translator(settings)
     if pretrained is not None:
-        model.transfer(Translator.load(pretrained))
+        model.transfer(_source(pretrained, settings))
     return train_and_keep(model, features, units, subwords, options, out)

@@ -16,9 +16,9 @@ import torch
 
 from im2sp.files import replace_whole
 from im2sp.lab.data.image_features import ImageFeatures
+from im2sp.lab.image_encoders import efficientnet
 from im2sp.lab.models.image_backbone import BackboneConfig, ImageBackbone
 from im2sp.lab.models.translator import Translator
-from im2sp.lab.stages.encode import description_of
 from im2sp.lab.training.seeing_translator import SeeingTranslator
 from im2sp.lab.training.translator import Sentences, TranslatorTraining, train_translator
 
@@ -70,7 +70,7 @@ def features_of(maps: Path, views: tuple[str, ...], backbone: BackboneConfig, tu
     description = {
         "image_ids": image_ids,
         "views": list(views),
-        "backbone": description_of(backbone, tuned=tuned),
+        "backbone": efficientnet(backbone, tuned).made_by,
     }
     if index.is_file() and json.loads(index.read_text()) == description:
         return

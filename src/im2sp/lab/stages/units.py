@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ import torch
 from im2sp.files import sha256_of
 from im2sp.lab.data.speech_shards import as_floats, read_shard
 from im2sp.lab.data.unit_subwords import UnitSubwords
-from im2sp.lab.data.unit_table import UnitRow, read_unit_tables, write_unit_table
+from im2sp.lab.data.unit_table import UnitRow, iterate_unit_tables, write_unit_table
 from im2sp.lab.models.speech_encoder import CLUSTERS, SpeechEncoder, whole_frames
 from im2sp.speech.audio import SAMPLE_RATE
 from im2sp.speech.units import remove_repeats
@@ -61,10 +63,14 @@ def learn_subwords(units: Path, out: Path, count: int, size: int) -> UnitSubword
     """
     if out.is_file():
         return UnitSubwords.load(out, count)
-    sentences = [remove_repeats(row.speech_units)[0] for row in read_unit_tables(units, "train")]
-    subwords = UnitSubwords.train(sentences, count, size)
+
+    def sentences() -> Iterator[np.ndarray]:
+        return (remove_repeats(row.speech_units)[0] for row in iterate_unit_tables(units, "train"))
+
+    subwords = UnitSubwords.train(sentences(), count, size)
     subwords.save(out)
-    before = np.mean([len(sentence) for sentence in sentences])
-    after = np.mean([len(subwords.encode(sentence)) - 2 for sentence in sentences[:2000]])
+    some = list(islice(sentences(), 2000))
+    before = np.mean([len(sentence) for sentence in some])
+    after = np.mean([len(subwords.encode(sentence)) - 2 for sentence in some])
     log.info("units a caption: %.1f without repeats, %.1f as subwords of %d", before, after, size)
     return subwords

@@ -8,7 +8,7 @@ processes. So the parts, not the processes, decide what is computed: two process
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,6 +20,7 @@ from torch import distributed, nn
 
 from im2sp.errors import Im2SpError
 from im2sp.lab.launch import process_count
+from im2sp.lab.training.sharding import shard
 
 PATIENCE = 60.0  # minutes
 GONE = "start the run again with all its processes: it goes on from its last checkpoint"
@@ -64,7 +65,10 @@ class Processes:
         """
         for name in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
             if os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() in ("1", "true"):
-                raise Im2SpError(f"training in several processes uses DDP and not {name}: launch it without {name}")
+                raise Im2SpError(
+                    f"launch it without {name}: training in several processes uses DDP, and shards the translator "
+                    "where the recipe has `sharded = true`"
+                )
         try:
             # Without a card the launcher's variables alone do not make accelerate start gloo.
             self._accelerator = Accelerator(
@@ -123,6 +127,10 @@ class Processes:
         shared: nn.Module = self._accelerator.prepare_model(module)
         return shared
 
+    def shard(self, module: nn.Module, layers: Iterable[nn.Module], methods: tuple[str, ...]) -> None:
+        """Keep one of the shards of a module, on the device (`im2sp.lab.training.sharding.shard`)."""
+        shard(module, layers, methods, self.device.type, self.count)
+
     def backward_of(self, part: Part, shared: nn.Module) -> AbstractContextManager[None]:
         """Around forward and backward pass of a part: gradients go to the others with the last part of a process."""
         return nullcontext() if part.last else self._accelerator.no_sync(shared)
@@ -150,6 +158,11 @@ class Processes:
             raise Im2SpError(
                 f"the processes see different {what}: all machines of a run need the same folder of runs, shared"
             )
+
+    def decide(self, wanted: bool) -> bool:
+        """What the main process wants. All must call this."""
+        (found,) = self.sums(float(wanted and self.main))
+        return found > 0
 
     def main_first(self) -> AbstractContextManager[None]:
         """Run a block in the main process, then in the others, which find what it wrote."""

@@ -31,30 +31,43 @@ class Checkpoint:
 
     Args:
         writes: False in the processes of a run that only read it.
+        decide: where the state is in shards, of which all processes have one: what the first process wants, told to
+            all of them. They then make the state together, and the first writes it.
     """
 
-    def __init__(self, path: Path, state: Callable[[], dict[str, Any]], writes: bool = True) -> None:
+    def __init__(
+        self,
+        path: Path,
+        state: Callable[[], dict[str, Any]],
+        writes: bool = True,
+        decide: Callable[[bool], bool] | None = None,
+    ) -> None:
         self.path, self._state, self._last, self._writes = path, state, time.monotonic(), writes
+        self._decide = decide
 
     def load(self) -> dict[str, Any] | None:
         """The newest state, or None at a fresh start."""
         if not self.path.is_file():
             return None
-        loaded: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
+        in_shards = self._decide is not None  # then no process has room for all of it
+        loaded: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True, mmap=in_shards)
         log.info("%s: going on from step %s", self.path, loaded.get("step"))
         return loaded
 
     def save(self) -> None:
         """Save now."""
-        if not self._writes:
+        if not self._writes and self._decide is None:
             return
-        with replace_whole(self.path) as temporary:
-            torch.save(self._state(), temporary)
+        state = self._state()
+        if self._writes:
+            with replace_whole(self.path) as temporary:
+                torch.save(state, temporary)
         self._last = time.monotonic()
 
     def maybe_save(self) -> None:
         """Save when the last save is CHECKPOINT_SECONDS old."""
-        if time.monotonic() - self._last > CHECKPOINT_SECONDS:
+        due = time.monotonic() - self._last > CHECKPOINT_SECONDS
+        if self._decide(due) if self._decide else due:
             self.save()
 
 

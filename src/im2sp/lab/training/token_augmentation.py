@@ -9,10 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from im2sp.errors import Im2SpError
+from im2sp.lab.models.token_vit import CodebookGrid
 
 ROWS_AT_ONCE = 1024  # of the codebook, when distances between all of them are computed
 
@@ -108,23 +109,14 @@ def swap_patches(units: Tensor, patch: int, share: float, random: torch.Generato
     return found
 
 
-class TokenAugmenter(nn.Module):
-    """Image units of whole grids -> augmented vectors for a token ViT; the counterpart of StemFromUnits in training.
+class TokenAugmenter(CodebookGrid):
+    """Image units of whole grids -> augmented vectors for a token ViT; the counterpart of StemFromUnits in training."""
 
-    Args:
-        codebook: float32 [codes, code_width], unnormalised.
-        grid: units a side of a photo.
-        crop: units a side that the token ViT takes.
-    """
-
-    codebook: Tensor
     neighbours: Tensor
 
     def __init__(self, codebook: Tensor, grid: int, crop: int, options: TokenAugmentation) -> None:
-        super().__init__()
-        self.grid, self.crop, self.options = grid, crop, options
-        # Not part of what a model that augments its input saves: both come from the tokenizer.
-        self.register_buffer("codebook", codebook.detach().clone(), persistent=False)
+        super().__init__(codebook, grid, crop, saved=False)  # a model that augments its input has it from its tokenizer
+        self.options = options
         self.register_buffer("neighbours", near_neighbours(self.codebook, options.neighbours), persistent=False)
         self.spread = float(self.codebook.std())
 
@@ -133,6 +125,6 @@ class TokenAugmenter(nn.Module):
         options = self.options
         units = replace_by_neighbours(units, self.neighbours, options.replaced, random)
         units = swap_patches(units.unflatten(1, (self.grid, self.grid)), options.patch, options.swapped, random)
-        vectors = random_crop(F.embedding(units, self.codebook).permute(0, 3, 1, 2), self.crop, random)
+        vectors = random_crop(self.vectors(units), self.crop, random)
         channel, position = options.channel_noise * self.spread, options.position_noise * self.spread
         return embedding_noise(vectors, options.noisy, channel, position, random)

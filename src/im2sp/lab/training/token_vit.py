@@ -20,7 +20,8 @@ from im2sp.errors import Im2SpError
 from im2sp.lab.data.image_features import ImageFeatures
 from im2sp.lab.models.saving import CONFIG
 from im2sp.lab.models.token_vit import StemFromUnits, TokenVit, TokenVitConfig
-from im2sp.lab.training.progress import Checkpoint, TrainingLog, warm_up_cosine
+from im2sp.lab.training.averaging import train_averaged
+from im2sp.lab.training.processes import Processes
 from im2sp.lab.training.token_augmentation import TokenAugmentation, TokenAugmenter
 
 CENTRE_PHOTOS = 1000  # on which mean and spread of the features are taken
@@ -35,6 +36,7 @@ class TokenVitTraining:
     learning_rate: float = 5e-4
     warm_up: int = 100
     weight_decay: float = 0.05
+    floor: float = 0.02  # of the learning rate at the end of the cosine, as a share of its peak
     average_decay: float = 0.999  # exponential moving average of the weights, which is what is kept
     report_every: int = 100
     held_out_photos: int = 200  # on which a report is made
@@ -128,20 +130,8 @@ def train_token_vit(
     stem = StemFromUnits(codebook, grid, config.crop)
     pupil, scale = Pupil(TokenVit(config), cells, width).train(), Scale.of(photos.features, train)
     optimizer = torch.optim.AdamW(pupil.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay)
-    average = {name: value.clone() for name, value in pupil.state_dict().items()}
-    step = 0
-    checkpoint = Checkpoint(
-        out / "checkpoint.pt",
-        lambda: {"step": step, "model": pupil.state_dict(), "average": average, "optimizer": optimizer.state_dict()},
-    )
-    if state := checkpoint.load():
-        step, average = state["step"], state["average"]
-        pupil.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-    report, losses = TrainingLog(out / "log.jsonl"), []
-    while step < options.steps:
-        for group in optimizer.param_groups:
-            group["lr"] = options.learning_rate * warm_up_cosine(step, options.steps, options.warm_up)
+
+    def learn(step: int) -> float:
         draw = np.random.default_rng((options.seed, step))
         chosen = [train[row] for row in draw.integers(len(train), size=options.batch)]
         units, wanted = photos.batch(chosen, draw.integers(len(photos.units), size=options.batch))
@@ -149,26 +139,13 @@ def train_token_vit(
         with torch.autocast("cpu", torch.bfloat16):
             said = pupil(augment(units, random))
         loss = F.mse_loss(said, scale(wanted))
-        optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(pupil.parameters(), 1.0)
-        optimizer.step()
-        step += 1
-        decay = min(options.average_decay, (1 + step) / (10 + step))
-        with torch.no_grad():
-            for name, value in pupil.state_dict().items():
-                average[name].lerp_(value, 1 - decay)
-        losses.append(loss.item())
-        if step % options.report_every == 0 or step == options.steps:
-            kept = {name: value.clone() for name, value in pupil.state_dict().items()}
-            pupil.load_state_dict(average)
-            error = held_out_error(pupil, stem, scale, photos, held_out[: options.held_out_photos], options.batch)
-            pupil.load_state_dict(kept)
-            report.write(step=step, loss=float(np.mean(losses)), held_out=error)
-            losses = []
-        checkpoint.maybe_save()
-    checkpoint.save()
-    pupil.load_state_dict(average)
+        return loss.item()
+
+    def error() -> float:
+        return held_out_error(pupil, stem, scale, photos, held_out[: options.held_out_photos], options.batch)
+
+    train_averaged(pupil, optimizer, learn, error, options, out, Processes())
     pupil.token_vit.eval().save(out)
     return pupil.token_vit
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import nullcontext
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,9 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from im2sp.lab.data.image_features import PhotoInputs
+from im2sp.lab.data.sentences import Sentence, SentenceLookup
 from im2sp.lab.models.translator import Translator
+from im2sp.lab.training.averaging import train_averaged
 from im2sp.lab.training.processes import Part, Processes, peers_answer
-from im2sp.lab.training.progress import Checkpoint, TrainingLog, warm_up_cosine
+from im2sp.lab.training.sharding import whole
 
 PAD = 0
 
@@ -38,6 +43,7 @@ class TranslatorTraining:
     accumulate: int = 1  # parts that a process computes its share of a step in
     activation_checkpoints: bool = False  # keep only the input of each layer: less memory, a third more arithmetic
     bf16: bool = True  # products of matrices in bfloat16
+    sharded: bool = False  # several processes keep a shard each of weights, gradients and moments
     frozen: tuple[str, ...] = ()  # modules of the translator that stay as the stage `translate` gets them
     seed: int = 0
 
@@ -48,7 +54,7 @@ class PhotoBatch:
 
     ids: list[str]
     views: np.ndarray  # int64 [P], the view of each photo
-    captions: list[list[list[int]]]  # token ids of each caption of each photo
+    captions: list[Sequence[Sentence]]  # of each photo
 
     def part(self, part: Part) -> PhotoBatch:
         """Some of the photos."""
@@ -70,24 +76,26 @@ class PhotoBatch:
 class PhotoBatches:
     """Batches of photos whose longest captions are alike, drawn by step."""
 
-    def __init__(self, sentences: Sentences, options: TranslatorTraining, photos: int, views: int) -> None:
+    def __init__(self, sentences: SentenceLookup, options: TranslatorTraining, photos: int, views: int) -> None:
         self._sentences, self._options, self._photos, self._views = sentences, options, photos, views
         self._ids = sorted(sentences)
         self._longest = np.array([max(len(s) for s in sentences[i]) for i in self._ids])
         self._per_epoch = max(1, len(self._ids) // photos)
         self.smallest = min(len(self._ids), photos)  # photos of a batch
+        self._epoch, self._order, self._starts = -1, np.empty(0, np.int64), np.empty(0, np.int64)
 
     def at(self, step: int) -> PhotoBatch:
         """The batch of a step."""
         epoch, place = divmod(step, self._per_epoch)
-        rng = np.random.default_rng((self._options.seed, epoch))
-        jittered = self._longest + rng.uniform(0, 6, len(self._longest))
-        order = np.argsort(jittered)
-        starts = rng.permutation(self._per_epoch) * self._photos
-        rows = order[starts[place] : starts[place] + self._photos]
+        if epoch != self._epoch:
+            rng = np.random.default_rng((self._options.seed, epoch))
+            self._order = np.argsort(self._longest + rng.uniform(0, 6, len(self._longest)))
+            self._starts = rng.permutation(self._per_epoch) * self._photos
+            self._epoch = epoch
+        rows = self._order[self._starts[place] : self._starts[place] + self._photos]
         ids = [self._ids[row] for row in rows]
         draw = np.random.default_rng((self._options.seed, 1, step))
-        captions = []
+        captions: list[Sequence[Sentence]] = []
         for image_id in ids:
             chosen = self._sentences[image_id]
             if len(chosen) > self._options.captions:
@@ -97,7 +105,7 @@ class PhotoBatches:
         return PhotoBatch(ids, draw.integers(self._views, size=len(ids)), captions)
 
 
-def pad(sentences: list[list[int]]) -> Tensor:
+def pad(sentences: Sequence[Sentence]) -> Tensor:
     """Token sentences -> int64 [B, longest], filled with PAD at the end; sizes rounded up to few different ones.
 
     Matrix products are compiled anew for every shape on a CPU: B is a multiple of 8, the length 1 more than one of 4.
@@ -105,7 +113,7 @@ def pad(sentences: list[list[int]]) -> Tensor:
     longest = 1 + -(-(max(map(len, sentences)) - 1) // 4) * 4
     tokens = torch.full((-(-len(sentences) // 8) * 8, longest), PAD)
     for row, sentence in enumerate(sentences):
-        tokens[row, : len(sentence)] = torch.tensor(sentence)
+        tokens[row, : len(sentence)] = torch.from_numpy(np.array(sentence, np.int64))
     return tokens
 
 
@@ -150,28 +158,25 @@ class NextToken(nn.Module):
         self.translator, self.options = translator, options
 
     def forward(self, features: Tensor, tokens: Tensor, photo: Tensor) -> Tensor:
-        """`next_token_loss` with the options of the run."""
-        return next_token_loss(
-            self.translator, features, tokens, photo, self.options.label_smoothing, self.options.bf16
-        )
+        """`next_token_loss` with the options of the run; in evaluation without smoothing."""
+        smoothing = self.options.label_smoothing if self.training else 0.0
+        return next_token_loss(self.translator, features, tokens, photo, smoothing, self.options.bf16)
 
 
-def validation_loss(
-    model: Translator, features: PhotoInputs, sentences: Sentences, photos: int = 400, bf16: bool = True
-) -> float:
+def validation_loss(task: NextToken, features: PhotoInputs, sentences: SentenceLookup, photos: int = 400) -> float:
     """Cross-entropy [nats a token] without smoothing on the first photos of a held-out part, weighted by tokens."""
-    model.eval()
-    device = model.output.weight.device
+    task.eval()
+    device = task.translator.output.weight.device
     ids, total, count = sorted(sentences)[:photos], 0.0, 0
-    with torch.inference_mode():
+    with torch.no_grad():  # and not inference mode, whose tensors shards could not be trained on
         for start in range(0, len(ids), 50):
             chunk = ids[start : start + 50]
             batch = PhotoBatch(chunk, np.zeros(len(chunk), np.int64), [sentences[image_id] for image_id in chunk])
             tokens, photo = (tensor.to(device) for tensor in batch.tensors())
             images = input_of(features.batch(batch.ids)).to(device)
-            total += next_token_loss(model, images, tokens, photo, 0.0, bf16).item() * batch.targets
+            total += task(images, tokens, photo).item() * batch.targets
             count += batch.targets
-    model.train()
+    task.train()
     return total / max(1, count)
 
 
@@ -179,11 +184,11 @@ def validation_loss(
 def train_translator(
     model: Translator,
     features: PhotoInputs,
-    train: Sentences,
-    held_out: Sentences,
+    train: SentenceLookup,
+    held_out: SentenceLookup,
     options: TranslatorTraining,
     out: Path,
-    distilled: Sentences | None = None,
+    distilled: SentenceLookup | None = None,
 ) -> Translator:
     """Train; resumes from `out/checkpoint.pt`; leaves the averaged weights in `out` and returns that model, on the CPU.
 
@@ -205,76 +210,47 @@ def train_translator(
     smallest = min(used.smallest for used, when in ((batches, turn > 0), (later, turn < options.steps)) if when)
     parts = processes.parts(options.accumulate, smallest, "photos")
     torch.manual_seed(options.seed)
-    model.train()
+    sharded = options.sharded and processes.count > 1
     model.activation_checkpoints = options.activation_checkpoints
-    shared = processes.share(NextToken(model, options))
-    optimizer = optimizer_of(model, options)
-    average = {name: value.clone() for name, value in model.state_dict().items()}
-    step = 0
-    checkpoint = Checkpoint(
-        out / "checkpoint.pt",
-        lambda: {"step": step, "model": model.state_dict(), "average": average, "optimizer": optimizer.state_dict()},
-        processes.main,
-    )
-    if state := checkpoint.load():
-        step, average = state["step"], {name: value.to(processes.device) for name, value in state["average"].items()}
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-    processes.same(step, f"checkpoints in {out}")
-    report, losses = TrainingLog(out / "log.jsonl", processes.main), []
-    while step < options.steps:
-        for group in optimizer.param_groups:
-            factor = warm_up_cosine(step, options.steps, options.warm_up, options.floor)
-            group["lr"] = options.learning_rate * factor * group.get("share", 1.0)
-        optimizer.zero_grad(set_to_none=True)
+    # Shards are made of a copy: what is given gets the weights back whole.
+    task = NextToken(deepcopy(model) if sharded else model, options).train()
+    shared: nn.Module = task
+    if sharded:
+        processes.shard(task, task.translator.stack, task.translator.LAYER_METHODS)
+    else:
+        shared = processes.share(task)
+
+    def learn(step: int) -> float:
         batch, loss = (batches if step < turn else later).at(step), 0.0
         for part in parts:
             torch.manual_seed(part.seed(options.seed * 1_000_003 + step))  # dropout repeats after a restart, too
             piece = batch.part(part)
             tokens, photo = (tensor.to(processes.device) for tensor in piece.tensors())
             images = input_of(features.batch(piece.ids, piece.views)).to(processes.device)
-            with processes.backward_of(part, shared):
+            with nullcontext() if sharded else processes.backward_of(part, shared):
                 contribution = shared(images, tokens, photo) * (piece.targets / batch.targets)
                 processes.backward(contribution)
             loss += contribution.item()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        step += 1
-        decay = min(options.average_decay, (1 + step) / (10 + step))
-        with torch.no_grad():
-            for name, value in model.state_dict().items():
-                if value.is_floating_point():  # all but counters
-                    average[name].lerp_(value, 1 - decay)
-        losses.append(loss)
-        if step % options.report_every == 0 or step == options.steps:
-            (mean,) = processes.sums(float(np.mean(losses)))
-            if processes.main:
-                held_out_loss = _averaged_loss(model, average, features, held_out, options)
-                report.write(step=step, loss=mean, held_out=held_out_loss)
-            losses = []
-        checkpoint.maybe_save()
-    checkpoint.save()
-    model.load_state_dict(average)
+        return loss
+
+    train_averaged(
+        task.translator,
+        optimizer_of(task.translator, options),
+        learn,
+        lambda: validation_loss(task, features, held_out),
+        options,
+        out,
+        processes,
+        sharded,
+    )
+    if sharded:
+        model.load_state_dict(whole(task.translator.state_dict()))
     model.activation_checkpoints = False
     model.eval().to("cpu")
     if processes.main:
         model.save(out)
     processes.wait()
     return model
-
-
-def _averaged_loss(
-    model: Translator,
-    average: dict[str, Tensor],
-    features: PhotoInputs,
-    held_out: Sentences,
-    options: TranslatorTraining,
-) -> float:
-    current = {name: value.clone() for name, value in model.state_dict().items()}
-    model.load_state_dict(average)
-    loss = validation_loss(model, features, held_out, bf16=options.bf16)
-    model.load_state_dict(current)
-    return loss
 
 
 def optimizer_of(model: Translator, options: TranslatorTraining) -> torch.optim.Optimizer:

@@ -1,0 +1,185 @@
+"""The four recipes of the paper, from published checkpoints and corpora in their layouts to bundles that speak.
+
+Checkpoints are random and tiny and corpora have a few photos, so sizes and steps of the recipes are overridden.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import GitForCausalLM, HubertConfig, HubertModel
+from typer.testing import CliRunner
+
+from im2sp.captioner import Captioner
+from im2sp.errors import Im2SpError
+from im2sp.images.loading import load_image, to_pixels
+from im2sp.lab import pipeline
+from im2sp.lab.cli import app
+from im2sp.lab.convert.git import CLIP_MEAN, CLIP_STD, translator_names
+from im2sp.lab.data.image_features import ImageFeatures
+from im2sp.lab.data.speech_shards import read_shards
+from im2sp.lab.models.token_vit import TokenVit
+from im2sp.lab.models.translator import Translator
+from im2sp.lab.models.vit_vqgan import VitVqgan
+from im2sp.lab.recipe import Recipe
+from tests.lab.convert import published_hifigan
+from tests.lab.convert.published_git import IMAGE_TOKENS, POSITIONS, SIDE, random_git
+from tests.lab.data import tiny_corpora
+from tests.lab.models import published_token_vit, published_vit_vqgan
+
+PAPER = Path(__file__).parents[2] / "recipes" / "paper"
+UNITS = 200
+TOKEN_VIT = published_token_vit.CONFIG
+BFLOAT16 = 0.05  # of the spread of the features: how far they may be off
+
+
+@pytest.fixture(scope="module")
+def git() -> GitForCausalLM:
+    return random_git()
+
+
+@pytest.fixture(scope="module")
+def published(git: GitForCausalLM, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every checkpoint that the recipes want, as it was published."""
+    folder = tmp_path_factory.mktemp("published")
+    git.save_pretrained(folder / "git")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    torch.manual_seed(0)
+    hubert = HubertConfig(conv_dim=(8,) * 7, num_conv_pos_embeddings=8, num_conv_pos_embedding_groups=2, **sizes)
+    HubertModel(hubert).save_pretrained(folder / "hubert")
+    np.save(folder / "km200.npy", np.random.default_rng(0).normal(size=(UNITS, 16)).astype(np.float32))
+    voice = published_hifigan.CONFIG | {"num_embeddings": UNITS, "upsample_initial_channel": 32}
+    state = published_hifigan.audible(published_hifigan.published_state(voice))
+    published_hifigan.write_published(folder / "hifigan", voice, state)
+    torch.save(published_vit_vqgan.published_state(), folder / "tokenizer.ckpt")
+    torch.save(published_vit_vqgan.published_codebook(), folder / "codebook.ckpt")
+    torch.save({"model": published_token_vit.published_state()}, folder / "seit.pth")
+    return folder
+
+
+def convert(published: Path, runs: Path, kind: str) -> None:
+    """The commands of recipes/paper/README.md."""
+    commands = [
+        f"git {published}/git -o {runs}/git",
+        f"hubert {published}/hubert --clusters {published}/km200.npy --layer 1 -o {runs}/hubert/speech_encoder",
+        f"hifigan {published}/hifigan/g_00500000 --config {published}/hifigan/config.json -o {runs}/vocoder",
+    ]
+    if kind == "units":
+        tokenizer = f"{published}/tokenizer.ckpt --codebook {published}/codebook.ckpt"
+        commands += [
+            f"vit-vqgan {tokenizer} -o {runs}/image_tokenizer",
+            f"seit {published}/seit.pth -o {runs}/token_vit",
+        ]
+    for command in commands:
+        done = CliRunner().invoke(app, ["convert", *command.split()], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+
+
+def write_corpus(name: str, folder: Path) -> dict[str, Path]:
+    """A corpus with its photos, and the photos that a recipe learns from or reports on, by image id."""
+    if name == "coco":
+        tiny_corpora.write_spoken_coco(folder)
+        tiny_corpora.write_karpathy_coco(folder / "dataset_coco.json", {9: "train", 25: "restval", 42: "val"})
+        names = {"42": "val2014/" + tiny_corpora.coco_name(42)}
+        names |= {str(n): "train2014/" + tiny_corpora.coco_name(n, "train2014") for n in (9, 25)}
+    else:
+        tiny_corpora.write_flickr8k_audio(folder)
+        names = {name: f"Flicker8k_Dataset/{name}.jpg" for name in ("3_c", "1_a", "2_b")}
+    random = np.random.default_rng(0)
+    for place in names.values():
+        (folder / place).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(256, size=(30, 40, 3), dtype=np.uint8)).save(folder / place)
+    return {image_id: folder / place for image_id, place in names.items()}
+
+
+def small(recipe: Recipe, **changes: dict[str, object]) -> Recipe:
+    """A recipe with the sizes of the tiny checkpoints, and three steps."""
+    sizes = {"width": 24, "layers": 3, "heads": 4, "feed_forward": 40, "max_positions": POSITIONS}
+    changes = {"translator": sizes, "translate": {"steps": 3, "photos": 2, "warm_up": 1, "report_every": 1}} | changes
+    if recipe.sections["image_encoder"]["kind"] == "token-vit":
+        changes["token_vit_sizes"] = TOKEN_VIT.__dict__
+    else:
+        changes["image_encoder"] = {"kind": "git"}
+    return replace(recipe, sections=recipe.sections | {n: recipe.sections[n] | new for n, new in changes.items()})
+
+
+@pytest.mark.parametrize("data", ["coco", "flickr8k"])
+@pytest.mark.parametrize("kind", ["raw", "units"])
+def test_from_published_files_to_a_bundle_that_speaks(
+    data: str, kind: str, git: GitForCausalLM, published: Path, tmp_path: Path
+) -> None:
+    photos = write_corpus(data, tmp_path / "data")
+    recipe = small(Recipe.read(PAPER / f"{data}-{kind}.toml", tmp_path / "data", tmp_path / "runs"))
+    convert(published, recipe.runs, kind)
+    for stage in ("speak", "units", "encode", "translate", "export"):
+        getattr(pipeline, stage)(recipe)
+
+    spoken = {split: list(read_shards(recipe.speech, split)) for split in ("train", "dev")}
+    assert [len(clips) for clips in spoken.values()] == [4, 2]
+    features = ImageFeatures(recipe.features)
+    assert list(features.rows) == list(photos)  # of dev first
+    for image_id, path in photos.items():
+        wanted = expected_features(kind, git, recipe, path)
+        assert np.square(features.get(image_id) - wanted).mean() < (BFLOAT16 * wanted.std()) ** 2
+
+    learned, started = Translator.load(recipe.translator()).state_dict(), git.state_dict()
+    for theirs, ours in translator_names(3).items():
+        if ours in ("word_embeddings", "output") or (kind == "units" and ours.startswith("image_")):
+            continue
+        for part in ("weight", "bias"):
+            if f"{theirs}.{part}" in started:
+                frozen = kind == "raw" and ours in ("image_projection", "image_norm")
+                limit = 0 if frozen else 4 * 5e-5  # of a few steps of AdamW at the recipe's learning rate
+                assert (learned[f"{ours}.{part}"] - started[f"{theirs}.{part}"]).abs().max() <= limit, ours
+
+    bundle = Captioner.from_pretrained(recipe.bundle, threads=1)
+    assert (bundle.bundle.config.image_units is not None) == (kind == "units")
+    caption = bundle.caption(next(iter(photos.values())))
+    assert len(caption.waveform) == caption.durations.sum() * 320
+    assert np.isfinite(caption.waveform).all()
+    assert "EfficientNet" not in (recipe.bundle / "README.md").read_text()
+
+
+def expected_features(kind: str, git: GitForCausalLM, recipe: Recipe, photo: Path) -> np.ndarray:
+    """What transformers' GIT sees, or the token ViT by the units of the tokenizer."""
+    with torch.inference_mode():
+        if kind == "raw":
+            pixels = to_pixels(load_image(photo), SIDE, SIDE, CLIP_MEAN, CLIP_STD)
+            found = git.git.image_encoder(torch.from_numpy(pixels)[None]).last_hidden_state[0]
+            assert len(found) == IMAGE_TOKENS
+            return found.numpy()
+        tokenizer, token_vit = VitVqgan.load(recipe.image_tokenizer), TokenVit.load(recipe.token_vit)
+        side = tokenizer.config.image_size
+        pixels = to_pixels(load_image(photo), side, side, (0,) * 3, (1,) * 3)
+        grid = tokenizer.encode(torch.from_numpy(pixels)[None]).reshape(6, 6)[1:5, 1:5]
+        return token_vit(tokenizer.codebook.weight[grid].permute(2, 0, 1)[None])[0].numpy()
+
+
+def test_what_does_not_fit_is_one_sentence(published: Path, tmp_path: Path) -> None:
+    write_corpus("flickr8k", tmp_path / "data")
+    recipe = Recipe.read(PAPER / "flickr8k-raw.toml", tmp_path / "data", tmp_path / "runs")
+    with pytest.raises(Im2SpError, match=r"im2sp-lab convert git GIT -o .*/git first"):
+        pipeline.encode(recipe)
+    units = Recipe.read(PAPER / "flickr8k-units.toml", tmp_path / "data", tmp_path / "runs")
+    with pytest.raises(Im2SpError, match="im2sp-lab convert vit-vqgan"):
+        pipeline.encode(units)
+    convert(published, recipe.runs, "units")
+    with pytest.raises(Im2SpError, match="kind = 'git-large' of the recipe stands for"):
+        pipeline.encode(recipe)
+    with pytest.raises(Im2SpError, match=r"\[token_vit_sizes\] of the recipe stands for"):
+        pipeline.encode(units)
+    strange = replace(recipe, sections=recipe.sections | {"image_encoder": {"kind": "eye"}})
+    with pytest.raises(Im2SpError, match="no image encoder 'eye': known are git-base, git-large, git, token-vit"):
+        pipeline.encode(strange)
+    for stage in ("speak", "units", "encode"):
+        getattr(pipeline, stage)(small(recipe))
+    with pytest.raises(Im2SpError, match=r"has width = 24 where \[translator\] of the recipe has 16"):
+        pipeline.translate(small(recipe, translator={"width": 16}))
+    music = replace(recipe, sections=recipe.sections | {"corpus": {"layout": "music"}})
+    with pytest.raises(Im2SpError, match="has the layout 'music'"):
+        pipeline.speak(music)
