@@ -337,6 +337,13 @@ def test_graphs_that_are_opened_meanwhile(bundle: Path, monkeypatch: pytest.Monk
         graphs.open("decoder")
 
 
+def test_threads_go_to_graphs_that_are_run_for_long(tiny_bundle: Path) -> None:
+    graphs = Graphs(Bundle.load(tiny_bundle), threads=3)
+    names = ("image_encoder", "decoder", "duration_predictor", "vocoder")
+    threads = [graphs.open(name)._session.get_session_options().intra_op_num_threads for name in names]
+    assert threads == [3, 1, 1, 3]
+
+
 def test_every_graph_has_a_contract() -> None:
     for image_units in (None, tiny_image_units(), tiny_image_units(reconstructs=False)):
         config = replace(tiny_config(), image_units=image_units)

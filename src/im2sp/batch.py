@@ -28,8 +28,7 @@ if TYPE_CHECKING:
     from im2sp.images.loading import ImageSource
     from im2sp.images.stored import StoredPhoto
     from im2sp.images.units import ImageUnits
-    from im2sp.optimised import OptimisedGraphs
-from im2sp.playing import Sink
+    from im2sp.playing import Sink
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from im2sp.bundle import Bundle, BundleConfig
 from im2sp.errors import BundleError, Im2SpError
+from im2sp.optimised import WEIGHTS, OptimisedGraphs
 from im2sp.sentences import reason
 
 if TYPE_CHECKING:
@@ -21,13 +22,14 @@ if TYPE_CHECKING:
     import numpy as np
     import onnxruntime
 
-    from im2sp.optimised import OptimisedGraphs
-
 MOST_THREADS = 4  # more do not make graphs of this size faster
 _WEIGHTS_BESIDE = {  # a graph that is kept: in a file of their own they are mapped, not copied
-    "session.optimized_model_external_initializers_file_name": "weights.bin",
+    "session.optimized_model_external_initializers_file_name": WEIGHTS,
     "session.optimized_model_external_initializers_min_size_in_bytes": "1024",
 }
+# Run many times for little each: waking a second thread for one of their products takes longer than the product.
+_SHORT_RUNS = ("decoder", "duration_predictor")
+_LARGE = 2**24  # bytes of a graph whose products are worth it all the same
 _ORT_TYPES = {"float32": "tensor(float)", "int64": "tensor(int64)"}
 
 
@@ -164,22 +166,23 @@ class Graphs:
     def _session(self, name: str, label: str) -> onnxruntime.InferenceSession:
         path = self.bundle.folder / f"{name}.onnx"
         try:
-            return self._optimised(name, path) or _open(path, self._options())
+            threads = 1 if name in _SHORT_RUNS and path.stat().st_size < _LARGE else self._threads
+            return self._optimised(name, path, threads) or _open(path, _options(threads))
         except Exception as error:  # see Graph.run
             raise GraphError(f"{label} cannot be opened: {_why(error)}") from error
 
-    def _optimised(self, name: str, path: Path) -> onnxruntime.InferenceSession | None:
+    def _optimised(self, name: str, path: Path, threads: int) -> onnxruntime.InferenceSession | None:
         """The session of a graph as it was optimised before, or is now for later; None without a cache that works."""
         if self._cache is None or not self._cache.suits(path):
             return None
         if found := self._cache.find(self.bundle, name):
             try:
-                return _open(found, self._options(optimise=False))
+                return _open(found, _options(threads, optimise=False))
             except Exception:  # of another kind of onnxruntime than it says
                 self._cache.drop(self.bundle, name)
         try:
             with self._cache.keeping(self.bundle, name) as target:
-                options = self._options()
+                options = _options(threads)
                 options.optimized_model_filepath = str(target)
                 for key, value in _WEIGHTS_BESIDE.items():
                     options.add_session_config_entry(key, value)
@@ -187,22 +190,23 @@ class Graphs:
         except Exception:  # a full disk, say; a graph that cannot be opened at all fails once more without the cache
             return None
 
-    def _options(self, *, optimise: bool = True) -> onnxruntime.SessionOptions:
-        import onnxruntime
 
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # errors only: warnings about a graph mean nothing to the one who captions
-        options.intra_op_num_threads = self._threads
-        options.inter_op_num_threads = 1
-        # Memory goes back after each run; the arena would keep the largest sentence's buffers for every graph,
-        # and its patterns only help where every run has the same shapes.
-        options.enable_cpu_mem_arena = False
-        options.enable_mem_pattern = False
-        # Five graphs take turns: waiting threads of one must not burn the cores that the next one needs.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        if not optimise:
-            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        return options
+def _options(threads: int, *, optimise: bool = True) -> onnxruntime.SessionOptions:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors only: warnings about a graph mean nothing to the one who captions
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # Memory goes back after each run; the arena would keep the largest sentence's buffers for every graph,
+    # and its patterns only help where every run has the same shapes.
+    options.enable_cpu_mem_arena = False
+    options.enable_mem_pattern = False
+    # Five graphs take turns: waiting threads of one must not burn the cores that the next one needs.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if not optimise:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return options
 
 
 def _open(path: Path, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
