@@ -10,8 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from im2sp.bundle import Bundle, BundleConfig
+from im2sp.bundle import Bundle, BundleConfig, DecoderConfig
 from im2sp.errors import BundleError, Im2SpError
+from im2sp.external_data import check_external_data, data_file
 from im2sp.sentences import reason
 
 if TYPE_CHECKING:
@@ -51,8 +52,7 @@ def contracts(config: BundleConfig) -> dict[str, Contract]:
     def cache(batch: str, length: int | str) -> Tensor:
         return floats(decoder.layers, batch, decoder.heads, length, decoder.head_dim)
 
-    prefix = {name: cache("prefix_batch", image.image_tokens) for name in ("prefix_keys", "prefix_values")}
-    past = {name: cache("batch", "past") for name in ("past_keys", "past_values")}
+    prefix = {name: cache("batch", image.image_tokens) for name in ("prefix_keys", "prefix_values")}
     pixels = {"pixels": floats("batch", 3, image.height, image.width)}
     image_units = {"image_units": ints("batch", config.image_units.units if config.image_units else 0)}
     found = {
@@ -61,11 +61,11 @@ def contracts(config: BundleConfig) -> dict[str, Contract]:
         "image_decoder_prefix": Contract(image_units, prefix),
         "image_decoder": Contract(image_units, pixels),
         "decoder": Contract(
-            {"tokens": ints("batch"), "position": ints(1), **prefix, **past},
+            {"tokens": ints("batch"), "position": ints(1), **_remembered(decoder, image.image_tokens)},
             {
                 "logits": floats("batch", decoder.vocabulary_size),
-                "keys": cache("batch", "past+1"),
-                "values": cache("batch", "past+1"),
+                "keys": cache("batch", 1 if decoder.cache == "kept" else "past+1"),
+                "values": cache("batch", 1 if decoder.cache == "kept" else "past+1"),
                 "attention": floats("batch", image.image_tokens),
             },
         ),
@@ -74,6 +74,30 @@ def contracts(config: BundleConfig) -> dict[str, Contract]:
         "speech_encoder": Contract({"waveform": floats(1, "samples")}, {"units": ints(1, "frames")}),
     }
     return {name: found[name] for name in config.graphs}
+
+
+def _remembered(decoder: DecoderConfig, image_tokens: int) -> dict[str, Tensor]:
+    """What the decoder takes of the image and of earlier tokens."""
+    heads, size = decoder.heads, decoder.head_dim
+    shapes: dict[str, tuple[int | str, ...]]
+    if decoder.cache is None:
+        layers = decoder.layers
+        shapes = {
+            "prefix": (layers, "prefix_batch", heads, image_tokens, size),
+            "past": (layers, "batch", heads, "past", size),
+        }
+        return {
+            f"{part}_{kind}": Tensor("float32", dims) for part, dims in shapes.items() for kind in ("keys", "values")
+        }
+    shapes = {
+        "prefix_keys": (heads, size, image_tokens),
+        "prefix_values": (heads, image_tokens, size),
+        "past_keys": ("batch", heads, size, "capacity"),
+        "past_values": ("batch", heads, "capacity", size),
+    }
+    return {
+        f"{name}_{index}": Tensor("float32", dims) for index in range(decoder.layers) for name, dims in shapes.items()
+    }
 
 
 class Graph:
@@ -145,6 +169,7 @@ class Graphs:
         # Five graphs take turns: waiting threads of one must not burn the cores that the next one needs.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         path = self.bundle.folder / f"{name}.onnx"
+        check_external_data(path, listed=data_file(path).name in self.bundle.checksums)
         try:
             return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # see Graph.run

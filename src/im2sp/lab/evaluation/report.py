@@ -214,7 +214,9 @@ def fingerprint(bundle: Bundle, decoding: dict[str, Any]) -> str:
     """
     config = bundle.config.model_dump(exclude={"quality", "confidence", "training"})
     config |= {"format_version": _FINGERPRINTED_FORMAT}
-    graphs = {name: checksum for name, checksum in bundle.checksums.items() if name.endswith(".onnx")}
+    if config["decoder"]["cache"] is None:
+        del config["decoder"]["cache"]  # which bundles before format 4 do not have
+    graphs = {name: checksum for name, checksum in bundle.checksums.items() if name.endswith((".onnx", ".data"))}
     text = json.dumps([config, graphs, decoding], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
