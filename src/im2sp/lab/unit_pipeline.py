@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from im2sp.bundle import ImageConfig, ImageUnitsConfig
+from im2sp.bundle import ImageUnitsConfig
 from im2sp.errors import Im2SpError
 from im2sp.lab.data.image_features import PhotoInputs
 from im2sp.lab.data.unit_features import StoredUnits
@@ -16,14 +16,14 @@ from im2sp.lab.data.unit_subwords import UnitSubwords
 from im2sp.lab.models.image_backbone import BackboneConfig, ImageBackbone
 from im2sp.lab.models.saving import CONFIG
 from im2sp.lab.models.semantic_units import FeaturesFromUnits
-from im2sp.lab.models.token_vit import StemFromUnits, TokenVit
+from im2sp.lab.models.token_vit import TokenVit
 from im2sp.lab.models.translator import Translator, TranslatorConfig
-from im2sp.lab.models.vit_vqgan import PixelsFromUnits, VitVqgan
+from im2sp.lab.models.vit_vqgan import VitVqgan
 from im2sp.lab.recipe import SEMANTIC, VIT_VQGAN, Recipe
 from im2sp.lab.stages.export import ImageUnitModules, image_config
 from im2sp.lab.stages.semantic_units import load_semantic_units, semantic_tokenizer, stored_features
 from im2sp.lab.stages.translate import train_and_keep
-from im2sp.lab.stages.vit_vqgan_units import store_vit_vqgan_units, vit_vqgan_tokenizer
+from im2sp.lab.stages.vit_vqgan_units import store_vit_vqgan_units, vit_vqgan_modules, vit_vqgan_tokenizer
 from im2sp.lab.training.token_augmentation import TokenAugmentation
 from im2sp.lab.training.token_translator import TOKEN_VIT, TokenTranslator
 from im2sp.lab.training.translator import TranslatorTraining
@@ -121,22 +121,7 @@ def image_unit_modules(recipe: Recipe, start: str, seen: str) -> ImageUnitModule
     translator = recipe.translator(start, VIT_VQGAN)
     _require(translator / TOKEN_VIT, f"translate --input {VIT_VQGAN}")
     tokenizer, token_vit = _image_tokenizer(recipe), TokenVit.load(translator / TOKEN_VIT)
-    side, grid, crop = tokenizer.config.image_size, token_vit.config.grid, token_vit.config.crop
-    made_by = vit_vqgan_tokenizer(tokenizer, recipe.image_tokenizer)
-    return ImageUnitModules(
-        image=ImageConfig(
-            height=side,
-            width=side,
-            mean=(0.0,) * 3,
-            std=(1.0,) * 3,
-            image_tokens=token_vit.config.image_tokens,
-            grid=(grid, grid),
-        ),
-        config=ImageUnitsConfig(**made_by.model_dump(), crop=(crop, crop)),
-        tokenizer=tokenizer,
-        backbone=nn.Sequential(StemFromUnits(tokenizer.codebook.weight, tokenizer.config.grid, crop), token_vit),
-        decoder=PixelsFromUnits(tokenizer),
-    )
+    return vit_vqgan_modules(tokenizer, token_vit, f"{recipe.image_tokenizer.parent.name}-vit-vqgan")
 
 
 def _image_tokenizer(recipe: Recipe) -> VitVqgan:

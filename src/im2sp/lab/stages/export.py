@@ -218,9 +218,9 @@ def export_image_units(
 ) -> tuple[ImageUnitsConfig, dict[str, int]]:
     """Graphs `image_tokenizer`, `image_decoder_prefix` and, where there is a decoder, `image_decoder`.
 
-    A tokenizer is not stored as int8 where the precision is mixed, but as float16: the nearest of many centres flips
-    where a feature moves a little. With the late convolutions and the projection in int8, one cell in ten got other
-    semantic units than torch gives it. Below fp32, a few units still differ from those that training saw.
+    A tokenizer is not stored as int8 where the precision is mixed or int8, but as float16: the nearest of many centres
+    flips where a feature moves a little. With the late convolutions and the projection in int8, one cell in ten got
+    other semantic units than torch gives it. Below fp32, a few units still differ from those that training saw.
 
     Returns:
         The config of the image units with the checksum of the tokenizer, and the parameters of each graph.
@@ -246,7 +246,8 @@ def export_image_units(
             modules.tokenizer,
             "pixels",
             ["image_units"],
-            stored="fp16" if precision == "mixed" else precision,
+            stored="fp16" if precision in ("mixed", "int8") else precision,
+            # The checksum of the image units is that of this file, so its weights are in it.
         ),
         "image_decoder_prefix": export(
             "image_decoder_prefix", prefix, "image_units", ["prefix_keys", "prefix_values"], batch=1
