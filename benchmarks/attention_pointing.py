@@ -24,7 +24,7 @@ from im2sp.captioner import Captioner
 from im2sp.explaining.explanation import explain
 from im2sp.explaining.timing import attention_in_stretches
 from im2sp.images.finding import Photos
-from im2sp.translation.decoder import DecoderStep, KeyValues, Prefix
+from im2sp.translation.decoder import DecoderStep, KeptKeyValues, KeyValues, Prefix
 from im2sp.translation.decoding import DecodingOptions
 
 BOOTSTRAPS = 2000
@@ -73,14 +73,20 @@ def occluded(pixels: np.ndarray, grid: tuple[int, int]) -> list[np.ndarray]:
 def token_scores(captioner: Captioner, pixels: np.ndarray, tokens: np.ndarray) -> np.ndarray:
     """pixels float32 [N, 3, H, W], tokens int64 [T] -> log probability of each token after those before, [N, T]."""
     seen = captioner.encode_pixels(pixels)
-    prefix = Prefix(*(np.concatenate([getattr(one, part) for one in seen], axis=1) for part in ("keys", "values")))
+    if captioner.bundle.config.decoder.cache is None:  # such a decoder takes several pictures at once
+        seen = [Prefix(*(np.concatenate([getattr(one, part) for one in seen], axis=1) for part in ("keys", "values")))]
+    return np.concatenate([_token_scores(captioner, prefix, tokens) for prefix in seen])
+
+
+def _token_scores(captioner: Captioner, prefix: Prefix, tokens: np.ndarray) -> np.ndarray:
+    """The same for a prefix: [pictures in it, T]."""
     step = DecoderStep(captioner.graphs.open("decoder"), captioner.bundle.config.decoder, prefix)
-    cache: KeyValues | None = None
+    cache: KeyValues | KeptKeyValues | None = None
     scores = []
     for position, (before, token) in enumerate(
         zip([captioner.vocabulary.specials.bos, *tokens[:-1]], tokens, strict=True)
     ):
-        logits, _, cache = step(np.full(len(seen), before, dtype=np.int64), position, cache)
+        logits, _, cache = step(np.full(prefix.keys.shape[1], before, dtype=np.int64), position, cache)
         highest = logits.max(axis=1, keepdims=True)
         scores.append(logits[:, token] - highest[:, 0] - np.log(np.exp(logits - highest).sum(axis=1)))
     return np.stack(scores, axis=1)

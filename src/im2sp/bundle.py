@@ -18,20 +18,22 @@ from msgspec import Meta
 
 from im2sp.checksums import CHECKSUMS, verify_checksums, write_checksums
 from im2sp.errors import BundleError
+from im2sp.external_data import data_file
 from im2sp.schema import NotJsonError, Schema, SchemaError, parse
 from im2sp.sentences import reason
 from im2sp.speech.audio import HOP, SAMPLE_RATE
 
 __all__ = [
-    "CONFIG", "CONFIG_LIMIT", "FORMAT_VERSION", "SPECIAL_TOKENS", "Bundle", "BundleConfig", "BundleDescription",
-    "BundleFile", "ConfidenceConfig", "DecoderConfig", "DecodingDefaults", "FamiliarConfig", "ImageConfig",
-    "ImageTokenizer", "ImageUnitsConfig", "Signal",
+    "CONFIG", "CONFIG_LIMIT", "FIRST_WITH_CONFIDENCE", "FORMAT_VERSION", "SPECIAL_TOKENS", "Bundle", "BundleConfig",
+    "BundleDescription", "BundleFile", "ConfidenceConfig", "DecoderConfig", "DecodingDefaults", "FamiliarConfig",
+    "ImageConfig", "ImageTokenizer", "ImageUnitsConfig", "Signal",
     "SpeechEncoderConfig", "VocabularyConfig", "VocoderConfig", "find_bundle", "write_checksums", "write_config",
 ]  # fmt: skip
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 IMAGE_UNITS_VERSION = 3  # the first format with image units
-_FIRST_WITH_CONFIDENCE = 3
+FIRST_WITH_CONFIDENCE = 3
+_FIRST_WITH_KEPT_CACHE = 4
 CONFIG = "config.json"
 CONFIG_LIMIT = 4 * 2**20  # bytes; a vocabulary of 65536 subwords fits
 SPECIAL_TOKENS = 3  # pad, bos and eos come before the subwords
@@ -118,6 +120,7 @@ class DecoderConfig(Schema, frozen=True):
     head_dim: Annotated[int, Meta(ge=1, le=1_024)]
     vocabulary_size: Count
     max_tokens: Count  # positions: a hypothesis, its EOS included, has at most so many tokens
+    cache: Literal["kept"] | None = None  # "kept": the decoder gives only what is new in it; else all of it anew
 
 
 class VocabularyConfig(Schema, frozen=True, kw_only=True):
@@ -236,13 +239,15 @@ class BundleConfig(Schema, frozen=True, kw_only=True):
             raise ValueError("the recommended max_tokens is more than the decoder has positions")
         if self.image_units and self.format_version < IMAGE_UNITS_VERSION:
             raise ValueError(f"image_units need format_version {IMAGE_UNITS_VERSION}")
+        if self.decoder.cache == "kept" and self.format_version < _FIRST_WITH_KEPT_CACHE:
+            raise ValueError(f"a decoder with a kept cache needs format_version {_FIRST_WITH_KEPT_CACHE}")
         if self.confidence:
             if max(self.confidence.unsure_units) >= self.vocabulary.units:
                 raise ValueError(f"confidence.unsure_units holds a unit outside 0..{self.vocabulary.units - 1}")
             if len(self.confidence.familiar.mean) != self.decoder.heads * self.decoder.head_dim:
                 raise ValueError("confidence.familiar.mean has not heads x head_dim dimensions")
-            if self.format_version < _FIRST_WITH_CONFIDENCE:
-                raise ValueError(f"confidence needs format_version {_FIRST_WITH_CONFIDENCE}")
+            if self.format_version < FIRST_WITH_CONFIDENCE:
+                raise ValueError(f"confidence needs format_version {FIRST_WITH_CONFIDENCE}")
 
     @property
     def speaking_graphs(self) -> tuple[str, ...]:
@@ -297,13 +302,18 @@ class Bundle:
         if not folder.is_dir():
             raise BundleError(f"there is no bundle folder {folder}: give one that holds {CONFIG} and {CHECKSUMS}")
         checksums = verify_checksums(folder)
-        present = {path.name for path in folder.glob("*.onnx")} | {CONFIG}
+        present = {path.name for kind in ("onnx", "data") for path in folder.glob(f"*.{kind}")} | {CONFIG}
         if unlisted := sorted(present - set(checksums)):
             raise BundleError(f"{unlisted[0]} is not in {CHECKSUMS} of the bundle {folder}: get the bundle again")
         config = _read_config(folder / CONFIG)
         for graph in config.graphs:
             if f"{graph}.onnx" not in checksums:
                 raise BundleError(f"{graph}.onnx is missing from the bundle {folder}: get the bundle again")
+        if data_file(folder / "image_tokenizer.onnx").name in checksums:
+            raise BundleError(
+                f"the bundle {folder} has weights of image_tokenizer.onnx in another file, where the checksum of its "
+                "image units does not see them: export the bundle again"
+            )
         if config.image_units and config.image_units.checksum != checksums["image_tokenizer.onnx"]:
             raise BundleError(
                 f"image_tokenizer.onnx of the bundle {folder} is not the one that config.json names by its checksum: "

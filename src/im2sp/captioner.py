@@ -23,7 +23,7 @@ from im2sp.speech.audio import SAMPLE_RATE
 from im2sp.speech.encoder import SpeechEncoder
 from im2sp.speech.vocoder import Speech, Vocoder
 from im2sp.streaming import GrowingSpeech, SpeechChunk
-from im2sp.translation.decoder import DecoderStep, KeyValues, Prefix
+from im2sp.translation.decoder import DecoderStep, KeptKeyValues, KeyValues, Prefix
 from im2sp.translation.decoding import DecodingOptions, Search, Translation
 from im2sp.translation.vocabulary import Vocabulary
 
@@ -244,7 +244,7 @@ class Captioner:
         assert config is not None  # `check` saw to it
         return self.speak(config.unsure_units, config.unsure_durations)
 
-    def _search(self, prefix: Prefix, options: DecodingOptions) -> Search[KeyValues]:
+    def _search(self, prefix: Prefix, options: DecodingOptions) -> Search[KeyValues | KeptKeyValues]:
         step = DecoderStep(self.graphs.open("decoder"), self.bundle.config.decoder, prefix)
         return Search(step, self.vocabulary.specials, options)
 

@@ -11,8 +11,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from im2sp.bundle import Bundle, BundleConfig
+from im2sp.bundle import Bundle, BundleConfig, DecoderConfig
 from im2sp.errors import BundleError, Im2SpError
+from im2sp.external_data import check_external_data, data_file
 from im2sp.optimised import WEIGHTS, OptimisedGraphs
 from im2sp.sentences import reason
 
@@ -62,8 +63,7 @@ def contracts(config: BundleConfig) -> dict[str, Contract]:
     def cache(batch: str, length: int | str) -> Tensor:
         return floats(decoder.layers, batch, decoder.heads, length, decoder.head_dim)
 
-    prefix = {name: cache("prefix_batch", image.image_tokens) for name in ("prefix_keys", "prefix_values")}
-    past = {name: cache("batch", "past") for name in ("past_keys", "past_values")}
+    prefix = {name: cache("batch", image.image_tokens) for name in ("prefix_keys", "prefix_values")}
     pixels = {"pixels": floats("batch", 3, image.height, image.width)}
     image_units = {"image_units": ints("batch", config.image_units.units if config.image_units else 0)}
     found = {
@@ -72,11 +72,11 @@ def contracts(config: BundleConfig) -> dict[str, Contract]:
         "image_decoder_prefix": Contract(image_units, prefix),
         "image_decoder": Contract(image_units, pixels),
         "decoder": Contract(
-            {"tokens": ints("batch"), "position": ints(1), **prefix, **past},
+            {"tokens": ints("batch"), "position": ints(1), **_remembered(decoder, image.image_tokens)},
             {
                 "logits": floats("batch", decoder.vocabulary_size),
-                "keys": cache("batch", "past+1"),
-                "values": cache("batch", "past+1"),
+                "keys": cache("batch", 1 if decoder.cache == "kept" else "past+1"),
+                "values": cache("batch", 1 if decoder.cache == "kept" else "past+1"),
                 "attention": floats("batch", image.image_tokens),
             },
         ),
@@ -90,6 +90,30 @@ def contracts(config: BundleConfig) -> dict[str, Contract]:
 def load_runtime_soon() -> None:
     """Begin to import onnxruntime, which can go on while a bundle is verified."""
     threading.Thread(target=importlib.import_module, args=("onnxruntime",)).start()
+
+
+def _remembered(decoder: DecoderConfig, image_tokens: int) -> dict[str, Tensor]:
+    """What the decoder takes of the image and of earlier tokens."""
+    heads, size = decoder.heads, decoder.head_dim
+    shapes: dict[str, tuple[int | str, ...]]
+    if decoder.cache is None:
+        layers = decoder.layers
+        shapes = {
+            "prefix": (layers, "prefix_batch", heads, image_tokens, size),
+            "past": (layers, "batch", heads, "past", size),
+        }
+        return {
+            f"{part}_{kind}": Tensor("float32", dims) for part, dims in shapes.items() for kind in ("keys", "values")
+        }
+    shapes = {
+        "prefix_keys": (heads, size, image_tokens),
+        "prefix_values": (heads, image_tokens, size),
+        "past_keys": ("batch", heads, size, "capacity"),
+        "past_values": ("batch", heads, "capacity", size),
+    }
+    return {
+        f"{name}_{index}": Tensor("float32", dims) for index in range(decoder.layers) for name, dims in shapes.items()
+    }
 
 
 class GraphError(BundleError):
@@ -165,6 +189,7 @@ class Graphs:
 
     def _session(self, name: str, label: str) -> onnxruntime.InferenceSession:
         path = self.bundle.folder / f"{name}.onnx"
+        check_external_data(path, listed=data_file(path).name in self.bundle.checksums)
         try:
             threads = 1 if name in _SHORT_RUNS and path.stat().st_size < _LARGE else self._threads
             return self._optimised(name, path, threads) or _open(path, _options(threads))

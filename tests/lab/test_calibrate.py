@@ -14,7 +14,7 @@ from msgspec import structs
 from PIL import Image
 
 from im2sp import Captioner
-from im2sp.bundle import Bundle, write_checksums, write_config
+from im2sp.bundle import FORMAT_VERSION, Bundle, write_checksums, write_config
 from im2sp.checksums import CHECKSUMS
 from im2sp.errors import BundleError, Im2SpError
 from im2sp.files import sha256_of
@@ -72,7 +72,7 @@ def test_the_bundle_knows_how_sure_it_is(
     captioner = Captioner.from_pretrained(bundle, threads=1)
     config = captioner.bundle.config
     assert config.confidence is not None
-    assert config.format_version == 3
+    assert config.format_version == FORMAT_VERSION
     assert config.quality["dev BLEU-4"] == 0.0
     assert "expected_calibration_error" in config.quality
     assert report["bundle"]["sha256"] == sha256_of(bundle / CHECKSUMS)

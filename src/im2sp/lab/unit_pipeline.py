@@ -14,18 +14,18 @@ from im2sp.lab.data.image_features import PhotoInputs
 from im2sp.lab.data.unit_features import StoredUnits
 from im2sp.lab.data.unit_subwords import UnitSubwords
 from im2sp.lab.image_encoders import TOKEN_VIT as TOKEN_VIT_KIND
-from im2sp.lab.image_encoders import ImageEncoderSection, features_of_units, image_config, unit_image_config
+from im2sp.lab.image_encoders import ImageEncoderSection, image_config
 from im2sp.lab.models.image_backbone import BackboneConfig, ImageBackbone
 from im2sp.lab.models.saving import CONFIG
 from im2sp.lab.models.semantic_units import FeaturesFromUnits
 from im2sp.lab.models.token_vit import TokenVit
 from im2sp.lab.models.translator import Translator, TranslatorConfig
-from im2sp.lab.models.vit_vqgan import PixelsFromUnits, VitVqgan
+from im2sp.lab.models.vit_vqgan import VitVqgan
 from im2sp.lab.recipe import IMAGE_ENCODER, SEMANTIC, VIT_VQGAN, Recipe
 from im2sp.lab.stages.export import ImageUnitModules
 from im2sp.lab.stages.semantic_units import load_semantic_units, semantic_tokenizer, stored_features
 from im2sp.lab.stages.translate import train_and_keep
-from im2sp.lab.stages.vit_vqgan_units import store_vit_vqgan_units, vit_vqgan_tokenizer
+from im2sp.lab.stages.vit_vqgan_units import store_vit_vqgan_units, vit_vqgan_modules, vit_vqgan_tokenizer
 from im2sp.lab.training.token_augmentation import TokenAugmentation
 from im2sp.lab.training.token_translator import TOKEN_VIT, TokenTranslator
 from im2sp.lab.training.translator import TranslatorTraining
@@ -136,16 +136,8 @@ def frozen_unit_modules(recipe: Recipe) -> ImageUnitModules | None:
 
 
 def _vit_vqgan_modules(recipe: Recipe, folder: Path) -> ImageUnitModules:
-    tokenizer, token_vit = _image_tokenizer(recipe), TokenVit.load(folder)
-    crop = token_vit.config.crop
-    made_by = vit_vqgan_tokenizer(tokenizer, recipe.image_tokenizer)
-    return ImageUnitModules(
-        image=unit_image_config(tokenizer.config, token_vit.config),
-        config=ImageUnitsConfig(**made_by.described(), crop=(crop, crop)),
-        tokenizer=tokenizer,
-        backbone=features_of_units(tokenizer, token_vit),
-        decoder=PixelsFromUnits(tokenizer) if tokenizer.config.decoder_layers else None,
-    )
+    name = f"{recipe.image_tokenizer.parent.name}-vit-vqgan"
+    return vit_vqgan_modules(_image_tokenizer(recipe), TokenVit.load(folder), name)
 
 
 def _image_tokenizer(recipe: Recipe) -> VitVqgan:

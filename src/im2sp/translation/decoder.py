@@ -10,6 +10,9 @@ from im2sp.arrays import FloatArray, IntArray
 from im2sp.bundle import DecoderConfig
 from im2sp.errors import BundleError
 from im2sp.graphs import Graph
+from im2sp.translation.cache import KeptKeyValues, KeyValues
+
+__all__ = ["DecoderStep", "KeptKeyValues", "KeyValues", "Prefix"]
 
 
 @dataclass(frozen=True)
@@ -20,49 +23,53 @@ class Prefix:
     values: FloatArray
 
 
-@dataclass(frozen=True)
-class KeyValues:
-    """What the decoder knows of the tokens so far: keys and values float32 [layers, batch, heads, past, head_dim]."""
-
-    keys: FloatArray
-    values: FloatArray
-
-    def reorder(self, indices: IntArray) -> KeyValues:
-        """Keep, repeat or drop hypotheses: row i of the result is row `indices[i]` of this cache."""
-        if np.array_equal(indices, np.arange(self.keys.shape[1])):
-            return self  # greedy search and sampling never pay for a copy
-        return KeyValues(self.keys[:, indices], self.values[:, indices])
-
-
 class DecoderStep:
     """A `decoding.StepFunction` over the decoder graph, for one image."""
 
     def __init__(self, graph: Graph, config: DecoderConfig, prefix: Prefix) -> None:
         self._graph = graph
         self._config = config
-        self._prefix = prefix
+        self._prefix = _by_layer(prefix) if config.cache == "kept" else _whole(prefix)
 
     def __call__(
-        self, tokens: IntArray, position: int, cache: KeyValues | None
-    ) -> tuple[FloatArray, FloatArray, KeyValues]:
+        self, tokens: IntArray, position: int, cache: KeyValues | KeptKeyValues | None
+    ) -> tuple[FloatArray, FloatArray, KeyValues | KeptKeyValues]:
         """tokens int64 [batch] at `position` -> (logits float32 [batch, vocabulary], attention float32
-        [batch, image_tokens], cache). `cache` is None before the first token.
+        [batch, image_tokens], cache). `cache` is None before the first token, and used up by what is returned.
         """
         past = cache or self._nothing(len(tokens))
         logits, keys, values, attention = self._graph.run(
-            tokens=tokens,
+            tokens=past.stored(tokens),
             position=np.array([position], dtype=np.int64),
-            prefix_keys=self._prefix.keys,
-            prefix_values=self._prefix.values,
-            past_keys=past.keys,
-            past_values=past.values,
+            **self._prefix,
+            **past.inputs(),
         )
         wanted = (len(tokens), self._config.vocabulary_size)
-        if logits.shape != wanted or keys.shape != values.shape or keys.shape[3] != position + 1:
+        positions = 1 if self._config.cache == "kept" else position + 1
+        if logits.shape != wanted or keys.shape != values.shape or keys.shape[3] != positions:
             shapes = f"logits {list(logits.shape)} and keys {list(keys.shape)} at position {position}"
             raise BundleError(f"{self._graph.label} gave {shapes}, which its config.json rules out: export it again")
-        return logits, attention, KeyValues(keys, values)
+        return past.asked(logits), past.asked(attention), past.extended(keys, values)
 
-    def _nothing(self, batch: int) -> KeyValues:
-        empty = np.zeros((self._config.layers, batch, self._config.heads, 0, self._config.head_dim), dtype=np.float32)
-        return KeyValues(empty, empty)
+    def _nothing(self, batch: int) -> KeyValues | KeptKeyValues:
+        config = self._config
+        kind = KeptKeyValues if config.cache == "kept" else KeyValues
+        return kind.empty(config.layers, batch, config.heads, config.head_dim)
+
+
+def _whole(prefix: Prefix) -> dict[str, FloatArray]:
+    """The prefix for a decoder that gives its cache anew."""
+    return {"prefix_keys": prefix.keys, "prefix_values": prefix.values}
+
+
+def _by_layer(prefix: Prefix) -> dict[str, FloatArray]:
+    """The prefix for a decoder that is handed its cache layer by layer: keys [heads, head_dim, image_tokens], values
+    [heads, image_tokens, head_dim]; copied once a photo, not once a token.
+
+    Raises BundleError for the prefixes of several images.
+    """
+    if prefix.keys.shape[1] != 1:
+        raise BundleError(f"the decoder takes one image at a time, not {prefix.keys.shape[1]}: give it one prefix each")
+    keys, values = np.ascontiguousarray(prefix.keys[:, 0].swapaxes(2, 3)), np.ascontiguousarray(prefix.values[:, 0])
+    inputs = {f"prefix_keys_{layer}": key for layer, key in enumerate(keys)}
+    return inputs | {f"prefix_values_{layer}": value for layer, value in enumerate(values)}

@@ -32,29 +32,37 @@ def random_git(seed: int = 0, *, vocabulary: int = 203, tied: bool = False) -> G
         for name, parameter in git.named_parameters():
             if "orm" not in name:  # LayerNorm, layer_norm1, pre_layrnorm
                 parameter.normal_(std=0.4)
-        clock = torch.linspace(0, 4, POSITIONS)[:, None] * torch.randn(24)
-        git.git.embeddings.position_embeddings.weight += clock
         if tied:
             git.output.weight = git.git.embeddings.word_embeddings.weight
-        _make_it_end(git)
+        make_it_end(git, (3, SIDE, SIDE))
     return git
 
 
-def _make_it_end(git: GitForCausalLM, low: float = -4.0, high: float = 36.0) -> None:
-    """Give EOS the row under which its logit rises from `low` to `high` along a sentence, as nearly as there is one."""
-    tokens = torch.randint(1, 100, (64, POSITIONS))
-    hidden = git.git(input_ids=tokens, pixel_values=torch.randn(64, 3, SIDE, SIDE)).last_hidden_state[:, IMAGE_TOKENS:]
-    known = torch.cat([hidden, torch.ones(64, POSITIONS, 1)], -1).flatten(0, 1)
-    wanted = torch.linspace(low, high, POSITIONS).repeat(64)[:, None]
+@torch.no_grad()
+def make_it_end(git: GitForCausalLM, shape: tuple[int, ...], low: float = -4.0, high: float = 36.0) -> None:
+    """Let positions be told apart, and give EOS the row under which its logit rises from `low` to `high` along a
+    sentence, as nearly as there is one.
+
+    Args:
+        shape: of what the image encoder takes, without the batch.
+    """
+    positions, width = git.config.max_position_embeddings, git.config.hidden_size
+    clock = torch.linspace(0, 4, positions)[:, None] * torch.randn(width)
+    git.git.embeddings.position_embeddings.weight += clock
+    tokens = torch.randint(1, 100, (64, positions))
+    hidden = git.git(input_ids=tokens, pixel_values=torch.randn(64, *shape)).last_hidden_state[:, -positions:]
+    known = torch.cat([hidden, torch.ones(64, positions, 1)], -1).flatten(0, 1)
+    wanted = torch.linspace(low, high, positions).repeat(64)[:, None]
     # The norm before makes the channels add up to a constant: without a ridge the row could be as large as it likes.
-    row = torch.linalg.solve(known.T @ known + 10 * torch.eye(25), known.T @ wanted)[:, 0]
+    row = torch.linalg.solve(known.T @ known + 10 * torch.eye(width + 1), known.T @ wanted)[:, 0]
     git.output.weight[EOS], git.output.bias[EOS] = row[:-1], row[-1]
 
 
 def generated(git: GitForCausalLM, pixels: torch.Tensor, options: DecodingOptions, never: list[int]) -> list[int]:
-    """What transformers says about a picture [3, SIDE, SIDE], from BOS to EOS, with the runtime's rules of decoding.
+    """What transformers says about a picture, from BOS to EOS, with the runtime's rules of decoding.
 
     Args:
+        pixels: what its image encoder takes, without the batch.
         never: ids that the runtime never says; it normalises what is left.
     """
     found: list[int] = git.generate(

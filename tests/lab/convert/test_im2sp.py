@@ -177,11 +177,10 @@ def test_other_mistakes_are_said(git: GitForCausalLM, parts: Path, tmp_path: Pat
     checkpoint, config = write_checkpoint(git, tmp_path)
     with pytest.raises(CheckpointError, match=r"lacks layers\.3"):
         convert_im2sp(checkpoint)  # it is no git-large
-    content: dict[str, Any] = torch.load(checkpoint, weights_only=True)
-    content["state_dict"]["model.git.image_encoder.vision_model.blocks.0.norm1.weight"] = torch.zeros(2)
-    torch.save(content, checkpoint)
-    with pytest.raises(CheckpointError, match="looks at image units: use"):
-        convert_im2sp(checkpoint, config)
+    units = CliRunner().invoke(app, ["convert", "im2sp-units", str(checkpoint), "--config", str(config), "-o", "x"])
+    assert "has no token ViT: use `im2sp-lab convert im2sp`" in str(units.exception)
+    tokenizer = convert(parts, tmp_path / "out", "--image-tokenizer", str(parts / "vocoder"))
+    assert "looks at raw images: leave --image-tokenizer out" in str(tokenizer.exception)
     assert "vocoder holds no model that im2sp can load (there is no such" in str(
         convert(tmp_path, tmp_path / "out").exception
     )

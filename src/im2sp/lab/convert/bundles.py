@@ -10,13 +10,17 @@ from im2sp.bundle import (
     Bundle,
     BundleConfig,
     DecodingDefaults,
+    ImageConfig,
+    ImageUnitsConfig,
     SpeechEncoderConfig,
     VocabularyConfig,
     VocoderConfig,
 )
+from im2sp.errors import Im2SpError
 from im2sp.graphs import Graphs
 from im2sp.lab.convert.git import Git, vision_image_config
 from im2sp.lab.convert.hifigan import export_hifigan
+from im2sp.lab.convert.im2sp import ImageUnitGit
 from im2sp.lab.export import Precision
 from im2sp.lab.models.speech_encoder import SpeechEncoder
 from im2sp.lab.models.unit_hifigan import UnitHifigan
@@ -25,9 +29,11 @@ from im2sp.lab.stages.export import (
     decoder_config,
     export_decoder,
     export_image_encoder,
+    export_image_units,
     export_speech_encoder,
     finish_bundle,
 )
+from im2sp.lab.stages.vit_vqgan_units import vit_vqgan_modules
 
 BEAM, LENGTH_PENALTY, LONGEST = 5, 1.0, 512  # the paper's generation: at most 512 tokens, greedy or beam search
 CARD = """# {name}
@@ -40,7 +46,7 @@ between; what they are good for, what they get wrong and who may use them stands
 
 
 def write_bundle(
-    git: Git,
+    model: Git | ImageUnitGit,
     vocoder: UnitHifigan,
     encoder: SpeechEncoder | None,
     folder: Path,
@@ -50,26 +56,28 @@ def write_bundle(
 ) -> Bundle:
     """Write a bundle of converted parts into an empty folder and check that the runtime accepts it.
 
+    Where the precision is int8, what speaks and hears is stored as float16: it is small, and its rounding is heard.
+
     Args:
-        git: a converted Im2Sp, whose token 3 + u stands for unit u.
+        model: a converted Im2Sp, whose token 3 + u stands for unit u.
         vocoder: what speaks the units.
         encoder: what hears the units, if the bundle is to have it.
         speaker: voice of a vocoder that has several.
 
     Raises:
-        Im2SpError: the parts do not have the same units, or there is no such speaker.
+        Im2SpError: the parts do not have the same units, there is no such speaker, or an Im2Sp of image units has no
+            image tokenizer.
     """
-    units = git.translator.config.vocabulary_size - SPECIAL_TOKENS
+    translator = model.translator
+    units = translator.config.vocabulary_size - SPECIAL_TOKENS
     check_units(units, {"vocoder": vocoder.config.units, "speech encoder": encoder.units if encoder else units})
-    vision = git.vision.config
-    parameters = {
-        "image_encoder": export_image_encoder(git.vision, vision.image_size, git.translator, folder, precision),
-        "decoder": export_decoder(git.translator, vision.image_tokens, folder, precision),
-        **export_hifigan(vocoder, folder, precision, speaker),
-    }
+    of_speech = "fp16" if precision == "int8" else precision
+    image, image_units, parameters = _export_seeing(model, folder, name, precision)
+    parameters["decoder"] = export_decoder(translator, image.image_tokens, folder, precision)
+    parameters |= export_hifigan(vocoder, folder, of_speech, speaker)
     if encoder is not None:
-        parameters["speech_encoder"] = export_speech_encoder(encoder, folder, precision)
-    positions = git.translator.config.max_positions
+        parameters["speech_encoder"] = export_speech_encoder(encoder, folder, of_speech)
+    positions = translator.config.max_positions
     config = BundleConfig(
         name=name,
         version="1",
@@ -77,8 +85,9 @@ def write_bundle(
         license="that of the published checkpoints",
         language="en",
         created=datetime.now(UTC).strftime("%Y-%m-%d"),
-        image=vision_image_config(vision),
-        decoder=decoder_config(git.translator.config),
+        image=image,
+        image_units=image_units,
+        decoder=decoder_config(translator.config),
         vocabulary=VocabularyConfig(units=units, subwords=[[unit] for unit in range(units)]),
         vocoder=VocoderConfig(units=units, context_frames=vocoder.config.context_frames),
         speech_encoder=SpeechEncoderConfig(units=units) if encoder else None,
@@ -91,3 +100,21 @@ def write_bundle(
     bundle = Bundle.load(folder)
     Graphs(bundle).check()
     return bundle
+
+
+def _export_seeing(
+    model: Git | ImageUnitGit, folder: Path, name: str, precision: Precision
+) -> tuple[ImageConfig, ImageUnitsConfig | None, dict[str, int]]:
+    """Write the graphs between a photo and the decoder; returns what the config says of them."""
+    if isinstance(model, ImageUnitGit):
+        if model.tokenizer is None:
+            raise Im2SpError(
+                "this Im2Sp looks at image units, and a bundle needs what makes them: give --codebook where the "
+                "checkpoint has the image tokenizer, or --image-tokenizer with what `convert vit-vqgan` wrote"
+            )
+        modules = vit_vqgan_modules(model.tokenizer, model.token_vit, f"{name}-vit-vqgan")
+        image_units, parameters = export_image_units(modules, model.translator, folder, precision)
+        return modules.image, image_units, parameters
+    vision = model.vision.config
+    size = export_image_encoder(model.vision, vision.image_size, model.translator, folder, precision)
+    return vision_image_config(vision), None, {"image_encoder": size}

@@ -61,30 +61,49 @@ def git(
     print(f"{out}: {model.vision.config.image_tokens} image tokens, {model.translator.config.vocabulary_size} tokens")
 
 
-@app.command(help="Im2Sp of raw images, a vocoder and perhaps a speech encoder -> a bundle that im2sp runs")
+@app.command(help="Im2Sp, a vocoder and perhaps a speech encoder -> a bundle that im2sp runs")
 def im2sp(
     checkpoint: Annotated[Path, typer.Argument(help='checkpoint with a "state_dict"')],
     vocoder: Annotated[Path, typer.Option(help="what `convert hifigan` wrote")],
     out: Out,
     speech_encoder: Annotated[Path | None, typer.Option(help="what `convert hubert` wrote")] = None,
     config: Annotated[Path | None, typer.Option(help="config.json of its GIT, where it is not git-large-coco")] = None,
+    codebook: Annotated[
+        Path | None, typer.Option(help="codebook.ckpt, where the checkpoint has an image tokenizer")
+    ] = None,
+    image_tokenizer: Annotated[
+        Path | None, typer.Option(help="what `convert vit-vqgan` wrote, where it reads image units and has none")
+    ] = None,
     speaker: Annotated[int, typer.Option(help="voice, where the vocoder has several")] = 0,
-    precision: Annotated[str, typer.Option(help="how weights are stored: fp32, fp16, int8 or mixed")] = "fp16",
+    precision: Annotated[
+        str,
+        typer.Option(help="of weights: fp32; fp16; int8, which also computes in int8; or mixed, which does not"),
+    ] = "fp16",
 ) -> None:
     """Convert an Im2Sp to a bundle."""
     from im2sp.lab.convert.bundles import write_bundle
     from im2sp.lab.convert.folders import new_folder
-    from im2sp.lab.convert.im2sp import convert_im2sp
+    from im2sp.lab.convert.im2sp import ImageUnitGit, convert_im2sp
     from im2sp.lab.models.speech_encoder import SpeechEncoder
     from im2sp.lab.models.unit_hifigan import UnitHifigan
+    from im2sp.lab.models.vit_vqgan import VitVqgan
 
     if precision not in ("fp32", "fp16", "int8", "mixed"):
         raise typer.BadParameter("--precision is fp32, fp16, int8 or mixed")
+    if codebook and image_tokenizer:
+        raise typer.BadParameter("--codebook and --image-tokenizer name an image tokenizer each: give one of them")
     with new_folder(out) as staging:
         voice = _load(UnitHifigan.load, vocoder, "hifigan")
         encoder = _load(SpeechEncoder.load, speech_encoder, "hubert") if speech_encoder else None
-        model = convert_im2sp(checkpoint, config)
-        write_bundle(model, voice, encoder, staging, out.name, precision, speaker)
+        model = convert_im2sp(checkpoint, config, codebook)
+        if image_tokenizer:
+            if not isinstance(model, ImageUnitGit):
+                raise Im2SpError(f"{checkpoint} looks at raw images: leave --image-tokenizer out")
+            tokenizer = _load(VitVqgan.load, image_tokenizer, "vit-vqgan")
+            model = model.with_tokenizer(tokenizer, image_tokenizer)
+        bundle = write_bundle(model, voice, encoder, staging, out.name, precision, speaker)
+    if bundle.config.image_units:
+        print(f"{out}: a bundle with image units; try im2sp tokenize PHOTO -o units.parquet --model {out}")
     print(f"{out}: a bundle; try im2sp caption PHOTO -o OUT --model {out}")
 
 
@@ -137,7 +156,7 @@ def seit(
     print(f"{out}: {sizes.crop} x {sizes.crop} units become {sizes.image_tokens} image tokens of width {sizes.width}")
 
 
-@app.command(name="im2sp-units", help="Im2Sp of image units -> its token ViT, its translator and its image tokenizer")
+@app.command(name="im2sp-units", help="Im2Sp of image units -> its token ViT, translator and image tokenizer, to train")
 def im2sp_units(
     checkpoint: Annotated[Path, typer.Argument(help='checkpoint with a "state_dict"')],
     out: Out,
@@ -146,10 +165,12 @@ def im2sp_units(
 ) -> None:
     """Convert an Im2Sp of image units to models of the lab."""
     from im2sp.lab.convert.folders import new_folder
-    from im2sp.lab.convert.im2sp import convert_im2sp_units
+    from im2sp.lab.convert.im2sp import ImageUnitGit, convert_im2sp
 
     with new_folder(out) as staging:
-        model = convert_im2sp_units(checkpoint, config, codebook)
+        model = convert_im2sp(checkpoint, config, codebook)
+        if not isinstance(model, ImageUnitGit):
+            raise Im2SpError(f"{checkpoint} has no token ViT: use `im2sp-lab convert im2sp` for one of raw images")
         model.save(staging)
     tokenizer = "with" if model.tokenizer else "without"
     print(f"{out}: {model.token_vit.config.image_tokens} image tokens, {tokenizer} an image tokenizer")

@@ -52,6 +52,16 @@ class ImageUnitGit:
     translator: Translator
     tokenizer: VitVqgan | None  # what makes the units, where the checkpoint and a codebook were given
 
+    def with_tokenizer(self, tokenizer: VitVqgan, path: Path) -> ImageUnitGit:
+        """The same with what makes its units. Raises CheckpointError, about `path`, when they do not fit."""
+        given, taken = tokenizer.config, self.token_vit.config
+        if given.code_width != taken.code_width or given.grid < taken.crop:
+            raise CheckpointError(
+                f"{path} has a tokenizer of {given.grid} x {given.grid} units of {given.code_width} numbers for a "
+                f"token ViT of {taken.crop} x {taken.crop} units of {taken.code_width}: give files that belong together"
+            )
+        return ImageUnitGit(self.token_vit, self.translator, tokenizer)
+
     def save(self, folder: Path) -> None:
         """Write `token_vit/`, `translator/` and, where there is one, `tokenizer/`."""
         self.token_vit.save(folder / "token_vit")
@@ -74,36 +84,23 @@ class _Published:
         return any(name.startswith(f"{TOKEN_VIT}blocks.") for name in self.model)
 
 
-def convert_im2sp(checkpoint: Path, config: Path | None = None) -> Git:
-    """A published Im2Sp of raw images whose translator speaks units: token 3 + u is unit u.
+def convert_im2sp(checkpoint: Path, config: Path | None = None, codebook: Path | None = None) -> Git | ImageUnitGit:
+    """A published Im2Sp, of raw images or of image units, whose translator speaks units: token 3 + u is unit u.
 
     Args:
         checkpoint: a file of `{"state_dict": ...}` with names that start with `model.`.
         config: config.json of the GIT that it was trained from; without it that of git-large-coco, as in the paper.
-
-    Raises:
-        CheckpointError: something is missing, damaged, hostile, or does not fit together.
-    """
-    published = _read(checkpoint, config)
-    if published.reads_image_units:
-        raise CheckpointError(f"{checkpoint} looks at image units: use `im2sp-lab convert im2sp-units`")
-    return git_of(published.model, published.config, checkpoint)
-
-
-def convert_im2sp_units(checkpoint: Path, config: Path | None = None, codebook: Path | None = None) -> ImageUnitGit:
-    """A published Im2Sp of image units; its translator speaks as that of `convert_im2sp`.
-
-    Args:
-        checkpoint, config: as for `convert_im2sp`.
-        codebook: codebook.ckpt of the image tokenizer that the checkpoint has beside the model; without it the
-            tokenizer is left out.
+        codebook: codebook.ckpt of the image tokenizer that a checkpoint of image units has beside the model; without
+            it the tokenizer is left out.
 
     Raises:
         CheckpointError: something is missing, damaged, hostile, or does not fit together.
     """
     published = _read(checkpoint, config)
     if not published.reads_image_units:
-        raise CheckpointError(f"{checkpoint} has no token ViT: use `im2sp-lab convert im2sp` for one of raw images")
+        if codebook is not None:
+            raise CheckpointError(f"{checkpoint} looks at raw images, which need no codebook: leave it out")
+        return git_of(published.model, published.config, checkpoint)
     tokenizer = None
     if codebook is not None:
         if not published.tokenizer:
@@ -117,21 +114,9 @@ def convert_im2sp_units(checkpoint: Path, config: Path | None = None, codebook: 
         vision.setdefault("norm.weight", torch.ones(len(stem)))
         vision.setdefault("norm.bias", torch.zeros(len(stem)))
     token_vit = token_vit_of(vision, checkpoint)
-    _check_pair(token_vit, tokenizer, checkpoint)
     translator = translator_of(published.model, published.config, token_vit.config.width, checkpoint)
-    return ImageUnitGit(token_vit, translator, tokenizer)
-
-
-def _check_pair(token_vit: TokenVit, tokenizer: VitVqgan | None, checkpoint: Path) -> None:
-    taken = token_vit.config
-    if tokenizer is None:
-        return
-    given = tokenizer.config
-    if given.code_width != taken.code_width or given.grid < taken.crop:
-        raise CheckpointError(
-            f"{checkpoint} has a tokenizer of {given.grid} x {given.grid} units of {given.code_width} numbers and a "
-            f"token ViT of {taken.crop} x {taken.crop} units of {taken.code_width}: give files that belong together"
-        )
+    model = ImageUnitGit(token_vit, translator, None)
+    return model if tokenizer is None else model.with_tokenizer(tokenizer, checkpoint)
 
 
 def _read(checkpoint: Path, config: Path | None) -> _Published:

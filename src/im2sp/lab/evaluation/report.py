@@ -215,7 +215,9 @@ def fingerprint(bundle: Bundle, decoding: dict[str, Any]) -> str:
     """
     config = msgspec.to_builtins(bundle.config) | {"format_version": _FINGERPRINTED_FORMAT}
     config = {name: value for name, value in config.items() if name not in ("quality", "confidence", "training")}
-    graphs = {name: checksum for name, checksum in bundle.checksums.items() if name.endswith(".onnx")}
+    if config["decoder"].get("cache") is None:
+        config["decoder"].pop("cache", None)  # which bundles before format 4 do not have
+    graphs = {name: checksum for name, checksum in bundle.checksums.items() if name.endswith((".onnx", ".data"))}
     text = json.dumps([config, graphs, decoding], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

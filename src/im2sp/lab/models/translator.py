@@ -69,7 +69,11 @@ class Layer(nn.Module):
 
     def finish(self, x: Tensor, attended: Tensor) -> Tensor:
         """Residual, norm, feed-forward, residual, norm; `attended` [B, heads, T, head_dim], x [B, T, width]."""
-        mixed = self.attention_output(attended.transpose(1, 2).flatten(2))
+        return self.feed(x, attended.transpose(1, 2).flatten(2))
+
+    def feed(self, x: Tensor, attended: Tensor) -> Tensor:
+        """The same with the heads side by side: both [..., width]."""
+        mixed = self.attention_output(attended)
         x = self.attention_norm(x + F.dropout(mixed, self.dropout, self.training))
         hidden = self.output(F.gelu(self.intermediate(x)))
         return self.output_norm(x + F.dropout(hidden, self.dropout, self.training))
@@ -113,6 +117,11 @@ class Translator(nn.Module):
     def stack(self) -> list[Layer]:
         """The layers, first to last."""
         return [layer for layer in self.layers if isinstance(layer, Layer)]
+
+    def embed(self, tokens: Tensor, position: Tensor) -> Tensor:
+        """Tokens int64 [B], all at one position int64 [1] -> what the first layer sees [B, width]."""
+        x: Tensor = self.embedding_norm(self.word_embeddings(tokens) + self.position_embeddings(position))
+        return x
 
     def prefix(self, features: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Image features [P, N, image_width] -> keys and values [P, heads, N, head_dim] of every layer."""
@@ -238,7 +247,7 @@ class ImagePrefix(nn.Module):
 
 
 class DecoderStep(nn.Module):
-    """Graph `decoder`: last token and cache -> logits, grown cache and attention over the image, for export."""
+    """Last token and cache -> logits, grown cache and attention over the image."""
 
     def __init__(self, translator: Translator) -> None:
         super().__init__()
@@ -266,8 +275,7 @@ class DecoderStep(nn.Module):
             over layers and heads of the share that each image token got.
         """
         model = self.translator
-        x = model.word_embeddings(tokens) + model.position_embeddings(position)
-        x = model.embedding_norm(x)[:, None]
+        x = model.embed(tokens, position)[:, None]
         keys, values, shares = [], [], []
         image_tokens = prefix_keys.shape[3]
         for index, layer in enumerate(model.stack):
@@ -286,3 +294,68 @@ class DecoderStep(nn.Module):
             x = layer.finish(x, attended)
         attention = torch.stack(shares).mean(0)
         return model.output(x[:, 0]), torch.stack(keys), torch.stack(values), attention
+
+
+class KeptCacheStep(nn.Module):
+    """Graph `decoder`: the same step for a cache that stays where it is, for export.
+
+    The caller keeps keys and values of each layer in arrays of their own, with room at their end, and writes into
+    them what comes out. Nothing of a size that grows with the sentence is copied, and keys lie as products need them.
+    """
+
+    def __init__(self, translator: Translator, image_tokens: int) -> None:
+        super().__init__()
+        self.translator = translator
+        self.image_tokens = image_tokens
+        self.projections = nn.ModuleList(_projection(layer) for layer in translator.stack)
+
+    def forward(self, tokens: Tensor, position: Tensor, *caches: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """One step.
+
+        Args:
+            tokens: int64 [B], the last token of each sequence.
+            position: int64 [1], its position (BOS stands at 0): so many places of the past count.
+            caches: for every layer prefix keys [heads, head_dim, N] and values [heads, N, head_dim], past keys
+                [B, heads, head_dim, capacity] and values [B, heads, capacity, head_dim].
+
+        Returns:
+            logits [B, vocabulary]; keys, values of these tokens [layers, B, heads, 1, head_dim]; attention [B, N] as
+            DecoderStep gives it.
+        """
+        model, heads, dim = self.translator, self.translator.config.heads, self.translator.config.head_dim
+        x = model.embed(tokens, position)
+        places = torch.arange(caches[2].shape[-1], device=x.device)
+        unseen = torch.where(places < position, 0.0, -torch.inf)
+        keys, values, shares = [], [], []
+        for index, (layer, projection) in enumerate(zip(model.stack, self.projections, strict=True)):
+            image_key, image_value, past_key, past_value = caches[4 * index : 4 * index + 4]
+            # Shapes without the batch in them: the traced graph need not work them out at every step.
+            query, key, value = projection(x).reshape(-1, 3, heads, 1, dim).unbind(1)
+            # All hypotheses are the rows of one product with the image.
+            image_scores = (query.reshape(-1, heads, dim).transpose(0, 1) @ image_key).transpose(0, 1)
+            own_score = (query * key).sum(-1, keepdim=True)
+            past_scores = query @ past_key + unseen
+            scores = [image_scores.reshape(-1, heads, 1, self.image_tokens), past_scores, own_score]
+            weights = torch.cat(scores, -1).softmax(-1)
+            image_weights = weights[..., : self.image_tokens].reshape(-1, heads, self.image_tokens)
+            of_image = (image_weights.transpose(0, 1) @ image_value).transpose(0, 1).reshape(-1, heads * dim)
+            of_past = weights[..., self.image_tokens : -1] @ past_value + weights[..., -1:] * value
+            x = layer.feed(x, of_image + of_past.reshape(-1, heads * dim))
+            keys.append(key)
+            values.append(value)
+            shares.append(image_weights.mean(1))
+        return model.output(x), torch.stack(keys), torch.stack(values), torch.stack(shares).mean(0)
+
+
+def _projection(layer: Layer) -> nn.Linear:
+    """Query, key and value of a layer as one product.
+
+    The scale of the scores is in the weights of the query: a product that scales by itself is slow in onnxruntime.
+    """
+    scale = layer.head_dim**-0.5
+    parts = (layer.query.weight * scale, layer.key.weight, layer.value.weight)
+    biases = (layer.query.bias * scale, layer.key.bias, layer.value.bias)
+    width = layer.query.in_features
+    joined = nn.Linear(width, 3 * width)
+    joined.load_state_dict({"weight": torch.cat(parts), "bias": torch.cat(biases)})
+    return joined

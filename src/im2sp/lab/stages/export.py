@@ -12,7 +12,7 @@ import msgspec
 import torch
 
 from im2sp.bundle import (
-    FORMAT_VERSION,
+    FIRST_WITH_CONFIDENCE,
     Bundle,
     BundleConfig,
     ConfidenceConfig,
@@ -36,7 +36,7 @@ from im2sp.lab.image_encoders import ImageEncoder
 from im2sp.lab.model_card import model_card
 from im2sp.lab.models.saving import WEIGHTS
 from im2sp.lab.models.speech_encoder import SpeechEncoder
-from im2sp.lab.models.translator import DecoderStep, ImagePrefix, Translator, TranslatorConfig
+from im2sp.lab.models.translator import ImagePrefix, KeptCacheStep, Translator, TranslatorConfig
 from im2sp.lab.models.unit_hifigan import UnitHifigan
 from im2sp.lab.models.unit_vocoder import load_vocoder
 from im2sp.speech.audio import SAMPLE_RATE
@@ -186,6 +186,7 @@ def decoder_config(sizes: TranslatorConfig) -> DecoderConfig:
         head_dim=sizes.head_dim,
         vocabulary_size=sizes.vocabulary_size,
         max_tokens=sizes.max_positions,
+        cache="kept",
     )
 
 
@@ -196,7 +197,8 @@ def set_quality(folder: Path, quality: Facts) -> Bundle:
 
 def set_confidence(folder: Path, confidence: ConfidenceConfig, quality: Facts) -> Bundle:
     """The same for a calibration and its figures."""
-    return _change(folder, quality, format_version=FORMAT_VERSION, confidence=confidence)
+    version = max(Bundle.load(folder).config.format_version, FIRST_WITH_CONFIDENCE)
+    return _change(folder, quality, format_version=version, confidence=confidence)
 
 
 def _change(folder: Path, quality: Facts, **update: object) -> Bundle:
@@ -238,9 +240,9 @@ def export_image_units(
 ) -> tuple[ImageUnitsConfig, dict[str, int]]:
     """Graphs `image_tokenizer`, `image_decoder_prefix` and, where there is a decoder, `image_decoder`.
 
-    A tokenizer is not stored as int8 where the precision is mixed, but as float16: the nearest of many centres flips
-    where a feature moves a little. With the late convolutions and the projection in int8, one cell in ten got other
-    semantic units than torch gives it. Below fp32, a few units still differ from those that training saw.
+    A tokenizer is not stored as int8 where the precision is mixed or int8, but as float16: the nearest of many centres
+    flips where a feature moves a little. With the late convolutions and the projection in int8, one cell in ten got
+    other semantic units than torch gives it. Below fp32, a few units still differ from those that training saw.
 
     Returns:
         The config of the image units with the checksum of the tokenizer, and the parameters of each graph.
@@ -266,7 +268,8 @@ def export_image_units(
             modules.tokenizer,
             "pixels",
             ["image_units"],
-            stored="fp16" if precision == "mixed" else precision,
+            stored="fp16" if precision in ("mixed", "int8") else precision,
+            # The checksum of the image units is that of this file, so its weights are in it.
         ),
         "image_decoder_prefix": export(
             "image_decoder_prefix", prefix, "image_units", ["prefix_keys", "prefix_values"], batch=1
@@ -282,30 +285,21 @@ def export_image_units(
 def export_decoder(translator: Translator, image_tokens: int, folder: Path, precision: Precision) -> int:
     """Graph `decoder`; returns its parameters."""
     config = translator.config
-    prefix = torch.zeros(config.layers, 1, config.heads, image_tokens, config.head_dim)
-    past = torch.zeros(config.layers, 3, config.heads, 5, config.head_dim)
-    cache = {1: "batch", 3: "past"}
-    return export_graph(
-        DecoderStep(translator),
-        [torch.ones(3, dtype=torch.int64), torch.tensor([5]), prefix, prefix.clone(), past, past.clone()],
-        (
-            ["tokens", "position", "prefix_keys", "prefix_values", "past_keys", "past_values"],
-            ["logits", "keys", "values", "attention"],
-        ),
-        {
-            "tokens": {0: "batch"},
-            "prefix_keys": {1: "prefix_batch"},
-            "prefix_values": {1: "prefix_batch"},
-            "past_keys": cache,
-            "past_values": cache,
-            "logits": {0: "batch"},
-            "keys": {1: "batch", 3: "present"},
-            "values": {1: "batch", 3: "present"},
-            "attention": {0: "batch"},
-        },
-        folder / "decoder.onnx",
-        precision,
-    )
+    batch, capacity, heads, dim = 3, 8, config.heads, config.head_dim
+    layer = {
+        "prefix_keys": (torch.zeros(heads, dim, image_tokens), {}),
+        "prefix_values": (torch.zeros(heads, image_tokens, dim), {}),
+        "past_keys": (torch.zeros(batch, heads, dim, capacity), {0: "batch", 3: "capacity"}),
+        "past_values": (torch.zeros(batch, heads, capacity, dim), {0: "batch", 2: "capacity"}),
+    }
+    cache = {f"{kind}_{index}": part for index in range(config.layers) for kind, part in layer.items()}
+    examples = [example.clone() for example, _ in cache.values()]
+    inputs = [torch.ones(batch, dtype=torch.int64), torch.tensor([5]), *examples]
+    outputs = {"logits": {0: "batch"}, "keys": {1: "batch"}, "values": {1: "batch"}, "attention": {0: "batch"}}
+    dynamic = {"tokens": {0: "batch"}, **{name: free for name, (_, free) in cache.items()}, **outputs}
+    names = (["tokens", "position", *cache], list(outputs))
+    step = KeptCacheStep(translator, image_tokens)
+    return export_graph(step, inputs, names, dynamic, folder / "decoder.onnx", precision)
 
 
 def export_speech_encoder(encoder: SpeechEncoder, folder: Path, precision: Precision) -> int:

@@ -7,27 +7,52 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from im2sp.arrays import IntArray
-from im2sp.bundle import ImageTokenizer
+from im2sp.bundle import ImageTokenizer, ImageUnitsConfig
 from im2sp.files import sha256_of
 from im2sp.images.unit_table import write_unit_table
 from im2sp.lab.data.unit_features import unit_table_file
+from im2sp.lab.image_encoders import features_of_units, unit_image_config
 from im2sp.lab.models.saving import WEIGHTS
-from im2sp.lab.models.vit_vqgan import VitVqgan
+from im2sp.lab.models.token_vit import TokenVit
+from im2sp.lab.models.vit_vqgan import PixelsFromUnits, VitVqgan
+from im2sp.lab.stages.export import ImageUnitModules
 from im2sp.lab.stages.token_vit import batches_of_units
 
 log = logging.getLogger(__name__)
+_UNKNOWN = "0" * 64  # a checksum that the export fills in
 
 
 def vit_vqgan_tokenizer(model: VitVqgan, folder: Path) -> ImageTokenizer:
     """What tables say of the units that the model in a folder makes; the checksum is that of its weights."""
+    return _described(model, f"{folder.parent.name}-vit-vqgan", sha256_of(folder / WEIGHTS))
+
+
+def _described(model: VitVqgan, name: str, checksum: str) -> ImageTokenizer:
     sizes = model.config
     return ImageTokenizer(
         kind="vit-vqgan",
-        tokenizer=f"{folder.parent.name}-vit-vqgan",
-        checksum=sha256_of(folder / WEIGHTS),
+        tokenizer=name,
+        checksum=checksum,
         grid=(sizes.grid, sizes.grid),
         codes=1,
         codebook_size=sizes.codebook_size,
+    )
+
+
+def vit_vqgan_modules(tokenizer: VitVqgan, token_vit: TokenVit, name: str) -> ImageUnitModules:
+    """What a bundle is made of whose decoder sees a ViT-VQGAN's units through a token ViT.
+
+    Args:
+        name: of the tokenizer, for people.
+    """
+    crop = token_vit.config.crop
+    made_by = _described(tokenizer, name, _UNKNOWN)
+    return ImageUnitModules(
+        image=unit_image_config(tokenizer.config, token_vit.config),
+        config=ImageUnitsConfig(**made_by.described(), crop=(crop, crop)),
+        tokenizer=tokenizer,
+        backbone=features_of_units(tokenizer, token_vit),
+        decoder=PixelsFromUnits(tokenizer) if tokenizer.config.decoder_layers else None,
     )
 
 

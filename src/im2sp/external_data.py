@@ -1,0 +1,147 @@
+"""A graph in, the file of weights that it reads beside itself out; a graph that would read anything else is refused.
+
+ONNX lets a graph name any file as the place of its weights, with offset and length. onnxruntime opens what is named, so
+the graph is looked through before it gets there. Checksums do not help: they are written by whoever wrote the graph.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from im2sp.errors import BundleError
+from im2sp.sentences import reason
+
+MOST_NESTED = 64  # graphs within graphs
+MOST_BYTES = 8 * 2**30  # of one file of weights
+
+Span = tuple[int, int]  # where it starts, and where it ends
+
+
+def data_file(graph: Path) -> Path:
+    """The only file that a graph may have its weights in."""
+    return graph.with_name(f"{graph.name}.data")
+
+
+def check_external_data(graph: Path, *, listed: bool) -> None:
+    """Refuse a graph that has weights elsewhere than in itself and in `data_file`.
+
+    Together its weights must not be more than that file holds, so that no file can be read many times over.
+
+    Args:
+        listed: whether the checksums of the bundle cover `data_file`.
+
+    Raises:
+        BundleError: the graph is damaged, or reads something else, or more.
+    """
+    try:
+        with graph.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            # Every reader finds the file by this word, and most graphs do not have it.
+            found = list(_Walk(data).external()) if data.find(b"location") >= 0 else []
+        if not found:
+            return
+        beside = data_file(graph)
+        if other := [item.location for item in found if item.location != beside.name]:
+            raise BundleError(f"{graph} reads weights from {other[0][:100]!r}, not from {beside.name}: do not trust it")
+        if not listed:
+            raise BundleError(f"{graph} reads weights from {beside.name}, which no checksum covers: do not trust it")
+        size = beside.stat().st_size
+        if size > MOST_BYTES:
+            raise BundleError(f"{beside} has {size / 2**30:.1f} GB, where im2sp reads {MOST_BYTES >> 30} GB at most")
+        if any(item.offset + item.length > size for item in found) or sum(item.length for item in found) > size:
+            raise BundleError(f"{graph} reads more weights than {beside.name} holds: get the bundle again")
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{graph} cannot be read as a graph ({reason(error)}): get the bundle again") from error
+
+
+@dataclass(frozen=True)
+class _External:
+    """Where the numbers of a tensor are."""
+
+    location: str
+    offset: int
+    length: int
+
+
+# The fields of onnx.proto through which tensors can be reached: {message: {number of a field: message in it}}.
+_FIELDS: dict[str, dict[int, str]] = {
+    "model": {7: "graph", 20: "training", 25: "function"},
+    "training": {1: "graph", 2: "graph"},
+    "function": {7: "node", 11: "attribute"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
+    "sparse": {1: "tensor", 2: "tensor"},
+}
+_EXTERNAL = 13  # of a tensor: entries of key (1) and value (2)
+_VARINT, _EIGHT, _BYTES, _FOUR = 0, 1, 2, 5  # kinds of fields
+
+
+class _Walk:
+    """Through the messages of a serialised graph, without reading the numbers in it."""
+
+    def __init__(self, data: mmap.mmap) -> None:
+        self._data = data
+
+    def external(self) -> Iterator[_External]:
+        """Every tensor that is elsewhere. Raises ValueError for what is no graph."""
+        waiting: list[tuple[str, Span, int]] = [("model", (0, len(self._data)), 0)]
+        while waiting:
+            kind, span, depth = waiting.pop()
+            if depth > MOST_NESTED:
+                raise ValueError("graphs within graphs without end")
+            if kind == "tensor":
+                entries = [self._entry(inner) for number, inner in self._fields(span) if number == _EXTERNAL]
+                if entries:
+                    yield _external(entries)
+                continue
+            inside = _FIELDS[kind]
+            waiting += [(inside[number], inner, depth + 1) for number, inner in self._fields(span) if number in inside]
+
+    def _entry(self, span: Span) -> tuple[str, str]:
+        texts = {number: bytes(self._data[start:end]).decode("utf-8") for number, (start, end) in self._fields(span)}
+        return texts.get(1, ""), texts.get(2, "")
+
+    def _fields(self, span: Span) -> Iterator[tuple[int, Span]]:
+        """The fields of a message that have a length: their numbers, and where they are."""
+        place, end = span
+        while place < end:
+            tag, place = self._varint(place, end)
+            kind, length = tag & 7, 0
+            if kind == _VARINT:
+                _, place = self._varint(place, end)
+            elif kind in (_EIGHT, _FOUR):
+                length = 8 if kind == _EIGHT else 4
+            elif kind == _BYTES:
+                length, place = self._varint(place, end)
+            else:
+                raise ValueError("an unknown kind of field")
+            if place + length > end:
+                raise ValueError("it ends too early")
+            if kind == _BYTES:
+                yield tag >> 3, (place, place + length)
+            place += length
+
+    def _varint(self, place: int, end: int) -> tuple[int, int]:
+        """A number, and where the next field starts."""
+        value = 0
+        for index in range(10):
+            if place + index >= end:
+                break
+            byte = self._data[place + index]
+            value |= (byte & 127) << 7 * index
+            if byte < 128:
+                return value, place + index + 1
+        raise ValueError("it ends too early")
+
+
+def _external(entries: list[tuple[str, str]]) -> _External:
+    known = dict(entries)
+    if len(known) < len(entries):
+        raise ValueError("a weight that is in two places")
+    numbers = [known.get("offset", "0"), known.get("length", "")]  # without a length, any reader takes what it needs
+    if not all(number.isascii() and number.isdigit() and len(number) < 20 for number in numbers):
+        raise ValueError("a weight of unknown length")
+    return _External(known.get("location", ""), *map(int, numbers))
