@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
     from im2sp.batch import Outcome, Voice
+    from im2sp.collections.planning import Plan
+    from im2sp.collections.shards import ShardResult
     from im2sp.images.finding import Photos
     from im2sp.images.stored import StoredPhotos
     from im2sp.journal import Journal
@@ -55,6 +57,22 @@ MinConfidence = Annotated[
     typer.Option(min=0, max=1, help="Say that it is not sure where a caption is less likely to be right; 0: never."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Count = Annotated[
+    int, typer.Option("--workers", min=1, max=256, help="Processes, each with its own copy of the model.")
+]
+OnRay = Annotated[
+    bool, typer.Option("--ray", help="For very many photos, also in tars and Parquet: shards, by workers on Ray.")
+]
+ShardSize = Annotated[int | None, typer.Option("--shard", min=1, max=100_000, help="With --ray: photos of a shard.")]
+ObjectStore = Annotated[
+    int | None, typer.Option("--object-store", min=80, max=2**20, help="With --ray: MB that its processes share.")
+]
+FetchUrls = Annotated[
+    bool, typer.Option("--fetch-urls", help="With --ray: fetch the photos that Parquet tables name by URL.")
+]
+PrivateAddresses = Annotated[
+    bool, typer.Option("--private-addresses", help="With --fetch-urls: also from private networks and this machine.")
+]
 
 
 def main() -> None:
@@ -118,16 +136,28 @@ def caption(
     temperature: Temperature = 0.0,
     seed: Seed = 0,
     min_confidence: MinConfidence = 0.0,
-    workers: Annotated[int, typer.Option(min=1, max=256, help="Processes, each with its own copy of the model.")] = 1,
+    workers: Count = 1,
     threads: Threads = 0,
+    ray: OnRay = False,
+    shard: ShardSize = None,
+    object_store: ObjectStore = None,
+    fetch_urls: FetchUrls = False,
+    private_addresses: PrivateAddresses = False,
 ) -> None:
     """Speak about photos: OUT/<name>.wav for each, and a line in OUT/captions.jsonl; with --play, aloud.
 
-    Run again, it goes on where it stopped: photos that have their line and their wav are skipped.
+    With --ray: tables OUT/captions-*.parquet, and the wavs in OUT/wavs-*.tar. Run again, it goes on where it stopped.
     """
     if play and workers > 1:
         raise typer.BadParameter("only one can speak aloud at a time; give --play or --workers", param_hint="--workers")
-    _speak_all(photos, out, play, _voice(out, play, model, threads, beam, temperature, seed, min_confidence), workers)
+    voice = _voice(out, play, model, threads, beam, temperature, seed, min_confidence)
+    _check_ray_options(ray, shard, object_store, fetch_urls, private_addresses)
+    if not ray:
+        _speak_all(photos, out, play, voice, workers)
+        return
+    if play or out is None:
+        raise typer.BadParameter("what Ray makes goes to a folder; give --out, not --play", param_hint="--ray")
+    _collect(photos, out, voice, workers, object_store, (shard, fetch_urls, private_addresses), captions=True)
 
 
 @app.command()
@@ -168,14 +198,33 @@ def watch(
 @in_sentences
 def tokenize(
     photos: Annotated[list[Path], typer.Argument(metavar="PHOTO", help="Photos, and folders to look through.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The table to write: a name that ends in .parquet.")],
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", help="The table to write: a name that ends in .parquet; with --ray, a folder."),
+    ],
     model: Model = "default",
+    workers: Count = 1,
     threads: Threads = 0,
+    ray: OnRay = False,
+    shard: ShardSize = None,
+    object_store: ObjectStore = None,
+    fetch_urls: FetchUrls = False,
+    private_addresses: PrivateAddresses = False,
 ) -> None:
     """Store photos as image units: one table, from which im2sp caption speaks as it does from the photos.
 
-    The table appears when it is complete. Run again after a stop, it goes on where it stopped.
+    The table appears when it is complete. With --ray: tables OUT/units-*.parquet. Run again after a stop, it goes on
+    where it stopped.
     """
+    _check_ray_options(ray, shard, object_store, fetch_urls, private_addresses)
+    if ray:
+        from im2sp.batch import Voice
+
+        voice = Voice(model, threads)
+        _collect(photos, out, voice, workers, object_store, (shard, fetch_urls, private_addresses), captions=False)
+        return
+    if workers > 1:
+        raise typer.BadParameter("several processes tokenize with --ray only; give both", param_hint="--workers")
     from im2sp.captioner import Captioner
     from im2sp.console import tally
     from im2sp.images.finding import Photos
@@ -498,6 +547,73 @@ def _spoken(
     if journal is None or sink is not None:
         return speak_in_turn(photos, voice, journal, sink)
     return speak_photos(photos, journal, voice, workers)
+
+
+def _check_ray_options(
+    ray: bool, shard: int | None, object_store: int | None, fetch_urls: bool, private_addresses: bool
+) -> None:
+    given = {
+        "--shard": shard is not None,
+        "--object-store": object_store is not None,
+        "--fetch-urls": fetch_urls,
+        "--private-addresses": private_addresses,
+    }
+    for name, is_given in given.items():
+        if is_given and not ray:
+            raise typer.BadParameter("only has a meaning with --ray; give both", param_hint=name)
+    if private_addresses and not fetch_urls:
+        raise typer.BadParameter("only has a meaning with --fetch-urls; give both", param_hint="--private-addresses")
+
+
+def _collect(
+    sources: list[Path],
+    out: Path,
+    voice: Voice,
+    workers: int,
+    object_store: int | None,
+    reading: tuple[int | None, bool, bool],
+    captions: bool,
+) -> None:
+    """Make a collection on Ray and tell about it. Ends in exit code 1 when anything could not be read."""
+    from im2sp.bundle import Bundle, find_bundle
+    from im2sp.collections.planning import SHARD, Reading, plan_shards
+    from im2sp.console import tally
+
+    bundle = Bundle.load(find_bundle(voice.model))
+    voice = replace(voice, model=str(bundle.folder.absolute()))  # one folder for all workers
+    shard, fetch, private = reading
+    tokenizer = bundle.config.image_units if captions else None
+    plan = plan_shards(sources, Reading(shard or SHARD, fetch, private, tokenizer))
+    for problem in plan.problems:
+        typer.echo(problem, err=True)
+    if not plan.slices:
+        raise typer.Exit(1)
+    words = ("speaking", "spoken") if captions else ("tokenizing", "tokenized")
+    with tally(plan.photos, *words) as counts:
+        try:
+            with closing(_shards(plan, out, voice, workers, object_store, captions)) as results:
+                for result in results:
+                    counts.add_shard(result)
+        except KeyboardInterrupt:
+            _fail(f"stopped: {counts}; run the same command again to go on", STOPPED)
+        except Im2SpError as error:
+            _fail(f"{error} ({counts})" if counts.done else str(error))
+    typer.echo(f"{out}: {counts}")
+    if counts.failed:
+        where = out / f"{'captions' if captions else 'errors'}-*.parquet"
+        typer.echo(f"{counts.failed} failed: the column error of {where} says why", err=True)
+    if counts.failed or plan.problems:
+        raise typer.Exit(1)
+
+
+def _shards(
+    plan: Plan, out: Path, voice: Voice, workers: int, object_store: int | None, captions: bool
+) -> Generator[ShardResult, None, None]:
+    from im2sp.collections.cluster import OBJECT_STORE, Workers
+    from im2sp.collections.running import make_captions, make_units
+
+    make = make_captions if captions else make_units
+    return make(plan, out, voice, Workers(workers, object_store or OBJECT_STORE))
 
 
 def _units_text(words: list[str]) -> str:
