@@ -68,6 +68,7 @@ class Ledger:
         try:
             with replace_whole(self.folder / CHECKSUMS) as temporary:
                 temporary.write_text(format_checksums(files), encoding="ascii")
+            _sweep(self.folder)  # workers that died could not
         except OSError as error:
             raise OutputError(f"{self.folder / CHECKSUMS}: cannot be written ({reason(error)})") from error
 
@@ -82,14 +83,18 @@ def open_ledger(folder: Path, run: Run) -> Iterator[Ledger]:
     with locked(folder):
         try:
             _refuse_other(folder, run)
-            for name in os.listdir(folder):
-                if _LEFT_OVER.fullmatch(name):
-                    os.unlink(folder / name)
+            _sweep(folder)
             with replace_whole(folder / RUN) as temporary:
                 temporary.write_text(json.dumps(_described(run), indent=1) + "\n", encoding="utf-8")
         except OSError as error:
             raise OutputError(f"{folder}: cannot be written to ({reason(error)})") from error
         yield Ledger(folder, run.shards)
+
+
+def _sweep(folder: Path) -> None:
+    for name in os.listdir(folder):
+        if _LEFT_OVER.fullmatch(name):
+            os.unlink(folder / name)
 
 
 def _described(run: Run) -> dict[str, Any]:
