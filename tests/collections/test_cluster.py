@@ -141,29 +141,22 @@ def test_units_by_the_command(tmp_path: Path, unit_bundle: Path) -> None:
     tars.mkdir()
     for number in range(2):
         write_tar(tars / f"{number}.tar", {f"{number}-{seed}.png": picture(seed) for seed in range(3)})
+    write_tar(tars / "2.tar", {"bad.png": b"x"})
     out, spoken = tmp_path / "units", tmp_path / "spoken"
     options = ("--ray", "--model", unit_bundle, "--threads", 1)
     code, stdout, stderr = call("tokenize", tars, "-o", out, *options, "--workers", 2)
-    assert (code, stdout, stderr) == (0, f"{out}: 6 photos tokenized\n", "")
+    assert (code, stdout) == (1, f"{out}: 6 photos tokenized, 1 failed\n")
+    assert sentence(stderr) == f"1 failed: the column error of {out}/errors-*.parquet says why"
     ids = [image_id for path in sorted(out.glob("units-*.parquet")) for image_id, _ in UnitTable.open(path)]
     assert ids == [f"{number}-{seed}.png" for number in range(2) for seed in range(3)]
-    tables = sorted(out.glob("units-*.parquet"))
-    code, stdout, stderr = call("caption", *tables, "-o", spoken, *options, "--shard", 2)
+    code, stdout, stderr = call("caption", out, "-o", spoken, *options, "--shard", 2)
     assert (code, stdout, stderr) == (0, f"{spoken}: 6 photos spoken\n", "")
     assert [row["image_id"] for row in rows_of(*sorted(spoken.glob("captions-*.parquet")))] == ids
-    code, stdout, stderr = call("caption", *tables, "-o", spoken, *options, "--shard", 2)
+    code, stdout, stderr = call("caption", out, "-o", spoken, *options, "--shard", 2)
     assert (code, stdout, stderr) == (0, f"{spoken}: 0 photos spoken, 6 skipped (spoken before)\n", "")
-    code, _, stderr = call("caption", *tables, "-o", spoken, *options, "--shard", 3)
+    code, _, stderr = call("caption", out, "-o", spoken, *options, "--shard", 3)
     assert code == 1
     assert "was begun with other photos or another size of shards" in sentence(stderr)
-
-
-def test_bad_photos_are_counted_and_have_a_row(tmp_path: Path, tiny_bundle: Path) -> None:
-    write_tar(tmp_path / "a.tar", {"good.png": picture(0), "bad.png": b"x"})
-    out = tmp_path / "out"
-    code, stdout, stderr = call("caption", tmp_path / "a.tar", "-o", out, "--ray", "--model", tiny_bundle)
-    assert (code, stdout) == (1, f"{out}: 1 photo spoken, 1 failed\n")
-    assert sentence(stderr) == f"1 failed: the column error of {out}/captions-*.parquet says why"
 
 
 def test_what_ends_the_run_is_one_sentence(tmp_path: Path, plan: Plan, unit_bundle: Path, tiny_bundle: Path) -> None:

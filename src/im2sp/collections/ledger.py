@@ -38,7 +38,7 @@ _DIFFERENCES = {
 class Run:
     """What is made of what. Runs that differ in anything cannot go on with each other's shards."""
 
-    makes: str  # "captions" or "units"
+    makes: str  # CAPTIONS or UNITS
     bundle: str  # hexadecimal SHA-256 of the checksums of the bundle's files
     options: dict[str, int | float]  # how photos are decoded
     photos: str  # hexadecimal SHA-256: which photos are in which shard

@@ -11,7 +11,9 @@ from pathlib import Path
 
 from im2sp.bundle import ImageTokenizer
 from im2sp.collections import photo_tables, tars
+from im2sp.collections.ledger import RUN
 from im2sp.collections.photo_tables import PhotoTable, is_unit_table
+from im2sp.collections.shards import UNITS
 from im2sp.collections.slices import PhotoFiles, Slice, TableRows, UnitRows, WholeTar, to_json
 from im2sp.errors import Im2SpError, TableError
 from im2sp.images.finding import IMAGE_SUFFIXES, Photos
@@ -67,7 +69,7 @@ def plan_shards(sources: Sequence[Path], reading: Reading) -> Plan:
     problems: list[str] = []
     alone, packed = [], []
     for source in sources:
-        found = _packed_in(source, problems) if source.is_dir() else [source]
+        found = _packed_in(source) if source.is_dir() else [source]
         if found and all(_is_packed(each) for each in found):
             packed += found
         else:
@@ -91,12 +93,14 @@ def _is_packed(path: Path) -> bool:
     return path.suffix.lower() in (tars.SUFFIX, photo_tables.SUFFIX)
 
 
-def _packed_in(folder: Path, problems: list[str]) -> list[Path]:
-    """Tars and tables that lie in a folder itself."""
+def _packed_in(folder: Path) -> list[Path]:
+    """Tars and tables that lie in a folder itself; of a folder that im2sp wrote, the tables of image units."""
     try:
         names = sorted(entry.name for entry in os.scandir(folder) if entry.is_file() and entry.name[0] != ".")
     except OSError as error:
         raise Im2SpError(f"{folder}: cannot be looked into ({reason(error)})") from error
+    if RUN in names:  # what im2sp wrote there besides are no photos
+        names = [name for name in names if name.startswith(f"{UNITS}-")]
     packed = [folder / name for name in names if _is_packed(Path(name))]
     if packed and any(os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES for name in names):
         raise Im2SpError(f"{folder}: holds photos and also {packed[0].name}; name the files that are meant")

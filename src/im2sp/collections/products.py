@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import tarfile
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -15,7 +14,7 @@ from im2sp.arrays import IntArray
 from im2sp.batch import Speaker, Voice
 from im2sp.captioner import Captioner, SpeechCaption
 from im2sp.collections.photos import Photo
-from im2sp.collections.shards import Shard, ShardResult
+from im2sp.collections.shards import CAPTIONS, ERRORS, UNITS, WAVS, Shard, ShardResult
 from im2sp.errors import BundleError, Im2SpError
 from im2sp.files import replace_whole
 from im2sp.images.unit_table import write_unit_table
@@ -63,7 +62,7 @@ class Captions:
 
     def make(self, photos: Iterable[Photo], shard: Shard) -> tuple[ShardResult, list[Path]]:
         """See `Product`."""
-        table, wavs = shard.file("captions", ".parquet"), shard.file("wavs", ".tar")
+        table, wavs = shard.file(CAPTIONS, ".parquet"), shard.file(WAVS, ".tar")
         rows: list[_Row] = []
         with replace_whole(wavs) as temporary, tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
             for number, photo in enumerate(photos):
@@ -91,19 +90,19 @@ class Units:
 
     def make(self, photos: Iterable[Photo], shard: Shard) -> tuple[ShardResult, list[Path]]:
         """See `Product`."""
-        units, errors = shard.file("units", ".parquet"), shard.file("errors", ".parquet")
+        units, errors = shard.file(UNITS, ".parquet"), shard.file(ERRORS, ".parquet")
         failed: list[_Row] = []
         found = self._units(photos, failed)
         count = 0
-        for path in (units, errors):
-            with suppress(FileNotFoundError):  # of an attempt that was not finished
-                path.unlink()
         first = next(found, None)
         if first is not None:
             count = write_unit_table(units, self._tokenizer, chain([first], found))
         if failed:
             _write_errors(errors, failed)
-        written = [path for path, rows in ((units, count), (errors, len(failed))) if rows]
+        rows = {units: count, errors: len(failed)}
+        for path in (path for path, number in rows.items() if not number):
+            path.unlink(missing_ok=True)  # of an attempt that was not finished
+        written = [path for path, number in rows.items() if number]
         return ShardResult(shard.number, count + len(failed), len(failed)), written
 
     def _units(self, photos: Iterable[Photo], failed: list[_Row]) -> Iterator[tuple[str, IntArray]]:

@@ -15,7 +15,7 @@ from im2sp.checksums import format_checksums
 from im2sp.collections.cluster import Work, Workers, check_ray, make_on_ray
 from im2sp.collections.ledger import Run, open_ledger
 from im2sp.collections.planning import Plan
-from im2sp.collections.shards import ShardResult
+from im2sp.collections.shards import CAPTIONS, UNITS, ShardResult
 
 
 def make_captions(
@@ -32,7 +32,7 @@ def make_captions(
     """
     captioner = Captioner.from_pretrained(voice.model)
     options = asdict(voice.options(captioner))
-    return _made("captions", plan, folder, voice, options, captioner.bundle, workers or Workers())
+    return _made(CAPTIONS, plan, folder, voice, options, captioner.bundle, workers or Workers())
 
 
 def make_units(
@@ -45,7 +45,7 @@ def make_units(
     """
     captioner = Captioner.from_pretrained(voice.model)
     _ = captioner.image_tokenizer  # before anything is begun
-    return _made("units", plan, folder, voice, {}, captioner.bundle, workers or Workers())
+    return _made(UNITS, plan, folder, voice, {}, captioner.bundle, workers or Workers())
 
 
 def _made(
@@ -66,7 +66,7 @@ def _made(
             yield replace(done[number], skipped=True)
         pending = [(number, piece) for number, piece in enumerate(plan.slices) if number not in done]
         if pending:
-            work = Work(Path(os.path.abspath(folder)), _shared(voice, workers), makes == "captions")
+            work = Work(Path(os.path.abspath(folder)), _shared(voice, workers), makes == CAPTIONS)
             yield from make_on_ray(pending, work, workers)
         ledger.close_off()
 

@@ -18,6 +18,7 @@ from im2sp.files import replace_whole, sha256_of
 from im2sp.journal import OutputError
 from im2sp.sentences import reason
 
+CAPTIONS, WAVS, UNITS, ERRORS = "captions", "wavs", "units", "errors"  # kinds of files
 MOST_DEATHS = 3  # so often a photo may end the process that works on it before it is left out
 _MARKED = ("number", "photos", "failed")  # of a result, in the mark
 _MOST_MARK = 2**16  # bytes
