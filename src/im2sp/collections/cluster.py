@@ -11,11 +11,10 @@ import io
 import logging
 import os
 import secrets
-import shutil
 import sys
 import tempfile
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from im2sp.collections.slices import Slice, from_json, to_json
 from im2sp.errors import Im2SpError
 from im2sp.sentences import debugging, reason, unexpected
 
+_STARTS = 2  # Ray allows itself half a minute, which a very busy machine may exceed; what has started by then is idle
 OBJECT_STORE = 128  # MB; what goes through it are descriptions of shards, of some ten kilobytes each
 
 
@@ -138,28 +138,36 @@ def cluster(workers: Workers, threads: int = 1) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    logging_level = logging.INFO if debugging() else logging.ERROR
-    options: dict[str, Any] = {"logging_level": logging_level, "log_to_driver": debugging()}
-    folder = None
-    if not os.environ.get("RAY_ADDRESS"):
-        folder = tempfile.mkdtemp(prefix="im2sp-")  # short: names of sockets must be
-        options |= {
-            "num_cpus": workers.count * max(1, threads),
-            "object_store_memory": workers.object_store * 2**20,
-            "include_dashboard": False,
-            "_temp_dir": folder,
-        }
-    try:
-        try:
-            with nullcontext() if debugging() else _silenced():
-                ray.init(**options)
-        except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
-            raise Im2SpError(f"Ray cannot be started ({reason(error)})") from error
+    with ExitStack() as ending:
+        with nullcontext() if debugging() else _silenced():
+            _start(ray, workers, threads, ending)
         yield
-    finally:
-        ray.shutdown()
-        if folder:
-            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _start(ray: Any, workers: Workers, threads: int, ending: ExitStack) -> None:
+    options: dict[str, Any] = {
+        "logging_level": logging.INFO if debugging() else logging.ERROR,
+        "log_to_driver": debugging(),
+    }
+    own = not os.environ.get("RAY_ADDRESS")
+    for attempt in range(1, _STARTS + 1):
+        if own:
+            made = tempfile.TemporaryDirectory(
+                prefix="im2sp-", ignore_cleanup_errors=True
+            )  # names of sockets are short
+            options |= {
+                "num_cpus": workers.count * max(1, threads),
+                "object_store_memory": workers.object_store * 2**20,
+                "include_dashboard": False,
+                "_temp_dir": ending.enter_context(made),
+            }
+        ending.callback(ray.shutdown)  # before the folder goes
+        try:
+            ray.init(**options)
+            return
+        except Exception as error:  # Ray raises that class itself, too
+            if attempt == _STARTS or not own:
+                raise Im2SpError(f"Ray cannot be started ({reason(error)})") from error
 
 
 @contextmanager
