@@ -192,6 +192,7 @@ def main() -> None:
     parser.add_argument("--shard", type=int, default=100)
     parser.add_argument("--model", default="default")
     parser.add_argument("--units", action="store_true")
+    parser.add_argument("--kilobytes", type=float, help="of a photo in the plan; unless given, of those here")
     given = parser.parse_args()
     photos = chosen(given.folders, given.photos)
     plan = plan_shards(photos, Reading(shard=given.shard))
@@ -215,7 +216,7 @@ def main() -> None:
             f"\n{runs[-1].workers} workers are {ratio:.2f} times as fast as {runs[0].workers}; all wrote the same bytes"
         )
     print(f"A photo has {read / 1e3:.1f} kB, its row {tables:.0f} bytes, its wav {wavs / 1e3:.1f} kB")
-    show_plan(runs[-1], read, tables, wavs)
+    show_plan(runs[-1], given.kilobytes * 1e3 if given.kilobytes else read, tables, wavs)
 
 
 if __name__ == "__main__":

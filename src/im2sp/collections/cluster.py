@@ -11,9 +11,11 @@ import io
 import logging
 import os
 import secrets
+import signal
 import sys
 import tempfile
-from collections.abc import Generator, Iterator, Sequence
+import threading
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,9 +140,10 @@ def cluster(workers: Workers, threads: int = 1) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    with ExitStack() as ending:
+    with _unwound_by_sigterm() as arm, ExitStack() as ending:
         with nullcontext() if debugging() else _silenced():
             _start(ray, workers, threads, ending)
+        arm()
         yield
 
 
@@ -168,6 +171,23 @@ def _start(ray: Any, workers: Workers, threads: int, ending: ExitStack) -> None:
         except Exception as error:  # Ray raises that class itself, too
             if attempt == _STARTS or not own:
                 raise Im2SpError(f"Ray cannot be started ({reason(error)})") from error
+
+
+@contextmanager
+def _unwound_by_sigterm() -> Iterator[Callable[[], None]]:
+    """Give what makes SIGTERM end the block in order: Ray's own handler prints addresses and leaves its folder."""
+    here = threading.current_thread() is threading.main_thread()  # no other thread may set handlers
+    before = signal.getsignal(signal.SIGTERM)
+
+    def arm() -> None:
+        if here:
+            signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+
+    try:
+        yield arm
+    finally:
+        if here:
+            signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 @contextmanager
