@@ -6,12 +6,15 @@ import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
 from im2sp.collections import fetching
 from im2sp.collections.fetching import Fetching, is_public
+from im2sp.collections.slices import TableRows, read_whole
 from im2sp.errors import ImageError
+from tests.collections.sources import write_table
 
 BODY = b"a photo" * 1_000
 
@@ -180,3 +183,19 @@ def test_size(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("kind", ["drip", "headers"])
 def test_time(base: str, kind: str) -> None:
     assert refused(f"{base}/{kind}/", seconds=0.2) == f"{base}/{kind}/: took longer than is allowed"
+
+
+def test_rows_of_a_table_are_fetched_in_order(base: str, tmp_path: Path) -> None:
+    urls = [f"{base}/photo/{row}" for row in range(40)]
+    urls[7], urls[9] = f"{base}/status/404", ""
+    table = write_table(tmp_path / "a.parquet", {"url": [*urls, None], "key": [f"{row}.jpg" for row in range(41)]})
+    photos = list(read_whole(TableRows(str(table), 0, 41, private=True)))
+    assert [photo.image_id for photo in photos] == [f"{row}.jpg" for row in range(41)]
+    assert {row: photo.error for row, photo in enumerate(photos) if photo.error} == {
+        7: f"{base}/status/404: the server answered 404",
+        9: "a.parquet/9: has no URL, or one that is too long",
+        40: "a.parquet/40: has no URL, or one that is too long",
+    }
+    assert photos[39].image.read() == BODY  # type: ignore[union-attr]
+    refused_all = read_whole(TableRows(str(table), 0, 2))
+    assert all("is in a private network" in (photo.error or "") for photo in refused_all)

@@ -112,7 +112,7 @@ def test_names_and_photos_that_stand_twice(tmp_path: Path, captions: Captions) -
     assert rows[1]["error"] == f"a: stands twice in {table}; the first one counts"
     assert rows[2]["wav"] == "000000-000002.wav"
     assert "its id is empty, longer than 4096 bytes" in rows[5]["error"]
-    assert rows[6]["error"] == "a.parquet/6: has no photo in bytes"
+    assert rows[6]["error"] == "a.parquet/6: has no photo"
 
 
 # ---- image units ----

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout
+from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from im2sp.collections.slices import Slice, from_json, to_json
 from im2sp.errors import Im2SpError
 from im2sp.sentences import debugging, reason, unexpected
 
-_STARTS = 2  # Ray allows itself half a minute, which a very busy machine may exceed; what has started by then is idle
+_STARTS = 3  # Ray allows itself half a minute, which it exceeds on a machine that is very busy
 OBJECT_STORE = 128  # MB; what goes through it are descriptions of shards, of some ten kilobytes each
 
 
@@ -169,8 +169,20 @@ def _start(ray: Any, workers: Workers, threads: int, ending: ExitStack) -> None:
             ray.init(**options)
             return
         except Exception as error:  # Ray raises that class itself, too
+            if own:
+                _end_processes_of(options["_temp_dir"])
             if attempt == _STARTS or not own:
                 raise Im2SpError(f"Ray cannot be started ({reason(error)})") from error
+
+
+def _end_processes_of(folder: str) -> None:
+    """End what a start of Ray that failed has begun; or it would take the machine from the next one."""
+    import psutil
+
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):  # it has just ended
+            if any(folder in word for word in process.cmdline()):
+                process.kill()
 
 
 @contextmanager

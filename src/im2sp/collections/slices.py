@@ -96,20 +96,18 @@ class TableRows:
     def photos(self) -> Iterator[Photo]:
         table = PhotoTable.open(Path(self.path))
         rows = enumerate(table.read(self.first, self.count), start=self.first)
-        with ThreadPoolExecutor(_FETCHES) as pool:  # makes its threads when there is something to fetch
-            waiting: deque[Future[Photo]] = deque()
-            fetch = partial(_fetched, Fetching(self.private))
+        if not table.by_url:
+            for number, (image_id, photo) in rows:
+                yield _stored(image_id, row_id(self.path, number), photo)
+            return
+        waiting: deque[Future[Photo]] = deque()  # in the order of the rows
+        fetch = partial(_fetched, Fetching(self.private))
+        with ThreadPoolExecutor(_FETCHES) as pool:
             try:
-                for number, (image_id, photo) in rows:
-                    where = row_id(self.path, number)
-                    if isinstance(photo, str):
-                        waiting.append(pool.submit(fetch, image_id, where, photo))
-                        if len(waiting) >= _FETCHES:
-                            yield waiting.popleft().result()
-                    elif photo is None:
-                        yield photo_of(image_id or where, where, error=f"{where}: has no photo in {table.photo_column}")
-                    else:
-                        yield photo_of(image_id, where, NamedBytes(photo, image_id or where))
+                for number, (image_id, url) in rows:
+                    waiting.append(pool.submit(fetch, image_id, row_id(self.path, number), url))
+                    if len(waiting) >= _FETCHES:
+                        yield waiting.popleft().result()
                 while waiting:
                     yield waiting.popleft().result()
             finally:
@@ -183,9 +181,15 @@ def rest_of(piece: Slice, done: int, sentence: str) -> Iterator[Photo]:
     yield from failed(first + done, 1 if piece.count is None else piece.count - done, piece.where, sentence)
 
 
-def _fetched(fetching: Fetching, image_id: str, where: str, url: str) -> Photo:
-    if not url:
-        return photo_of(image_id or where, where, error=f"{where}: its URL is empty or too long")
+def _stored(image_id: str, where: str, photo: bytes | str | None) -> Photo:
+    if not isinstance(photo, bytes):
+        return photo_of(image_id or where, where, error=f"{where}: has no photo")
+    return photo_of(image_id, where, NamedBytes(photo, image_id or where))
+
+
+def _fetched(fetching: Fetching, image_id: str, where: str, url: bytes | str | None) -> Photo:
+    if not isinstance(url, str) or not url:
+        return photo_of(image_id or where, where, error=f"{where}: has no URL, or one that is too long")
     try:
         return photo_of(image_id, where, NamedBytes(fetching.fetch(url), image_id or shown(url)))
     except ImageError as error:
