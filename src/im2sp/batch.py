@@ -21,14 +21,15 @@ from im2sp.graphs import GraphError, Graphs, load_runtime_soon
 from im2sp.journal import Journal, OutputError, Record
 from im2sp.optimised import OptimisedGraphs
 from im2sp.playing import PlaybackError, play
-from im2sp.sentences import unexpected
+from im2sp.sentences import about, unexpected
 
 if TYPE_CHECKING:
-    from im2sp.captioner import SpeechCaption
+    from im2sp.captioner import Captioner, SpeechCaption
     from im2sp.images.loading import ImageSource
     from im2sp.images.stored import StoredPhoto
     from im2sp.images.units import ImageUnits
     from im2sp.playing import Sink
+    from im2sp.translation.decoding import DecodingOptions
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,12 @@ class Voice:
         """The same with threads for each of so many processes."""
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         return self if self.threads or workers == 1 else replace(self, threads=max(1, cores // workers))
+
+    def options(self, captioner: Captioner) -> DecodingOptions:
+        """How the captioner is to decode. Raises Im2SpError for what its bundle cannot do."""
+        options = replace(captioner.default_options, **dict[str, Any](self.decoding))
+        captioner.check(options)
+        return options
 
 
 @dataclass(frozen=True)
@@ -123,8 +130,7 @@ class Speaker:
         from im2sp.captioner import Captioner  # while graphs are being opened, and so is the first photo
 
         self._captioner = Captioner(bundle, graphs=graphs)
-        self._options = replace(self._captioner.default_options, **dict[str, Any](voice.decoding))
-        self._captioner.check(self._options)
+        self._options = voice.options(self._captioner)
 
     def wait(self) -> None:
         """Return when all graphs are open. Raises GraphError for one that cannot be opened."""
@@ -143,15 +149,9 @@ class Speaker:
         `image`: what to look at where `photo` is a name on record and not a file. Raises OutputError when the wav
         cannot be written, PlaybackError when the sink takes no more, GraphError when the bundle is broken.
         """
-        try:
-            caption = self._caption(photo if image is None else image, sink)
-        except (PlaybackError, GraphError):  # would fail every photo
-            raise
-        except Im2SpError as error:
-            sentence = str(error)
-            return Outcome(photo, error=sentence if str(photo) in sentence else f"{photo}: {sentence}")
-        except Exception as error:  # a defect of ours must not silence the other photos
-            return Outcome(photo, error=f"{photo}: {unexpected(error)}")
+        caption = self.say(photo if image is None else image, str(photo), sink)
+        if isinstance(caption, str):
+            return Outcome(photo, error=caption)
         try:
             if wav:
                 caption.save(wav)
@@ -170,6 +170,20 @@ class Speaker:
             caption.withheld,
         )
         return Outcome(photo, record)
+
+    def say(self, image: ImageSource | ImageUnits, name: str, sink: Sink | None = None) -> SpeechCaption | str:
+        """A caption, spoken aloud where there is a sink; or why there is none, in a sentence about `name`.
+
+        Raises PlaybackError when the sink takes no more, GraphError when the bundle is broken.
+        """
+        try:
+            return self._caption(image, sink)
+        except (PlaybackError, GraphError):  # would fail every photo
+            raise
+        except Im2SpError as error:
+            return about(name, error)
+        except Exception as error:  # a defect of ours must not silence the other photos
+            return f"{name}: {unexpected(error)}"
 
     def _caption(self, photo: ImageSource | ImageUnits, sink: Sink | None) -> SpeechCaption:
         if sink is None:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
 
     from im2sp.batch import Outcome, Voice
+    from im2sp.collections.planning import Plan
+    from im2sp.collections.shards import ShardResult
     from im2sp.images.finding import Photos
     from im2sp.images.stored import StoredPhotos
     from im2sp.journal import Journal
@@ -50,6 +52,13 @@ threads_option = click.option(
     help="CPU threads of each process; 0 takes what is there.",
 )
 beam_option = click.option("--beam", type=click.IntRange(1, 64), help="Hypotheses side by side; 1 is fastest.")
+workers_option = click.option(
+    "--workers",
+    type=click.IntRange(1, 256),
+    default=1,
+    show_default=True,
+    help="Processes, each with its own copy of the model.",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
@@ -104,6 +113,55 @@ def speaking_options(command: Callable[..., None]) -> Callable[..., None]:
     def wrapped(**options: Any) -> None:
         wishes = Wishes(**{field.name: options.pop(field.name) for field in fields(Wishes)})
         command(wishes, **options)
+
+    return wrapped
+
+
+@dataclass(frozen=True)
+class Collection:
+    """What the options of `caption` and `tokenize` say about work on Ray; `ray`: whether it is wanted at all."""
+
+    ray: bool
+    shard: int | None
+    object_store: int | None
+    fetch_urls: bool
+    private_addresses: bool
+
+    def check(self) -> None:
+        """Raises BadParameter for options that have no meaning without others."""
+        given = {
+            "--shard": self.shard is not None,
+            "--object-store": self.object_store is not None,
+            "--fetch-urls": self.fetch_urls,
+            "--private-addresses": self.private_addresses,
+        }
+        for name, is_given in given.items():
+            if is_given and not self.ray:
+                raise click.BadParameter("only has a meaning with --ray; give both", param_hint=name)
+        if self.private_addresses and not self.fetch_urls:
+            raise click.BadParameter(
+                "only has a meaning with --fetch-urls; give both", param_hint="--private-addresses"
+            )
+
+
+def collection_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of a command that can work on Ray; it gets them as `collection`, and `workers` beside."""
+
+    @workers_option
+    @click.option(
+        "--ray", is_flag=True, help="For very many photos, also in tars and Parquet: shards, by workers on Ray."
+    )
+    @click.option("--shard", type=click.IntRange(1, 100_000), help="With --ray: photos of a shard.")
+    @click.option("--object-store", type=click.IntRange(80, 2**20), help="With --ray: MB that its processes share.")
+    @click.option("--fetch-urls", is_flag=True, help="With --ray: fetch the photos that Parquet tables name by URL.")
+    @click.option(
+        "--private-addresses", is_flag=True, help="With --fetch-urls: also from private networks and this machine."
+    )
+    @functools.wraps(command)
+    def wrapped(*arguments: Any, **options: Any) -> None:
+        collection = Collection(**{field.name: options.pop(field.name) for field in fields(Collection)})
+        collection.check()
+        command(*arguments, **options, collection=collection)
 
     return wrapped
 
@@ -166,23 +224,24 @@ def app() -> None:
 @app.command(short_help="Speak about photos.")
 @photos_argument()
 @speaking_options
-@click.option(
-    "--workers",
-    type=click.IntRange(1, 256),
-    default=1,
-    show_default=True,
-    help="Processes, each with its own copy of the model.",
-)
+@collection_options
 @in_sentences
-def caption(wishes: Wishes, photos: tuple[Path, ...], workers: int) -> None:
+def caption(wishes: Wishes, photos: tuple[Path, ...], workers: int, collection: Collection) -> None:
     """Speak about photos: OUT/<name>.wav for each, and a line in OUT/captions.jsonl; with --play, aloud.
 
     PHOTO is a photo, a folder of them, or a table that im2sp tokenize wrote. Run again, it goes on where it stopped:
-    photos that have their line and their wav are skipped.
+    photos that have their line and their wav are skipped. With --ray: tables OUT/captions-*.parquet, and the wavs in
+    OUT/wavs-*.tar.
     """
     if wishes.play and workers > 1:
         raise click.BadParameter("only one can speak aloud at a time; give --play or --workers", param_hint="--workers")
-    _speak_all(photos, wishes.out, wishes.play, _voice(wishes), workers)
+    voice = _voice(wishes)
+    if not collection.ray:
+        _speak_all(photos, wishes.out, wishes.play, voice, workers)
+        return
+    if wishes.play or wishes.out is None:
+        raise click.BadParameter("what Ray makes goes to a folder; give --out, not --play", param_hint="--ray")
+    _collect(photos, wishes.out, voice, workers, collection, captions=True)
 
 
 @app.command(short_help="Speak about each new photo in a folder.")
@@ -216,16 +275,26 @@ def watch(wishes: Wishes, folder: Path) -> None:
 
 @app.command(short_help="Store photos as image units.")
 @photos_argument()
-@out_option("The table to write: a name that ends in .parquet.")
+@out_option("The table to write: a name that ends in .parquet; with --ray, a folder.")
 @model_option
 @threads_option
+@collection_options
 @in_sentences
-def tokenize(photos: tuple[Path, ...], out: Path, model: str, threads: int) -> None:
+def tokenize(
+    photos: tuple[Path, ...], out: Path, model: str, threads: int, workers: int, collection: Collection
+) -> None:
     """Store photos as image units: one table, from which im2sp caption speaks as it does from the photos.
 
-    PHOTO is a photo, or a folder to look through. The table appears when it is complete. Run again after a stop, it
-    goes on where it stopped.
+    PHOTO is a photo, or a folder to look through. The table appears when it is complete. With --ray: tables
+    OUT/units-*.parquet. Run again after a stop, it goes on where it stopped.
     """
+    if collection.ray:
+        from im2sp.batch import Voice
+
+        _collect(photos, out, Voice(model, threads), workers, collection, captions=False)
+        return
+    if workers > 1:
+        raise click.BadParameter("several processes tokenize with --ray only; give both", param_hint="--workers")
     from im2sp.captioner import Captioner
     from im2sp.console import tally
     from im2sp.images.finding import Photos
@@ -573,6 +642,57 @@ def _spoken(
     if journal is None or sink is not None:
         return speak_in_turn(photos, voice, journal, sink)
     return speak_photos(photos, journal, voice, workers)
+
+
+def _collect(
+    sources: Sequence[Path],
+    out: Path,
+    voice: Voice,
+    workers: int,
+    collection: Collection,
+    captions: bool,
+) -> None:
+    """Make a collection on Ray and tell about it. Ends in exit code 1 when anything could not be read."""
+    from im2sp.bundle import Bundle, find_bundle
+    from im2sp.collections.planning import SHARD, Reading, plan_shards
+    from im2sp.console import tally
+
+    bundle = Bundle.load(find_bundle(voice.model))
+    voice = replace(voice, model=str(bundle.folder.absolute()))  # one folder for all workers
+    tokenizer = bundle.config.image_units if captions else None
+    plan = plan_shards(
+        sources, Reading(collection.shard or SHARD, collection.fetch_urls, collection.private_addresses, tokenizer)
+    )
+    for problem in plan.problems:
+        click.echo(problem, err=True)
+    if not plan.slices:
+        raise click.exceptions.Exit(1)
+    words = ("speaking", "spoken") if captions else ("tokenizing", "tokenized")
+    with tally(plan.photos, *words) as counts:
+        try:
+            with closing(_shards(plan, out, voice, workers, collection.object_store, captions)) as results:
+                for result in results:
+                    counts.add_shard(result)
+        except KeyboardInterrupt:
+            _fail(f"stopped: {counts}; run the same command again to go on", STOPPED)
+        except Im2SpError as error:
+            _fail(f"{error} ({counts})" if counts.done else str(error))
+    click.echo(f"{out}: {counts}")
+    if counts.failed:
+        where = out / f"{'captions' if captions else 'errors'}-*.parquet"
+        click.echo(f"{counts.failed} failed: the column error of {where} says why", err=True)
+    if counts.failed or plan.problems:
+        raise click.exceptions.Exit(1)
+
+
+def _shards(
+    plan: Plan, out: Path, voice: Voice, workers: int, object_store: int | None, captions: bool
+) -> Generator[ShardResult, None, None]:
+    from im2sp.collections.cluster import OBJECT_STORE, Workers
+    from im2sp.collections.running import make_captions, make_units
+
+    make = make_captions if captions else make_units
+    return make(plan, out, voice, Workers(workers, object_store or OBJECT_STORE))
 
 
 def _units_text(words: Sequence[str]) -> str:

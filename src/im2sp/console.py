@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from im2sp.batch import Outcome
     from im2sp.bundle import BundleDescription, ImageUnitsConfig
+    from im2sp.collections.shards import ShardResult
     from im2sp.journal import Record
 
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 class Tally:
     """Counts outcomes, shows them as a bar (on a terminal, for more than one photo), names failures on stderr."""
 
-    def __init__(self, progress: Progress | None, total: int, doing: str, done: str) -> None:
+    def __init__(self, progress: Progress | None, total: int | None, doing: str, done: str) -> None:
         self.done = self.skipped = self.failed = 0
         self._progress = progress
         self._total = total
@@ -49,9 +50,22 @@ class Tally:
                 self._progress.console.print(outcome.error, markup=False, highlight=False, soft_wrap=True)
             else:
                 print(outcome.error, file=sys.stderr)
+        self._show()
+
+    def add_shard(self, result: ShardResult) -> None:
+        """Count the photos of a shard. Why some failed stands in its table, where there is room for millions."""
+        well = result.photos - result.failed
+        self.failed += result.failed
+        if result.skipped:
+            self.skipped += well
+        else:
+            self.done += well
+        self._show()
+
+    def _show(self) -> None:
         if self._progress:
-            through, total = self.done + self.failed, self._total - self.skipped
-            self._progress.update(self._progress.task_ids[0], completed=through, total=total)
+            total = None if self._total is None else self._total - self.skipped
+            self._progress.update(self._progress.task_ids[0], completed=self.done + self.failed, total=total)
 
     def __str__(self) -> str:
         parts = [f"{_count(self.done, 'photo')} {self._word}"]
@@ -63,9 +77,9 @@ class Tally:
 
 
 @contextmanager
-def tally(total: int, doing: str = "speaking", done: str = "spoken") -> Iterator[Tally]:
-    """A Tally whose bar is gone afterwards."""
-    if total < 2 or not _on_terminal():
+def tally(total: int | None, doing: str = "speaking", done: str = "spoken") -> Iterator[Tally]:
+    """A Tally whose bar is gone afterwards. `total` is None where it is not known."""
+    if (total is not None and total < 2) or not _on_terminal():
         yield Tally(None, total, doing, done)
         return
     from im2sp.progress import progress_bar

@@ -33,6 +33,12 @@ def reason(error: BaseException) -> str:
     return words.rstrip(".") or type(error).__name__
 
 
+def about(name: str, error: BaseException) -> str:
+    """The sentence of an error that is one already, with what it is about in front where it does not say so."""
+    sentence = str(error)
+    return sentence if name in sentence else f"{name}: {sentence}"
+
+
 def unexpected(error: BaseException) -> str:
     """The sentence for a defect of our own; with IM2SP_DEBUG=1 the traceback goes to stderr before it."""
     if debugging():

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from array import array
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,10 @@ import numpy as np
 
 from im2sp.arrays import IntArray
 from im2sp.bundle import ImageTokenizer
-from im2sp.errors import Im2SpError, ImageError, TableError
+from im2sp.errors import ImageError, TableError
 from im2sp.files import replace_whole
 from im2sp.images.units import ImageUnits
+from im2sp.parquet import opened_parquet, pyarrow_modules
 from im2sp.schema import parse
 from im2sp.sentences import reason
 
@@ -31,10 +32,8 @@ ID_BYTES = 4_096  # of an image id, as the longest path of a file system
 
 ROW_GROUP_UNITS, ROW_GROUP_ROWS = 2**20, 2**14  # of the row groups that are written: some megabytes in memory
 _MOST_ROWS, _MOST_UNITS, _MOST_BYTES = 2**20, 2**24, 2**28  # of a row group that is read
-_MOST_FOOTER = 2**26  # bytes; the footer of some hundred thousand row groups
 _MOST_METADATA = 2**16  # bytes
 _BATCH_UNITS, _BATCH_ROWS = 2**18, 1_024  # read at a time
-_MAGIC = b"PAR1"  # at both ends of a Parquet file
 
 
 @dataclass(frozen=True)
@@ -209,53 +208,15 @@ class _Description(ImageTokenizer, frozen=True, kw_only=True):
     format_version: int
 
 
+_WHAT = "table of image units"
+
+
 def _pyarrow() -> tuple[Any, Any]:
-    try:
-        import pyarrow
-        import pyarrow.compute
-        import pyarrow.parquet
-    except ModuleNotFoundError as error:
-        raise Im2SpError(f"tables of image units need {error.name}: pip install 'im2sp[units]'") from error
-    return pyarrow, pyarrow.parquet
+    return pyarrow_modules("tables of image units")
 
 
-@contextmanager
-def _opened(path: Path, **options: Any) -> Iterator[Any]:
-    """A pyarrow ParquetFile. What pyarrow raises within the block becomes a TableError."""
-    pa, pq = _pyarrow()
-    _check_ends(path)
-    try:
-        with pq.ParquetFile(
-            path,
-            pre_buffer=False,
-            thrift_string_size_limit=_MOST_BYTES,
-            thrift_container_size_limit=_MOST_ROWS,
-            **options,
-        ) as file:
-            yield file
-    except Im2SpError:
-        raise
-    except (pa.ArrowException, OSError, UnicodeDecodeError, KeyError, OverflowError, MemoryError) as error:
-        raise TableError(f"{path}: is damaged or no table of image units ({reason(error)}); make it again") from error
-
-
-def _check_ends(path: Path) -> None:
-    try:
-        if not path.is_file():
-            raise TableError(f"{path}: {'is no ordinary file' if path.exists() else 'there is no such file'}")
-        with path.open("rb") as file:
-            start, size = file.read(len(_MAGIC)), path.stat().st_size
-            file.seek(max(0, size - 8))
-            end = file.read(8)
-    except OSError as error:
-        raise TableError(f"{path}: cannot be read ({reason(error)})") from error
-    if start != _MAGIC:
-        raise TableError(f"{path}: is not a Parquet file")
-    footer = int.from_bytes(end[:4], "little")
-    if end[4:] != _MAGIC or footer + 12 > size:
-        raise TableError(f"{path}: is cut short; the file ends before the table does, so make it again")
-    if footer > _MOST_FOOTER:
-        raise TableError(f"{path}: has a footer of {footer >> 20} MB, which is refused; make it again")
+def _opened(path: Path, **options: Any) -> AbstractContextManager[Any]:
+    return opened_parquet(path, _WHAT, **options)
 
 
 def _check_columns(path: Path, schema: Any) -> None:

@@ -1,0 +1,198 @@
+"""Shards are made by workers on Ray: each photo once, also when a worker is killed or the run is stopped."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from im2sp.batch import Voice
+from im2sp.collections.cluster import Workers, cluster
+from im2sp.collections.planning import Plan, Reading, plan_shards
+from im2sp.collections.running import make_captions, make_units
+from im2sp.collections.shards import ShardResult
+from im2sp.errors import BundleError
+from im2sp.images.unit_table import UnitTable
+from tests.collections.sources import picture, rows_of, write_photos, write_tar
+from tests.test_cli import call, sentence
+
+SHARDS, SHARD = 6, 12
+TWO = Workers(2)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ray() -> Iterator[None]:
+    """One cluster for all tests here, with room for two workers."""
+    with cluster(TWO):
+        yield
+
+
+@pytest.fixture(scope="module")
+def voice(tiny_bundle: Path) -> Voice:
+    return Voice(str(tiny_bundle), threads=1)
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
+    """Photos, one of them bad, in shards that take long enough to be met at work."""
+    folder = write_photos(tmp_path_factory.mktemp("collection"), SHARDS * SHARD - 1)
+    (folder / "bad.png").write_text("no picture")
+    return plan_shards([folder], Reading(shard=SHARD))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, plan: Plan, voice: Voice) -> Path:
+    """What one worker makes."""
+    out = tmp_path_factory.mktemp("undisturbed") / "out"
+    results = list(make_captions(plan, out, voice))
+    assert sorted(results, key=lambda result: result.number) == [
+        ShardResult(number, SHARD, int(number == SHARDS - 1)) for number in range(SHARDS)
+    ]
+    return out
+
+
+def shard_files(out: Path) -> dict[str, bytes]:
+    """Everything in the folder but the lock and what was being made."""
+    return {path.name: path.read_bytes() for path in out.iterdir() if not path.name.startswith(".")}
+
+
+class Killer:
+    """Kills the first worker that is met in the middle of a shard."""
+
+    def __init__(self, out: Path) -> None:
+        self.killed = 0
+        self._out = out
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+
+    def __enter__(self) -> Killer:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._done.is_set() and not self.killed:
+            for attempts in self._out.glob(".shard-*.attempts"):
+                self._kill(attempts)
+            time.sleep(0.002)
+
+    def _kill(self, attempts: Path) -> None:
+        try:
+            lines = attempts.read_text().splitlines()
+        except OSError:  # it has just been finished
+            return
+        made = [line for line in lines if line.startswith("make")]
+        if self.killed or not 1 < len(made) < SHARD - 4:
+            return
+        process = int(lines[0].removeprefix("start "))
+        os.kill(process, signal.SIGKILL)
+        while Path(f"/proc/{process}/cmdline").exists() and Path(f"/proc/{process}/cmdline").read_bytes():
+            time.sleep(0.001)
+        if attempts.exists():  # no worker seals it any more, until another one has made it again
+            self.killed = process
+
+
+def test_a_killed_worker_costs_no_photo_and_doubles_none(
+    tmp_path: Path, plan: Plan, voice: Voice, undisturbed: Path
+) -> None:
+    out = tmp_path / "out"
+    with Killer(out) as killer:
+        results = list(make_captions(plan, out, voice, TWO))
+    assert killer.killed
+    assert sorted(result.number for result in results) == list(range(SHARDS))
+    rows, expected = (rows_of(*sorted(folder.glob("captions-*.parquet"))) for folder in (out, undisturbed))
+    assert len({row["image_id"] for row in rows}) == len(rows) == SHARDS * SHARD
+    assert rows == expected
+    assert shard_files(out) == shard_files(undisturbed)
+    assert sorted(os.listdir(out)) == sorted([".im2sp.lock", *shard_files(undisturbed)])
+
+
+def test_a_stopped_run_goes_on_with_the_missing_shards(
+    tmp_path: Path, plan: Plan, voice: Voice, undisturbed: Path
+) -> None:
+    out = tmp_path / "out"
+    with closing(make_captions(plan, out, voice)) as results:
+        first = next(results)
+    assert not first.skipped
+    assert not (out / "SHA256SUMS").exists()
+    before = {path: path.stat().st_mtime_ns for path in out.glob("*.parquet")}
+    again = list(make_captions(plan, out, voice))
+    assert sorted(result.number for result in again) == list(range(SHARDS))
+    assert first.number in {result.number for result in again if result.skipped}
+    assert all(path.stat().st_mtime_ns == when for path, when in before.items())
+    assert shard_files(out) == shard_files(undisturbed)
+    assert all(result.skipped for result in make_captions(plan, out, voice))
+
+
+def test_units_by_the_command(tmp_path: Path, unit_bundle: Path) -> None:
+    tars = tmp_path / "tars"
+    tars.mkdir()
+    for number in range(2):
+        write_tar(tars / f"{number}.tar", {f"{number}-{seed}.png": picture(seed) for seed in range(3)})
+    write_tar(tars / "2.tar", {"bad.png": b"x"})
+    out, spoken = tmp_path / "units", tmp_path / "spoken"
+    options = ("--ray", "--model", unit_bundle, "--threads", 1)
+    code, stdout, stderr = call("tokenize", tars, "-o", out, *options, "--workers", 2)
+    assert (code, stdout) == (1, f"{out}: 6 photos tokenized, 1 failed\n")
+    assert sentence(stderr) == f"1 failed: the column error of {out}/errors-*.parquet says why"
+    ids = [image_id for path in sorted(out.glob("units-*.parquet")) for image_id, _ in UnitTable.open(path)]
+    assert ids == [f"{number}-{seed}.png" for number in range(2) for seed in range(3)]
+    code, stdout, stderr = call("caption", out, "-o", spoken, *options, "--shard", 2)
+    assert (code, stdout, stderr) == (0, f"{spoken}: 6 photos spoken\n", "")
+    assert [row["image_id"] for row in rows_of(*sorted(spoken.glob("captions-*.parquet")))] == ids
+    code, stdout, stderr = call("caption", out, "-o", spoken, *options, "--shard", 2)
+    assert (code, stdout, stderr) == (0, f"{spoken}: 0 photos spoken, 6 skipped (spoken before)\n", "")
+    code, _, stderr = call("caption", out, "-o", spoken, *options, "--shard", 3)
+    assert code == 1
+    assert "was begun with other photos or another size of shards" in sentence(stderr)
+
+
+def test_what_ends_the_run_is_one_sentence(tmp_path: Path, plan: Plan, unit_bundle: Path, tiny_bundle: Path) -> None:
+    with pytest.raises(BundleError, match="has no image units"):
+        make_units(plan, tmp_path / "out", Voice(str(tiny_bundle), 1))
+    code, _, stderr = call("caption", tmp_path, "-o", tmp_path / "out", "--ray", "--model", "nowhere")
+    assert code == 1
+    assert re.search("nowhere", sentence(stderr))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        (["--shard", "5"], "--shard: only has a meaning with --ray"),
+        (["--fetch-urls"], "--fetch-urls: only has a meaning with --ray"),
+        (["--ray", "--private-addresses"], "only has a meaning with --fetch-urls"),
+        (["--ray", "--play"], "what Ray makes goes to a folder"),
+    ],
+)
+def test_options_that_do_not_go_together(tmp_path: Path, options: list[str], part: str) -> None:
+    code, _, stderr = call("caption", tmp_path, "-o", tmp_path / "out", *options)
+    assert code == 2
+    assert part in " ".join(stderr.replace("│", "").split())
+
+
+def test_ray_is_loaded_only_when_it_is_used() -> None:
+    script = "import sys, im2sp.cli, im2sp.collections.running; print('ray' in sys.modules, 'pyarrow' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "False False\n"
+
+
+def test_without_ray(tmp_path: Path, tiny_bundle: Path) -> None:
+    write_photos(tmp_path / "in", 1)
+    words = ["caption", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--ray", "--model", str(tiny_bundle)]
+    script = f"import sys; sys.modules['ray'] = None; sys.argv[1:] = {words!r}; from im2sp.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "collections on Ray need ray: pip install 'im2sp[ray]'\n")
+    assert not (tmp_path / "out").exists()
