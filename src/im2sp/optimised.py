@@ -50,9 +50,10 @@ class OptimisedGraphs:
         base = Path(wanted or os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
         return cls(base / "im2sp" / "graphs") if base.is_absolute() else None
 
-    def suits(self, path: Path) -> bool:
-        """Whether a graph is of a size that is kept."""
-        return SMALLEST <= path.stat().st_size <= LARGEST
+    @staticmethod
+    def suits(size: int) -> bool:
+        """Whether a graph of so many bytes is kept."""
+        return SMALLEST <= size <= LARGEST
 
     def find(self, bundle: Bundle, name: str) -> Path | None:
         """The optimised graph of that name, verified; None where there is none."""
