@@ -19,7 +19,7 @@ from im2sp.cli import app
 from im2sp.errors import BundleError
 from im2sp.graphs import Graphs
 from im2sp.journal import CAPTIONS
-from im2sp.optimised import GRAPH, MOST_GRAPHS, WEIGHTS, OptimisedGraphs
+from im2sp.optimised import GRAPH, LARGEST, MOST_GRAPHS, SMALLEST, WEIGHTS, OptimisedGraphs
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 NAME = "duration_predictor"  # the smallest of the embedded bundle that is kept
@@ -145,6 +145,11 @@ def test_a_folder_that_cannot_be_written(bundle: Bundle, tmp_path: Path, expecte
 def test_small_graphs_are_not_kept(tiny_bundle: Path, cache: OptimisedGraphs, tmp_path: Path) -> None:
     Graphs(Bundle.load(tiny_bundle), 1, cache).check()
     assert not (tmp_path / "graphs").exists()
+
+
+def test_sizes_that_are_kept() -> None:
+    sizes = (SMALLEST - 1, SMALLEST, LARGEST, LARGEST + 1)
+    assert [OptimisedGraphs.suits(size) for size in sizes] == [False, True, True, False]
 
 
 def test_the_oldest_go_first(bundle: Bundle, cache: OptimisedGraphs, tmp_path: Path) -> None:

@@ -191,14 +191,16 @@ class Graphs:
         path = self.bundle.folder / f"{name}.onnx"
         check_external_data(path, listed=data_file(path).name in self.bundle.checksums)
         try:
-            threads = 1 if name in _SHORT_RUNS and path.stat().st_size < _LARGE else self._threads
-            return self._optimised(name, path, threads) or _open(path, _options(threads))
+            size = path.stat().st_size
+            threads = 1 if name in _SHORT_RUNS and size < _LARGE else self._threads
+            kept = self._optimised(name, path, threads) if OptimisedGraphs.suits(size) else None
+            return kept or _open(path, _options(threads))
         except Exception as error:  # see Graph.run
             raise GraphError(f"{label} cannot be opened: {_why(error)}") from error
 
     def _optimised(self, name: str, path: Path, threads: int) -> onnxruntime.InferenceSession | None:
         """The session of a graph as it was optimised before, or is now for later; None without a cache that works."""
-        if self._cache is None or not self._cache.suits(path):
+        if self._cache is None:
             return None
         if found := self._cache.find(self.bundle, name):
             try:

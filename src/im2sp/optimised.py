@@ -27,6 +27,7 @@ CACHE = "IM2SP_CACHE"  # the environment variable: a folder in place of the user
 GRAPH, WEIGHTS = "graph.onnx", "weights.bin"
 MOST_GRAPHS = 12  # that are kept, about 20 MB each; those of three bundles
 SMALLEST = 2**19  # bytes of a graph; smaller ones are open before an entry is verified
+LARGEST = 2**25  # bytes; larger ones would fill the disk of somebody who only wants to hear about a photo
 
 _LAYOUT = 1  # of the entries
 _ABANDONED = 3_600  # seconds, after which a folder that is still being written belongs to nobody
@@ -49,9 +50,10 @@ class OptimisedGraphs:
         base = Path(wanted or os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
         return cls(base / "im2sp" / "graphs") if base.is_absolute() else None
 
-    def suits(self, path: Path) -> bool:
-        """Whether a graph is large enough to be kept."""
-        return path.stat().st_size >= SMALLEST
+    @staticmethod
+    def suits(size: int) -> bool:
+        """Whether a graph of so many bytes is kept."""
+        return SMALLEST <= size <= LARGEST
 
     def find(self, bundle: Bundle, name: str) -> Path | None:
         """The optimised graph of that name, verified; None where there is none."""
