@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from im2sp.batch import Voice
-from im2sp.collections.cluster import Workers, cluster
+from im2sp.collections.cluster import Workers, _end_processes_of, cluster
 from im2sp.collections.planning import Plan, Reading, plan_shards
 from im2sp.collections.running import make_captions, make_units
 from im2sp.collections.shards import ShardResult
@@ -181,6 +181,15 @@ def test_options_that_do_not_go_together(tmp_path: Path, options: list[str], par
     code, _, stderr = call("caption", tmp_path, "-o", tmp_path / "out", *options)
     assert code == 2
     assert part in " ".join(stderr.replace("│", "").split())
+
+
+def test_what_a_failed_start_has_begun_is_ended(tmp_path: Path) -> None:
+    words = [sys.executable, "-c", "import time; time.sleep(60)"]
+    with subprocess.Popen([*words, tmp_path / "im2sp-1" / "raylet"]) as ours, subprocess.Popen(words) as other:
+        _end_processes_of(str(tmp_path / "im2sp-1"))
+        assert ours.wait() == -signal.SIGKILL
+        assert other.poll() is None
+        other.kill()
 
 
 def test_ray_is_loaded_only_when_it_is_used() -> None:
