@@ -11,7 +11,8 @@ weights, picture, number of tokens and threads, each in a process of its own, ta
 `--tokens` tokens and for one; the difference gives tokens a second. Printed are medians, in wall-clock and, as machines
 are shared, in processor time, and how soon the first unit is there, peak memory, and the share of the memory bandwidth:
 bytes that a step has to read (weights, keys and values) over time, against what this machine copies and reads in the
-same run. `--size small` tries the script itself. Needs im2sp[lab,units]; Linux for peak memory.
+same run. `--size small` tries the script itself, `--size decoder` has the decoder of "large" behind one layer of its
+image encoder, which is enough to compare steps. Needs im2sp[lab,units]; Linux for peak memory.
 """
 
 from __future__ import annotations
@@ -67,6 +68,7 @@ SIZES: dict[str, dict[str, dict[str, Any]]] = {
         "vocoder": {"channels": 32},
     },
 }  # fmt: skip
+SIZES["decoder"] = SIZES["large"] | {"vision": SIZES["large"]["vision"] | {"num_hidden_layers": 1}}
 SIZES["base"] = SIZES["large"] | {"vision": {"image_size": 224, "patch_size": 16}}  # the rest as transformers has it
 
 

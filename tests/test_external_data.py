@@ -68,6 +68,15 @@ def test_it_may_be_made_of_links_as_the_cache_of_the_hub_is(bundle: Path, tmp_pa
     assert Captioner.from_pretrained(linked, threads=1).caption(PHOTO).tokens.size
 
 
+def test_a_decoder_with_many_weights_gets_all_threads(bundle: Path) -> None:
+    """The graph itself is small: its weights count, which are as many as the file beside it has room for."""
+    with (bundle / "decoder.onnx.data").open("r+b") as weights:
+        weights.truncate(2**25)
+    write_checksums(bundle)
+    decoder = Graphs(Bundle.load(bundle), threads=3).open("decoder")
+    assert decoder._session.get_session_options().intra_op_num_threads == 3
+
+
 def test_changed_missing_or_unlisted_weights_are_refused(bundle: Path) -> None:
     beside = bundle / "decoder.onnx.data"
     whole = beside.read_bytes()

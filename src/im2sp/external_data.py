@@ -25,6 +25,12 @@ def data_file(graph: Path) -> Path:
     return graph.with_name(f"{graph.name}.data")
 
 
+def graph_bytes(graph: Path) -> int:
+    """How large a graph is with all its weights. Raises OSError where it is not there."""
+    beside = data_file(graph)
+    return graph.stat().st_size + (beside.stat().st_size if beside.is_file() else 0)
+
+
 def check_external_data(graph: Path, *, listed: bool) -> None:
     """Refuse a graph that has weights elsewhere than in itself and in `data_file`.
 

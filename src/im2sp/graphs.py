@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from im2sp.bundle import Bundle, BundleConfig, DecoderConfig
 from im2sp.errors import BundleError, Im2SpError
-from im2sp.external_data import check_external_data, data_file
+from im2sp.external_data import check_external_data, data_file, graph_bytes
 from im2sp.optimised import WEIGHTS, OptimisedGraphs
 from im2sp.sentences import reason
 
@@ -191,9 +191,8 @@ class Graphs:
         path = self.bundle.folder / f"{name}.onnx"
         check_external_data(path, listed=data_file(path).name in self.bundle.checksums)
         try:
-            size = path.stat().st_size
-            threads = 1 if name in _SHORT_RUNS and size < _LARGE else self._threads
-            kept = self._optimised(name, path, threads) if OptimisedGraphs.suits(size) else None
+            threads = 1 if name in _SHORT_RUNS and graph_bytes(path) < _LARGE else self._threads
+            kept = self._optimised(name, path, threads) if OptimisedGraphs.suits(path) else None
             return kept or _open(path, _options(threads))
         except Exception as error:  # see Graph.run
             raise GraphError(f"{label} cannot be opened: {_why(error)}") from error

@@ -22,12 +22,13 @@ from pathlib import Path
 from im2sp.bundle import Bundle
 from im2sp.checksums import verify_checksums, write_checksums
 from im2sp.errors import BundleError
+from im2sp.external_data import graph_bytes
 
 CACHE = "IM2SP_CACHE"  # the environment variable: a folder in place of the user's cache, or `off`
 GRAPH, WEIGHTS = "graph.onnx", "weights.bin"
 MOST_GRAPHS = 12  # that are kept, about 20 MB each; those of three bundles
 SMALLEST = 2**19  # bytes of a graph; smaller ones are open before an entry is verified
-LARGEST = 2**25  # bytes; larger ones would fill the disk of somebody who only wants to hear about a photo
+LARGEST = 2**26  # bytes; larger ones would take as much of the disk once more, and are mapped where they are
 
 _LAYOUT = 1  # of the entries
 _ABANDONED = 3_600  # seconds, after which a folder that is still being written belongs to nobody
@@ -51,9 +52,9 @@ class OptimisedGraphs:
         return cls(base / "im2sp" / "graphs") if base.is_absolute() else None
 
     @staticmethod
-    def suits(size: int) -> bool:
-        """Whether a graph of so many bytes is kept."""
-        return SMALLEST <= size <= LARGEST
+    def suits(path: Path) -> bool:
+        """Whether a graph is large enough to be kept, and not too large."""
+        return SMALLEST <= graph_bytes(path) <= LARGEST
 
     def find(self, bundle: Bundle, name: str) -> Path | None:
         """The optimised graph of that name, verified; None where there is none."""

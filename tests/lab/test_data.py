@@ -162,6 +162,7 @@ def test_recipes_fit_their_stages(name: str) -> None:
     from im2sp.lab.stages.hubert import HubertStage
     from im2sp.lab.stages.image_tokenizer import TokenizerPhotos
     from im2sp.lab.stages.semantic_units import SemanticUnitsOptions
+    from im2sp.lab.stages.tune import TuneTraining
     from im2sp.lab.training.self_critical import SelfCriticalTraining
     from im2sp.lab.training.token_augmentation import TokenAugmentation
     from im2sp.lab.training.token_vit import TokenVitTraining
@@ -175,6 +176,7 @@ def test_recipes_fit_their_stages(name: str) -> None:
         "backbone": BackboneConfig,
         "hubert": HubertStage,
         "pretrain": TranslatorTraining,
+        "tune": TuneTraining,
         "reward": SelfCriticalTraining,
         "distil": Distillation,
         "translate": TranslatorTraining,

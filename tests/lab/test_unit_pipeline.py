@@ -46,7 +46,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     """A run up to the features; do not change what is in it."""
     folder = tmp_path_factory.mktemp("run")
     recipe = write_tiny_run(folder)
-    lab(folder, "encode")
+    for stage in ("encode", "pretrain", "tune"):
+        lab(folder, stage)
     return recipe
 
 
@@ -92,7 +93,7 @@ def test_semantic_units_from_photos_to_a_bundle(run: Recipe, tmp_path: Path) -> 
     captioner = Captioner.from_pretrained(run.bundle_of(SEMANTIC), threads=1)
     captioner.graphs.check()
     assert (captioner.image_tokenizer.units, captioner.image_tokenizer.bits) == (12, 48)
-    backbone = ImageBackbone.pretrained(run.section("backbone", BackboneConfig))
+    backbone = ImageBackbone.pretrained(run.section("backbone", BackboneConfig), run.tuned_backbone)
     quantiser, translator = SemanticUnits.load(run.semantic_units), Translator.load(run.translator(seen=SEMANTIC))
     photos = photos_of(run)
     pixels = np.stack([captioner.pixels(photo) for photo in photos])

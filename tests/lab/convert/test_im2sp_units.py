@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner as ClickRunner
 from PIL import Image
 from torch import Tensor, nn
 from transformers import GitConfig, GitForCausalLM
@@ -226,13 +227,13 @@ def test_stored_units_are_spoken_by_the_command_line(bundle: Path, tmp_path: Pat
     for number, photo in enumerate(some_photos(3)):
         photo.save(tmp_path / f"{number}.png")
     photos, table = [str(tmp_path / f"{number}.png") for number in range(3)], str(tmp_path / "units.parquet")
-    model, run = ["--model", str(bundle)], CliRunner()
+    model, run = ["--model", str(bundle)], ClickRunner()
     for arguments in (
         ["tokenize", *photos, "-o", table], ["caption", table, "-o", str(tmp_path / "said")],
         ["caption", *photos, "-o", str(tmp_path / "seen")],
         ["reconstruct", table, "-o", str(tmp_path / "pictures")],
     ):  # fmt: skip
-        run.invoke(im2sp, [*arguments, *model], catch_exceptions=False)
+        assert run.invoke(im2sp, [*arguments, *model], catch_exceptions=False).exit_code == 0
     for number in range(3):
         said, seen = (list((tmp_path / name).glob(f"{number}*.wav")) for name in ("said", "seen"))
         assert said[0].read_bytes() == seen[0].read_bytes()
