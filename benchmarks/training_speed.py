@@ -36,6 +36,7 @@ from im2sp.lab.models.semantic_units import SemanticUnits
 from im2sp.lab.models.token_vit import TokenVit, TokenVitConfig
 from im2sp.lab.models.translator import Translator, TranslatorConfig
 from im2sp.lab.models.vit_vqgan import VitVqgan, VitVqganConfig
+from im2sp.lab.precision import products
 from im2sp.lab.recipe import Recipe
 from im2sp.lab.stages.encode import encode
 from im2sp.lab.stages.semantic_units import SemanticUnitsOptions, make_semantic_units, stored_features
@@ -91,7 +92,7 @@ def semantic_steps(recipe: Recipe, config: TranslatorConfig, batch: Batch, folde
         rows = [to_pixels(load_image(path), side, side, mean, std) for path in batch.paths.values()]
         pixels = torch.from_numpy(np.stack(rows)).to(memory_format=torch.channels_last)
         with torch.no_grad():
-            with torch.autocast("cpu", torch.bfloat16):
+            with products("cpu"):
                 seen = backbone(pixels)
             return quantiser.features(quantiser(seen.float()))
 

@@ -24,6 +24,7 @@ from im2sp.lab.data.unit_subwords import UnitSubwords
 from im2sp.lab.evaluation.unit_quality import frame_phones, unit_quality
 from im2sp.lab.models.speech_encoder import averaged, whole_frames
 from im2sp.lab.models.unit_vocoder import ConvNextBlock
+from im2sp.lab.precision import products
 from im2sp.lab.stages.hubert import fit_clusters, layer_features
 from im2sp.speech.units import remove_repeats
 
@@ -70,7 +71,7 @@ def phones_from_context(
             start = rng.integers(len(long[index][0]) - SEGMENT)
             batch.append([row[start : start + SEGMENT].astype(np.int64) for row in long[index]])
         seen, wanted = torch.from_numpy(np.stack(batch)).unbind(1)
-        with torch.autocast("cpu", torch.bfloat16):
+        with products("cpu"):
             logits = probe(seen)
         loss = nn.functional.cross_entropy(logits.flatten(0, 1), wanted.flatten())
         optimizer.zero_grad()

@@ -12,6 +12,7 @@ import soxr
 
 from im2sp.errors import Im2SpError
 from im2sp.lab.data.piper_decoder import PiperDecoder, split_voice
+from im2sp.lab.precision import fast_bfloat16
 from im2sp.speech.audio import SAMPLE_RATE
 
 
@@ -26,9 +27,8 @@ class VoiceConfig:
     noise_w_scale: float = 0.0
     length_scale: float = 0.85
     peak: float = 0.8
-    fast_decoder: bool = (
-        True  # waveform decoder in bfloat16 (see piper_decoder.py); off: the voice's own, exact and slower
-    )
+    fast_decoder: bool = True  # waveform decoder in bfloat16 where the processor is fast at it (see piper_decoder.py);
+    # off: the voice's own, exact and slower
 
 
 class PiperSpeaker:
@@ -48,7 +48,7 @@ class PiperSpeaker:
         self.config = config
         self._voice = piper.PiperVoice.load(path)
         self._decoder: PiperDecoder | None = None
-        if config.fast_decoder:
+        if config.fast_decoder and fast_bfloat16():
             graph, self._decoder = split_voice(path)
         else:
             model = onnx.load(str(path))

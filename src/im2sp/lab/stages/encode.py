@@ -21,6 +21,7 @@ from im2sp.errors import Im2SpError
 from im2sp.files import replace_whole
 from im2sp.images.loading import load_image, to_pixels
 from im2sp.lab.image_encoders import ImageEncoder
+from im2sp.lab.precision import products
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +100,7 @@ def encode(
 
     def features(pixels: FloatArray) -> npt.NDArray[np.float16]:
         tensor = torch.from_numpy(pixels).to(device, memory_format=torch.channels_last)
-        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16):
+        with torch.inference_mode(), products(device.type):
             return network(tensor).float().cpu().numpy().astype(np.float16)
 
     for view in views:

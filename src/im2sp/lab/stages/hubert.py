@@ -24,6 +24,7 @@ from im2sp.lab.data.mfcc import mfcc
 from im2sp.lab.data.speech_shards import SpokenCaption, as_floats, read_shards
 from im2sp.lab.evaluation.unit_quality import UnitQuality, frame_phones, unit_quality
 from im2sp.lab.models.speech_encoder import Clusters, SpeechEncoder, edge_padding, small_hubert_config, whole_frames
+from im2sp.lab.precision import products
 from im2sp.lab.training.hubert import HubertTraining, train_hubert
 from im2sp.lab.training.processes import Processes, peers_answer
 from im2sp.speech.audio import HOP
@@ -125,7 +126,7 @@ def layer_features(hubert: HubertModel, layer: int, smoothing: int = 1, cepstra:
     encoder = SpeechEncoder(hubert, layer, edge_padding(hubert.config), smoothing, cepstra)
 
     def features(waveform: np.ndarray) -> np.ndarray:
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        with torch.inference_mode(), products("cpu"):
             return encoder.features(torch.from_numpy(waveform)[None])[0].float().numpy()
 
     return features

@@ -19,6 +19,7 @@ from im2sp.lab.data.image_features import ImageFeatures
 from im2sp.lab.image_encoders import efficientnet
 from im2sp.lab.models.image_backbone import BackboneConfig, ImageBackbone
 from im2sp.lab.models.translator import Translator
+from im2sp.lab.precision import products
 from im2sp.lab.training.seeing_translator import SeeingTranslator
 from im2sp.lab.training.translator import Sentences, TranslatorTraining, train_translator
 
@@ -80,7 +81,7 @@ def features_of(maps: Path, views: tuple[str, ...], backbone: BackboneConfig, tu
         number, rows = seen.views.index(view), []
         for start in range(0, len(image_ids), BATCH):
             batch = torch.from_numpy(seen.batch(image_ids[start : start + BATCH], number)).float()
-            with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+            with torch.inference_mode(), products("cpu"):
                 features = late(batch.contiguous(memory_format=torch.channels_last))
             rows.append(features.numpy().astype(np.float16))
         with replace_whole(out / f"{view}.npy") as temporary, temporary.open("wb") as file:

@@ -16,6 +16,7 @@ from im2sp.lab.data.speech_shards import as_floats, read_shard
 from im2sp.lab.data.unit_subwords import UnitSubwords
 from im2sp.lab.data.unit_table import UnitRow, iterate_unit_tables, write_unit_table
 from im2sp.lab.models.speech_encoder import CLUSTERS, SpeechEncoder, whole_frames
+from im2sp.lab.precision import products
 from im2sp.speech.audio import SAMPLE_RATE
 from im2sp.speech.units import remove_repeats
 
@@ -44,7 +45,7 @@ def extract_units(speech: Path, encoder_folder: Path, out: Path, share: tuple[in
         for clip in read_shard(path):
             waveform = as_floats(whole_frames(clip.waveform))
             with torch.inference_mode():
-                with torch.autocast("cpu", torch.bfloat16):
+                with products("cpu"):
                     features = encoder.features(torch.from_numpy(waveform)[None])
                 units = encoder.nearest(features.float())[0].numpy().astype(np.uint16)
             duration = len(clip.waveform) / SAMPLE_RATE

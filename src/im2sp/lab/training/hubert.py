@@ -12,6 +12,7 @@ from transformers import HubertConfig, HubertModel
 
 from im2sp.lab.data.speech_shards import as_floats
 from im2sp.lab.models.speech_encoder import edge_padding
+from im2sp.lab.precision import products
 from im2sp.lab.training.processes import Part, Processes, peers_answer
 from im2sp.lab.training.progress import Checkpoint, TrainingLog, warm_up_cosine
 from im2sp.speech.audio import HOP
@@ -205,7 +206,7 @@ def train_hubert(
                 torch.manual_seed(part.seed(options.seed * 1_000_003 + step))
             waveform, mask, target = (tensor.to(processes.device) for tensor in batch.part(part))
             with processes.backward_of(part, shared):
-                with torch.autocast(processes.device.type, torch.bfloat16, enabled=options.bf16):
+                with products(processes.device.type, options.bf16):
                     contribution, share = shared(waveform, mask, target, batch.counts, options.unmasked_weight)
                 processes.backward(contribution)
             loss, right = loss + contribution.item(), right + share.item()

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from im2sp.lab.data.image_features import ImageFeatures
 from im2sp.lab.data.text_tokenizer import BOS, EOS
 from im2sp.lab.models.translator import DecoderStep, Translator
+from im2sp.lab.precision import products
 from im2sp.lab.training.cider_reward import CiderReward
 from im2sp.lab.training.progress import Checkpoint, TrainingLog, warm_up_cosine
 from im2sp.lab.training.translator import PAD, Sentences
@@ -141,7 +142,7 @@ def self_critical_loss(
     targets = tokens[:, 1:]
     counted = targets != PAD
     photo = torch.arange(photos).repeat_interleave(samples)
-    with torch.autocast("cpu", torch.bfloat16):
+    with products("cpu"):
         logits = model(images, tokens[:, :-1], photo)
     logits = logits.float()
     logits[..., list(forbidden)] = -torch.inf

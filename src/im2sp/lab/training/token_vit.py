@@ -20,6 +20,7 @@ from im2sp.errors import Im2SpError
 from im2sp.lab.data.image_features import ImageFeatures
 from im2sp.lab.models.saving import CONFIG
 from im2sp.lab.models.token_vit import StemFromUnits, TokenVit, TokenVitConfig
+from im2sp.lab.precision import products
 from im2sp.lab.training.averaging import train_averaged
 from im2sp.lab.training.processes import Processes
 from im2sp.lab.training.token_augmentation import TokenAugmentation, TokenAugmenter
@@ -136,7 +137,7 @@ def train_token_vit(
         chosen = [train[row] for row in draw.integers(len(train), size=options.batch)]
         units, wanted = photos.batch(chosen, draw.integers(len(photos.units), size=options.batch))
         random = torch.Generator().manual_seed(options.seed * 1_000_003 + step)
-        with torch.autocast("cpu", torch.bfloat16):
+        with products("cpu"):
             said = pupil(augment(units, random))
         loss = F.mse_loss(said, scale(wanted))
         loss.backward()

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from im2sp.lab.data.image_features import PhotoInputs
 from im2sp.lab.data.sentences import Sentence, SentenceLookup
 from im2sp.lab.models.translator import Translator
+from im2sp.lab.precision import products
 from im2sp.lab.training.averaging import train_averaged
 from im2sp.lab.training.processes import Part, Processes, peers_answer
 from im2sp.lab.training.sharding import whole
@@ -126,7 +127,7 @@ def next_token_loss(
     filler = -len(counted) % 128
     rows = nn.functional.pad(counted, (0, filler))
     targets = nn.functional.pad(targets[counted], (0, filler), value=PAD)
-    with torch.autocast(features.device.type, torch.bfloat16, enabled=bf16):
+    with products(features.device.type, bf16):
         hidden = model.hidden(features, tokens[:, :-1], photo).flatten(0, 1)
         logits = model.output(hidden[rows])
     return nn.functional.cross_entropy(logits.float(), targets, ignore_index=PAD, label_smoothing=smoothing)

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from im2sp.lab.models.image_backbone import ImageBackbone
 from im2sp.lab.models.saving import CONFIG
 from im2sp.lab.models.vit_vqgan import VitVqgan, VitVqganConfig
+from im2sp.lab.precision import products
 from im2sp.lab.training.photo_crops import PhotoCrops
 from im2sp.lab.training.progress import Checkpoint, TrainingLog, warm_up_cosine
 
@@ -164,12 +165,12 @@ class TrainingRun:
         rate = options.learning_rate * warm_up_cosine(self.step, options.steps, options.warm_up)
         for group in [*self.optimizer.param_groups, *self.judge_optimizer.param_groups]:
             group["lr"] = rate
-        with torch.autocast("cpu", torch.bfloat16):
+        with products("cpu"):
             found = self.model.before_codes(photos)
         if self.step % options.revive_every == 0:
             self.revive(found.detach().float())
         quantised = quantise(self.model, found.float(), options.commitment)
-        with torch.autocast("cpu", torch.bfloat16):
+        with products("cpu"):
             made = self.model.pixels_of(quantised.directions).float()
             seen = perceptual_distance(backbone, made, photos)
         pixels = (made - photos).abs().mean() + (made - photos).square().mean()
@@ -197,7 +198,7 @@ class TrainingRun:
 
     def _teach_judge(self, made: Tensor, photos: Tensor) -> Tensor:
         """One step of the judge by the hinge loss."""
-        with torch.autocast("cpu", torch.bfloat16):
+        with products("cpu"):
             loss = F.relu(1 - self.judge(photos)).mean() + F.relu(1 + self.judge(made)).mean()
         self.judge_optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -207,7 +208,7 @@ class TrainingRun:
     def _adversarial(self, made: Tensor) -> Tensor:
         """What the judge, held still, thinks of the pictures."""
         self.judge.requires_grad_(False)
-        with torch.autocast("cpu", torch.bfloat16):
+        with products("cpu"):
             loss = -self.judge(made).mean()
         self.judge.requires_grad_(True)
         return loss

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from im2sp.files import replace_whole
 from im2sp.lab.data.speech_shards import as_floats
 from im2sp.lab.models.unit_vocoder import DurationPredictor, UnitVocoder, VocoderConfig, load_vocoder, save_vocoder
+from im2sp.lab.precision import products
 from im2sp.lab.training.processes import WHOLE, Part, Processes, peers_answer
 from im2sp.lab.training.progress import Checkpoint, TrainingLog, warm_up_cosine
 from im2sp.lab.training.vocoder_losses import Discriminators, Verdicts, generator_loss, spectral_loss
@@ -110,7 +111,7 @@ def _train_generator(
             judge_optimizer.zero_grad(set_to_none=True)
             for part, fake, (_, real) in zip(parts, fakes, cuts, strict=True):
                 with processes.backward_of(part, verdicts):
-                    with torch.autocast(processes.device.type, torch.bfloat16, enabled=options.bf16):
+                    with products(processes.device.type, options.bf16):
                         loss = verdicts(real, fake.detach())
                     processes.backward(loss * part.share(options.batch))
             judge_optimizer.step()
@@ -144,7 +145,7 @@ def _train_generator(
 
 
 def _predict(model: nn.Module, frames: Tensor, options: VocoderTraining) -> Tensor:
-    with torch.autocast(frames.device.type, torch.bfloat16, enabled=options.bf16):
+    with products(frames.device.type, options.bf16):
         waveform: Tensor = model(frames)
     return waveform
 
@@ -152,7 +153,7 @@ def _predict(model: nn.Module, frames: Tensor, options: VocoderTraining) -> Tens
 def _judged(judges: Discriminators, generated: Tensor, real: Tensor, options: VocoderTraining) -> Tensor:
     """The generator's adversarial and feature-matching loss."""
     judges.requires_grad_(False)
-    with torch.autocast(real.device.type, torch.bfloat16, enabled=options.bf16):
+    with products(real.device.type, options.bf16):
         with torch.no_grad():
             true = judges(real)
         adversarial, matching = generator_loss(true, judges(generated))
