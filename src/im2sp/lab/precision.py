@@ -31,8 +31,8 @@ def products(device: torch.device | str, bfloat16: bool = True) -> torch.autocas
 def fast_bfloat16() -> bool:
     """Whether this processor multiplies in bfloat16 at least as fast as in float32.
 
-    Measured once in a process, in a twentieth of a second: torch has no public name for what each processor has. The two are
-    far apart on all that we have seen, so that all processes of a run, and the same run later, choose the same.
+    Measured once in a process, in a twentieth of a second: torch has no public name for what each processor has. The
+    two are far apart on all that we have seen, so that all processes of a run, and the same run later, choose the same.
     """
     with torch.inference_mode():
         a, b = torch.ones(_ROWS, _WIDTH), torch.ones(_WIDTH, _COLUMNS)
