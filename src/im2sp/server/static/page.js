@@ -82,11 +82,7 @@ async function describePhoto(photo) {
 
 function verdict(answer) {
   if (answer.withheld) return "The model is not sure what this shows.";
-  return `The model calls this ${inWords(answer.confidence)}.`;
-}
-
-function inWords(confidence) {
-  return { sure: "sure", "fairly sure": "fairly sure", unsure: "unsure" }[confidence] ?? "a guess";
+  return answer.confidence === "a guess" ? "The model is guessing." : `The model is ${answer.confidence}.`;
 }
 
 function fail(error, photo) {
