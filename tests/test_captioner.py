@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -236,10 +237,24 @@ def test_names_of_the_package() -> None:
         im2sp.Nothing  # noqa: B018
 
 
-def run_python(code: str) -> list[str]:
+def run_python(code: str, environment: dict[str, str] | None = None) -> list[str]:
     """The lines that `code` prints in a Python of its own."""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     return done.stdout.splitlines()
+
+
+def test_nothing_is_told_to_anybody(tiny_bundle: Path, tmp_path: Path) -> None:
+    """Onnxruntime leaves its number of the machine in the user's cache before it reports; it must find no way to."""
+    code = f"""
+import numpy, im2sp
+im2sp.Captioner.from_pretrained({str(tiny_bundle)!r}, threads=1).caption(numpy.zeros((9, 9, 3), numpy.uint8))
+"""
+    known = {name: value for name, value in os.environ.items() if name.startswith(("PYTHON", "LD_", "PATH"))}
+    homes = {name: str(tmp_path / name) for name in ("HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME")}  # and no `CI`
+    for folder in homes.values():
+        Path(folder).mkdir()
+    run_python(code, known | homes | {"IM2SP_CACHE": "off"})
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
 def test_importing_im2sp_costs_nothing() -> None:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING
 
 from im2sp.errors import Im2SpError
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from im2sp.translation.decoding import DecodingOptions
 
     __version__: str
+
+# From 1.29 on, onnxruntime tells its maker about each process and graph, and leaves a number for this machine in the
+# user's cache, unless it finds this when it is imported. Whoever has set it to anything else has said what they want.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __all__ = ["Captioner", "DecodingOptions", "Im2SpError", "SpeechCaption", "SpeechChunk", "__version__"]
 

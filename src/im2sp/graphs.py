@@ -238,6 +238,9 @@ def _options(threads: int, *, optimise: bool = True) -> onnxruntime.SessionOptio
 def _open(path: Path, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
     import onnxruntime
 
+    if os.environ.get("ORT_DISABLE_TELEMETRY") == "1":
+        # Windows does not know the variable (see im2sp/__init__.py), nor one who imported onnxruntime before im2sp.
+        onnxruntime.disable_telemetry_events()
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
