@@ -31,7 +31,7 @@ def main() -> None:
     """Write docs/images/page.jpg and page-looks.jpg."""
     from playwright.sync_api import sync_playwright
 
-    photo = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "examples/chelsea.jpg"
+    photo = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "examples/china.jpg"
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

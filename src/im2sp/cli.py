@@ -357,13 +357,21 @@ def reconstruct(tables: tuple[Path, ...], out: Path, model: str, threads: int) -
 @model_option
 @beam_option
 @threads_option
+@click.option(
+    "--words/--no-words",
+    default=None,
+    help="Also show the words that a speech recogniser hears (extra `words`). By default where it is installed.",
+)
 @in_sentences
-def explain(photos: tuple[Path, ...], out: Path, model: str, beam: int | None, threads: int) -> None:
+def explain(
+    photos: tuple[Path, ...], out: Path, model: str, beam: int | None, threads: int, words: bool | None
+) -> None:
     """Show what is said about photos, when, and where the model looked: OUT/<name>.explained.html and .png for each.
 
     PHOTO is a photo, or a folder to look through.
     """
     from im2sp.captioner import Captioner
+    from im2sp.explaining.words import WordListener, can_listen
     from im2sp.explaining.writing import write_explanations
     from im2sp.images.finding import Photos
 
@@ -373,8 +381,11 @@ def explain(photos: tuple[Path, ...], out: Path, model: str, beam: int | None, t
         click.echo(problem, err=True)
     captioner = Captioner.from_pretrained(model, threads=threads)
     options = captioner.default_options
+    options = replace(options, beam=beam) if beam else options
+    wanted = can_listen() if words is None else words
+    listener = WordListener(captioner.bundle.config.language, threads) if wanted else None
     failed = bool(survey.problems)
-    for result in write_explanations(sources, out, captioner, replace(options, beam=beam) if beam else options):
+    for result in write_explanations(sources, out, captioner, options, listener):
         failed |= not isinstance(result, Path)
         click.echo(str(result), err=not isinstance(result, Path))
     if failed:

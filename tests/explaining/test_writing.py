@@ -102,7 +102,21 @@ def test_the_command(photo: Path, tmp_path: Path, tiny_bundle: Path) -> None:
     (tmp_path / "x").mkdir()
     twin, bad = shutil.copy(photo, tmp_path / "x"), tmp_path / "bad.jpg"
     bad.touch()
-    words = ["explain", photo, bad, twin, "-o", tmp_path, "--model", tiny_bundle, "--beam", 1, "--threads", 1]
+    words = [
+        "explain",
+        photo,
+        bad,
+        twin,
+        "-o",
+        tmp_path,
+        "--model",
+        tiny_bundle,
+        "--beam",
+        1,
+        "--threads",
+        1,
+        "--no-words",
+    ]
     result = CliRunner().invoke(app, list(map(str, words)))
     assert (result.exit_code, result.stderr) == (1, f"{bad}: is empty (zero bytes)\n")
     pages = [Path(line) for line in result.stdout.splitlines()]

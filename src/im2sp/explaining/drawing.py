@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -17,6 +18,7 @@ from im2sp.speech.audio import UNIT_RATE
 TRACK_WIDTH = 1600  # pixels of the time axis, whatever the length of the speech
 MARGIN = 16  # pixels
 _WAVE, _SPECTRUM, _UNITS, _AXIS = 120, 200, 44, 28  # pixels, heights from top to bottom
+_WORDS, _WORD_LINE = 60, 20  # pixels
 _LABEL = 22  # pixels above each track
 _PHOTO_HEIGHT = 480  # pixels of the photo on the sheet
 _INK, _PAPER, _LINE = (24, 24, 27), (255, 255, 255), (0, 84, 166)
@@ -27,12 +29,14 @@ Bytes = npt.NDArray[np.uint8]
 
 
 def draw_tracks(explanation: Explanation) -> Image.Image:
-    """Waveform, spectrogram, units and seconds below each other: RGB, TRACK_WIDTH wide."""
+    """Waveform, spectrogram, units, words where there are any, and seconds below each other: RGB, TRACK_WIDTH wide."""
     caption = explanation.caption
+    words = () if explanation.words is None else (("words that a recogniser hears", _words(explanation)),)
     parts = (
         ("waveform", _wave(caption.waveform)),
         ("spectrogram, 0 to 8 kHz", _spectrum(caption.waveform)),
         (f"{len(caption.units)} units", _units(explanation)),
+        *words,
         ("", _axis(int(explanation.boundaries[-1]))),
     )
     return _stacked(TRACK_WIDTH, parts)
@@ -113,6 +117,24 @@ def _units(explanation: Explanation) -> Image.Image:
     return image
 
 
+def _words(explanation: Explanation) -> Image.Image:
+    """Each word where it begins to sound, on the first line on which there is room for it; a tick at its beginning."""
+    image = Image.new("RGB", (TRACK_WIDTH, _WORDS), _PAPER)
+    draw = ImageDraw.Draw(image)
+    font = _font(15)
+    seconds = max(1, int(explanation.boundaries[-1])) / UNIT_RATE
+    ends = [0.0] * (_WORDS // _WORD_LINE)
+    for word in explanation.words or ():
+        x = min(word.start / seconds * TRACK_WIDTH, TRACK_WIDTH - 1)
+        text = _printable(word.text)
+        left = max(0.0, min(x, TRACK_WIDTH - draw.textlength(text, font)))
+        line = next((number for number, end in enumerate(ends) if end <= left), int(np.argmin(ends)))
+        draw.line([(x, 0), (x, 5)], fill=_INK)
+        draw.text((left, 6 + line * _WORD_LINE), text, _INK, font)
+        ends[line] = left + draw.textlength(text + " ", font)
+    return image
+
+
 def _axis(frames: int) -> Image.Image:
     """Marks at every half second of short speech, further apart for longer."""
     image = Image.new("RGB", (TRACK_WIDTH, _AXIS), _PAPER)
@@ -127,7 +149,7 @@ def _axis(frames: int) -> Image.Image:
     return image
 
 
-def _stacked(width: int, parts: tuple[tuple[str, Image.Image], ...]) -> Image.Image:
+def _stacked(width: int, parts: Sequence[tuple[str, Image.Image]]) -> Image.Image:
     """Pictures below each other, each under its label where it has one."""
     heights = [image.height + (_LABEL if label else 6) for label, image in parts]
     whole = Image.new("RGB", (width, sum(heights)), _PAPER)

@@ -10,6 +10,7 @@ from PIL import Image
 from im2sp.arrays import FloatArray, IntArray
 from im2sp.captioner import Captioner, SpeechCaption
 from im2sp.explaining.timing import attention_in_stretches, attention_maps, equal_stretches, token_boundaries
+from im2sp.explaining.words import HeardWord, WordListener
 from im2sp.images.loading import load_image
 from im2sp.translation.decoding import DecodingOptions
 
@@ -29,9 +30,12 @@ class Explanation:
     maps: FloatArray  # float32 [T, rows, columns]: shares of attention on the parts of the picture
     edges: IntArray  # int64 [S + 1], frames: the stretches of speech that are shown side by side
     stretch_maps: FloatArray  # float32 [S, rows, columns]
+    words: tuple[HeardWord, ...] | None = None  # that a recogniser heard in the speech; None where none listened
 
 
-def explain(captioner: Captioner, photo: Path, options: DecodingOptions | None = None) -> Explanation:
+def explain(
+    captioner: Captioner, photo: Path, options: DecodingOptions | None = None, listener: WordListener | None = None
+) -> Explanation:
     """Speak about a photo and lay out why. Raises ImageError for a photo that cannot be read."""
     image = load_image(photo)
     caption = captioner.caption(image, options)
@@ -47,6 +51,7 @@ def explain(captioner: Captioner, photo: Path, options: DecodingOptions | None =
         maps=maps,
         edges=edges,
         stretch_maps=attention_in_stretches(maps, boundaries, edges),
+        words=listener.words(caption.waveform) if listener else None,
     )
 
 

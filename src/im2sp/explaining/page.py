@@ -48,13 +48,24 @@ def draw_page(explanation: Explanation) -> str:
         milliseconds=round(seconds * 1000),
         tracks=_picture_uri(draw_tracks(explanation), "PNG", optimize=True),
         audio=_uri("audio/wav", encode_wav(caption.waveform)),
+        heard=_heard(explanation),
+        words_head='<th scope="col">Words that the recogniser heard</th>' if explanation.words is not None else "",
         stretches=_table(explanation),
         data=_json(explanation),
     )
 
 
+def _heard(explanation: Explanation) -> str:
+    """A paragraph with the recogniser's words; nothing where none listened."""
+    if explanation.words is None:
+        return ""
+    words = html.escape(printable(" ".join(word.text for word in explanation.words)))
+    said = f"<q>{words}</q>." if words else "no words."
+    return f'<p id="heard">A speech recogniser, which did not see the photo, hears {said}</p>'
+
+
 def _table(explanation: Explanation) -> str:
-    """A table row for each stretch: when, where, how much, and the units that begin in it."""
+    """A table row for each stretch: when, where, how much, and the units, and words, that begin in it."""
     caption = explanation.caption
     begins = np.cumsum(caption.durations) - caption.durations
     edges = explanation.edges.tolist()
@@ -62,8 +73,12 @@ def _table(explanation: Explanation) -> str:
     for start, stop, attention in zip(edges[:-1], edges[1:], explanation.stretch_maps, strict=True):
         place, share = place_in_words(attention)
         units = " ".join(map(str, caption.units[(begins >= start) & (begins < stop)].tolist()))
+        cells = f"<td>{place}</td><td>{share:.0%}</td><td>{units}</td>"
+        if explanation.words is not None:
+            heard = [word.text for word in explanation.words if start <= word.start * UNIT_RATE < stop]
+            cells += f"<td>{html.escape(printable(' '.join(heard)))}</td>"
         times = f"<td>{start / UNIT_RATE:.1f} s</td><td>{stop / UNIT_RATE:.1f} s</td>"
-        lines.append(f"<tr>{times}<td>{place}</td><td>{share:.0%}</td><td>{units}</td></tr>")
+        lines.append(f"<tr>{times}{cells}</tr>")
     return "\n".join(lines)
 
 

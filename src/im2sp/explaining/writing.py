@@ -11,6 +11,7 @@ from im2sp.errors import ImageError
 from im2sp.explaining.drawing import draw_sheet
 from im2sp.explaining.explanation import Explanation, explain
 from im2sp.explaining.page import draw_page
+from im2sp.explaining.words import WordListener
 from im2sp.files import replace_whole
 from im2sp.journal import OutputError, folded, names_for
 from im2sp.sentences import reason
@@ -20,7 +21,11 @@ SUFFIX = ".explained.html"  # of its own, so that OUT may be the folder of the p
 
 
 def write_explanations(
-    photos: Iterable[Path], out: Path, captioner: Captioner, options: DecodingOptions | None = None
+    photos: Iterable[Path],
+    out: Path,
+    captioner: Captioner,
+    options: DecodingOptions | None = None,
+    listener: WordListener | None = None,
 ) -> Iterator[Path | ImageError]:
     """Explain each photo; gives the page of each, or why the photo could not be read.
 
@@ -30,7 +35,7 @@ def write_explanations(
     taken: set[str] = set()
     for photo in photos:
         try:
-            explanation = explain(captioner, photo, options)
+            explanation = explain(captioner, photo, options, listener)
         except ImageError as error:
             yield error
             continue

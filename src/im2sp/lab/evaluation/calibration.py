@@ -16,8 +16,8 @@ from im2sp.arrays import FloatArray
 from im2sp.bundle import FamiliarConfig, Signal
 from im2sp.confidence import Familiar
 from im2sp.errors import Im2SpError
+from im2sp.extras import needs
 from im2sp.lab.evaluation.words import normalise_words
-from im2sp.lab.extras import needs
 
 Doubles = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]

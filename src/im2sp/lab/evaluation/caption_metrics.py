@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from im2sp.errors import Im2SpError
+from im2sp.extras import needs
 from im2sp.lab.evaluation.words import normalise_words
-from im2sp.lab.extras import needs
 from im2sp.sentences import reason
 
 SPICE_MODELS = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")

@@ -11,9 +11,9 @@ import numpy as np
 
 from im2sp.arrays import FloatArray
 from im2sp.errors import Im2SpError
+from im2sp.extras import needs
 from im2sp.files import sha256_of
 from im2sp.lab.evaluation.asr import RecogniserInfo, SpeechRecogniser, mono_float32
-from im2sp.lab.extras import needs
 from im2sp.sentences import reason
 from im2sp.speech.audio import SAMPLE_RATE
 

