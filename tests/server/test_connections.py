@@ -62,7 +62,7 @@ def test_a_head_that_does_not_come(captioner: Captioner) -> None:
 
 
 def test_a_body_that_does_not_come(captioner: Captioner, photo: bytes) -> None:
-    with serving(captioner, Settings(body_seconds=0.2, head_seconds=0.2)) as service:
+    with serving(captioner, Settings(body_seconds=0.2)) as service:
         answer = talk(service.port, POST + b"Content-Length: 1000\r\n\r\n", *(b"x" for _ in range(20)), pause=0.02)
         assert status(answer) == 408
         assert b"did not arrive within 0.2 seconds" in answer
