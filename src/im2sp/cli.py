@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import gc
 import io
+import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -171,6 +172,9 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # file names need not be printable
             stream.reconfigure(errors="backslashreplace")
+    # Numpy's BLAS would start threads that turn idle for a while, next to graphs that are being opened. Nothing here
+    # multiplies large matrices outside onnxruntime, which has threads of its own.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         app(prog_name="im2sp")
     finally:
