@@ -201,7 +201,7 @@ class Theirs:
             self._pixels = vectors[..., edge : edge + crop, edge : edge + crop].contiguous()
         else:
             from im2sp.images.loading import load_image, to_pixels
-            from im2sp.lab.convert.bundles import CLIP_MEAN, CLIP_STD
+            from im2sp.lab.convert.git import CLIP_MEAN, CLIP_STD
 
             side = self._git.config.vision_config.image_size
             pixels = to_pixels(load_image(settings.work / "photo.png"), side, side, CLIP_MEAN, CLIP_STD)

@@ -4,9 +4,9 @@
 
 Takes photos from the folders in turn, makes captions of them (with --units image units, for bundles that have them)
 once for each number of workers, checks that all runs wrote the same bytes, and prints two tables: what was measured,
-and what a million and a thousand million photos take at that rate. Time on the processor is that of the workers alone,
-so other programs on the machine disturb it less than the photos a second, which are counted from the start of the
-workers to the last shard; the start of Ray comes on top. Needs im2sp[ray] and Linux.
+and what a million and a thousand million photos take at the rate of the last run by the clock: run it alone. Photos a
+second are counted from the start of the workers to the last shard; the start of Ray comes on top. Time on the processor
+is that of the workers alone. Needs im2sp[ray] and Linux.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ def size_of(folder: Path, pattern: str) -> int:
 
 def show_plan(run: Measured, read: float, table: float, wavs: float) -> None:
     """What many photos take, from bytes of a photo and of what is made of it."""
-    core = run.cpu / run.photos
+    core = run.workers * run.seconds / run.photos
     print("\n| photos | " + " | ".join(f"{count:.0e}".replace("e+0", "0^") for count in HUGE) + " |")
     print("|---|" + "---|" * len(HUGE))
     hours = [count * core / 3600 for count in HUGE]

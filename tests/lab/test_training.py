@@ -92,6 +92,20 @@ def test_activation_checkpoints_change_no_weight(
         assert torch.equal(value, other), name
 
 
+def test_loss_is_the_cross_entropy_of_the_units_and_the_end_alone() -> None:
+    torch.manual_seed(3)
+    model = Translator(CONFIG).eval()
+    features = torch.randn(2, 4, 8)
+    rows = [[1, 5, 9, 2], [1, 7, 2], [1, 4, 6, 8, 3, 2]]
+    tokens, photo = torch.tensor([row + [0] * (6 - len(row)) for row in rows]), torch.tensor([0, 1, 1])
+    with torch.inference_mode():
+        found = translator_training.next_token_loss(model, features, tokens, photo, 0.0, bf16=False)
+        shares = model(features, tokens, photo).double().log_softmax(-1)
+    each = [-shares[row, place, token] for row, said in enumerate(rows) for place, token in enumerate(said[1:])]
+    assert len(each) == 3 + 2 + 5
+    assert abs(found.item() - torch.stack(each).mean().item()) < 1e-6
+
+
 def test_translator_learns_a_tiny_language(features: ImageFeatures, tmp_path: Path) -> None:
     named = {image: [[1, 3 + row, 4 + row, 2]] for row, image in enumerate("abcdef")}
     options = translator_training.TranslatorTraining(

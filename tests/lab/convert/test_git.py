@@ -10,13 +10,24 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from transformers import GitForCausalLM
+from PIL import Image
+from transformers import CLIPImageProcessorPil, GitForCausalLM
 from typer.testing import CliRunner
 
 from im2sp.bundle import DecoderConfig
 from im2sp.graphs import Contract, Graph
+from im2sp.images.loading import to_pixels
 from im2sp.lab.cli import app
-from im2sp.lab.convert.git import GIT_LARGE, Git, GitVision, PublishedGit, convert_git, translator_names
+from im2sp.lab.convert.git import (
+    CLIP_MEAN,
+    CLIP_STD,
+    GIT_LARGE,
+    Git,
+    GitVision,
+    PublishedGit,
+    convert_git,
+    translator_names,
+)
 from im2sp.lab.convert.streams import CheckpointError
 from im2sp.lab.models.translator import Translator, TranslatorConfig
 from im2sp.lab.stages.export import decoder_config, export_decoder, export_image_encoder
@@ -55,6 +66,14 @@ def photos(count: int) -> torch.Tensor:
 def open_graph(folder: Path, name: str, *outputs: str) -> Graph:
     session = onnxruntime.InferenceSession(str(folder / f"{name}.onnx"), providers=["CPUExecutionProvider"])
     return Graph(name, Contract({}, dict.fromkeys(outputs)), session)  # type: ignore[arg-type]
+
+
+def test_square_photos_become_the_pixels_of_its_processor() -> None:
+    """CLIP's mean and standard deviation, bicubic; photos that are not square are cropped there and squeezed here."""
+    photo = Image.fromarray(np.random.default_rng(0).integers(256, size=(300, 300, 3), dtype=np.uint8))
+    theirs = CLIPImageProcessorPil()(photo, return_tensors="np")["pixel_values"][0]
+    assert theirs.shape == (3, 224, 224)
+    assert np.abs(to_pixels(photo, 224, 224, CLIP_MEAN, CLIP_STD) - theirs).max() < 1e-5
 
 
 def test_features_and_logits_equal_transformers(published: GitForCausalLM, converted: Git) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
 
@@ -14,12 +15,13 @@ from sklearn.cluster import MiniBatchKMeans
 from transformers import HubertConfig, HubertForCTC, HubertModel
 from typer.testing import CliRunner
 
+from im2sp.bundle import SpeechEncoderConfig
 from im2sp.lab.cli import app
-from im2sp.lab.convert.hubert import convert_hubert, read_centres
+from im2sp.lab.convert.hubert import PublishedHubert, convert_hubert, read_centres
 from im2sp.lab.convert.streams import CheckpointError
 from im2sp.lab.models.speech_encoder import SpeechEncoder
 from im2sp.lab.stages.export import export_speech_encoder
-from im2sp.speech.audio import SAMPLE_RATE
+from im2sp.speech.audio import HOP, SAMPLE_RATE
 
 WIDTH, UNITS, LAYER = 32, 20, 3
 
@@ -121,13 +123,17 @@ def test_graph_gives_the_same_units(
     assert short.shape == (1, 1)
 
 
-@pytest.mark.parametrize("name", ["km.npy", "km.safetensors", "km.pt"])
+@pytest.mark.parametrize("name", ["km.npy", "km.safetensors", "km.pt", "km.pkl", "km.joblib"])
 def test_centres_come_as_arrays_too(kmeans: MiniBatchKMeans, name: str, tmp_path: Path) -> None:
     centres, path = kmeans.cluster_centers_.astype(np.float32), tmp_path / name
     if name.endswith("npy"):
         np.save(path, centres)
     elif name.endswith("pt"):
         torch.save(torch.from_numpy(centres), path)
+    elif name.endswith("pkl"):
+        centres.dump(path)
+    elif name.endswith("joblib"):
+        joblib.dump(centres, path)
     else:
         save_file({"cluster_centers_": centres}, path)
     np.testing.assert_array_equal(read_centres(path), centres)
@@ -190,3 +196,18 @@ def test_other_mistakes_are_said(hubert: HubertModel, kmeans: MiniBatchKMeans, t
     (folder / "config.json").unlink()
     with pytest.raises(CheckpointError, match="no such file"):
         convert_hubert(folder, tmp_path / "km.bin", LAYER)
+
+
+def test_published_sizes(tmp_path: Path) -> None:
+    """HuBERT base, layer 6, 200 centres of 768 numbers, recordings in pieces of 100 s."""
+    published, theirs = PublishedHubert(model_type="hubert").model_dump(), HubertConfig().to_dict()
+    assert {name: list(value) if isinstance(value, tuple) else value for name, value in published.items()} == {
+        name: list(theirs[name]) if isinstance(theirs[name], tuple) else theirs[name] for name in published
+    }
+    assert (published["hidden_size"], published["num_hidden_layers"]) == (768, 12)
+    assert inspect.signature(convert_hubert).parameters["layer"].default == 6
+    points = np.random.default_rng(0).normal(size=(200, 768)).astype(np.float32)
+    joblib.dump(MiniBatchKMeans(200, init=points, n_init=1, max_iter=1).fit(points), tmp_path / "km.bin")
+    assert read_centres(tmp_path / "km.bin").shape == (200, 768)
+    assert SpeechEncoderConfig(units=200).samples_limit == 100 * SAMPLE_RATE
+    assert HOP == 320

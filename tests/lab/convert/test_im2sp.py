@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import GitForCausalLM, HubertConfig, HubertModel
 from typer.testing import CliRunner, Result
 
+from im2sp.bundle import Bundle
 from im2sp.captioner import Captioner
 from im2sp.errors import Im2SpError
 from im2sp.images.loading import load_image, to_pixels
@@ -134,6 +135,17 @@ def test_the_bundle_hears_units(captioner: Captioner) -> None:
     assert units.shape == (49,)
     assert captioner.bundle.config.vocabulary.units == UNITS
     assert captioner.default_options.max_tokens == POSITIONS
+
+
+def test_at_most_512_tokens_are_said(git: GitForCausalLM, parts: Path, tmp_path: Path) -> None:
+    (tmp_path / "vocoder").symlink_to(parts / "vocoder")
+    _, config = write_checkpoint(
+        git, tmp_path, **{"model.git.embeddings.position_embeddings.weight": torch.randn(600, 24)}
+    )
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"max_position_embeddings": 600}))
+    assert convert(tmp_path, tmp_path / "out").exit_code == 0
+    config = Bundle.load(tmp_path / "out").config
+    assert (config.decoding.max_tokens, config.decoder.max_tokens) == (512, 600)
 
 
 def test_half_precision_bundles_are_smaller_and_close(

@@ -56,6 +56,14 @@ def test_dumps_come_back(photos: np.ndarray, with_end: bool, tmp_path: Path) -> 
     np.testing.assert_array_equal(np.stack(found), photos)
 
 
+def test_a_photo_has_1024_units_of_at_most_510(tmp_path: Path) -> None:
+    photos = np.random.default_rng(1).integers(0, 510, (3, 1024))
+    data, starts = dump(photos)
+    np.testing.assert_array_equal(
+        np.stack(list(read_seit_tokens(write(tmp_path, data, npy(np.array(starts)))))), photos
+    )
+
+
 @pytest.mark.parametrize(
     ("change", "why"),
     [

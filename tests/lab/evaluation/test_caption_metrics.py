@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import sys
 from collections import Counter
+from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 
 from im2sp.errors import Im2SpError
+from im2sp.lab.evaluation import caption_metrics
 from im2sp.lab.evaluation.caption_metrics import CaptionScores, caption_scores
 
 REFERENCES = {
@@ -81,6 +85,41 @@ def test_a_perfect_caption_gets_full_marks_however_it_is_written() -> None:
     assert scored.rouge_l == pytest.approx(100)
     assert scored.meteor == pytest.approx(100)
     assert scored.cider > 5
+
+
+def test_spice_is_computed_where_its_models_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a stand-in for Java and for Stanford CoreNLP: pycocoevalcap's own SPICE runs, in a copy of its folder."""
+    import pycocoevalcap.spice
+
+    monkeypatch.setattr(caption_metrics, "_java", nullcontext)
+    monkeypatch.setattr(caption_metrics, "_tokenise", lambda sentences: sentences)
+    monkeypatch.setattr(caption_metrics, "_meteor", lambda gts, res: 0.0)
+    (own,) = pycocoevalcap.spice.__path__
+    folder, program = tmp_path / "spice", tmp_path / "java"
+    shutil.copytree(own, folder, ignore=shutil.ignore_patterns("lib", "cache", "tmp"))
+    monkeypatch.setattr(pycocoevalcap.spice, "__path__", [str(folder)])
+    monkeypatch.delitem(sys.modules, "pycocoevalcap.spice.spice", raising=False)
+    assert "needs stanford-corenlp-3.6.0.jar" in str(caption_scores(HYPOTHESES, REFERENCES).spice_left_out)
+    (folder / "lib").mkdir()
+    for name in ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar"):
+        (folder / "lib" / name).touch()
+    program.write_text(
+        f"#!{sys.executable}\n"
+        "import json, sys\n"
+        "asked = json.load(open(sys.argv[4]))\n"
+        "found = [{'image_id': each['image_id'], 'scores': {'All': {'f': len(each['refs']) / 10}}} for each in asked]\n"
+        "json.dump(found, open(sys.argv[sys.argv.index('-out') + 1], 'w'))\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    scored = caption_scores(HYPOTHESES, REFERENCES)
+    assert scored.spice_left_out is None
+    assert scored.spice == pytest.approx(100 * (0.3 + 0.2 + 0.2) / 3)
+    program.write_text("#!/bin/sh\nexit 1\n")
+    failed = caption_scores(HYPOTHESES, REFERENCES)
+    assert failed.spice is None
+    assert "SPICE did not run" in str(failed.spice_left_out)
+    monkeypatch.delitem(sys.modules, "pycocoevalcap.spice.spice")
 
 
 def test_silence_counts_as_wrong() -> None:

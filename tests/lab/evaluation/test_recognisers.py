@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,10 @@ from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2ForCT
 
 from im2sp.errors import AudioError, Im2SpError
 from im2sp.lab.evaluation.recognisers import open_recogniser
+from tests.lab.convert.test_checkpoints import Attack, Writer, torch_legacy, torch_zip
 from tests.lab.evaluation.tiny_ctc import VOCABULARY, write_tiny_ctc
+
+PAPER = "facebook/wav2vec2-large-960h-lv60-self"
 
 
 @pytest.fixture(scope="module")
@@ -41,17 +46,40 @@ def test_greedy_ctc_is_best_letters_without_repeats_and_blanks(ctc: Path) -> Non
 
 def test_a_hub_id_is_found_in_the_local_cache_only(ctc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = ctc.parent / "hub"
-    snapshot = cache / "models--someone--ears" / "snapshots" / ("0" * 40)
+    snapshot = cache / "models--facebook--wav2vec2-large-960h-lv60-self" / "snapshots" / ("0" * 40)
     if not snapshot.exists():
         snapshot.parent.mkdir(parents=True)
         snapshot.symlink_to(ctc)
         (snapshot.parents[1] / "refs").mkdir()
         (snapshot.parents[1] / "refs" / "main").write_text("0" * 40)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
-    assert open_recogniser("someone/ears").info.name == "someone/ears"
+    assert open_recogniser(PAPER).info.name == PAPER
     for name in ("someone/else", "large-v3", "no such name"):
         with pytest.raises(Im2SpError, match=f"recogniser {name} is not on this machine"):
             open_recogniser(name)
+
+
+@pytest.mark.parametrize("write", [torch_zip, torch_legacy])
+def test_pickled_weights_are_read_and_never_run(ctc: Path, write: Writer, tmp_path: Path) -> None:
+    """As older revisions have them: pytorch_model.bin, with the old names of weight norm."""
+    folder = tmp_path / "ears"
+    shutil.copytree(ctc, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    names = {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}
+    state = {}
+    for name, tensor in Wav2Vec2ForCTC.from_pretrained(ctc).state_dict().items():
+        for new, old in names.items():
+            name = name.replace(new, old)
+        state[name] = tensor
+    assert "wav2vec2.encoder.pos_conv_embed.conv.weight_g" in state
+    write(state, folder / "pytorch_model.bin")
+    waveform = np.random.default_rng(0).normal(0, 0.1, 16_000).astype(np.float32)
+    said = open_recogniser(str(ctc)).transcribe(waveform)
+    assert len(said) > 2
+    assert open_recogniser(str(folder)).transcribe(waveform) == said
+    write(state | {"attack": Attack(os.system, f"touch {tmp_path / 'canary'}")}, folder / "pytorch_model.bin")
+    with pytest.raises(Im2SpError, match="asks to run"):
+        open_recogniser(str(folder))
+    assert not (tmp_path / "canary").exists()
 
 
 def test_recognisers_that_are_not_whole_are_said(ctc: Path, tmp_path: Path) -> None:
@@ -63,10 +91,10 @@ def test_recognisers_that_are_not_whole_are_said(ctc: Path, tmp_path: Path) -> N
         (folder / path.name).write_bytes(path.read_bytes())
     weights = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(weights[:2000])
-    with pytest.raises(Im2SpError, match="cannot be loaded"):
+    with pytest.raises(Im2SpError, match="not a whole safetensors file"):
         open_recogniser(str(folder))
-    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    with pytest.raises(Im2SpError, match="pickled weights are not read"):
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(Im2SpError, match=r"has no model\.safetensors or pytorch_model\.bin"):
         open_recogniser(str(folder))
     Wav2Vec2ForCTC(Wav2Vec2Config.from_pretrained(ctc)).wav2vec2.save_pretrained(folder)  # without a head
     (folder / "config.json").write_bytes((ctc / "config.json").read_bytes())

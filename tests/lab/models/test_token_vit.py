@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from im2sp.errors import Im2SpError
+from im2sp.lab.image_encoders import unit_image_config
 from im2sp.lab.models.token_vit import StemFromUnits, TokenVit, TokenVitConfig
+from im2sp.lab.models.vit_vqgan import VitVqganConfig
 from tests.lab.models import published_token_vit as published
 from tests.lab.models.published_token_vit import CONFIG
 from tests.lab.models.published_vit_vqgan import affine, layer_norm
@@ -52,6 +54,13 @@ def test_names_and_sizes_are_the_published_ones() -> None:
     assert state["blocks.11.attn.qkv.weight"].shape == (2304, 768)
     assert state["blocks.11.mlp.fc1.weight"].shape == (3072, 768)
     assert state["head.weight"].shape == (1000, 768)
+
+
+def test_published_pictures_are_256_pixels_wide_and_their_tokens_197() -> None:
+    config = unit_image_config(VitVqganConfig(), TokenVitConfig())
+    assert (config.height, config.width) == (256, 256)
+    assert (config.mean, config.std) == ((0, 0, 0), (1, 1, 1))
+    assert (config.image_tokens, config.grid) == (14 * 14 + 1, (14, 14))
 
 
 def test_units_become_the_vectors_of_the_middle() -> None:

@@ -111,16 +111,21 @@ def test_a_run_in_shards_is_that_of_whole_models(sharded: str, plain: str, two: 
     _assert_weights(tiny_runs.weights(sharded, two), tiny_runs.weights(plain, two), SAME)
 
 
+def _run_until_killed(folder: Path, name: str) -> None:
+    """One of two is killed two steps after the first checkpoint, of the third step, in the middle of an epoch."""
+    (status, told), (killed, _) = _run_two(folder, name, KILL_AT="5")
+    assert (status, killed) == (1, -signal.SIGKILL)
+    assert told.strip() == f"another process of this run has ended or does not answer: {GONE}"
+    left = torch.load(folder / name / "checkpoint.pt", weights_only=True)
+    assert left["step"] == tiny_runs.SAVED_EVERY
+
+
 @pytest.mark.parametrize("name", ["translator", "sharded"])
 def test_a_killed_process_ends_the_run_which_then_goes_on_to_the_same_weights(
     name: str, two: Path, tmp_path: Path
 ) -> None:
     folder = _prepared(tmp_path / "two")
-    (status, told), (killed, _) = _run_two(folder, name, KILL_AT="4")
-    assert (status, killed) == (1, -signal.SIGKILL)
-    assert told.strip() == f"another process of this run has ended or does not answer: {GONE}"
-    left = torch.load(folder / name / "checkpoint.pt", weights_only=True)
-    assert left["step"] == 4
+    _run_until_killed(folder, name)
     shutil.copytree(folder, tmp_path / "one")
     assert [status for status, _ in _run_two(folder, name)] == [0, 0]
     unbroken = tiny_runs.weights(name, two)
@@ -145,6 +150,18 @@ def test_speech_networks_in_two_processes_are_those_of_one_in_two_parts(name: st
     assert [status for status, _ in _run_two(tmp_path / "two", name)] == [0, 0]
     tiny_runs.RUNS[name](tmp_path / "one" / name, 2)
     _assert_same(name, tmp_path / "two", tmp_path / "one", SAME)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["vocoder", "hubert"])
+def test_speech_networks_go_on_to_the_same_weights_after_a_kill(name: str, tmp_path: Path) -> None:
+    _run_until_killed(tmp_path / "broken", name)
+    for folder in ("broken", "whole"):
+        assert [status for status, _ in _run_two(tmp_path / folder, name)] == [0, 0]
+    unbroken = tiny_runs.weights(name, tmp_path / "whole")
+    for key, value in tiny_runs.weights(name, tmp_path / "broken").items():
+        assert torch.equal(value, unbroken[key]), key
+    assert not list(tmp_path.rglob("*.part"))
 
 
 @pytest.mark.slow

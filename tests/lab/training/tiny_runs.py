@@ -2,7 +2,8 @@
 
 python -m tests.lab.training.tiny_runs FOLDER ACCUMULATE RUN...
 
-With KILL_AT in the environment, checkpoints are saved after each step, and process 1 kills itself after that step.
+With KILL_AT in the environment, checkpoints are saved after every third step, and process 1 kills itself after the step
+of that number, so that what was learnt since is lost.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ PLAIN = replace(CONFIG, dropout=0.0, image_dropout=0.0)
 OPTIONS = TranslatorTraining(steps=9, photos=4, captions=2, warm_up=2, report_every=1, average_decay=0.9)
 UNITS = 12
 FROZEN = ("image_projection",)
-PHOTOS = "abcdefghijk"
+PHOTOS = "abcdefghijk"  # more than two steps of 4 and less than three: an epoch has two steps
+SAVED_EVERY = 3  # steps, where a process is to die: every other checkpoint is in the middle of an epoch
 
 
 def photo_features(folder: Path) -> ImageFeatures:
@@ -115,7 +117,7 @@ def vocoder(folder: Path, accumulate: int) -> nn.Module:
         units=9, width=16, feed_forward=16, slow_blocks=1, fast_blocks=1, duration_width=8, duration_blocks=1
     )
     options = VocoderTraining(
-        steps=4,
+        steps=6,
         adversarial_from=2,
         batch=3,
         segment_frames=16,
@@ -194,8 +196,10 @@ def losses(folder: Path) -> list[float]:
 
 def _die_after(step: int) -> None:
     def save_and_maybe_die(self: Checkpoint) -> None:
-        self.save()
-        if self._state()["step"] == step and not self._writes:
+        done = self._state()["step"]
+        if done % SAVED_EVERY == 0:
+            self.save()
+        if done == step and not self._writes:
             os.kill(os.getpid(), signal.SIGKILL)
 
     Checkpoint.maybe_save = save_and_maybe_die  # type: ignore[method-assign]

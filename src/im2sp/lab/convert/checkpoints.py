@@ -65,7 +65,7 @@ def _read(file: BinaryIO, stream: Stream, limits: Limits) -> object:
             stream = Stream(_inflate(stream, inflater(), limits))
             break
     value = load_pickle(stream, CONSTRUCTORS, limits)
-    return _read_legacy(stream, limits) if value == LEGACY_MAGIC else value
+    return _read_legacy(stream, limits) if isinstance(value, int) and value == LEGACY_MAGIC else value
 
 
 class _Inflater(Protocol):

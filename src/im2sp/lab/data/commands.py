@@ -1,4 +1,4 @@
-"""`im2sp-lab ingest`: a corpus in its official layout -> speech shards."""
+"""`im2sp-lab ingest`: a corpus in its official layout -> speech shards, or unit tables where its units are there."""
 
 from __future__ import annotations
 
@@ -27,12 +27,17 @@ def ingest(
     split: Annotated[list[str] | None, typer.Option(help="take this split only (train, dev, test); repeatable")] = None,
     shard_size: Annotated[int, typer.Option(help="captions a shard")] = 250,
     longest: Annotated[float, typer.Option(help="seconds; longer recordings are left out")] = 60.0,
+    unit_files: Annotated[
+        Path | None, typer.Option(help="folder of published .unit files: unit tables of these, not of the recordings")
+    ] = None,
+    units: Annotated[int, typer.Option(help="speech units that there are in them")] = 200,
 ) -> None:
     """Ingest a corpus."""
     from im2sp.lab.data.corpora.items import SPLITS, Problem
     from im2sp.lab.data.corpora.layouts import SPOKEN, open_corpus
     from im2sp.lab.data.speech_ingest import PROBLEMS, IngestOptions
     from im2sp.lab.data.speech_ingest import ingest as run
+    from im2sp.lab.data.unit_files import UnitFiles
 
     log_to_stderr()
     if layout not in SPOKEN:
@@ -42,7 +47,11 @@ def ingest(
     split_problems: list[Problem] = []
     opened = open_corpus(layout, corpus, split_problems.append, photos, splits, restval_as_train)
     options = IngestOptions(shard_size=shard_size, longest=longest, splits=tuple(split or ()))
-    result = run(opened, out, options, {"layout": layout}, split_problems)
+    description, source = {"layout": layout}, None
+    if unit_files is not None:
+        source = UnitFiles(unit_files, units, options)
+        description |= {"units": str(units)}
+    result = run(opened, out, options, description, split_problems, source)
     print(f"{out}: {result.recordings} recordings, {result.seconds / 3600:.2f} hours, in {result.shards} shards")
     for verb, counts in (("left out", result.left_out), ("noted", result.noted)):
         if counts:

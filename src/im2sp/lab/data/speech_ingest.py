@@ -1,7 +1,8 @@
 """Recordings of a corpus -> speech shards (16 kHz mono) and `problems.jsonl`, shard by shard, resumable.
 
 The folder that comes out holds `<split>-<number>.parquet` as the stages read them, `ingest.json` (what was asked for)
-and `problems.jsonl` (one line for each item that was left out or noted).
+and `problems.jsonl` (one line for each item that was left out or noted). Published units in the place of recordings
+become unit tables in the same way (`im2sp.lab.data.unit_files`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 import pyarrow.parquet as pq
 
@@ -56,6 +57,47 @@ class IngestOptions:
             )
 
 
+class Source(Protocol):
+    """Where what is ingested comes from, and what becomes of it."""
+
+    def read(self, item: CorpusItem) -> Any:
+        """What a table keeps of an item, or the Problem why there is nothing."""
+        ...
+
+    def write(self, path: Path, rows: Sequence[Any]) -> None:
+        """A table, whole."""
+        ...
+
+    def seconds(self, path: Path) -> tuple[int, float]:
+        """(Rows, seconds of speech) of a table."""
+        ...
+
+
+@dataclass(frozen=True)
+class Recordings:
+    """The recordings that a corpus names -> speech shards."""
+
+    options: IngestOptions
+
+    def read(self, item: CorpusItem) -> SpokenCaption | Problem:
+        """The recording of an item."""
+        return read_recording(item, self.options)
+
+    def write(self, path: Path, rows: Sequence[SpokenCaption]) -> None:
+        """One shard."""
+        write_shard(path, list(rows))
+
+    def seconds(self, path: Path) -> tuple[int, float]:
+        """(Rows, seconds) of a shard, from its metadata."""
+        about = pq.read_metadata(path)
+        column = about.schema.to_arrow_schema().names.index("waveform")
+        if not about.num_rows:
+            return 0, 0.0
+        groups = (about.row_group(number) for number in range(about.num_row_groups))
+        samples = sum(group.column(column).num_values for group in groups)  # none is empty, so all values are samples
+        return about.num_rows, samples / SAMPLE_RATE
+
+
 @dataclass(frozen=True)
 class Ingested:
     """What lies in the folder now."""
@@ -74,6 +116,7 @@ def ingest(
     options: IngestOptions,
     description: Mapping[str, str],
     earlier: Sequence[Problem] = (),
+    source: Source | None = None,
 ) -> Ingested:
     """Read every recording of a corpus that is not in `out` yet. Safe to stop and run again.
 
@@ -85,11 +128,13 @@ def ingest(
         out: folder for the result, of this corpus alone.
         description: what was asked for (the layout, say); a later run must ask for the same.
         earlier: problems that were found when the corpus was opened.
+        source: what is read of each item; its recording unless told otherwise.
 
     Raises:
         Im2SpError: a list of the corpus cannot be read, `out` is of another corpus, in use or not writable, or not
             one recording could be used.
     """
+    source = source or Recordings(options)
     try:
         with locked(out):
             for left_over in out.glob(".*.part"):  # of a run that was killed
@@ -103,9 +148,9 @@ def ingest(
             for name, items in _shards(corpus, options):
                 path = out / f"{name}.parquet"
                 if not path.exists():
-                    _write(path, items, options, journal)
+                    _write(path, items, source, journal)
                     written += 1
-            result = _summary(out, written, journal)
+            result = _summary(out, written, journal, source)
     except OSError as error:
         raise Im2SpError(f"{out} cannot be written ({reason(error)})") from error
     if not result.recordings:
@@ -233,18 +278,18 @@ def _entry(line: bytes) -> dict[str, Any] | None:
     return entry if whole else None
 
 
-def _write(path: Path, items: list[CorpusItem], options: IngestOptions, journal: _ProblemJournal) -> None:
-    spoken: list[SpokenCaption] = []
+def _write(path: Path, items: list[CorpusItem], source: Source, journal: _ProblemJournal) -> None:
+    rows: list[Any] = []
     problems: list[Problem] = []
     for item in items:
-        read = read_recording(item, options)
+        read = source.read(item)
         if isinstance(read, Problem):
             problems.append(read)
         else:
-            spoken.append(read)
+            rows.append(read)
     journal.add(problems, path.stem)
-    write_shard(path, spoken)
-    log.info("%s: %d recordings, %d left out", path.name, len(spoken), len(problems))
+    source.write(path, rows)
+    log.info("%s: %d recordings, %d left out", path.name, len(rows), len(problems))
 
 
 def read_recording(item: CorpusItem, options: IngestOptions) -> SpokenCaption | Problem:
@@ -266,14 +311,7 @@ def read_recording(item: CorpusItem, options: IngestOptions) -> SpokenCaption | 
     return SpokenCaption.recorded(item.caption_id, item.image_id, item.split, item.speaker, item.text or "", waveform)
 
 
-def _summary(out: Path, written: int, journal: _ProblemJournal) -> Ingested:
-    recordings, samples, shards = 0, 0, 0
-    for path in sorted(out.glob("*.parquet")):
-        about = pq.read_metadata(path)
-        column = about.schema.to_arrow_schema().names.index("waveform")
-        recordings += about.num_rows
-        shards += 1
-        if about.num_rows:  # none of the recordings is empty, so its values are its samples
-            groups = (about.row_group(number) for number in range(about.num_row_groups))
-            samples += sum(group.column(column).num_values for group in groups)
-    return Ingested(recordings, samples / SAMPLE_RATE, shards, written, journal.left_out, journal.noted)
+def _summary(out: Path, written: int, journal: _ProblemJournal, source: Source) -> Ingested:
+    found = [source.seconds(path) for path in sorted(out.glob("*.parquet"))]
+    recordings, seconds = sum(rows for rows, _ in found), sum(each for _, each in found)
+    return Ingested(recordings, seconds, len(found), written, journal.left_out, journal.noted)

@@ -13,11 +13,13 @@ from im2sp.arrays import FloatArray
 from im2sp.errors import Im2SpError
 from im2sp.extras import needs
 from im2sp.files import sha256_of
+from im2sp.lab.convert.checkpoints import read_checkpoint
+from im2sp.lab.convert.state_dicts import state_dict_of
+from im2sp.lab.convert.weights import weights_file
 from im2sp.lab.evaluation.asr import RecogniserInfo, SpeechRecogniser, mono_float32
 from im2sp.sentences import reason
 from im2sp.speech.audio import SAMPLE_RATE
 
-WEIGHTS = "model.safetensors"
 _TRAINING_ONLY = "masked_spec_embed"  # a weight that recognising does not use and some files lack
 
 
@@ -25,7 +27,8 @@ class CtcRecogniser(SpeechRecogniser):
     """Wav2vec 2.0, HuBERT and the like with a CTC head; each clip on its own, in float32."""
 
     def __init__(self, folder: Path, threads: int = 1) -> None:
-        """`folder`: config.json, preprocessor_config.json, vocab.json and model.safetensors; no pickle is read.
+        """`folder`: config.json, preprocessor_config.json, vocab.json and model.safetensors or pytorch_model.bin. That
+        is read as all published checkpoints are: nothing in it is run.
 
         `threads`: CPU threads of torch, for the whole process.
         Raises Im2SpError: something is missing, does not belong together, or wants another rate than 16 kHz.
@@ -33,16 +36,16 @@ class CtcRecogniser(SpeechRecogniser):
         with needs("lab"):
             import torch
             import transformers
-        weights = folder / WEIGHTS
-        if not weights.is_file():
-            raise Im2SpError(f"{weights} is missing: pickled weights are not read, save the model as safetensors first")
+        weights = weights_file(folder)
+        state = state_dict_of(read_checkpoint(weights), weights)
         torch.set_num_threads(threads)
         try:
             local = {"local_files_only": True, "trust_remote_code": False}
             self._features = transformers.AutoFeatureExtractor.from_pretrained(folder, **local)
             self._tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **local)
-            model, found = transformers.AutoModelForCTC.from_pretrained(
-                folder, **local, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+            config = transformers.AutoConfig.from_pretrained(folder, **local)
+            model, found = transformers.MODEL_FOR_CTC_MAPPING[type(config)].from_pretrained(
+                None, config=config, state_dict=state, dtype=torch.float32, output_loading_info=True
             )
         except Exception as error:  # transformers, safetensors and json have no exception in common
             raise Im2SpError(f"the recogniser in {folder} cannot be loaded ({reason(error)[:200]})") from error
