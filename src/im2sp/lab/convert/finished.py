@@ -33,8 +33,8 @@ def read_translator(bundle: Bundle) -> Translator:
         raise Im2SpError(f"the bundle {bundle.folder} sees image units: its translator cannot be read back")
     sizes = bundle.config.decoder
     seeing, speaking = (_Graph(bundle.folder / f"{name}.onnx", sizes.head_dim) for name in ("image_encoder", "decoder"))
-    state = seeing.weights() | speaking.weights()
     try:
+        state = seeing.weights() | speaking.weights()
         config = TranslatorConfig(
             vocabulary_size=sizes.vocabulary_size,
             image_width=state["image_projection.weight"].shape[1],
@@ -51,8 +51,8 @@ def read_translator(bundle: Bundle) -> Translator:
         model.load_state_dict({name: _tensor(state[name]) for name in model.state_dict()})
     except (KeyError, RuntimeError) as error:
         raise Im2SpError(
-            f"the translator of {bundle.folder} cannot be read back ({error}): give a bundle whose matrices are not "
-            "stored for products in int8"
+            f"the translator of {bundle.folder} cannot be read back ({error}): give a trained bundle whose matrices "
+            "are not stored for products in int8"
         ) from error
     return model.eval()
 
@@ -84,7 +84,10 @@ class _Graph:
         joined: Weights = {}
         for bias, matrix in self._products():
             target = found if bias.startswith(_OF_TRANSLATOR) else joined
-            target[bias.removeprefix(_OF_TRANSLATOR).removesuffix("bias") + "weight"] = matrix
+            name = bias.removeprefix(_OF_TRANSLATOR).removesuffix("bias") + "weight"
+            if name in target:
+                raise KeyError(f"{bias} of two matrices")  # the export joins biases that are equal, untrained ones, say
+            target[name] = matrix
         for name, matrix in joined.items():
             if name.startswith(_JOINED):
                 found |= self._apart(name.split(".")[1], matrix)
