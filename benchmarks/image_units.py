@@ -3,7 +3,7 @@
     python benchmarks/image_units.py RUNS ROW... [--recipe recipes/flickr8k/image-units.toml] [--photos 250]
     python benchmarks/image_units.py RUNS --table
 
-RUNS is the folder of a run of that recipe. Every row trains a translator in RUNS/rows, exports a bundle and lets it
+RUNS is the folder of a run of that recipe, up to the stages that a row needs. Every row trains a translator in RUNS/rows, exports a bundle and lets it
 speak; what was measured is a line of RUNS/rows.jsonl as soon as it is there, and is not measured again. All rows learn
 from the same sentences, those of the recipe's parent bundle, and the same recogniser hears them. Rows:
 
@@ -139,6 +139,7 @@ def rate_row(run: Run, row: str, bits: int, steps: int | None) -> dict[str, Any]
 
 def vit_vqgan_row(run: Run, row: str, steps: int | None) -> dict[str, Any]:
     """The ViT-VQGAN's units."""
+    run.recipe.vit_vqgan_units.mkdir(exist_ok=True)
     recipe = run.folder_of(row, FINISHED, translate={} if steps is None else {"steps": steps})
     pipeline.translate(recipe, seen=VIT_VQGAN)
     pipeline.export(recipe, seen=VIT_VQGAN)

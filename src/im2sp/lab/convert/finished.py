@@ -35,6 +35,7 @@ def read_translator(bundle: Bundle) -> Translator:
     seeing, speaking = (_Graph(bundle.folder / f"{name}.onnx", sizes.head_dim) for name in ("image_encoder", "decoder"))
     try:
         state = seeing.weights() | speaking.weights()
+        eps, image_eps = speaking.norm_eps("embedding_norm.weight"), seeing.norm_eps("image_norm.weight")
         config = TranslatorConfig(
             vocabulary_size=sizes.vocabulary_size,
             image_width=state["image_projection.weight"].shape[1],
@@ -43,8 +44,8 @@ def read_translator(bundle: Bundle) -> Translator:
             heads=sizes.heads,
             feed_forward=len(state["layers.0.intermediate.bias"]),
             max_positions=sizes.max_tokens,
-            layer_norm_eps=speaking.norm_eps("embedding_norm.weight"),
-            image_norm_eps=seeing.norm_eps("image_norm.weight"),
+            layer_norm_eps=eps,
+            image_norm_eps=None if image_eps == eps else image_eps,
             tied=np.array_equal(state["output.weight"], state["word_embeddings.weight"]),
         )
         model = Translator(config)
@@ -85,7 +86,7 @@ class _Graph:
         for bias, matrix in self._products():
             target = found if bias.startswith(_OF_TRANSLATOR) else joined
             name = bias.removeprefix(_OF_TRANSLATOR).removesuffix("bias") + "weight"
-            if name in target:
+            if name in target and not np.array_equal(target[name], matrix):
                 raise KeyError(f"{bias} of two matrices")  # the export joins biases that are equal, untrained ones, say
             target[name] = matrix
         for name, matrix in joined.items():
