@@ -3,9 +3,10 @@
     python benchmarks/image_units.py RUNS ROW... [--recipe recipes/flickr8k/image-units.toml] [--photos 250]
     python benchmarks/image_units.py RUNS --table
 
-RUNS is the folder of a run of that recipe, up to the stages that a row needs. Every row trains a translator in RUNS/rows, exports a bundle and lets it
-speak; what was measured is a line of RUNS/rows.jsonl as soon as it is there, and is not measured again. All rows learn
-from the same sentences, those of the recipe's parent bundle, and the same recogniser hears them. Rows:
+RUNS is the folder of a run of that recipe, up to the stages that a row needs. Every row trains a translator in
+RUNS/rows, exports a bundle and lets it speak; what was measured is a line of RUNS/rows.jsonl as soon as it is there, and
+is not measured again. All rows learn from the same sentences, those of the recipe's parent bundle, and the same
+recogniser hears them. Rows:
 
     parent                the parent itself, which sees photo features: nothing is trained
     rate/BITS[/STEPS]     semantic units of so many bits a photo, from the parent's own weights, trained for STEPS
