@@ -4,7 +4,7 @@
     python benchmarks/image_units.py RUNS --table
 
 RUNS is the folder of a run of that recipe, up to the stages that a row needs. Every row trains a translator in
-RUNS/rows, exports a bundle and lets it speak; what was measured is a line of RUNS/rows.jsonl as soon as it is there, and
+RUNS/rows, exports a bundle and lets it speak; what was measured is a line of RUNS/rows.jsonl at once, and
 is not measured again. All rows learn from the same sentences, those of the recipe's parent bundle, and the same
 recogniser hears them. Rows:
 

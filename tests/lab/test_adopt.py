@@ -108,7 +108,7 @@ def test_a_run_goes_on_from_a_bundle(run: Recipe, tmp_path: Path) -> None:
     mine = Bundle.load(recipe.bundle_of(SEMANTIC))
     for graph in SPEECH_GRAPHS:
         assert mine.checksums[f"{graph}.onnx"] == captioner.bundle.checksums[f"{graph}.onnx"]
-    assert mine.config.training["said_by"] == "flickr8k-joe 0.1.0, its parent"
+    assert mine.config.training["said_by"] == "smoke 0.1.0, its parent"
     assert Captioner(mine, threads=1).caption(PHOTO).units.max() < mine.config.vocabulary.units
 
 
