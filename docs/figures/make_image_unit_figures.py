@@ -47,7 +47,8 @@ PHOTOS, PIXELS = 6, 160  # of the pictures
 def rate(rows: Sequence[dict[str, Any]]) -> str:
     """Bits of a photo against CIDEr and BLEU-4 -> SVG."""
     spoken = [row for row in rows if row.get("scores") and row["photos"] == _fewest(rows)]
-    semantic = sorted((row for row in spoken if row["row"].startswith("rate/")), key=lambda row: int(row["bits"]))
+    swept = (row for row in spoken if row["row"].startswith("rate/") and row["row"].count("/") == 1)
+    semantic = sorted(swept, key=lambda row: int(row["bits"]))
     vit_vqgan = [row for row in spoken if row["row"].startswith("vit-vqgan")]
     parent = next(row for row in spoken if row["row"] == "parent")
     parts, ticks = [], [(math.log2(bits), f"{bits:,}") for bits in (64, 256, 1024, 4096, 16384)]
