@@ -103,6 +103,7 @@ _add("pretrain", "photos and text captions -> the text captioner that the transl
 _add("tune", "the text captioner and the end of the image backbone learn on together; needs a section [tune]")
 _add("reward", "the text captioner -> one whose sentences agree more with people's; needs a section [reward]")
 _add("distil", "photos -> sentences of the text captioner -> spoken captions, beside those that people wrote")
+_add("adopt", "a finished bundle -> its translator, subwords and sentences, to go on from; not part of `all`")
 _add("image-tokenizer", "photos -> a ViT-VQGAN, which makes them image units; not part of `all`")
 _add("token-vit", "image units and cached features -> a token ViT that captioning starts from; not part of `all`")
 _add("semantic-units", "cached features and the translator -> image units of all photos; not part of `all`")

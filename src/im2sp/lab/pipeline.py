@@ -16,6 +16,7 @@ from im2sp.lab.data.flickr8k import photo_path, read_captions, read_split
 from im2sp.lab.recipe import CORPUS, FEATURES, TUNED_BACKBONE, VIT_VQGAN, Recipe
 
 if TYPE_CHECKING:
+    from im2sp.bundle import Bundle
     from im2sp.lab.evaluation.report import EvaluationOptions
     from im2sp.lab.models.translator import Translator
 
@@ -43,6 +44,41 @@ def speak(recipe: Recipe) -> None:
     stage.check_speech(recipe.speech, recipe.runs / "speech_check.json", recipe.recogniser, recipe.resynthesis_clips)
 
 
+def _parent(recipe: Recipe) -> Bundle:
+    """The bundle that a recipe goes on from.
+
+    Raises:
+        Im2SpError: it names none, or one that sees other pictures than the network of [backbone].
+    """
+    from im2sp.bundle import Bundle, find_bundle
+    from im2sp.lab.image_encoders import image_encoder
+
+    if not recipe.parent:
+        raise Im2SpError("the recipe goes on from no bundle: name one as its `parent`")
+    bundle = Bundle.load(find_bundle(recipe.parent))
+    if bundle.config.image != image_encoder(recipe).image:
+        raise Im2SpError(
+            f"the bundle {bundle.folder} sees {bundle.config.image}, the recipe's image encoder another picture: make "
+            "[backbone] that of the bundle"
+        )
+    return bundle
+
+
+def adopt(recipe: Recipe) -> None:
+    """A finished bundle, the recipe's `parent` -> its translator and subwords, and its sentences as unit tables."""
+    from im2sp.captioner import Captioner
+    from im2sp.lab.stages import adopt as stage
+
+    bundle = _parent(recipe)
+    stage.adopt(bundle, recipe.translator(), recipe.subword_file)
+    captioner = Captioner(bundle, threads=1)
+    for split in ("train", "dev"):
+        found = {name: photo_path(recipe.data, name) for name in read_split(recipe.data, split)}
+        stage.retell(captioner, found, split, recipe.units)
+    if recipe.unlabelled:
+        stage.retell(captioner, unlabelled_photos(recipe.unlabelled), "train", recipe.units)
+
+
 def hubert(recipe: Recipe) -> None:
     """Spoken captions -> speech encoder."""
     from im2sp.lab.stages.hubert import HubertStage, train_speech_encoder
@@ -54,6 +90,8 @@ def _unit_count(recipe: Recipe) -> int:
     """How many speech units there are, without loading the HuBERT that hears them."""
     from im2sp.lab.models.speech_encoder import CLUSTERS, Clusters
 
+    if recipe.parent:
+        return _parent(recipe).config.vocabulary.units
     return len(Clusters.load(recipe.speech_encoder / CLUSTERS))
 
 
@@ -344,6 +382,7 @@ def export(recipe: Recipe, start: str = "pretrained", seen: str = FEATURES) -> N
         recipe.subword_file,
         recipe.vocoder,
         recipe.speech_encoder,
+        _parent(recipe) if recipe.parent else None,
     )
     options, facts = recipe.section("bundle", BundleOptions), _training_facts(recipe, sources.encoder.description)
     modules = frozen_unit_modules(recipe)
@@ -374,6 +413,15 @@ def _training_facts(recipe: Recipe, image_backbone: str) -> dict[str, str | int 
     if CORPUS in recipe.sections:
         corpus = f"{recipe.sections[CORPUS]['layout']}, train part"
         return {CORPUS: corpus, **learned, **hours, "voices": len(voices), "image_encoder": image_backbone}
+    if recipe.parent:
+        parent = _parent(recipe).config
+        return {
+            "photos": len(photos),
+            "sentences": captions,
+            "said_by": f"{parent.name} {parent.version}, its parent",
+            "voice": ", ".join(sorted(voices)),
+            "image_backbone": image_backbone,
+        }
     written = sum(1 for _ in distilled_rows(recipe.units))
     return {
         **learned,
@@ -408,7 +456,11 @@ def evaluate(recipe: Recipe, seen: str = FEATURES) -> None:
     bundle, out = recipe.bundle_of(seen), recipe.evaluation_of(seen)
     options = _evaluation_options(recipe, "im2sp-lab evaluate")
     report = measure(bundle, recipe.data, recipe.speech, out, options)
-    captions, rates = report["captions"], report["word_error_rates"]
+    captions, rates = report["captions"], report.get("word_error_rates")
+    understood = {
+        "word_error_rate_original_voice_percent": "original",
+        "word_error_rate_from_units_percent": "predicted_durations",
+    }
     set_quality(
         bundle,
         {
@@ -418,9 +470,8 @@ def evaluate(recipe: Recipe, seen: str = FEATURES) -> None:
             "METEOR": round(captions["meteor"], 2),
             "CIDEr": round(captions["cider"], 3),
             "different_sentences": captions["different_sentences"],
-            "word_error_rate_original_voice_percent": round(rates["original"]["rate"], 2),
-            "word_error_rate_from_units_percent": round(rates["predicted_durations"]["rate"], 2),
-        },
+        }
+        | {name: round(rates[variant]["rate"], 2) for name, variant in understood.items() if rates},
     )
     # The figures in it changed the bundle's checksum: report it as it is now. Nothing is spoken or heard again.
     report = measure(bundle, recipe.data, recipe.speech, out, options)

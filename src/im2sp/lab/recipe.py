@@ -25,6 +25,7 @@ class Recipe:
     data: Path
     runs: Path
     unlabelled: Path | None = None  # folder of photos without captions, about which the text captioner writes
+    parent: str | None = None  # a bundle that the run goes on from (stage `adopt`): its translator, sentences and voice
     seed: int = 0
     subwords: int = 2000  # size of the unit-subword vocabulary
     views: tuple[str, ...] = ("whole", "flip")  # of each photo

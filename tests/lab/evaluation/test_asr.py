@@ -55,6 +55,8 @@ def test_transcripts_are_kept_and_a_torn_line_is_done_again(
     recogniser.transcribe_all(changed, cache)
     assert heard == [3, 4, 4, 3]
     assert len(cache.read_text().splitlines()) == 3
+    recogniser.transcribe_all([("c", np.zeros(3, np.float32))], cache)  # another id, a sound that was heard
+    assert heard == [3, 4, 4, 3]
 
 
 def test_a_cache_that_is_not_ours_is_an_error(recogniser: Recogniser, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace as with_options
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,16 @@ from im2sp.errors import Im2SpError
 from im2sp.files import sha256_of
 from im2sp.lab.data.speech_shards import SpokenCaption, write_shard
 from im2sp.lab.evaluation.asr import Recogniser
-from im2sp.lab.evaluation.report import REPORT, TABLE_HEADER, EvaluationOptions, evaluate, table_row
+from im2sp.lab.evaluation.photo_sets import flickr8k_photos
+from im2sp.lab.evaluation.report import (
+    CAPTIONS,
+    REPORT,
+    TABLE_HEADER,
+    EvaluationOptions,
+    evaluate,
+    speak_and_hear,
+    table_row,
+)
 from tests.lab.evaluation.conftest import SENTENCE
 from tests.tiny_bundle import tiny_config
 
@@ -115,6 +125,19 @@ def test_running_again_hears_and_says_nothing_new(
     again = evaluate(measured_bundle, flickr8k, speech, out, OPTIONS)
     assert again["captions"] == measured["captions"]
     assert again["bundle"]["sha256"] == sha256_of(measured_bundle / "SHA256SUMS") != measured["bundle"]["sha256"]
+
+
+def test_what_was_heard_is_kept_and_may_be_shared(
+    report: tuple[dict[str, Any], Path], tiny_bundle: Path, flickr8k: Path, tmp_path: Path
+) -> None:
+    _, out = report
+    (kept,) = out.glob(f"*/{CAPTIONS}")
+    assert sorted(json.loads(kept.read_text())) == sorted(PHOTOS)
+    photos, shared = flickr8k_photos(flickr8k, "dev").photos, tmp_path / "heard.jsonl"
+    options = with_options(OPTIONS, heard=shared)
+    speak_and_hear(tiny_bundle, photos, tmp_path / "work", Recogniser("tiny"), options)
+    assert len(shared.read_text().splitlines()) == 2
+    assert not list(tmp_path.rglob("captions.heard.jsonl"))
 
 
 def test_row_fits_the_table(report: tuple[dict[str, Any], Path]) -> None:

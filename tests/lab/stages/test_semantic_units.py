@@ -73,6 +73,12 @@ def test_dev_photos_are_not_learned_from(tmp_path: Path) -> None:
     assert torch.equal(first.codebooks, second.codebooks)
 
 
+def test_some_cells_are_enough(tmp_path: Path) -> None:
+    make(tmp_path, replace(OPTIONS, cells=20))
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert (report["cells"], report["photos"]) == (20, 11)
+
+
 def test_it_goes_on_where_it_stopped(tmp_path: Path) -> None:
     first = make(tmp_path)
     table = tmp_path / "out" / "units" / "more" / "flip.parquet"

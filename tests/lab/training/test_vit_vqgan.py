@@ -98,6 +98,17 @@ def test_all_codes_are_alive_after_the_first_step(backbone: ImageBackbone, photo
     assert int(run.recent.sum()) == 2 * CONFIG.units
 
 
+def test_codes_may_come_in_later_and_are_alive_then(backbone: ImageBackbone, photos: list[Path]) -> None:
+    run = TrainingRun(CONFIG, replace(OPTIONS, codes_from=3))
+    batches, before = PhotoCrops(photos, CONFIG.image_size, 2, 0.5, 0), run.model.codebook.weight.detach().clone()
+    for step in range(3):
+        assert run.advance(batches.at(step), backbone)["codes"] == 0
+    assert torch.equal(run.model.codebook.weight, before)
+    assert not run.recent.any()
+    assert 0 < run.advance(batches.at(3), backbone)["codes"] < 0.05
+    assert int(run.recent.sum()) == 2 * CONFIG.units
+
+
 def test_the_perceptual_distance_grows_with_the_damage(backbone: ImageBackbone, photos: list[Path]) -> None:
     pixels = torch.stack([unit_pixels(Image.open(path).convert("RGB"), 64) for path in photos[:3]])
     noise = torch.randn(pixels.shape, generator=torch.Generator().manual_seed(0))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 from tokenizers import Tokenizer, models, trainers
 
+from im2sp.errors import Im2SpError
 from im2sp.files import replace_whole
 
 PAD, BOS, EOS = 0, 1, 2
@@ -18,6 +20,17 @@ _LETTER = 0x4E00  # units are written as single letters for `tokenizers`; this r
 
 def _word(units: Sequence[int] | np.ndarray) -> str:
     return "".join(chr(_LETTER + int(unit)) for unit in units)
+
+
+def _pieces(word: str, vocabulary: dict[str, int], end: int) -> list[str]:
+    """What merging leaves of a word with the subwords before number `end`, in the order in which they were learnt."""
+    pieces = list(word)
+    while True:
+        joined = [(vocabulary.get(left + right, end), place) for place, (left, right) in enumerate(pairwise(pieces))]
+        rank, place = min(joined, default=(end, 0))
+        if rank >= end:
+            return pieces
+        pieces[place : place + 2] = [pieces[place] + pieces[place + 1]]
 
 
 class UnitSubwords:
@@ -35,6 +48,26 @@ class UnitSubwords:
         )
         tokenizer.train_from_iterator((_word(sentence) for sentence in sentences), trainer)
         return cls(tokenizer, units)
+
+    @classmethod
+    def from_table(cls, table: Sequence[Sequence[int]], units: int) -> UnitSubwords:
+        """The subwords of a table that `table` gave, or a bundle's vocabulary has: they encode as the first ones did.
+
+        A table does not say of which two neighbours a subword was made. Those learnt before it leave it in two pieces.
+
+        Raises:
+            Im2SpError: they do not, so the table is none of a byte-pair encoding.
+        """
+        words = [_word(subword) for subword in table]
+        vocabulary = {word: rank for rank, word in enumerate(words)}
+        merges = []
+        for rank, word in enumerate(words):
+            if len(word) > 1:
+                pieces = _pieces(word, vocabulary, rank)
+                if len(pieces) != 2:
+                    raise Im2SpError(f"subword {rank} of the table was not made of two others that stand before it")
+                merges.append((pieces[0], pieces[1]))
+        return cls(Tokenizer(models.BPE(vocab=vocabulary, merges=merges)), units)
 
     def table(self) -> list[list[int]]:
         """Units of every subword, by subword id: what goes into the bundle's vocabulary."""

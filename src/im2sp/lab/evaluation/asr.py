@@ -56,8 +56,9 @@ class SpeechRecogniser(ABC):
     def transcribe_all(self, items: Iterable[tuple[str, FloatArray]], cache_path: Path) -> dict[str, str]:
         """(clip id, waveform) -> {clip id: words}, in the order given. Safe to stop and run again.
 
-        `cache_path`: JSON lines, one appended as soon as a clip is done. A clip counts as done when its id, its
-        samples and the recogniser are the same. Raises AudioError for a bad waveform, Im2SpError for a bad cache.
+        `cache_path`: JSON lines, one appended as soon as a clip is done. A clip counts as done when its samples and
+        the recogniser are the same: who says a sentence twice is heard once. Raises AudioError for a bad waveform,
+        Im2SpError for a bad cache.
         """
         known = _read_cache(cache_path)
         recogniser = hashlib.sha256(json.dumps(asdict(self.info), sort_keys=True).encode()).hexdigest()[:16]
@@ -66,10 +67,10 @@ class SpeechRecogniser(ABC):
         with cache_path.open("a", encoding="utf-8") as cache:
             for clip, waveform in items:
                 digest = hashlib.sha256(np.ascontiguousarray(waveform, dtype="<f4").tobytes()).hexdigest()
-                key = (clip, digest, recogniser)
+                key = (digest, recogniser)
                 if key not in known:
                     known[key] = self.transcribe(waveform)
-                    line = dict(zip(_CACHE_KEY, key, strict=True)) | {"text": known[key]}
+                    line = {"id": clip} | dict(zip(_CACHE_KEY, key, strict=True)) | {"text": known[key]}
                     cache.write(json.dumps(line) + "\n")
                     cache.flush()
                 heard[clip] = known[key]
@@ -146,11 +147,11 @@ def mono_float32(waveform: FloatArray) -> FloatArray:
     return np.ascontiguousarray(one_channel(waveform), dtype=np.float32)
 
 
-_CACHE_KEY = ("id", "sha256", "recogniser")
+_CACHE_KEY = ("sha256", "recogniser")
 
 
 def _read_cache(path: Path) -> dict[tuple[str, ...], str]:
-    """{(id, sha256, recogniser): text}; a last line that a crash tore is cut off the file."""
+    """{(sha256, recogniser): text}; a last line that a crash tore is cut off the file."""
     known: dict[tuple[str, ...], str] = {}
     if not path.exists():
         return known

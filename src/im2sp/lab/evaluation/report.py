@@ -43,6 +43,7 @@ from im2sp.speech.units import remove_repeats
 log = logging.getLogger(__name__)
 
 REPORT = "report.json"
+CAPTIONS = "captions.json"  # {image id: what was heard}, beside the speech of a bundle
 VARIANTS = ("original", "true_durations", "predicted_durations")
 TABLE_HEADER = (
     "| bundle | split | photos | beam | BLEU-1 | BLEU-2 | BLEU-3 | BLEU-4 | METEOR | ROUGE-L | CIDEr | different "
@@ -66,6 +67,7 @@ class EvaluationOptions:
     decoding: tuple[tuple[str, int | float], ...] = ()  # fields of DecodingOptions that differ from the bundle's
     workers: int = 1  # processes that caption
     threads: int = 1  # CPU threads of the recogniser and of each captioner
+    heard: Path | None = None  # transcripts that evaluations share, as many bundles say the same; its own by default
     command: str | None = None  # goes into the report; the command line of this process by default
 
 
@@ -145,7 +147,10 @@ def _score_captions(
     references = {image: data.references[image] for image in images}
     photos = {image: data.photos[image] for image in images}
     heard, wavs, unspoken = speak_and_hear(bundle_dir, photos, work, recogniser, options)
-    scores = caption_scores({image: heard.get(image, "") for image in images}, references)
+    captions = {image: heard.get(image, "") for image in images}
+    with replace_whole(work / CAPTIONS) as temporary:
+        temporary.write_text(json.dumps(captions, indent=1) + "\n", encoding="utf-8")
+    scores = caption_scores(captions, references)
     seconds = [(wav.stat().st_size - 44) / 2 / SAMPLE_RATE for wav in wavs.values()]  # 44 bytes of header, 16 bits
     spoken = {"spoken": len(wavs), "unspoken": unspoken, "mean_seconds": float(np.mean(seconds)) if seconds else 0.0}
     return asdict(scores) | spoken
@@ -171,7 +176,8 @@ def speak_and_hear(
         unspoken = _speak(list(photos.values()), journal, voice, options.workers)
         wavs = {image: journal.wav_for(photo) for image, photo in photos.items() if journal.is_spoken(photo)}
     waveforms = ((image, read_audio(wav)) for image, wav in wavs.items())
-    return recogniser.transcribe_all(waveforms, work / "captions.heard.jsonl"), wavs, unspoken
+    heard = recogniser.transcribe_all(waveforms, options.heard or work / "captions.heard.jsonl")
+    return heard, wavs, unspoken
 
 
 def _speak(photos: list[Path], journal: Journal, voice: Voice, workers: int) -> list[str]:

@@ -27,6 +27,7 @@ from im2sp.bundle import (
     write_config,
 )
 from im2sp.errors import Im2SpError
+from im2sp.external_data import data_file
 from im2sp.files import replace_whole, sha256_of
 from im2sp.graphs import Graphs
 from im2sp.lab.convert.hifigan import export_hifigan
@@ -42,6 +43,7 @@ from im2sp.lab.models.unit_vocoder import load_vocoder
 from im2sp.speech.audio import SAMPLE_RATE
 
 Facts = dict[str, str | int | float]
+SPEECH_GRAPHS = ("vocoder", "duration_predictor", "speech_encoder")
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class BundleSources:
     subwords: Path
     vocoder: Path  # of the stage `vocoder`, or of `im2sp-lab convert hifigan`
     speech_encoder: Path
+    parent: Bundle | None = None  # gives its voice in place of vocoder and speech encoder
 
 
 @dataclass(frozen=True)
@@ -101,8 +104,7 @@ def export_bundle(
     staging = out.with_name(f".{out.name}.part")
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
-    translator, encoder = Translator.load(sources.translator), SpeechEncoder.load(sources.speech_encoder)
-    subwords = UnitSubwords.load(sources.subwords, encoder.units)
+    translator = Translator.load(sources.translator)
     sizes = translator.config
     units_config: ImageUnitsConfig | None = None
     if image_units is None:
@@ -113,13 +115,12 @@ def export_bundle(
     else:
         image = image_units.image
         units_config, seeing = export_image_units(image_units, translator, staging, options.precision)
-    voice, speaking = export_voice(sources.vocoder, staging, options)
-    check_units(subwords.units, {"vocoder": voice.units})
+    voice, hearing, speaking = _export_speech(sources, staging, options)
+    subwords = UnitSubwords.load(sources.subwords, voice.units)
     parameters = {
         **seeing,
         "decoder": export_decoder(translator, image.image_tokens, staging, options.precision),
         **speaking,
-        "speech_encoder": export_speech_encoder(encoder, staging, options.precision),
     }
     config = BundleConfig(
         name=options.name,
@@ -133,7 +134,7 @@ def export_bundle(
         decoder=decoder_config(sizes),
         vocabulary=VocabularyConfig(units=subwords.units, subwords=subwords.table()),
         vocoder=voice,
-        speech_encoder=SpeechEncoderConfig(units=subwords.units),
+        speech_encoder=hearing,
         decoding=DecodingDefaults(
             beam=options.beam,
             length_penalty=options.length_penalty,
@@ -159,6 +160,25 @@ def check_units(units: int, parts: dict[str, int]) -> None:
     for part, found in parts.items():
         if found != units:
             raise Im2SpError(f"the {part} has {found} units, the translator {units}: give parts that belong together")
+
+
+def _export_speech(
+    sources: BundleSources, out: Path, options: BundleOptions
+) -> tuple[VocoderConfig, SpeechEncoderConfig | None, dict[str, int]]:
+    """Graphs of what speaks and hears, those of a parent as they are; their configs and parameters."""
+    if sources.parent is not None:
+        config = sources.parent.config
+        names = [name for name in SPEECH_GRAPHS if f"{name}.onnx" in sources.parent.checksums]
+        for name in names:
+            for file in (f"{name}.onnx", data_file(Path(f"{name}.onnx")).name):
+                if file in sources.parent.checksums:
+                    shutil.copyfile(sources.parent.folder / file, out / file)
+        return config.vocoder, config.speech_encoder, {name: config.parameters[name] for name in names}
+    encoder = SpeechEncoder.load(sources.speech_encoder)
+    voice, parameters = export_voice(sources.vocoder, out, options)
+    check_units(encoder.units, {"vocoder": voice.units})
+    parameters["speech_encoder"] = export_speech_encoder(encoder, out, options.precision)
+    return voice, SpeechEncoderConfig(units=encoder.units), parameters
 
 
 def export_voice(folder: Path, out: Path, options: BundleOptions) -> tuple[VocoderConfig, dict[str, int]]:

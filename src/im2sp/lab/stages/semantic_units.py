@@ -40,6 +40,7 @@ class SemanticUnitsOptions:
 
     levels: int = 7  # codes a cell
     size: int = 1024  # centres of each codebook
+    cells: int = 0  # of photos, drawn by the seed, from which centres are learned; 0 for all
 
 
 def make_semantic_units(
@@ -140,11 +141,13 @@ def _fit(
     hidden = set(held_out)
     learned = [image_id for image_id in features.rows if image_id not in hidden]
     views = range(len(features.views))
-    missing = model.fit(
-        np.concatenate([features.batch(learned, view) for view in views]).reshape(-1, features.shape[1]), seed
-    )
+    cells = np.concatenate([features.batch(learned, view) for view in views]).reshape(-1, features.shape[1])
+    if 0 < options.cells < len(cells):
+        cells = cells[np.random.default_rng(seed).choice(len(cells), options.cells, replace=False)]
+    missing = model.fit(cells, seed)
     report = {
         "photos": len(learned),
+        "cells": len(cells),
         "views": features.views,
         "bits": features.shape[0] * options.levels * (options.size - 1).bit_length(),
         "missing": [round(share, 4) for share in missing],

@@ -3,6 +3,9 @@
 Units are chosen in the forward pass and passed by in the backward pass (straight-through). The pictures that come back
 are compared pixel by pixel and by what a frozen image network sees in them, and at last by a judge that learns to tell
 them from photos. Codes that nothing chooses are moved to where the encoder's outputs are.
+
+With few steps, codes had better come in late (`codes_from`): from the first step on, codes and encoder soon agree on
+one direction for everything, and it takes hundreds of steps until pictures part them again.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ class VitVqganTraining:
     """Options of one training run."""
 
     steps: int = 6000
+    codes_from: int = 0  # step at which codes come in; up to there, what the encoder gives passes unquantised
     adversarial_from: int = 5000  # step at which the judge joins
     batch: int = 16
     smallest_crop: float = 0.6  # share of a photo's area
@@ -100,6 +104,11 @@ def quantise(model: VitVqgan, found: Tensor, commitment: float) -> Quantised:
     return Quantised(units, ours + (codes - ours).detach(), to_codes + commitment * to_encoder)
 
 
+def unquantised(found: Tensor) -> Quantised:
+    """What the encoder gives, float32 [B, N, code_width], as it would be if there were a code for every direction."""
+    return Quantised(torch.empty(0, dtype=torch.int64), F.normalize(found, dim=-1), found.new_zeros(()))
+
+
 def perceptual_distance(backbone: ImageBackbone, made: Tensor, photos: Tensor) -> Tensor:
     """How differently a frozen network sees two batches of pixels in [0, 1]: mean over its stages of the squared
     distances between the directions of feature vectors.
@@ -167,9 +176,12 @@ class TrainingRun:
             group["lr"] = rate
         with products("cpu"):
             found = self.model.before_codes(photos)
-        if self.step % options.revive_every == 0:
-            self.revive(found.detach().float())
-        quantised = quantise(self.model, found.float(), options.commitment)
+        if self.step < options.codes_from:
+            quantised = unquantised(found.float())
+        else:
+            if (self.step - options.codes_from) % options.revive_every == 0:
+                self.revive(found.detach().float())
+            quantised = quantise(self.model, found.float(), options.commitment)
         with products("cpu"):
             made = self.model.pixels_of(quantised.directions).float()
             seen = perceptual_distance(backbone, made, photos)

@@ -1,0 +1,119 @@
+"""Going on from a finished bundle: its translator, its subwords, its sentences, its voice."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from im2sp import Captioner
+from im2sp.bundle import SPECIAL_TOKENS, Bundle
+from im2sp.errors import Im2SpError
+from im2sp.lab import pipeline
+from im2sp.lab.convert.finished import read_translator
+from im2sp.lab.data.flickr8k import PHOTO_FOLDER
+from im2sp.lab.data.unit_subwords import UnitSubwords
+from im2sp.lab.data.unit_table import read_unit_tables
+from im2sp.lab.models.translator import DecoderStep, Translator
+from im2sp.lab.recipe import SEMANTIC, Recipe
+from im2sp.lab.stages.export import SPEECH_GRAPHS
+from im2sp.speech.units import remove_repeats
+from tests.lab.tiny_run import write_tiny_run
+
+PHOTO = Path(__file__).parents[2] / "examples" / "chelsea.jpg"
+
+
+def test_subwords_of_a_table_encode_as_those_it_is_of() -> None:
+    random = np.random.default_rng(0)
+    sentences = [random.zipf(1.5, 40).clip(max=12) - 1 for _ in range(200)]
+    learnt = UnitSubwords.train(sentences, 12, 90)
+    again = UnitSubwords.from_table(learnt.table(), 12)
+    assert again.table() == learnt.table()
+    assert [again.encode(sentence) for sentence in sentences] == [learnt.encode(sentence) for sentence in sentences]
+
+
+def test_a_table_of_other_things_makes_no_subwords() -> None:
+    with pytest.raises(Im2SpError, match="subword 3 of the table was not made of two others"):
+        UnitSubwords.from_table([[0], [1], [2], [0, 1, 2]], 3)
+
+
+def test_the_translator_of_the_packaged_bundle_is_the_one_that_its_graphs_run() -> None:
+    captioner = Captioner.from_pretrained(threads=1)
+    translator = read_translator(captioner.bundle)
+    prefix = captioner.encode(PHOTO)
+    said = captioner.translate(prefix)
+    keys, values = (torch.from_numpy(part) for part in (prefix.keys, prefix.values))
+    past, score = torch.zeros(2, len(keys), 1, keys.shape[2], 0, keys.shape[4]), 0.0
+    tokens = [captioner.vocabulary.specials.bos, *said.tokens, captioner.vocabulary.specials.eos]
+    with torch.inference_mode():
+        for place, (token, following) in enumerate(pairwise(tokens)):
+            step = DecoderStep(translator)(torch.tensor([token]), torch.tensor([place]), keys, values, past[0], past[1])
+            score += float(step[0].log_softmax(-1)[0, following])
+            past = torch.stack([step[1], step[2]])
+    assert score / (len(tokens) - 1) == pytest.approx(said.score, abs=1e-3)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    """A run with a bundle."""
+    written = write_tiny_run(tmp_path_factory.mktemp("run"))
+    sections = {name: section for name, section in written.sections.items() if name != "tune"}
+    recipe = replace(written, unlabelled=None, sections=sections)
+    translator = Translator.load(recipe.translator())
+    with torch.no_grad():
+        for weight in translator.parameters():  # of what is trained, no two are the same
+            if weight.dim() == 1:
+                weight.add_(torch.randn_like(weight) / 10)
+    translator.save(recipe.translator())
+    pipeline.encode(recipe)
+    pipeline.export(recipe)
+    return recipe
+
+
+def test_a_run_goes_on_from_a_bundle(run: Recipe, tmp_path: Path) -> None:
+    recipe = replace(run, runs=tmp_path / "runs", parent=str(run.bundle))
+    recipe.runs.mkdir()
+    (recipe.runs / "features").symlink_to(run.runs / "features")
+    pipeline.adopt(recipe)
+
+    trained, read = Translator.load(run.translator()), Translator.load(recipe.translator())
+    assert read.config == trained.config
+    for name, wanted in trained.state_dict().items():
+        rounding = wanted.abs().amax() / 127 / 2
+        torch.testing.assert_close(read.state_dict()[name], wanted, rtol=0, atol=float(rounding) * 1.01)
+
+    captioner = Captioner(Bundle.load(run.bundle), threads=1)
+    told = {row.image_id: row for row in read_unit_tables(recipe.units)}
+    assert {row.split for row in told.values()} == {"train", "dev"}
+    subwords = UnitSubwords.load(recipe.subword_file, captioner.bundle.config.vocabulary.units)
+    for image_id, row in list(told.items())[:3]:
+        said = captioner.caption(run.data / PHOTO_FOLDER / f"{image_id}.jpg")
+        units, durations = remove_repeats(row.speech_units)
+        np.testing.assert_array_equal(units, said.units)
+        np.testing.assert_array_equal(durations, said.durations)
+        np.testing.assert_array_equal(np.array(subwords.encode(units))[1:-1], captioner.vocabulary.encode(units))
+        assert len(subwords.encode(units)) <= len(said.tokens) + SPECIAL_TOKENS
+
+    before = {path: path.stat().st_mtime_ns for path in recipe.runs.rglob("*.*")}
+    pipeline.adopt(recipe)  # it is there: nothing is said again
+    assert {path: path.stat().st_mtime_ns for path in recipe.runs.rglob("*.*")} == before
+
+    pipeline.semantic_units(recipe)
+    pipeline.translate(recipe, seen=SEMANTIC)
+    pipeline.export(recipe, seen=SEMANTIC)
+    mine = Bundle.load(recipe.bundle_of(SEMANTIC))
+    for graph in SPEECH_GRAPHS:
+        assert mine.checksums[f"{graph}.onnx"] == captioner.bundle.checksums[f"{graph}.onnx"]
+    assert mine.config.training["said_by"] == "smoke 0.1.0, its parent"
+    assert Captioner(mine, threads=1).caption(PHOTO).units.max() < mine.config.vocabulary.units
+
+
+def test_a_parent_that_sees_other_pictures_is_said(run: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(Im2SpError, match="make \\[backbone\\] that of the bundle"):
+        pipeline.adopt(replace(run, parent="default"))
+    with pytest.raises(Im2SpError, match="name one as its `parent`"):
+        pipeline.adopt(run)
