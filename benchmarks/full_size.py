@@ -316,7 +316,7 @@ def speak(settings: Settings, bundle: Path) -> None:
     """Speak about the photo by the command line, through a table of image units where there are some."""
     photo, model = str(settings.work / "photo.png"), ["--model", str(bundle), "--threads", str(settings.threads)]
     if settings.reads_units:
-        table = str(settings.work / "units.parquet")
+        table = str(settings.work / f"{bundle.name}.parquet")
         seconds, memory = watched("im2sp", "tokenize", photo, "-o", table, *model)
         print(f"  im2sp tokenize: {seconds:.1f} s, {memory / GIGABYTE:.2f} GB at most")
         photo = table
