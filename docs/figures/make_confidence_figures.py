@@ -9,11 +9,11 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
-from make_figures import ROOT, STYLE
+from make_figures import ROOT
+from svg import beginning, text
 
 from im2sp.files import replace_whole
 
@@ -33,7 +33,7 @@ def reliability(report: dict[str, Any]) -> str:
         f'<rect class="bar" x="{_x(one["low"]) + 2:.1f}" y="{_y(one["right"]):.1f}" '
         f'width="{SIDE / report["bins"] - 4:.1f}" height="{SIDE * one["right"]:.1f}"><title>'
         f"{one['captions']} captions, {one['confidence']:.0%} sure, {one['right']:.0%} right</title></rect>"
-        + _text(_x((one["low"] + one["high"]) / 2), _y(one["right"]) - 5, str(one["captions"]), "middle")
+        + text(_x((one["low"] + one["high"]) / 2), _y(one["right"]) - 5, str(one["captions"]), "middle")
         for one in tested["bins"]
     ]
     told = (
@@ -72,27 +72,18 @@ def _y(value: float) -> float:
     return TOP + SIDE * (1 - value)
 
 
-def _text(x: float, y: float, words: str, anchor: str = "start", kind: str = "soft", more: str = "") -> str:
-    return f'<text class="{kind}" x="{x:g}" y="{y:g}" text-anchor="{anchor}"{more}>{escape(words)}</text>'
-
-
 def _drawing(title: str, told: str, across: str, up: str, parts: Sequence[str]) -> str:
     ticks = [number / 5 for number in range(6)]
     middle = TOP + SIDE / 2
     return "\n".join(
         [
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
-            'aria-labelledby="title desc" font-family="system-ui, sans-serif" font-size="14">',
-            f'  <title id="title">{escape(title)}</title>',
-            f'  <desc id="desc">{escape(told)}</desc>',
-            f"  <style>{STYLE}{COLOURS}\n  </style>",
-            f'  <rect class="page" width="{WIDTH}" height="{HEIGHT}" rx="10"/>',
-            _text(LEFT, 34, title, kind="text"),
+            *beginning(title, told, WIDTH, HEIGHT, COLOURS),
+            text(LEFT, 34, title, kind="text"),
             f'<path class="line" d="M{_x(0)} {_y(1)}V{_y(0)}H{_x(1)}"/>',
-            *(_text(_x(tick), _y(0) + 20, f"{tick:g}", "middle") for tick in ticks),
-            *(_text(_x(0) - 8, _y(tick) + 4, f"{tick:g}", "end") for tick in ticks),
-            _text(LEFT + SIDE / 2, _y(0) + 44, across, "middle"),
-            _text(20, middle, up, "middle", more=f' transform="rotate(-90 20 {middle:g})"'),
+            *(text(_x(tick), _y(0) + 20, f"{tick:g}", "middle") for tick in ticks),
+            *(text(_x(0) - 8, _y(tick) + 4, f"{tick:g}", "end") for tick in ticks),
+            text(LEFT + SIDE / 2, _y(0) + 44, across, "middle"),
+            text(20, middle, up, "middle", more=f' transform="rotate(-90 20 {middle:g})"'),
             *parts,
             "</svg>\n",
         ]

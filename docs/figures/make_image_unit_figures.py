@@ -19,8 +19,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from make_figures import ROOT, STYLE
+from make_figures import ROOT
 from PIL import Image
+from svg import beginning, text
 
 from im2sp.files import replace_whole
 from im2sp.images.loading import load_image
@@ -60,14 +61,14 @@ def rate(rows: Sequence[dict[str, Any]]) -> str:
         parts += [
             *plot.frame("bits a photo", title, ticks, places),
             f'<path class="even" d="M{plot.left} {plot.y(best):.1f}h{SIDE}"/>',
-            _text(plot.left + SIDE, plot.y(best) - 6, "the parent, on features", "end"),
+            text(plot.left + SIDE, plot.y(best) - 6, "the parent, on features", "end"),
             plot.path(line, "curve"),
             *(_circle(plot.x(x), plot.y(y), "point", f"{2**x:.0f} bits: {y:.3g}") for x, y in line),
         ]
         for row in vit_vqgan:
             x, y = plot.x(math.log2(row["bits"])), plot.y(row["scores"][score])
             parts += [_circle(x, y, "otherpoint", f"{row['bits']} bits: {row['scores'][score]:.3g}")]
-            parts += [_text(x, y + 20, "ViT-VQGAN", "middle")]
+            parts += [text(x, y + 20, "ViT-VQGAN", "middle")]
     told = f"Semantic units by their rate on {parent['photos']} dev photos, by speech, beside ViT-VQGAN units."
     return _drawing("What captions keep at how many bits a photo", told, parts)
 
@@ -90,7 +91,7 @@ def start(curves: dict[str, list[dict[str, float]]]) -> str:
         parts.append(f'<path class="{style}" d="M{LEFTS[1]} {at - 4}h34"/>')
         end = curve[-1]["held_out"]
         said = "from text" if weights == "text" else "from scratch"
-        parts.append(_text(LEFTS[1] + 44, at, f"{kind}, {said}: {end:.2f}"))
+        parts.append(text(LEFTS[1] + 44, at, f"{kind}, {said}: {end:.2f}"))
         at += 24
     told = "Loss on held-out sentences of translators that start from the text captioner or from scratch."
     return _drawing("Transfer against scratch", told, parts)
@@ -133,10 +134,10 @@ class _Plot:
         middle = TOP + SIDE / 2
         return [
             f'<path class="line" d="M{self.left} {TOP}V{TOP + SIDE}H{self.left + SIDE}"/>',
-            *(_text(self.x(value), TOP + SIDE + 20, name, "middle") for value, name in ticks),
-            *(_text(self.left - 8, self.y(value) + 4, f"{value:.{places}f}", "end") for value in heights),
-            _text(self.left + SIDE / 2, TOP + SIDE + 44, across, "middle"),
-            _text(self.left - 46, middle, up, "middle", more=f' transform="rotate(-90 {self.left - 46} {middle:g})"'),
+            *(text(self.x(value), TOP + SIDE + 20, name, "middle") for value, name in ticks),
+            *(text(self.left - 8, self.y(value) + 4, f"{value:.{places}f}", "end") for value in heights),
+            text(self.left + SIDE / 2, TOP + SIDE + 44, across, "middle"),
+            text(self.left - 46, middle, up, "middle", more=f' transform="rotate(-90 {self.left - 46} {middle:g})"'),
         ]
 
 
@@ -149,20 +150,11 @@ def _circle(x: float, y: float, kind: str, told: str) -> str:
     return f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="4.5"><title>{escape(told)}</title></circle>'
 
 
-def _text(x: float, y: float, words: str, anchor: str = "start", kind: str = "soft", more: str = "") -> str:
-    return f'<text class="{kind}" x="{x:g}" y="{y:g}" text-anchor="{anchor}"{more}>{escape(words)}</text>'
-
-
 def _drawing(title: str, told: str, parts: Sequence[str]) -> str:
     return "\n".join(
         [
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
-            'aria-labelledby="title desc" font-family="system-ui, sans-serif" font-size="14">',
-            f'  <title id="title">{escape(title)}</title>',
-            f'  <desc id="desc">{escape(told)}</desc>',
-            f"  <style>{STYLE}{COLOURS}\n  </style>",
-            f'  <rect class="page" width="{WIDTH}" height="{HEIGHT}" rx="10"/>',
-            _text(LEFTS[0], 34, title, kind="text"),
+            *beginning(title, told, WIDTH, HEIGHT, COLOURS),
+            text(LEFTS[0], 34, title, kind="text"),
             *parts,
             "</svg>\n",
         ]

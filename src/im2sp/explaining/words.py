@@ -5,15 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib.util import find_spec
 
-import numpy as np
-
 from im2sp.arrays import FloatArray
-from im2sp.errors import Im2SpError
-from im2sp.extras import needs
-from im2sp.speech.audio import one_channel
-from im2sp.speech.whisper_weights import find_weights
-
-EXTRA = "words"  # of the installation, that brings the recogniser and its weights
+from im2sp.speech.audio import mono_float32
+from im2sp.speech.whisper import find_weights, load_whisper
 
 
 @dataclass(frozen=True)
@@ -33,20 +27,12 @@ class WordListener:
 
         Raises Im2SpError where the extra `words` is not installed, or its weights cannot be read.
         """
-        folder = find_weights("base")
-        with needs(EXTRA):
-            from faster_whisper import WhisperModel
-        try:
-            self._model = WhisperModel(
-                str(folder), device="cpu", compute_type="int8", cpu_threads=threads, local_files_only=True
-            )
-        except (RuntimeError, ValueError, OSError) as error:
-            raise Im2SpError(f"the recogniser in {folder} cannot be loaded: {error}") from error
+        self._model = load_whisper(find_weights("base"), threads)
         self._language = language if language in self._model.supported_languages else None
 
     def words(self, waveform: FloatArray) -> tuple[HeardWord, ...]:
         """waveform float32 [samples], 16 kHz -> the words in it, in order; none where nothing is heard."""
-        samples = np.ascontiguousarray(one_channel(waveform), dtype=np.float32)
+        samples = mono_float32(waveform)
         if samples.size == 0:
             return ()
         segments, _ = self._model.transcribe(

@@ -102,6 +102,11 @@ def one_channel(waveform: FloatArray) -> FloatArray:
     return samples
 
 
+def mono_float32(waveform: FloatArray) -> FloatArray:
+    """The waveform as contiguous float32 [samples]. Raises AudioError when it is not one channel."""
+    return np.ascontiguousarray(one_channel(waveform), dtype=np.float32)
+
+
 def _write_pulses(file: BinaryIO, pulses: PulseArray) -> None:
     with wave.open(file, "wb") as wav:
         wav.setnchannels(1)

