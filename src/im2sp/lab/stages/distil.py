@@ -63,7 +63,8 @@ def distil(
         unlabelled: image ids of photos that nobody described.
         out: JSON lines of image id and hypotheses, likeliest first; what is there is not written again.
     """
-    hypotheses = _hypotheses(model, tokenizer, features, [*references, *unlabelled], options, out)
+    common = mean_features(features, list(references))
+    hypotheses = hypotheses_about(model, tokenizer, features, [*references, *unlabelled], common, options, out)
     chosen = _most_agreed({i: hypotheses[i] for i in references}, references, options.sentences)
     chosen |= {i: hypotheses[i][: options.sentences_unlabelled] for i in unlabelled}
     captions = [
@@ -75,14 +76,20 @@ def distil(
     return captions
 
 
-def _hypotheses(
+def hypotheses_about(
     model: Translator,
     tokenizer: TextTokenizer,
     features: ImageFeatures,
     image_ids: Iterable[str],
+    common: torch.Tensor,
     options: Distillation,
     out: Path,
 ) -> dict[str, list[str]]:
+    """What the captioner may say about each photo, likeliest first; what `out` has is not written again.
+
+    Args:
+        common: image features float32 [image_tokens, image_width] that guidance leads away from.
+    """
     found: dict[str, list[str]] = {}
     if out.is_file():
         for line in out.read_text(encoding="utf-8").splitlines():
@@ -94,7 +101,7 @@ def _hypotheses(
     blank = torch.empty(0, *features.shape)  # of each photo, the views that guidance leads away from
     if options.guidance:
         weights = torch.cat([weights * (1 + options.guidance), torch.tensor([-options.guidance])])
-        blank = mean_features(features)[None]
+        blank = common[None]
     for start in range(0, len(missing), SAVE_EVERY):
         for first in range(start, min(start + SAVE_EVERY, len(missing)), BATCH):
             some = missing[first : min(first + BATCH, start + SAVE_EVERY)]
@@ -112,14 +119,13 @@ def _hypotheses(
     return found
 
 
-def mean_features(features: ImageFeatures) -> torch.Tensor:
-    """What photos have in common: float32 [image_tokens, image_width], the mean over all photos in their first view."""
-    ids = list(features.rows)
+def mean_features(features: ImageFeatures, image_ids: list[str]) -> torch.Tensor:
+    """What photos have in common: float32 [image_tokens, image_width], their mean in the first view."""
     sums = [
-        torch.from_numpy(features.batch(ids[start : start + SAVE_EVERY])).float().sum(0)
-        for start in range(0, len(ids), SAVE_EVERY)
+        torch.from_numpy(features.batch(image_ids[start : start + SAVE_EVERY])).float().sum(0)
+        for start in range(0, len(image_ids), SAVE_EVERY)
     ]
-    return torch.stack(sums).sum(0) / len(ids)
+    return torch.stack(sums).sum(0) / len(image_ids)
 
 
 def _most_agreed(
