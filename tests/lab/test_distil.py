@@ -104,7 +104,7 @@ def test_a_negative_view_is_led_away_from(model: Translator) -> None:
         for _ in range(6):
             last = [model.hidden(view[None], torch.tensor([said]), torch.tensor([0]))[0, -1] for view in views]
             each = torch.stack([model.output(hidden).log_softmax(-1) for hidden in last])
-            guided = weights @ each
+            guided = (weights @ each).log_softmax(-1)
             guided[[0, 1, 3]] = -torch.inf
             total += float(guided.max())
             said.append(int(guided.argmax()))

@@ -24,10 +24,10 @@ def beam_searches(
     Args:
         views: image features [P, V, image_tokens, image_width].
         longest: tokens; where no hypothesis about a photo ends in time, the likeliest is cut there.
-        weights: float32 [V], by which the log probabilities of a photo's views are added up; None: their mean.
+        weights: float32 [V], by which the log probabilities of a photo's views are added up before they are normalised
+            again; a negative one leads away from what its view says. None: the plain mean.
     """
     photos, count = views.shape[:2]
-    weights = torch.full((count,), 1 / count) if weights is None else weights
     finished: list[list[Hypothesis]] = [[] for _ in range(photos)]
     searched = list(range(photos))  # whose beam is not full
     pairs = step.translator.prefix(views.flatten(0, 1))
@@ -42,8 +42,7 @@ def beam_searches(
         logits, past_keys, past_values, _ = step(
             last, torch.tensor([position]), spread_keys, spread_values, past_keys, past_values
         )
-        of_views = logits.log_softmax(-1).unflatten(0, (len(searched), rows, count))
-        log_probability = torch.einsum("prvt,v->prt", of_views, weights)
+        log_probability = _together(logits.log_softmax(-1).unflatten(0, (len(searched), rows, count)), weights)
         log_probability[..., list(FORBIDDEN)] = -torch.inf
         best, index = (scores[:, :, None] + log_probability).flatten(1).topk(2 * beam)
         origins, columns = index // logits.shape[1], index % logits.shape[1]
@@ -70,6 +69,13 @@ def beam_searches(
         if not finished[photo]:
             finished[photo] = [(float(scores[row, 0]) / longest, tokens[row, 0, 1:].tolist())]
     return [sorted(hypotheses, key=lambda hypothesis: -hypothesis[0]) for hypotheses in finished]
+
+
+def _together(log_probability: Tensor, weights: Tensor | None) -> Tensor:
+    """Log probabilities [P, H, V, vocabulary] -> [P, H, vocabulary]."""
+    if weights is None:
+        return log_probability.mean(2)
+    return torch.einsum("phvt,v->pht", log_probability, weights).log_softmax(-1)
 
 
 def _rows(photos: Tensor, hypotheses: Tensor, each: int, count: int) -> Tensor:

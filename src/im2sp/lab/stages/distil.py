@@ -97,11 +97,9 @@ def hypotheses_about(
             found[entry["image_id"]] = entry["texts"]
     step, missing = DecoderStep(model), [image_id for image_id in image_ids if image_id not in found]
     count = len(features.views)
-    weights = torch.full((count,), 1 / count)
-    blank = torch.empty(0, *features.shape)  # of each photo, the views that guidance leads away from
+    weights, blank = None, torch.empty(0, *features.shape)  # of each photo, the views that guidance leads away from
     if options.guidance:
-        weights = torch.cat([weights * (1 + options.guidance), torch.tensor([-options.guidance])])
-        blank = common[None]
+        weights, blank = torch.tensor([(1 + options.guidance) / count] * count + [-options.guidance]), common[None]
     for start in range(0, len(missing), SAVE_EVERY):
         for first in range(start, min(start + SAVE_EVERY, len(missing)), BATCH):
             some = missing[first : min(first + BATCH, start + SAVE_EVERY)]
