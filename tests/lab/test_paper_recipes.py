@@ -16,6 +16,7 @@ from PIL import Image
 from transformers import GitForCausalLM, HubertConfig, HubertModel
 from typer.testing import CliRunner
 
+from im2sp.bundle import SPECIAL_TOKENS
 from im2sp.captioner import Captioner
 from im2sp.errors import Im2SpError
 from im2sp.images.loading import load_image, to_pixels
@@ -23,12 +24,15 @@ from im2sp.lab import pipeline
 from im2sp.lab.cli import app
 from im2sp.lab.convert.git import CLIP_MEAN, CLIP_STD, translator_names
 from im2sp.lab.data.image_features import ImageFeatures
+from im2sp.lab.data.sentences import store_sentences
 from im2sp.lab.data.speech_shards import read_shards
+from im2sp.lab.data.unit_table import UnitRow, write_unit_table
 from im2sp.lab.models.token_vit import TokenVit
-from im2sp.lab.models.translator import Translator
+from im2sp.lab.models.translator import Translator, TranslatorConfig
 from im2sp.lab.models.unit_hifigan import UnitHifigan
 from im2sp.lab.models.vit_vqgan import VitVqgan
 from im2sp.lab.recipe import Recipe
+from im2sp.lab.stages.units import learn_subwords
 from im2sp.lab.stages.vocoder import SPEAKERS
 from tests.lab.convert import published_hifigan
 from tests.lab.convert.published_git import IMAGE_TOKENS, POSITIONS, SIDE, random_git
@@ -167,6 +171,27 @@ def test_from_published_files_to_a_bundle_that_speaks(
     assert "EfficientNet" not in (recipe.bundle / "README.md").read_text()
 
 
+@pytest.mark.parametrize("name", ["coco-raw", "coco-units", "flickr8k-raw", "flickr8k-units"])
+def test_captions_of_more_than_1024_tokens_are_left_out(name: str, tmp_path: Path) -> None:
+    recipe = Recipe.read(PAPER / f"{name}.toml")
+    longest = recipe.section("translator", TranslatorConfig, vocabulary_size=SPECIAL_TOKENS + UNITS).max_positions
+    assert (longest, recipe.subwords) == (1024, UNITS)
+    tables = tmp_path / "units"
+    lengths = {"fits": 1022, "too long": 1023}  # units without repeats, and begin and end
+    rows = [
+        UnitRow(image, image, np.repeat(np.arange(n) % UNITS, 2).astype(np.uint16), "train", "", 40, "")
+        for image, n in lengths.items()
+    ]
+    write_unit_table(tables / "train-0000.parquet", rows, {"units": UNITS})
+    subwords = learn_subwords(tables, tmp_path / "subwords.json", UNITS, recipe.subwords)
+    found = store_sentences(tables, "train", "*", subwords, longest, tmp_path / "out")
+    assert {image: [len(tokens) for tokens in each] for image, each in found.items()} == {"fits": [1024]}
+    tokens = torch.from_numpy(found["fits"][0].astype(np.int64))[None]
+    small = TranslatorConfig(subwords.vocabulary_size, 8, 8, 1, 1, 8, max_positions=longest)
+    with torch.inference_mode():
+        assert Translator(small)(torch.zeros(1, 4, 8), tokens, torch.zeros(1).long()).shape[1] == 1024
+
+
 def expected_features(kind: str, git: GitForCausalLM, recipe: Recipe, photo: Path) -> np.ndarray:
     """What transformers' GIT sees, or the token ViT by the units of the tokenizer."""
     with torch.inference_mode():
@@ -202,6 +227,10 @@ def test_what_does_not_fit_is_one_sentence(published: Path, tmp_path: Path) -> N
         getattr(pipeline, stage)(small(recipe))
     with pytest.raises(Im2SpError, match=r"has width = 24 where \[translator\] of the recipe has 16"):
         pipeline.translate(small(recipe, translator={"width": 16}))
+    two = replace(recipe, sections=recipe.sections | {"vocoder": {}}, runs=tmp_path / "two")
+    convert(published, two.runs, "raw", vocoder=False)
+    with pytest.raises(Im2SpError, match=r"the recipe has \[hifigan\] and \[vocoder\]: leave out"):
+        pipeline.vocoder(two)
     music = replace(recipe, sections=recipe.sections | {"corpus": {"layout": "music"}})
     with pytest.raises(Im2SpError, match="has the layout 'music'"):
         pipeline.speak(music)

@@ -116,6 +116,10 @@ def vocoder(recipe: Recipe) -> None:
         return
     folders, count = (recipe.speech, recipe.units), _unit_count(recipe)
     if HIFIGAN in recipe.sections:
+        if unused := sorted({"vocoder", "vocoder_sizes"} & set(recipe.sections)):
+            raise Im2SpError(
+                f"the recipe has [{HIFIGAN}] and [{unused[0]}]: leave out that of the vocoder you do not want"
+            )
         sizes = recipe.section("hifigan_sizes", UnitHifiganConfig, units=count)
         options = recipe.section(HIFIGAN, HifiganTraining, seed=recipe.seed)
         stage.train_published(*folders, sizes, options, recipe.vocoder)
