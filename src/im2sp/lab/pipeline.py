@@ -109,23 +109,20 @@ def vocoder(recipe: Recipe) -> None:
     from im2sp.lab.models.unit_vocoder import VocoderConfig
     from im2sp.lab.stages import vocoder as stage
     from im2sp.lab.training.hifigan import HifiganTraining
-    from im2sp.lab.training.vocoder import VocoderTraining
+    from im2sp.lab.training.vocoder import VocoderTraining, train_vocoder
 
     if (recipe.vocoder / CONFIG).is_file():
         log.info("vocoder: %s holds a finished one, trained or converted", recipe.vocoder)
         return
-    folders, count = (recipe.speech, recipe.units), _unit_count(recipe)
+    if HIFIGAN in recipe.sections and (other := sorted({"vocoder", "vocoder_sizes"} & set(recipe.sections))):
+        raise Im2SpError(f"the recipe has [{HIFIGAN}] and [{other[0]}]: leave out one, as they are two vocoders")
+    clips, count = stage.clips_of(recipe.speech, recipe.units, recipe.vocoder), _unit_count(recipe)
     if HIFIGAN in recipe.sections:
-        if unused := sorted({"vocoder", "vocoder_sizes"} & set(recipe.sections)):
-            raise Im2SpError(
-                f"the recipe has [{HIFIGAN}] and [{unused[0]}]: leave out that of the vocoder you do not want"
-            )
         sizes = recipe.section("hifigan_sizes", UnitHifiganConfig, units=count)
-        options = recipe.section(HIFIGAN, HifiganTraining, seed=recipe.seed)
-        stage.train_published(*folders, sizes, options, recipe.vocoder)
+        stage.train_published(clips, sizes, recipe.section(HIFIGAN, HifiganTraining, seed=recipe.seed), recipe.vocoder)
         return
     own = recipe.section("vocoder_sizes", VocoderConfig, units=count)
-    stage.train_own(*folders, own, recipe.section("vocoder", VocoderTraining, seed=recipe.seed), recipe.vocoder)
+    train_vocoder(clips, own, recipe.section("vocoder", VocoderTraining, seed=recipe.seed), recipe.vocoder)
 
 
 def photos(recipe: Recipe) -> dict[str, Path]:

@@ -212,11 +212,11 @@ def losses(folder: Path, name: str) -> list[float]:
 
 
 def test_a_few_steps_come_nearer_to_the_recordings(tmp_path: Path) -> None:
-    options = replace(OPTIONS, steps=16, learning_rate=3e-3)
+    options = replace(OPTIONS, steps=10, learning_rate=3e-3)
     model = train_hifigan(clips(), CONFIG, options, tmp_path)
     mel = losses(tmp_path, "spectral")
-    assert len(mel) == 16
-    assert np.mean(mel[-3:]) < 0.8 * np.mean(mel[:3])
+    assert len(mel) == 10
+    assert np.mean(mel[-3:]) < 0.7 * np.mean(mel[:3])
     assert train_hifigan(clips(), CONFIG, options, tmp_path).state_dict().keys() == model.state_dict().keys()
 
 

@@ -1,4 +1,4 @@
-"""Stage `vocoder`: speech units and recordings -> a vocoder with its durations, ours or the published unit HiFi-GAN."""
+"""Stage `vocoder`: speech units and recordings -> clips to learn from; those of several speakers -> their voices."""
 
 from __future__ import annotations
 
@@ -10,32 +10,25 @@ from pathlib import Path
 from im2sp.files import replace_whole
 from im2sp.lab.data.clips import StoredClips, store_clips
 from im2sp.lab.models.unit_hifigan import UnitHifiganConfig
-from im2sp.lab.models.unit_vocoder import VocoderConfig
 from im2sp.lab.training.hifigan import HifiganTraining, train_hifigan
 from im2sp.lab.training.processes import Processes
-from im2sp.lab.training.vocoder import VocoderTraining, train_vocoder
 
 log = logging.getLogger(__name__)
 
 SPEAKERS = "speakers.json"  # names of the speakers, in the order of their embeddings
 
 
-def _clips(speech: Path, units: Path, out: Path) -> StoredClips:
+def clips_of(speech: Path, units: Path, out: Path) -> StoredClips:
+    """The train part, in `out/clips`: the first process writes it, the others find it there."""
     with Processes().main_first():
         return store_clips(speech, units, "train", out / "clips")
 
 
-def train_own(speech: Path, units: Path, sizes: VocoderConfig, options: VocoderTraining, out: Path) -> None:
-    """Train our vocoder on the train part. All speakers become one voice."""
-    train_vocoder(_clips(speech, units, out), sizes, options, out)
+def train_published(clips: StoredClips, sizes: UnitHifiganConfig, options: HifiganTraining, out: Path) -> None:
+    """Train a unit HiFi-GAN, with a voice for each speaker where there are several.
 
-
-def train_published(speech: Path, units: Path, sizes: UnitHifiganConfig, options: HifiganTraining, out: Path) -> None:
-    """Train a unit HiFi-GAN on the train part, with a voice for each speaker where there are several.
-
-    The names of the speakers are left in `out/speakers.json`.
+    Their names are left in `out/speakers.json`.
     """
-    clips = _clips(speech, units, out)
     if len(clips.speakers) > 1:
         sizes = replace(sizes, speakers=len(clips.speakers))
         if Processes().main:
