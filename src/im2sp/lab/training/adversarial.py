@@ -7,7 +7,6 @@ A step has one batch of segments, which follows from the seed and the step alone
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,7 +146,7 @@ class AdversarialRun:
         self.step = state["step"]
         self.average = {name: value.to(self.processes.device) for name, value in state["average"].items()}
 
-    def advance(self, clips: Sequence[Clip]) -> Counter[str]:
+    def advance(self, clips: Sequence[Clip]) -> dict[str, float]:
         """One step; returns this process's share of each loss."""
         options, processes = self.options, self.processes
         adversarial = self.step >= options.adversarial_from
@@ -163,11 +162,12 @@ class AdversarialRun:
                 spoken = [self._speak(speaking, part, cut) for part, cut in zip(self.parts, cuts, strict=True)]
             self._teach_judges(cuts, [waveform for waveform, _ in spoken])
         self.optimizer.zero_grad(set_to_none=True)
-        losses = Counter[str]()
+        losses: dict[str, float] = {}
         for part, cut in zip(self.parts, cuts, strict=True):
             with processes.backward_of(part, self.shared):
                 generated = spoken[0] if adversarial and once else self._speak(self.shared, part, cut)
-                losses.update(self._learn(part, cut, generated, adversarial))
+                for name, loss in self._learn(part, cut, generated, adversarial).items():
+                    losses[name] = losses.get(name, 0.0) + loss
         nn.utils.clip_grad_norm_(self.model.parameters(), self.lessons.largest_gradient[adversarial])
         self.optimizer.step()
         self.step += 1
@@ -237,7 +237,7 @@ def train_adversarially(
     if state := checkpoint.load():
         run.restore(state)
     processes.same(run.step, f"checkpoints in {out}")
-    report, losses = TrainingLog(out / "log.jsonl", processes.main), list[Counter[str]]()
+    report, losses = TrainingLog(out / "log.jsonl", processes.main), list[dict[str, float]]()
     while run.step < options.steps:
         losses.append(run.advance(clips))
         if run.step % options.report_every == 0:
