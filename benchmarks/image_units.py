@@ -12,7 +12,7 @@ recogniser hears them. Rows:
     rate/BITS[/STEPS]     semantic units of so many bits a photo, from the parent's own weights, trained for STEPS
     vit-vqgan[/STEPS]     the ViT-VQGAN's units, from the parent's weights but for the image projection
     start/INPUT/WEIGHTS[/plain][/SEED]   INPUT is features, semantic or vit-vqgan, WEIGHTS is text (those of the text
-                          captioner) or scratch; plain: without token augmentation, which only vit-vqgan has
+                          captioner) or scratch; plain: without token augmentation, as features always are
 
 `--photos 0` evaluates nothing by speech. Steps, photos a step and learning rates are those of the recipe's sections
 [translate_units] (rate), [translate] (vit-vqgan) and [ablation] (start).
@@ -44,12 +44,13 @@ from im2sp.lab.models.token_vit import TokenVit
 from im2sp.lab.models.translator import Translator, TranslatorConfig
 from im2sp.lab.models.vit_vqgan import VitVqgan
 from im2sp.lab.recipe import FEATURES, INPUTS, SEMANTIC, VIT_VQGAN, Recipe
-from im2sp.lab.stages.semantic_units import load_semantic_units, stored_features
+from im2sp.lab.stages.semantic_units import load_semantic_units, stored_semantic_units
 from im2sp.lab.stages.translate import train_and_keep
 from im2sp.lab.stages.vit_vqgan_units import vit_vqgan_tokenizer
 from im2sp.lab.training.token_augmentation import TokenAugmentation
 from im2sp.lab.training.token_translator import TokenTranslator
 from im2sp.lab.training.translator import TranslatorTraining
+from im2sp.lab.unit_pipeline import SEMANTIC_AUGMENTATION, semantic_translator
 
 RATES = {64: (1, 16), 256: (2, 256), 512: (4, 256), 1120: (7, 1024), 4096: (32, 256), 16384: (128, 256)}
 SHARED = ("features", "units", "subwords.json", "image_tokenizer", "token_vit", "vit-vqgan-units")
@@ -187,8 +188,9 @@ def _fresh(recipe: Recipe, seen: str, vocabulary: int, plain: bool) -> tuple[Tra
     if seen == SEMANTIC:
         quantiser = load_semantic_units(recipe.semantic_units, recipe.translator())
         cells = recipe.section("backbone", BackboneConfig).image_tokens
-        units = stored_features(quantiser, cells, recipe.semantic_units, recipe.all_features, recipe.views)
-        return Translator(replace(config, image_width=units.shape[1])), units
+        units = stored_semantic_units(quantiser, cells, recipe.semantic_units, recipe.all_features, recipe.views)
+        changes = recipe.section(SEMANTIC_AUGMENTATION, TokenAugmentation)
+        return semantic_translator(config, quantiser, units, None if plain else changes)
     tokenizer, token_vit = VitVqgan.load(recipe.image_tokenizer), TokenVit.load(recipe.token_vit)
     made_by = vit_vqgan_tokenizer(tokenizer, recipe.image_tokenizer)
     stored = StoredUnits([recipe.vit_vqgan_units / recipe.features.name], recipe.views, made_by, "translate")

@@ -29,7 +29,7 @@ from torch import Tensor
 from im2sp.images.finding import Photos
 from im2sp.images.loading import load_image, to_pixels
 from im2sp.lab.data.image_features import ImageFeatures
-from im2sp.lab.data.unit_features import StoredUnits
+from im2sp.lab.data.unit_features import StoredUnits, UnitFeatures
 from im2sp.lab.image_encoders import efficientnet
 from im2sp.lab.models.image_backbone import BackboneConfig, ImageBackbone
 from im2sp.lab.models.semantic_units import SemanticUnits
@@ -39,7 +39,7 @@ from im2sp.lab.models.vit_vqgan import VitVqgan, VitVqganConfig
 from im2sp.lab.precision import products
 from im2sp.lab.recipe import Recipe
 from im2sp.lab.stages.encode import encode
-from im2sp.lab.stages.semantic_units import SemanticUnitsOptions, make_semantic_units, stored_features
+from im2sp.lab.stages.semantic_units import SemanticUnitsOptions, make_semantic_units, stored_semantic_units
 from im2sp.lab.stages.token_vit import batches_of_units
 from im2sp.lab.stages.vit_vqgan_units import store_vit_vqgan_units, vit_vqgan_tokenizer
 from im2sp.lab.training.token_augmentation import TokenAugmentation
@@ -83,7 +83,9 @@ def semantic_steps(recipe: Recipe, config: TranslatorConfig, batch: Batch, folde
     fresh.codebooks.normal_()  # a handful of photos makes no centres, and any cost the same
     fresh.save(units)
     quantiser = make_semantic_units((features,), [], captioner, options, 0, units)
-    stored = stored_features(quantiser, sizes.image_tokens, units, (features,), WHOLE)
+    stored = UnitFeatures(
+        stored_semantic_units(quantiser, sizes.image_tokens, units, (features,), WHOLE), quantiser.features
+    )
     cached, ids = ImageFeatures(features), list(batch.paths)
     backbone = ImageBackbone.pretrained(sizes).to(memory_format=torch.channels_last)
 

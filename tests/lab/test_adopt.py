@@ -14,10 +14,13 @@ from im2sp import Captioner
 from im2sp.bundle import SPECIAL_TOKENS, Bundle
 from im2sp.errors import Im2SpError
 from im2sp.lab import pipeline
+from im2sp.lab.cli import stages_of
 from im2sp.lab.convert.finished import read_translator
 from im2sp.lab.data.flickr8k import PHOTO_FOLDER
+from im2sp.lab.data.speech_shards import as_floats, read_shards
 from im2sp.lab.data.unit_subwords import UnitSubwords
 from im2sp.lab.data.unit_table import read_unit_tables
+from im2sp.lab.models.speech_encoder import whole_frames
 from im2sp.lab.models.translator import DecoderStep, Translator
 from im2sp.lab.recipe import SEMANTIC, Recipe
 from im2sp.lab.stages.export import SPEECH_GRAPHS
@@ -110,6 +113,35 @@ def test_a_run_goes_on_from_a_bundle(run: Recipe, tmp_path: Path) -> None:
         assert mine.checksums[f"{graph}.onnx"] == captioner.bundle.checksums[f"{graph}.onnx"]
     assert mine.config.training["said_by"] == "smoke 0.1.0, its parent"
     assert Captioner(mine, threads=1).caption(PHOTO).units.max() < mine.config.vocabulary.units
+
+
+def test_a_parent_gets_better_words_and_keeps_its_voice(run: Recipe, tmp_path: Path) -> None:
+    learning = {"steps": 1, "warm_up": 1, "learning_rate": 1e-6, "photos": 4, "distilled_photos": 4}
+    sections = {name: section for name, section in run.sections.items() if name != "reward"}
+    sections |= {"distil": {"beam": 2, "longest": 6}, "translate": learning | {"distilled_from": 0}}
+    recipe = replace(run, runs=tmp_path / "runs", parent=str(run.bundle), sections=sections)
+    recipe.runs.mkdir()
+    (recipe.runs / "features").symlink_to(run.runs / "features")
+    for stage in stages_of(recipe):
+        if stage not in ("evaluate", "tune", "reward"):
+            getattr(pipeline, stage)(recipe)
+
+    assert {path.stem for path in recipe.speech.glob("*.parquet")} == {"dev-0000", "distilled-0000"}
+    parent, mine = Bundle.load(run.bundle), Bundle.load(recipe.bundle)
+    for graph in SPEECH_GRAPHS:
+        assert mine.checksums[f"{graph}.onnx"] == parent.checksums[f"{graph}.onnx"]
+    assert mine.config.vocabulary == parent.config.vocabulary
+    training = mine.config.training
+    assert training["started_from"] == "smoke 0.1.0"
+    assert training["of_these_written_by_the_text_captioner"] == training["spoken_captions"]
+
+    captioner = Captioner(parent, threads=1)
+    spoken = next(read_shards(recipe.speech, "dev", 1))
+    heard = {row.caption_id: row.speech_units for row in read_unit_tables(recipe.units, "dev")}[spoken.caption_id]
+    np.testing.assert_array_equal(heard, captioner.units(as_floats(whole_frames(spoken.waveform))))
+    before, after = Translator.load(recipe.adopted).state_dict(), Translator.load(recipe.translator()).state_dict()
+    for name, weight in after.items():  # words and all: one small step away
+        torch.testing.assert_close(weight, before[name], rtol=0, atol=1e-5)
 
 
 def test_a_parent_that_sees_other_pictures_is_said(run: Recipe, tmp_path: Path) -> None:

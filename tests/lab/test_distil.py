@@ -15,7 +15,7 @@ from im2sp.lab.data.image_features import ImageFeatures
 from im2sp.lab.data.text_tokenizer import BOS, EOS, TextTokenizer
 from im2sp.lab.models.beam_search import beam_search, beam_searches
 from im2sp.lab.models.translator import DecoderStep, Translator, TranslatorConfig
-from im2sp.lab.stages.distil import FIRST_INDEX, Distillation, distil
+from im2sp.lab.stages.distil import FIRST_INDEX, Distillation, distil, mean_features
 
 WORDS = ["a", "red", "blue", "dog", "cat", "runs", "sits", "on", "grass", "snow"]
 OPTIONS = Distillation(sentences=2, sentences_unlabelled=1, beam=3, longest=6)
@@ -93,6 +93,42 @@ def test_views_are_averaged(model: Translator) -> None:
     assert [score for score, _ in once] == pytest.approx([score for score, _ in twice], abs=1e-4)
     assert [score for score, _ in both] != pytest.approx([score for score, _ in once], abs=1e-3)
     assert [score for score, _ in both] == sorted((score for score, _ in both), reverse=True)
+
+
+def test_a_negative_view_is_led_away_from(model: Translator) -> None:
+    views = torch.randn(2, 4, 8, generator=torch.Generator().manual_seed(2))
+    weights = torch.tensor([1.4, -0.4])
+    with torch.inference_mode():
+        (score, tokens), *_ = beam_searches(DecoderStep(model), views[None], 1, 6, weights)[0]
+        said, total = [BOS], 0.0
+        for _ in range(6):
+            last = [model.hidden(view[None], torch.tensor([said]), torch.tensor([0]))[0, -1] for view in views]
+            each = torch.stack([model.output(hidden).log_softmax(-1) for hidden in last])
+            guided = weights @ each
+            guided[[0, 1, 3]] = -torch.inf
+            total += float(guided.max())
+            said.append(int(guided.argmax()))
+            if said[-1] == EOS:
+                break
+    assert tokens == [token for token in said[1:] if token != EOS]
+    assert score == pytest.approx(total / (len(said) - 1), abs=1e-4)
+
+
+def test_guidance_leads_away_from_the_mean_photo(
+    model: Translator, tokenizer: TextTokenizer, features: ImageFeatures, tmp_path: Path
+) -> None:
+    mean = mean_features(features, ["a", "x"])
+    photos = torch.from_numpy(features.batch(["a", "x"])).float()
+    torch.testing.assert_close(mean, photos.mean(0))
+    mean = mean_features(features, ["a"])
+    options = replace(OPTIONS, guidance=0.5)
+    distil(model, tokenizer, features, {"a": ["A red dog runs."]}, ["x", "y"], options, tmp_path / "guided.jsonl")
+    views = torch.stack([torch.from_numpy(features.batch(["y"], view)[0]).float() for view in (0, 1)] + [mean])
+    with torch.inference_mode():
+        ranked = beam_searches(DecoderStep(model), views[None], 3, 6, torch.tensor([0.75, 0.75, -0.5]))[0]
+    wanted = list(dict.fromkeys(tokenizer.decode(tokens) for _, tokens in ranked))
+    found = {entry["image_id"]: entry["texts"] for entry in map(json.loads, (tmp_path / "guided.jsonl").open())}
+    assert found["y"] == [text for text in wanted if text]
 
 
 @pytest.mark.parametrize("beam", [1, 3])

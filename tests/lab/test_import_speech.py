@@ -21,7 +21,7 @@ from im2sp.lab.data.unit_table import read_unit_tables
 from im2sp.lab.evaluation.unit_quality import frame_phones, unit_quality
 from im2sp.lab.stages.hubert import HubertStage, train_speech_encoder
 from im2sp.lab.stages.import_speech import Imported, ImportOptions, import_speech
-from im2sp.lab.stages.units import extract_units, learn_subwords
+from im2sp.lab.stages.units import extract_units, learn_subwords, trained_hearing
 
 PHOTOS = ("beach", "cat", "tree")
 SECONDS = 1.2
@@ -210,7 +210,7 @@ def test_units_are_learnt_from_recordings_without_phones(project: Project, tmp_p
         batch_seconds=3, kmeans_minutes=0.1, probe_clips=2,
     )  # fmt: skip
     encoder = train_speech_encoder(project.speech, tmp_path / "hubert", options)
-    extract_units(project.speech, tmp_path / "hubert" / "speech_encoder", tmp_path / "units")
+    extract_units(project.speech, trained_hearing(tmp_path / "hubert" / "speech_encoder"), tmp_path / "units")
     rows = read_unit_tables(tmp_path / "units")
     assert {row.caption_id for row in rows} == set(project.clips())
     assert all(len(row.speech_units) == len(project.clips()[row.caption_id].waveform) // 320 for row in rows)

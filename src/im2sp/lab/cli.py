@@ -40,6 +40,7 @@ STAGES = (
     "speak", "encode", "pretrain", "tune", "reward", "distil",
     "hubert", "units", "vocoder", "translate", "export", "evaluate",
 )  # fmt: skip
+OF_A_VOICE = ("hubert", "vocoder")  # which a parent has
 SHARED = ("pretrain", "tune", "hubert", "vocoder", "translate")  # stages that several processes can share
 
 
@@ -103,7 +104,7 @@ _add("pretrain", "photos and text captions -> the text captioner that the transl
 _add("tune", "the text captioner and the end of the image backbone learn on together; needs a section [tune]")
 _add("reward", "the text captioner -> one whose sentences agree more with people's; needs a section [reward]")
 _add("distil", "photos -> sentences of the text captioner -> spoken captions, beside those that people wrote")
-_add("adopt", "a finished bundle -> its translator, subwords and sentences, to go on from; not part of `all`")
+_add("adopt", "a finished bundle, the recipe's parent -> its translator and subwords, to go on from")
 _add("image-tokenizer", "photos -> a ViT-VQGAN, which makes them image units; not part of `all`")
 _add("token-vit", "image units and cached features -> a token ViT that captioning starts from; not part of `all`")
 _add("semantic-units", "cached features and the translator -> image units of all photos; not part of `all`")
@@ -187,8 +188,15 @@ def calibrate(
 def all_stages(recipe: RecipeFile = DEFAULT_RECIPE, data: Data = None, runs: Runs = None, smoke: Smoke = False) -> None:
     """Run every stage."""
     loaded = _recipe(recipe, data, runs, smoke)
-    for stage in STAGES:
+    for stage in stages_of(loaded):
         _run(stage, loaded)
+
+
+def stages_of(recipe: Recipe) -> tuple[str, ...]:
+    """Every stage of a recipe in order."""
+    if not recipe.replaces_parent:
+        return STAGES
+    return "adopt", *(stage for stage in STAGES if stage not in OF_A_VOICE)
 
 
 @app.command(help="the recipe as it is understood, with every default filled in")

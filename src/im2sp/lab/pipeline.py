@@ -38,7 +38,8 @@ def speak(recipe: Recipe) -> None:
     if is_imported(recipe.speech):
         log.info("speak: %s holds imported recordings, nothing is to be spoken", recipe.speech)
         return
-    stage.speak(recipe.data, recipe.speech, recipe.voice, recipe.seed)
+    # The voice of a parent is trained already, so people's sentences only hold out, and one shard of them does that.
+    stage.speak(recipe.data, recipe.speech, recipe.voice, recipe.seed, 1 if recipe.replaces_parent else None)
     stage.check_speech(recipe.speech, recipe.runs / "speech_check.json", recipe.recogniser, recipe.resynthesis_clips)
 
 
@@ -46,7 +47,8 @@ def _parent(recipe: Recipe) -> Bundle:
     """The bundle that a recipe goes on from.
 
     Raises:
-        Im2SpError: it names none, or one that sees other pictures than the network of [backbone].
+        Im2SpError: it names none, or one that sees other pictures than the recipe's image encoder, though its
+            translator is not going to learn to see anew.
     """
     from im2sp.bundle import Bundle, find_bundle
     from im2sp.lab.image_encoders import image_encoder
@@ -54,7 +56,7 @@ def _parent(recipe: Recipe) -> Bundle:
     if not recipe.parent:
         raise Im2SpError("the recipe goes on from no bundle: name one as its `parent`")
     bundle = Bundle.load(find_bundle(recipe.parent))
-    if bundle.config.image != image_encoder(recipe).image:
+    if not recipe.replaces_parent and bundle.config.image != image_encoder(recipe).image:
         raise Im2SpError(
             f"the bundle {bundle.folder} sees {bundle.config.image}, the recipe's image encoder another picture: make "
             "[backbone] that of the bundle"
@@ -63,12 +65,17 @@ def _parent(recipe: Recipe) -> Bundle:
 
 
 def adopt(recipe: Recipe) -> None:
-    """A finished bundle, the recipe's `parent` -> its translator and subwords, and its sentences as unit tables."""
+    """A finished bundle, the recipe's `parent` -> its translator and subwords.
+
+    Where it is the teacher, that is where the recipe has no [distil], its sentences become unit tables.
+    """
     from im2sp.captioner import Captioner
     from im2sp.lab.stages import adopt as stage
 
     bundle = _parent(recipe)
-    stage.adopt(bundle, recipe.translator(), recipe.subword_file)
+    stage.adopt(bundle, recipe.adopted, recipe.subword_file)
+    if recipe.replaces_parent:
+        return
     captioner = Captioner(bundle, threads=1)
     for split in ("train", "dev"):
         found = {name: photo_path(recipe.data, name) for name in read_split(recipe.data, split)}
@@ -95,9 +102,10 @@ def _unit_count(recipe: Recipe) -> int:
 
 def units(recipe: Recipe) -> None:
     """Spoken captions -> unit tables and subwords."""
-    from im2sp.lab.stages.units import extract_units, learn_subwords
+    from im2sp.lab.stages.units import bundled_hearing, extract_units, learn_subwords, trained_hearing
 
-    extract_units(recipe.speech, recipe.speech_encoder, recipe.units)
+    hearing = bundled_hearing(_parent(recipe)) if recipe.parent else trained_hearing(recipe.speech_encoder)
+    extract_units(recipe.speech, hearing, recipe.units)
     count = _unit_count(recipe)
     learn_subwords(recipe.units, recipe.subword_file, count, recipe.subwords)
 
@@ -366,6 +374,7 @@ def translate(recipe: Recipe, start: str = "pretrained", seen: str = FEATURES) -
         recipe.section("translate", TranslatorTraining, seed=recipe.seed),
         recipe.translator(start),
         recipe.start if start == "pretrained" else None,
+        same_words=recipe.replaces_parent,
     )
 
 
@@ -416,8 +425,8 @@ def _training_facts(recipe: Recipe, image_backbone: str) -> dict[str, str | int 
     if CORPUS in recipe.sections:
         corpus = f"{recipe.sections[CORPUS]['layout']}, train part"
         return {CORPUS: corpus, **learned, **hours, "voices": len(voices), "image_encoder": image_backbone}
-    if recipe.parent:
-        parent = _parent(recipe).config
+    parent = _parent(recipe).config if recipe.parent else None
+    if parent and not recipe.replaces_parent:
         return {
             "photos": len(photos),
             "sentences": captions,
@@ -434,7 +443,7 @@ def _training_facts(recipe: Recipe, image_backbone: str) -> dict[str, str | int 
         "data": "own recordings, train part" if is_imported(recipe.speech) else "Flickr8k, train part",
         "photos_without_captions": recipe.unlabelled.name if written and recipe.unlabelled else "none",
         "image_backbone": image_backbone,
-    }
+    } | ({"started_from": f"{parent.name} {parent.version}"} if parent else {})
 
 
 def _evaluation_options(recipe: Recipe, command: str) -> EvaluationOptions:

@@ -27,7 +27,7 @@ class Recipe:
     data: Path
     runs: Path
     unlabelled: Path | None = None  # folder of photos without captions, about which the text captioner writes
-    parent: str | None = None  # a bundle that the run goes on from (stage `adopt`): its translator, sentences and voice
+    parent: str | None = None  # a bundle that the run goes on from (stage `adopt`): its translator and its voice
     seed: int = 0
     subwords: int = 2000  # size of the unit-subword vocabulary
     views: tuple[str, ...] = ("whole", "flip")  # of each photo
@@ -166,8 +166,20 @@ class Recipe:
         return self.runs / "git"
 
     @property
+    def replaces_parent(self) -> bool:
+        """Whether a text captioner teaches the translator of the parent better; else the parent teaches."""
+        return self.parent is not None and "distil" in self.sections
+
+    @property
+    def adopted(self) -> Path:
+        """The translator of the parent: one to go on from, or finished."""
+        return self.runs / "parent" if self.replaces_parent else self.translator()
+
+    @property
     def start(self) -> Path:
-        """What the translator starts from: the text captioner, or a GIT's where the image encoder is published."""
+        """What the translator starts from: the text captioner, a GIT's, or the parent's own translator."""
+        if self.replaces_parent:
+            return self.adopted
         return self.git / "translator" if IMAGE_ENCODER in self.sections else self.pretrained
 
     @property

@@ -11,24 +11,26 @@ from torch import nn
 from im2sp.bundle import ImageUnitsConfig
 from im2sp.errors import Im2SpError
 from im2sp.lab.data.image_features import PhotoInputs
-from im2sp.lab.data.unit_features import StoredUnits
+from im2sp.lab.data.unit_features import StoredUnits, UnitFeatures
 from im2sp.lab.data.unit_subwords import UnitSubwords
 from im2sp.lab.image_encoders import TOKEN_VIT as TOKEN_VIT_KIND
 from im2sp.lab.image_encoders import ImageEncoderSection, image_config
 from im2sp.lab.models.image_backbone import BackboneConfig, ImageBackbone
 from im2sp.lab.models.saving import CONFIG
-from im2sp.lab.models.semantic_units import FeaturesFromUnits
+from im2sp.lab.models.semantic_units import FeaturesFromUnits, SemanticUnits
 from im2sp.lab.models.token_vit import TokenVit
 from im2sp.lab.models.translator import Translator, TranslatorConfig
 from im2sp.lab.models.vit_vqgan import VitVqgan
 from im2sp.lab.recipe import IMAGE_ENCODER, SEMANTIC, VIT_VQGAN, Recipe
 from im2sp.lab.stages.export import ImageUnitModules
-from im2sp.lab.stages.semantic_units import load_semantic_units, semantic_tokenizer, stored_features
+from im2sp.lab.stages.semantic_units import load_semantic_units, semantic_tokenizer, stored_semantic_units
 from im2sp.lab.stages.translate import train_and_keep
 from im2sp.lab.stages.vit_vqgan_units import store_vit_vqgan_units, vit_vqgan_modules, vit_vqgan_tokenizer
 from im2sp.lab.training.token_augmentation import TokenAugmentation
-from im2sp.lab.training.token_translator import TOKEN_VIT, TokenTranslator
+from im2sp.lab.training.token_translator import TOKEN_VIT, SemanticTranslator, TokenTranslator
 from im2sp.lab.training.translator import TranslatorTraining
+
+SEMANTIC_AUGMENTATION = "semantic_augmentation"  # section: of semantic units in training
 
 
 @dataclass(frozen=True)
@@ -78,12 +80,35 @@ def _finished(recipe: Recipe) -> Translator:
 
 
 def _semantic(recipe: Recipe, finished: Translator | None, config: TranslatorConfig) -> tuple[Translator, PhotoInputs]:
+    """Augmented where the recipe has the section [semantic_augmentation]."""
     quantiser = load_semantic_units(recipe.semantic_units, recipe.translator())
     cells = recipe.section("backbone", BackboneConfig).image_tokens
-    features = stored_features(quantiser, cells, recipe.semantic_units, recipe.all_features, recipe.views)
-    if finished:
-        return finished.on_projected(), features
-    return Translator(replace(config, image_width=quantiser.config.width)), features
+    units = stored_semantic_units(quantiser, cells, recipe.semantic_units, recipe.all_features, recipe.views)
+    augmentation = None
+    if SEMANTIC_AUGMENTATION in recipe.sections:
+        augmentation = recipe.section(SEMANTIC_AUGMENTATION, TokenAugmentation)
+    start = finished.on_projected() if finished else None
+    return semantic_translator(start.config if start else config, quantiser, units, augmentation, start)
+
+
+def semantic_translator(
+    config: TranslatorConfig,
+    quantiser: SemanticUnits,
+    units: StoredUnits,
+    augmentation: TokenAugmentation | None,
+    start: Translator | None = None,
+) -> tuple[Translator, PhotoInputs]:
+    """A translator of semantic units, and what it looks at: the units, or what they say where nothing changes them.
+
+    Args:
+        config: sizes of the translator, but for the width of its images.
+        start: gives the weights, if any.
+    """
+    sizes = replace(config, image_width=quantiser.config.width)
+    seeing = SemanticTranslator(sizes, quantiser, augmentation) if augmentation else Translator(sizes)
+    if start:
+        seeing.take(start, but_for=())
+    return seeing, units if augmentation else UnitFeatures(units, quantiser.features)
 
 
 def _vit_vqgan(

@@ -18,7 +18,7 @@ from im2sp.lab.data.speech_ingest import PLAN, PROBLEMS, Ingested, IngestOptions
 from im2sp.lab.data.speech_shards import SpokenCaption, read_shards
 from im2sp.lab.data.unit_table import read_unit_tables
 from im2sp.lab.stages.hubert import HubertStage, train_speech_encoder
-from im2sp.lab.stages.units import extract_units
+from im2sp.lab.stages.units import extract_units, trained_hearing
 from tests.lab.data.tiny_corpora import write_flickr8k_audio, write_karpathy_coco, write_spoken_coco, write_wav
 
 OPTIONS = IngestOptions(shard_size=3)
@@ -190,7 +190,7 @@ def test_the_later_stages_read_it(corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(Im2SpError, match=r"is 3: name one of 1 to 2, or 0"):
         train_speech_encoder(speech, tmp_path / "hubert", HubertStage(**tiny, layer=3))
     train_speech_encoder(speech, tmp_path / "hubert", HubertStage(**tiny, layer=1))
-    extract_units(speech, tmp_path / "hubert" / "speech_encoder", tmp_path / "units")
+    extract_units(speech, trained_hearing(tmp_path / "hubert" / "speech_encoder"), tmp_path / "units")
     rows = read_unit_tables(tmp_path / "units")
     assert [row.split for row in rows] == ["dev"] * 2 + ["train"] * 4
     assert {(len(row.speech_units), row.duration_s) for row in rows} == {(25, 0.5)}

@@ -13,9 +13,10 @@ import torch
 from im2sp.errors import Im2SpError
 from im2sp.images.unit_table import UnitTable
 from im2sp.lab.data.image_features import ImageFeatures
+from im2sp.lab.data.unit_features import UnitFeatures
 from im2sp.lab.models.semantic_units import SemanticUnits
 from im2sp.lab.models.translator import Translator, TranslatorConfig
-from im2sp.lab.stages.semantic_units import SemanticUnitsOptions, make_semantic_units, stored_features
+from im2sp.lab.stages.semantic_units import SemanticUnitsOptions, make_semantic_units, stored_semantic_units
 from tests.lab.test_distil import write_features
 
 TRAIN, DEV, MORE = list("abcdefgh"), ["m", "n"], list("xyz")
@@ -62,7 +63,7 @@ def test_units_of_all_photos_are_those_of_the_quantiser(tmp_path: Path) -> None:
     assert report["missing_held_out"] > report["missing"][1]
 
     views, folders = ("whole", "flip"), (tmp_path / "features", tmp_path / "more")
-    said = stored_features(model, 4, tmp_path / "out", folders, views)
+    said = UnitFeatures(stored_semantic_units(model, 4, tmp_path / "out", folders, views), model.features)
     with torch.inference_mode():
         seen = torch.from_numpy(ImageFeatures(tmp_path / "more").batch(["y"], 1)).float()
         np.testing.assert_array_equal(said.get("y", 1), model.features(model(seen))[0].numpy())

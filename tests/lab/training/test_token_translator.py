@@ -12,10 +12,11 @@ from torch import nn
 
 from im2sp.images.unit_table import write_unit_table
 from im2sp.lab.data.unit_features import StoredUnits, unit_table_file
+from im2sp.lab.models.semantic_units import SemanticUnits, SemanticUnitsConfig
 from im2sp.lab.models.token_vit import StemFromUnits, TokenVit, TokenVitConfig
 from im2sp.lab.models.translator import ImagePrefix, Translator, TranslatorConfig
 from im2sp.lab.training.token_augmentation import TokenAugmentation
-from im2sp.lab.training.token_translator import TOKEN_VIT, TokenTranslator
+from im2sp.lab.training.token_translator import TOKEN_VIT, SemanticTranslator, TokenTranslator
 from im2sp.lab.training.translator import TranslatorTraining, train_translator
 from tests.tiny_bundle import tiny_image_units
 
@@ -75,3 +76,22 @@ def test_both_learn_from_stored_units(stored: StoredUnits, tmp_path: Path) -> No
     assert torch.equal(model.stem.codebook, CODEBOOK)
     saved = TokenVit.load(tmp_path / "out" / TOKEN_VIT)
     assert torch.equal(saved.pos_embed, model.token_vit.pos_embed)
+
+
+def test_semantic_units_are_augmented_in_training_alone(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    quantiser = SemanticUnits(SemanticUnitsConfig(image_width=5, width=16, levels=2, size=CODES))
+    quantiser.codebooks.normal_()
+    model = SemanticTranslator(SIZES, quantiser, TokenAugmentation(neighbours=2))
+    units = torch.randint(CODES, (2, 4 * 2))
+    plain = keys(model.eval(), units)
+    model.save(tmp_path)
+    assert torch.equal(plain, keys(Translator.load(tmp_path), quantiser.features(units)))
+    model.train()
+    found = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        found.append(keys(model, units))
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+    assert not torch.equal(found[0], plain)

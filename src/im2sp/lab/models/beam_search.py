@@ -16,14 +16,18 @@ def beam_search(step: DecoderStep, views: Tensor, beam: int, longest: int) -> li
     return beam_searches(step, views[None], beam, longest)[0]
 
 
-def beam_searches(step: DecoderStep, views: Tensor, beam: int, longest: int) -> list[list[Hypothesis]]:
+def beam_searches(
+    step: DecoderStep, views: Tensor, beam: int, longest: int, weights: Tensor | None = None
+) -> list[list[Hypothesis]]:
     """Hypotheses about each photo, the likeliest first.
 
     Args:
-        views: image features [P, V, image_tokens, image_width]; the log probabilities of a photo's views are averaged.
+        views: image features [P, V, image_tokens, image_width].
         longest: tokens; where no hypothesis about a photo ends in time, the likeliest is cut there.
+        weights: float32 [V], by which the log probabilities of a photo's views are added up; None: their mean.
     """
     photos, count = views.shape[:2]
+    weights = torch.full((count,), 1 / count) if weights is None else weights
     finished: list[list[Hypothesis]] = [[] for _ in range(photos)]
     searched = list(range(photos))  # whose beam is not full
     pairs = step.translator.prefix(views.flatten(0, 1))
@@ -38,7 +42,8 @@ def beam_searches(step: DecoderStep, views: Tensor, beam: int, longest: int) -> 
         logits, past_keys, past_values, _ = step(
             last, torch.tensor([position]), spread_keys, spread_values, past_keys, past_values
         )
-        log_probability = logits.log_softmax(-1).unflatten(0, (len(searched), rows, count)).mean(2)
+        of_views = logits.log_softmax(-1).unflatten(0, (len(searched), rows, count))
+        log_probability = torch.einsum("prvt,v->prt", of_views, weights)
         log_probability[..., list(FORBIDDEN)] = -torch.inf
         best, index = (scores[:, :, None] + log_probability).flatten(1).topk(2 * beam)
         origins, columns = index // logits.shape[1], index % logits.shape[1]

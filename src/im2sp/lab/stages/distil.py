@@ -3,6 +3,11 @@
 Sequence-level distillation (Kim and Rush, 2016): what a model says is more regular than what five people write, so it
 is easier to learn, and it costs no annotation, so photos without captions teach as well. Of a photo that people
 described, those hypotheses are kept that agree most with their captions (CIDEr-D); of any other, the likeliest.
+
+A small captioner likes to say what is true of many photos. Guidance (Kornblith et al., "Guiding image captioning models
+toward more specific captions", 2023) looks for what is likelier about this photo than about the mean of all: the mean
+log probability of a photo's views is `1 + guidance` times counted, that of the mean features `-guidance` times. The
+translator learns from such sentences and needs no guidance itself.
 """
 
 from __future__ import annotations
@@ -38,6 +43,7 @@ class Distillation:
     sentences_unlabelled: int = 1  # of each photo without
     beam: int = 5
     longest: int = 24  # words
+    guidance: float = 0.0  # how far log probabilities are moved away from those of no photo in particular
     seed: int = 0
 
 
@@ -57,7 +63,8 @@ def distil(
         unlabelled: image ids of photos that nobody described.
         out: JSON lines of image id and hypotheses, likeliest first; what is there is not written again.
     """
-    hypotheses = _hypotheses(model, tokenizer, features, [*references, *unlabelled], options, out)
+    common = mean_features(features, list(references))
+    hypotheses = hypotheses_about(model, tokenizer, features, [*references, *unlabelled], common, options, out)
     chosen = _most_agreed({i: hypotheses[i] for i in references}, references, options.sentences)
     chosen |= {i: hypotheses[i][: options.sentences_unlabelled] for i in unlabelled}
     captions = [
@@ -69,26 +76,39 @@ def distil(
     return captions
 
 
-def _hypotheses(
+def hypotheses_about(
     model: Translator,
     tokenizer: TextTokenizer,
     features: ImageFeatures,
     image_ids: Iterable[str],
+    common: torch.Tensor,
     options: Distillation,
     out: Path,
 ) -> dict[str, list[str]]:
+    """What the captioner may say about each photo, likeliest first; what `out` has is not written again.
+
+    Args:
+        common: image features float32 [image_tokens, image_width] that guidance leads away from.
+    """
     found: dict[str, list[str]] = {}
     if out.is_file():
         for line in out.read_text(encoding="utf-8").splitlines():
             entry = json.loads(line)
             found[entry["image_id"]] = entry["texts"]
     step, missing = DecoderStep(model), [image_id for image_id in image_ids if image_id not in found]
+    count = len(features.views)
+    weights = torch.full((count,), 1 / count)
+    blank = torch.empty(0, *features.shape)  # of each photo, the views that guidance leads away from
+    if options.guidance:
+        weights = torch.cat([weights * (1 + options.guidance), torch.tensor([-options.guidance])])
+        blank = common[None]
     for start in range(0, len(missing), SAVE_EVERY):
         for first in range(start, min(start + SAVE_EVERY, len(missing)), BATCH):
             some = missing[first : min(first + BATCH, start + SAVE_EVERY)]
-            views = [torch.from_numpy(features.batch(some, view)).float() for view in range(len(features.views))]
+            seen = torch.stack([torch.from_numpy(features.batch(some, view)).float() for view in range(count)], 1)
+            views = torch.cat([seen, blank.expand(len(some), *blank.shape)], 1)
             with torch.inference_mode():
-                searched = beam_searches(step, torch.stack(views, 1), options.beam, options.longest)
+                searched = beam_searches(step, views, options.beam, options.longest, weights)
             for image_id, ranked in zip(some, searched, strict=True):
                 texts = dict.fromkeys(tokenizer.decode(tokens) for _, tokens in ranked)
                 found[image_id] = [text for text in texts if text]
@@ -97,6 +117,15 @@ def _hypotheses(
             temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
         log.info("sentences for %d photos, %d to go", len(found), max(0, len(missing) - start - SAVE_EVERY))
     return found
+
+
+def mean_features(features: ImageFeatures, image_ids: list[str]) -> torch.Tensor:
+    """What photos have in common: float32 [image_tokens, image_width], their mean in the first view."""
+    sums = [
+        torch.from_numpy(features.batch(image_ids[start : start + SAVE_EVERY])).float().sum(0)
+        for start in range(0, len(image_ids), SAVE_EVERY)
+    ]
+    return torch.stack(sums).sum(0) / len(image_ids)
 
 
 def _most_agreed(

@@ -22,7 +22,7 @@ from im2sp.errors import Im2SpError
 from im2sp.files import replace_whole, sha256_of
 from im2sp.images.unit_table import write_unit_table
 from im2sp.lab.data.image_features import ImageFeatures
-from im2sp.lab.data.unit_features import StoredUnits, UnitFeatures, unit_table_file
+from im2sp.lab.data.unit_features import StoredUnits, unit_table_file
 from im2sp.lab.models.saving import CONFIG, WEIGHTS
 from im2sp.lab.models.semantic_units import SemanticUnits
 from im2sp.lab.models.translator import Translator
@@ -114,13 +114,13 @@ def grid_of(cells: int) -> tuple[int, int]:
     return side, side
 
 
-def stored_features(
+def stored_semantic_units(
     model: SemanticUnits, cells: int, folder: Path, feature_folders: tuple[Path, ...], views: tuple[str, ...]
-) -> UnitFeatures:
-    """What the stored units of the photos of some feature folders still say."""
+) -> StoredUnits:
+    """The stored units of the photos of some feature folders."""
     tokenizer = semantic_tokenizer(model, cells, folder)
     tables = [folder / "units" / features.name for features in feature_folders]
-    return UnitFeatures(StoredUnits(tables, views, tokenizer, STAGE), model.features)
+    return StoredUnits(tables, views, tokenizer, STAGE)
 
 
 def _seeing(captioner: Path) -> Translator:

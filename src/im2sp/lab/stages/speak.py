@@ -52,9 +52,13 @@ def speaking_order(captions: list[C], seed: int, shard_size: int) -> list[tuple[
     return named["dev"][:1] + named["train"] + named["dev"][1:]
 
 
-def speak(data: Path, out: Path, voice: VoiceConfig, seed: int = 0) -> None:
-    """Speak every caption whose shard is not there yet. Safe to stop and run again, and to run twice at once."""
-    speak_shards(speaking_order(read_captions(data), seed, SHARD_SIZE), out, voice)
+def speak(data: Path, out: Path, voice: VoiceConfig, seed: int = 0, shards: int | None = None) -> None:
+    """Speak every caption whose shard is not there yet. Safe to stop and run again, and to run twice at once.
+
+    Args:
+        shards: so many of them, of dev first; all where it is None.
+    """
+    speak_shards(speaking_order(read_captions(data), seed, SHARD_SIZE)[:shards], out, voice)
 
 
 def speak_shards(shards: list[tuple[str, list[Caption]]], out: Path, voice: VoiceConfig, threads: int = 1) -> None:

@@ -94,11 +94,13 @@ def translate(
     options: TranslatorTraining,
     out: Path,
     pretrained: Path | None,
+    same_words: bool = False,
 ) -> Translator:
     """Train the translator into speech units.
 
     Args:
         pretrained: folder of the text-pre-trained translator whose weights are transferred, or None for scratch.
+        same_words: that translator says speech units already, by these subwords: everything is transferred.
     """
     sizes = dict(config.__dict__) if config else {}
     settings = TranslatorConfig(
@@ -107,5 +109,9 @@ def translate(
     torch.manual_seed(options.seed)
     model = Translator(settings)
     if pretrained is not None:
-        model.transfer(_source(pretrained, settings))
+        source = _source(pretrained, settings)
+        if same_words:
+            model.take(source, but_for=())
+        else:
+            model.transfer(source)
     return train_and_keep(model, features, units, subwords, options, out)
