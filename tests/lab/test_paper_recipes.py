@@ -5,6 +5,7 @@ Checkpoints are random and tiny and corpora have a few photos, so sizes and step
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from PIL import Image
 from transformers import GitForCausalLM, HubertConfig, HubertModel
 from typer.testing import CliRunner
 
+from im2sp.bundle import SPECIAL_TOKENS
 from im2sp.captioner import Captioner
 from im2sp.errors import Im2SpError
 from im2sp.images.loading import load_image, to_pixels
@@ -22,11 +24,16 @@ from im2sp.lab import pipeline
 from im2sp.lab.cli import app
 from im2sp.lab.convert.git import CLIP_MEAN, CLIP_STD, translator_names
 from im2sp.lab.data.image_features import ImageFeatures
+from im2sp.lab.data.sentences import store_sentences
 from im2sp.lab.data.speech_shards import read_shards
+from im2sp.lab.data.unit_table import UnitRow, write_unit_table
 from im2sp.lab.models.token_vit import TokenVit
-from im2sp.lab.models.translator import Translator
+from im2sp.lab.models.translator import Translator, TranslatorConfig
+from im2sp.lab.models.unit_hifigan import UnitHifigan
 from im2sp.lab.models.vit_vqgan import VitVqgan
 from im2sp.lab.recipe import Recipe
+from im2sp.lab.stages.units import learn_subwords
+from im2sp.lab.stages.vocoder import SPEAKERS
 from tests.lab.convert import published_hifigan
 from tests.lab.convert.published_git import IMAGE_TOKENS, POSITIONS, SIDE, random_git
 from tests.lab.data import tiny_corpora
@@ -62,13 +69,15 @@ def published(git: GitForCausalLM, tmp_path_factory: pytest.TempPathFactory) -> 
     return folder
 
 
-def convert(published: Path, runs: Path, kind: str) -> None:
+def convert(published: Path, runs: Path, kind: str, vocoder: bool = True) -> None:
     """The commands of recipes/paper/README.md."""
     commands = [
         f"git {published}/git -o {runs}/git",
         f"hubert {published}/hubert --clusters {published}/km200.npy --layer 1 -o {runs}/hubert/speech_encoder",
-        f"hifigan {published}/hifigan/g_00500000 --config {published}/hifigan/config.json -o {runs}/vocoder",
     ]
+    if vocoder:
+        hifigan = f"{published}/hifigan/g_00500000 --config {published}/hifigan/config.json"
+        commands.append(f"hifigan {hifigan} -o {runs}/vocoder")
     if kind == "units":
         tokenizer = f"{published}/tokenizer.ckpt --codebook {published}/codebook.ckpt"
         commands += [
@@ -100,7 +109,12 @@ def write_corpus(name: str, folder: Path) -> dict[str, Path]:
 def small(recipe: Recipe, **changes: dict[str, object]) -> Recipe:
     """A recipe with the sizes of the tiny checkpoints, and three steps."""
     sizes = {"width": 24, "layers": 3, "heads": 4, "feed_forward": 40, "max_positions": POSITIONS}
-    changes = {"translator": sizes, "translate": {"steps": 3, "photos": 2, "warm_up": 1, "report_every": 1}} | changes
+    changes = {
+        "translator": sizes,
+        "translate": {"steps": 3, "photos": 2, "warm_up": 1, "report_every": 1},
+        "hifigan": {"steps": 2, "batch": 2, "segment_frames": 5, "judge_channels": 128, "report_every": 1},
+        "hifigan_sizes": {"width": 8, "channels": 32, "duration_width": 8},
+    } | changes
     if recipe.sections["image_encoder"]["kind"] == "token-vit":
         changes["token_vit_sizes"] = TOKEN_VIT.__dict__
     else:
@@ -113,12 +127,21 @@ def small(recipe: Recipe, **changes: dict[str, object]) -> Recipe:
 def test_from_published_files_to_a_bundle_that_speaks(
     data: str, kind: str, git: GitForCausalLM, published: Path, tmp_path: Path
 ) -> None:
+    """Those of COCO with a converted vocoder, those of Flickr8k with one that they train."""
     photos = write_corpus(data, tmp_path / "data")
     recipe = small(Recipe.read(PAPER / f"{data}-{kind}.toml", tmp_path / "data", tmp_path / "runs"))
-    convert(published, recipe.runs, kind)
-    for stage in ("speak", "units", "encode", "translate", "export"):
+    convert(published, recipe.runs, kind, vocoder=data == "coco")
+    for stage in ("speak", "units", "vocoder", "encode", "translate", "export"):
         getattr(pipeline, stage)(recipe)
 
+    voice = UnitHifigan.load(recipe.vocoder)
+    if data == "flickr8k":
+        names = json.loads((recipe.vocoder / SPEAKERS).read_text())
+        assert (voice.config.units, voice.config.speakers, voice.config.channels) == (UNITS, len(names), 32)
+        assert names == sorted({clip.speaker for clip in read_shards(recipe.speech, "train")})
+        assert len((recipe.vocoder / "log.jsonl").read_text().splitlines()) == 2
+    else:
+        assert not (recipe.vocoder / "log.jsonl").exists()  # nothing was to be trained
     spoken = {split: list(read_shards(recipe.speech, split)) for split in ("train", "dev")}
     assert [len(clips) for clips in spoken.values()] == [4, 2]
     features = ImageFeatures(recipe.features)
@@ -141,8 +164,32 @@ def test_from_published_files_to_a_bundle_that_speaks(
     assert (bundle.bundle.config.image_units is not None) == (kind == "units")
     caption = bundle.caption(next(iter(photos.values())))
     assert len(caption.waveform) == caption.durations.sum() * 320
-    assert np.isfinite(caption.waveform).all()
+    frames = torch.from_numpy(np.repeat(caption.units, caption.durations))[None]
+    with torch.inference_mode():
+        wanted = voice(frames)[0].numpy()
+    assert np.abs(caption.waveform - wanted).max() < 0.02 * np.abs(wanted).max()  # weights of the bundle are float16
     assert "EfficientNet" not in (recipe.bundle / "README.md").read_text()
+
+
+@pytest.mark.parametrize("name", ["coco-raw", "coco-units", "flickr8k-raw", "flickr8k-units"])
+def test_captions_of_more_than_1024_tokens_are_left_out(name: str, tmp_path: Path) -> None:
+    recipe = Recipe.read(PAPER / f"{name}.toml")
+    longest = recipe.section("translator", TranslatorConfig, vocabulary_size=SPECIAL_TOKENS + UNITS).max_positions
+    assert (longest, recipe.subwords) == (1024, UNITS)
+    tables = tmp_path / "units"
+    lengths = {"fits": 1022, "too long": 1023}  # units without repeats, and begin and end
+    rows = [
+        UnitRow(image, image, np.repeat(np.arange(n) % UNITS, 2).astype(np.uint16), "train", "", 40, "")
+        for image, n in lengths.items()
+    ]
+    write_unit_table(tables / "train-0000.parquet", rows, {"units": UNITS})
+    subwords = learn_subwords(tables, tmp_path / "subwords.json", UNITS, recipe.subwords)
+    found = store_sentences(tables, "train", "*", subwords, longest, tmp_path / "out")
+    assert {image: [len(tokens) for tokens in each] for image, each in found.items()} == {"fits": [1024]}
+    tokens = torch.from_numpy(found["fits"][0].astype(np.int64))[None]
+    small = TranslatorConfig(subwords.vocabulary_size, 8, 8, 1, 1, 8, max_positions=longest)
+    with torch.inference_mode():
+        assert Translator(small)(torch.zeros(1, 4, 8), tokens, torch.zeros(1).long()).shape[1] == 1024
 
 
 def expected_features(kind: str, git: GitForCausalLM, recipe: Recipe, photo: Path) -> np.ndarray:
@@ -180,6 +227,10 @@ def test_what_does_not_fit_is_one_sentence(published: Path, tmp_path: Path) -> N
         getattr(pipeline, stage)(small(recipe))
     with pytest.raises(Im2SpError, match=r"has width = 24 where \[translator\] of the recipe has 16"):
         pipeline.translate(small(recipe, translator={"width": 16}))
+    two = replace(recipe, sections=recipe.sections | {"vocoder": {}}, runs=tmp_path / "two")
+    convert(published, two.runs, "raw", vocoder=False)
+    with pytest.raises(Im2SpError, match=r"the recipe has \[hifigan\] and \[vocoder\]: leave out"):
+        pipeline.vocoder(two)
     music = replace(recipe, sections=recipe.sections | {"corpus": {"layout": "music"}})
     with pytest.raises(Im2SpError, match="has the layout 'music'"):
         pipeline.speak(music)

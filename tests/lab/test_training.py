@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from im2sp.lab.data.clips import Clip
 from im2sp.lab.data.image_features import ImageFeatures
 from im2sp.lab.models.speech_encoder import small_hubert_config
 from im2sp.lab.models.translator import Translator, TranslatorConfig
@@ -137,7 +138,9 @@ def test_from_some_step_on_only_distilled_sentences_teach(
 
 def test_vocoder_resumes_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
-    clips = [(np.repeat(rng.integers(9, size=20), 2), rng.integers(-9000, 9000, size=40 * 320).astype(np.int16))] * 3
+    clips = [
+        Clip(np.repeat(rng.integers(9, size=20), 2), rng.integers(-9000, 9000, size=40 * 320).astype(np.int16))
+    ] * 3
     config = VocoderConfig(
         units=9, width=16, feed_forward=16, slow_blocks=1, fast_blocks=1, duration_width=8, duration_blocks=1
     )

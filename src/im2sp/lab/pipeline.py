@@ -9,11 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from im2sp.errors import Im2SpError
 from im2sp.lab.data.flickr8k import photo_path, read_captions, read_split
-from im2sp.lab.recipe import CORPUS, FEATURES, TUNED_BACKBONE, VIT_VQGAN, Recipe
+from im2sp.lab.recipe import CORPUS, FEATURES, HIFIGAN, TUNED_BACKBONE, VIT_VQGAN, Recipe
 
 if TYPE_CHECKING:
     from im2sp.bundle import Bundle
@@ -113,21 +111,26 @@ def units(recipe: Recipe) -> None:
 
 
 def vocoder(recipe: Recipe) -> None:
-    """Units and speech -> vocoder and duration predictor."""
-    from im2sp.lab.data.speech_shards import read_shards
-    from im2sp.lab.data.unit_table import read_unit_tables
+    """Units and speech -> vocoder and duration predictor: ours, or a unit HiFi-GAN where the recipe has [hifigan]."""
+    from im2sp.lab.models.saving import CONFIG
+    from im2sp.lab.models.unit_hifigan import UnitHifiganConfig
     from im2sp.lab.models.unit_vocoder import VocoderConfig
-    from im2sp.lab.training.vocoder import Clip, VocoderTraining, train_vocoder
+    from im2sp.lab.stages import vocoder as stage
+    from im2sp.lab.training.hifigan import HifiganTraining
+    from im2sp.lab.training.vocoder import VocoderTraining, train_vocoder
 
-    spoken = {row.caption_id: row.speech_units for row in read_unit_tables(recipe.units, "train")}
-    clips: list[Clip] = [
-        (spoken[clip.caption_id], np.array(clip.waveform))
-        for clip in read_shards(recipe.speech, "train")
-        if clip.caption_id in spoken
-    ]
-    count = _unit_count(recipe)
-    sizes = recipe.section("vocoder_sizes", VocoderConfig, units=count)
-    train_vocoder(clips, sizes, recipe.section("vocoder", VocoderTraining, seed=recipe.seed), recipe.vocoder)
+    if (recipe.vocoder / CONFIG).is_file():
+        log.info("vocoder: %s holds a finished one, trained or converted", recipe.vocoder)
+        return
+    if HIFIGAN in recipe.sections and (other := sorted({"vocoder", "vocoder_sizes"} & set(recipe.sections))):
+        raise Im2SpError(f"the recipe has [{HIFIGAN}] and [{other[0]}]: leave out one, as they are two vocoders")
+    clips, count = stage.clips_of(recipe.speech, recipe.units, recipe.vocoder), _unit_count(recipe)
+    if HIFIGAN in recipe.sections:
+        sizes = recipe.section("hifigan_sizes", UnitHifiganConfig, units=count)
+        stage.train_published(clips, sizes, recipe.section(HIFIGAN, HifiganTraining, seed=recipe.seed), recipe.vocoder)
+        return
+    own = recipe.section("vocoder_sizes", VocoderConfig, units=count)
+    train_vocoder(clips, own, recipe.section("vocoder", VocoderTraining, seed=recipe.seed), recipe.vocoder)
 
 
 def photos(recipe: Recipe) -> dict[str, Path]:

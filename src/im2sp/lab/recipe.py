@@ -9,10 +9,12 @@ from typing import Any, TypeVar
 
 from im2sp.errors import Im2SpError
 from im2sp.lab.data.voice import VoiceConfig
+from im2sp.lab.values import as_tuples
 
 T = TypeVar("T")
 
 CORPUS, IMAGE_ENCODER = "corpus", "image_encoder"  # sections: recordings of people; published weights
+HIFIGAN = "hifigan"  # section: the stage `vocoder` trains the published kind
 TUNED_BACKBONE = "backbone.safetensors"
 
 INPUTS = FEATURES, SEMANTIC, VIT_VQGAN = "features", "semantic", "vit-vqgan"  # by which a translator sees photos
@@ -67,7 +69,7 @@ class Recipe:
         Raises:
             Im2SpError: the section has a key that `kind` does not.
         """
-        values = {key: tuple(v) if isinstance(v, list) else v for key, v in self.sections.get(name, {}).items()}
+        values = {key: as_tuples(value) for key, value in self.sections.get(name, {}).items()}
         try:
             return kind(**(values | more))
         except TypeError as error:

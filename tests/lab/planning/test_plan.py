@@ -19,7 +19,7 @@ from im2sp.lab.training.progress import warm_up_cosine
 from im2sp.lab.training.translator import TranslatorTraining
 
 PAPER = Path(__file__).parents[3] / "recipes" / "paper"
-SECTIONS = ("corpus", "image_encoder", "translator", "translate", "bundle", "plan")
+SECTIONS = ("corpus", "image_encoder", "translator", "translate", "hifigan", "hifigan_sizes", "bundle", "plan")
 SMALL = """
 subwords = 20
 views = ["whole", "flip"]

@@ -149,7 +149,7 @@ def test_a_process_that_does_not_come_ends_the_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["vocoder", "hubert"])
+@pytest.mark.parametrize("name", ["vocoder", "hifigan", "hubert"])
 def test_speech_networks_in_two_processes_are_those_of_one_in_two_parts(name: str, tmp_path: Path) -> None:
     assert [status for status, _ in _run_two(tmp_path / "two", name)] == [0, 0]
     tiny_runs.RUNS[name](tmp_path / "one" / name, 2)
@@ -157,7 +157,7 @@ def test_speech_networks_in_two_processes_are_those_of_one_in_two_parts(name: st
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["vocoder", "hubert"])
+@pytest.mark.parametrize("name", ["vocoder", "hifigan", "hubert"])
 def test_speech_networks_go_on_to_the_same_weights_after_a_kill(name: str, tmp_path: Path) -> None:
     _run_until_killed(tmp_path / "broken", name)
     for folder in ("broken", "whole"):

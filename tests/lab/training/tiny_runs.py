@@ -22,6 +22,7 @@ import torch
 from torch import nn
 
 from im2sp.errors import Im2SpError
+from im2sp.lab.data.clips import Clip
 from im2sp.lab.data.image_features import ImageFeatures
 from im2sp.lab.data.unit_subwords import UnitSubwords
 from im2sp.lab.data.unit_table import UnitRow, write_unit_table
@@ -104,15 +105,19 @@ def sharded_undivided(folder: Path, accumulate: int) -> nn.Module:
     return translator(folder, accumulate, PLAIN, bf16=False, frozen=FROZEN, sharded=True, activation_checkpoints=True)
 
 
+def spoken() -> list[Clip]:
+    """Clips of two speakers."""
+    rng = np.random.default_rng(0)
+    return [
+        Clip(np.repeat(rng.integers(9, size=20), 2), rng.integers(-9000, 9000, size=40 * 320).astype(np.int16), n % 2)
+        for n in range(4)
+    ]
+
+
 def vocoder(folder: Path, accumulate: int) -> nn.Module:
     from im2sp.lab.models.unit_vocoder import VocoderConfig
     from im2sp.lab.training.vocoder import VocoderTraining, train_vocoder
 
-    rng = np.random.default_rng(0)
-    clips = [
-        (np.repeat(rng.integers(9, size=20), 2), rng.integers(-9000, 9000, size=40 * 320).astype(np.int16))
-        for _ in range(4)
-    ]
     config = VocoderConfig(
         units=9, width=16, feed_forward=16, slow_blocks=1, fast_blocks=1, duration_width=8, duration_blocks=1
     )
@@ -127,7 +132,21 @@ def vocoder(folder: Path, accumulate: int) -> nn.Module:
         report_every=1,
         accumulate=accumulate,
     )
-    return nn.ModuleList(train_vocoder(clips, config, options, folder))
+    return nn.ModuleList(train_vocoder(spoken(), config, options, folder))
+
+
+def hifigan(folder: Path, accumulate: int) -> nn.Module:
+    """The published vocoder, with dropout in its durations and spectral norm in one of its discriminators."""
+    from im2sp.lab.models.unit_hifigan import UnitHifiganConfig
+    from im2sp.lab.training.hifigan import HifiganTraining, train_hifigan
+
+    config = UnitHifiganConfig(
+        units=9, speakers=2, width=8, channels=32, block_kernels=(3,), block_dilations=((1, 3),), duration_width=8
+    )
+    options = HifiganTraining(
+        steps=6, batch=3, segment_frames=6, judge_channels=128, report_every=1, accumulate=accumulate
+    )
+    return train_hifigan(spoken(), config, options, folder)
 
 
 def hubert(folder: Path, accumulate: int) -> nn.Module:
@@ -180,6 +199,7 @@ RUNS: dict[str, Callable[[Path, int], nn.Module]] = {
     "sharded": sharded,
     "sharded_undivided": sharded_undivided,
     "vocoder": vocoder,
+    "hifigan": hifigan,
     "hubert": hubert,
     "speech_encoder": speech_encoder,
 }

@@ -27,6 +27,7 @@ class DurationParameters(PublishedConfig):
     encoder_embed_dim: Size
     var_pred_hidden_dim: Size
     var_pred_kernel_size: Size
+    var_pred_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
 
 
 class PublishedHifigan(PublishedConfig):
@@ -99,6 +100,7 @@ def convert_hifigan(config: Path, checkpoint: Path) -> UnitHifigan:
         block_dilations=published.resblock_dilation_sizes,
         duration_width=durations.var_pred_hidden_dim,
         duration_kernel=durations.var_pred_kernel_size,
+        duration_dropout=durations.var_pred_dropout,
     )
     return with_weights(lambda: UnitHifigan(sizes), state, checkpoint)
 

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from im2sp.files import replace_whole
+from im2sp.lab.values import as_tuples
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -30,4 +31,5 @@ def save_model(state: dict[str, Tensor], config: DataclassInstance, folder: Path
 
 def load_config(folder: Path, kind: type[T]) -> T:
     """The dataclass that `save_model` wrote."""
-    return kind(**json.loads((folder / CONFIG).read_text()))
+    values = json.loads((folder / CONFIG).read_text())
+    return kind(**{name: as_tuples(value) for name, value in values.items()})

@@ -6,18 +6,16 @@ Parts of the name list that look odd (`dict`, `ups`, `spkr`) are those of the ch
 
 from __future__ import annotations
 
-import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from im2sp.files import replace_whole
+from im2sp.lab.models.saving import WEIGHTS, load_config, save_model
 
 EDGE = 7  # kernel of the first and the last convolution
 SLOPE = 0.1  # of the leaky ReLUs; the last one has torch's default
@@ -37,6 +35,7 @@ class UnitHifiganConfig:
     block_dilations: tuple[tuple[int, ...], ...] = ((1, 3, 5), (1, 3, 5), (1, 3, 5))
     duration_width: int = 128
     duration_kernel: int = 3
+    duration_dropout: float = 0.5  # behind each norm of the duration predictor, in training
 
     @property
     def hop(self) -> int:
@@ -83,16 +82,18 @@ class HifiganDurations(nn.Module):
     def __init__(self, config: UnitHifiganConfig) -> None:
         super().__init__()
         width, kernel = config.duration_width, config.duration_kernel
+        self.dropout = config.duration_dropout
         self.conv1 = nn.Sequential(nn.Conv1d(config.width, width, kernel, padding=(kernel - 1) // 2), nn.ReLU())
         self.ln1 = nn.LayerNorm(width)
         self.conv2 = nn.Sequential(nn.Conv1d(width, width, kernel, padding=(kernel - 1) // 2), nn.ReLU())
         self.ln2 = nn.LayerNorm(width)
         self.proj = nn.Linear(width, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Dropout, which stands behind each norm in training, is left out."""
-        x = self.ln1(self.conv1(x.transpose(1, 2)).transpose(1, 2))
-        x = self.ln2(self.conv2(x.transpose(1, 2)).transpose(1, 2))
+    def forward(self, x: Tensor, there: Tensor | None = None) -> Tensor:
+        """Frames are those of 20 ms. `there`: bool [B, U], false behind the end of a shorter row of a batch."""
+        for convolution, norm in ((self.conv1, self.ln1), (self.conv2, self.ln2)):
+            x = x if there is None else x * there[..., None]
+            x = F.dropout(norm(convolution(x.transpose(1, 2)).transpose(1, 2)), self.dropout, self.training)
         return self.proj(x)[..., 0]
 
 
@@ -117,11 +118,15 @@ class UnitHifigan(nn.Module):
         self.conv_post = nn.Conv1d(channels, 1, EDGE, padding=EDGE // 2)
         self.dur_predictor = HifiganDurations(config)
 
-    def forward(self, frames: Tensor, speaker: int = 0) -> Tensor:
-        """Unit of every frame int64 [B, F] -> waveform float32 [B, F * hop], in the voice of `speaker`."""
+    def forward(self, frames: Tensor, speaker: int | Tensor = 0) -> Tensor:
+        """Unit of every frame int64 [B, F] -> waveform float32 [B, F * hop].
+
+        Args:
+            speaker: whose voice it is, in all rows or, int64 [B], in each.
+        """
         x = self.dict(frames).transpose(1, 2)
         if self.config.speakers:
-            voice = self.spkr.weight[speaker][None, :, None].expand(x.shape[0], -1, x.shape[2])
+            voice = self.spkr.weight[speaker].view(-1, self.config.width, 1).expand(x.shape[0], -1, x.shape[2])
             x = torch.cat([x, voice], 1)
         x = self.conv_pre(x)
         blocks = len(self.config.block_kernels)
@@ -131,30 +136,21 @@ class UnitHifigan(nn.Module):
             x = torch.stack(heard).mean(0)
         return torch.tanh(self.conv_post(F.leaky_relu(x)))[:, 0]
 
-    def log_durations(self, units: Tensor) -> Tensor:
-        """Units without repeats int64 [B, U] -> log(frames + 1) float32 [B, U]."""
-        durations: Tensor = self.dur_predictor(self.dict(units))
+    def log_durations(self, units: Tensor, there: Tensor | None = None) -> Tensor:
+        """Units without repeats int64 [B, U] -> log(frames + 1) float32 [B, U]. `there`: as HifiganDurations has it."""
+        durations: Tensor = self.dur_predictor(self.dict(units), there)
         return durations
 
     def save(self, folder: Path) -> None:
         """Write `config.json` and `model.safetensors`."""
-        with replace_whole(folder / "model.safetensors") as temporary:
-            save_file({name: tensor.contiguous() for name, tensor in self.state_dict().items()}, temporary)
-        with replace_whole(folder / "config.json") as temporary:
-            temporary.write_text(json.dumps(asdict(self.config), indent=1))
+        save_model(self.state_dict(), self.config, folder)
 
     @classmethod
     def load(cls, folder: Path) -> UnitHifigan:
         """Read what `save` wrote, in evaluation mode."""
-        values = json.loads((folder / "config.json").read_text())
-        model = cls(UnitHifiganConfig(**{name: _tuple(value) for name, value in values.items()}))
-        model.load_state_dict(load_file(folder / "model.safetensors"))
+        model = cls(load_config(folder, UnitHifiganConfig))
+        model.load_state_dict(load_file(folder / WEIGHTS))
         return model.eval()
-
-
-def _tuple(value: Any) -> Any:
-    """JSON has lists only; a frozen config has tuples."""
-    return tuple(map(_tuple, value)) if isinstance(value, list) else value
 
 
 class Voice(nn.Module):

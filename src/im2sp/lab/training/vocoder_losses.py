@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from itertools import pairwise
 
@@ -22,20 +23,26 @@ DISCRIMINATOR_LAYERS = (
 )
 
 
+Opinion = tuple[Tensor, list[Tensor]]  # of one discriminator: verdicts [B, ...], hidden maps
+Combine = Callable[[Tensor], Tensor]  # a number for each discriminator, or for each hidden map [N], -> []
+
+
 @lru_cache(maxsize=16)
-def _mel(fft: int, bands: int, device: torch.device) -> Tensor:
+def mel_filters(fft: int, bands: int, device: torch.device) -> Tensor:
+    """Slaney's mel filters from 0 to 8 kHz, float32 [fft // 2 + 1, bands]."""
     filters = mel_filter_bank(fft // 2 + 1, bands, 0.0, SAMPLE_RATE / 2, SAMPLE_RATE, norm="slaney", mel_scale="slaney")
     return torch.from_numpy(filters).float().to(device)
 
 
 @lru_cache(maxsize=16)
-def _window(fft: int, device: torch.device) -> Tensor:
+def hann_window(fft: int, device: torch.device) -> Tensor:
+    """Periodic, float32 [fft]."""
     return torch.hann_window(fft, device=device)
 
 
 def spectrum(waveform: Tensor, fft: int, hop: int) -> Tensor:
     """Waveform [B, S] -> complex [B, fft // 2 + 1, T]."""
-    window = _window(fft, waveform.device)
+    window = hann_window(fft, waveform.device)
     return torch.stft(waveform, fft, hop, window=window, return_complex=True, pad_mode="constant")
 
 
@@ -47,7 +54,9 @@ def spectral_loss(generated: Tensor, real: Tensor) -> Tensor:
     total = generated.new_zeros(())
     for fft, bands in RESOLUTIONS:
         magnitudes = [(spectrum(w, fft, fft // 4).abs() + 1e-6).transpose(1, 2) for w in (generated, real)]
-        mels = [(magnitude @ _mel(fft, bands, generated.device)).clamp_min(1e-5).log() for magnitude in magnitudes]
+        mels = [
+            (magnitude @ mel_filters(fft, bands, generated.device)).clamp_min(1e-5).log() for magnitude in magnitudes
+        ]
         total = total + (mels[0] - mels[1]).abs().mean()
         if fft >= 1024:  # long windows resolve the harmonics, which carry the pitch
             floors = [magnitude.clamp_min(1e-3).log() for magnitude in magnitudes]
@@ -69,7 +78,7 @@ class SpectrogramDiscriminator(nn.Module):
         )
         self.last = weight_norm(nn.Conv2d(widths[-1], 1, 3, padding=1))
 
-    def forward(self, waveform: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def forward(self, waveform: Tensor) -> Opinion:
         """Waveform [B, S] -> (verdicts [B, 1, f, t], hidden maps)."""
         complex_spectrum = spectrum(waveform, self.fft, self.fft // 4)
         # Compress loudness but keep the phase: cube root of the magnitude.
@@ -82,44 +91,51 @@ class SpectrogramDiscriminator(nn.Module):
         return self.last(x), maps
 
 
-class Discriminators(nn.Module):
+class Judges(nn.Module):
+    """Several discriminators."""
+
+    members: nn.ModuleList
+
+    def renew(self) -> None:
+        """Called once before each step that they are taught in, whatever the number of parts of its batch."""
+
+    def forward(self, waveform: Tensor) -> list[Opinion]:
+        """Waveform [B, S] -> what each discriminator says."""
+        return [member(waveform) for member in self.members]
+
+
+class Discriminators(Judges):
     """One spectrogram discriminator a resolution (the multi-resolution discriminator of UnivNet and Vocos)."""
 
     def __init__(self, windows: tuple[int, ...] = (1024, 512, 256), channels: int = 24) -> None:
         super().__init__()
         self.members = nn.ModuleList(SpectrogramDiscriminator(window, channels) for window in windows)
 
-    def forward(self, waveform: Tensor) -> list[tuple[Tensor, list[Tensor]]]:
-        """Waveform [B, S] -> what each discriminator says."""
-        return [member(waveform) for member in self.members]
-
 
 class Verdicts(nn.Module):
     """Discriminators and their loss as one module, as processes share the gradients of a module's forward pass."""
 
-    def __init__(self, judges: Discriminators) -> None:
+    def __init__(self, judges: Judges, combine: Combine) -> None:
         super().__init__()
-        self.judges = judges
+        self.judges, self.combine = judges, combine
 
     def forward(self, real: Tensor, generated: Tensor) -> Tensor:
         """`discriminator_loss` of two waveforms [B, S]."""
-        return discriminator_loss(self.judges(real), self.judges(generated))
+        return discriminator_loss(self.judges(real), self.judges(generated), self.combine)
 
 
-def discriminator_loss(real: list[tuple[Tensor, list[Tensor]]], fake: list[tuple[Tensor, list[Tensor]]]) -> Tensor:
+def discriminator_loss(real: list[Opinion], fake: list[Opinion], combine: Combine) -> Tensor:
     """Least-squares loss that pulls verdicts on real speech to 1 and on generated speech to 0."""
     terms = [((r - 1) ** 2).mean() + (f**2).mean() for (r, _), (f, _) in zip(real, fake, strict=True)]
-    return torch.stack(terms).mean()
+    return combine(torch.stack(terms))
 
 
-def generator_loss(
-    real: list[tuple[Tensor, list[Tensor]]], fake: list[tuple[Tensor, list[Tensor]]]
-) -> tuple[Tensor, Tensor]:
+def generator_loss(real: list[Opinion], fake: list[Opinion], combine: Combine) -> tuple[Tensor, Tensor]:
     """(least-squares loss that pulls verdicts on generated speech to 1, feature matching)."""
-    adversarial = torch.stack([((f - 1) ** 2).mean() for f, _ in fake]).mean()
+    adversarial = combine(torch.stack([((f - 1) ** 2).mean() for f, _ in fake]))
     distances = [
         (a - b.detach()).abs().mean()
         for (_, fake_maps), (_, real_maps) in zip(fake, real, strict=True)
         for a, b in zip(fake_maps, real_maps, strict=True)
     ]
-    return adversarial, torch.stack(distances).mean()
+    return adversarial, combine(torch.stack(distances))

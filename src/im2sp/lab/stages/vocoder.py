@@ -1,0 +1,38 @@
+"""Stage `vocoder`: speech units and recordings -> clips to learn from; those of several speakers -> their voices."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+from im2sp.files import replace_whole
+from im2sp.lab.data.clips import StoredClips, store_clips
+from im2sp.lab.models.unit_hifigan import UnitHifiganConfig
+from im2sp.lab.training.hifigan import HifiganTraining, train_hifigan
+from im2sp.lab.training.processes import Processes
+
+log = logging.getLogger(__name__)
+
+SPEAKERS = "speakers.json"  # names of the speakers, in the order of their embeddings
+
+
+def clips_of(speech: Path, units: Path, out: Path) -> StoredClips:
+    """The train part, in `out/clips`: the first process writes it, the others find it there."""
+    with Processes().main_first():
+        return store_clips(speech, units, "train", out / "clips")
+
+
+def train_published(clips: StoredClips, sizes: UnitHifiganConfig, options: HifiganTraining, out: Path) -> None:
+    """Train a unit HiFi-GAN, with a voice for each speaker where there are several.
+
+    Their names are left in `out/speakers.json`.
+    """
+    if len(clips.speakers) > 1:
+        sizes = replace(sizes, speakers=len(clips.speakers))
+        if Processes().main:
+            with replace_whole(out / SPEAKERS) as temporary:
+                temporary.write_text(json.dumps(clips.speakers, indent=1), encoding="utf-8")
+        log.info("%d speakers, by name in %s", len(clips.speakers), out / SPEAKERS)
+    train_hifigan(clips, sizes, options, out)
