@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,9 @@ import pytest
 from hypothesis import settings
 
 from tests.tiny_bundle import tiny_confidence, write_tiny_bundle
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # tests run side by side: one thread of torch each
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A busy machine is no bug: examples are limited in number, not in time.
 settings.register_profile("im2sp", deadline=None)
