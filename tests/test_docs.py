@@ -46,6 +46,7 @@ SERVICE = "127.0.0.1:8000"
 _BLOCK = re.compile(
     r"^(?:<!-- (?P<what>not run|file): (?P<words>.+?) -->\n)?```(?P<language>\w*)\n(?P<text>.*?)^```$", re.M | re.S
 )
+_TEST = re.compile(r"`([\w/]+\.py)::(test_\w+)`")
 _LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)\s]*)?\)")
 
 
@@ -156,3 +157,10 @@ def test_every_fence_is_seen() -> None:
 def test_links_lead_somewhere(page: Path) -> None:
     for target in _LINK.findall(page.read_text(encoding="utf-8")):
         assert target.startswith(("https://", "http://127.0.0.1")) or (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_tests_that_a_page_names_are_there(page: Path) -> None:
+    for name, test in _TEST.findall(page.read_text(encoding="utf-8")):
+        files = [place / name for place in (ROOT / "tests" / "lab", ROOT / "tests") if (place / name).is_file()]
+        assert any(f"def {test}(" in file.read_text(encoding="utf-8") for file in files), f"{page.name}: {name}::{test}"
