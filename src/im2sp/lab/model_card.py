@@ -22,7 +22,7 @@ image encoder and the decoder share their transformer's weights, which are store
 
 {license}. The photos of Flickr8k may be used for research only, and the weights that learned from them inherit that
 doubt: treat this bundle as a research model. The synthetic voice (Piper en_US-joe-medium) that spoke the training
-captions is CC0; the frozen image backbone (EfficientNet-Lite2, ImageNet) is Apache-2.0.
+captions is CC0; the image backbone (EfficientNet-Lite2, ImageNet) is Apache-2.0.
 
 ## Measured
 

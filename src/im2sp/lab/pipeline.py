@@ -483,11 +483,17 @@ def evaluate(recipe: Recipe, seen: str = FEATURES) -> None:
             "CIDEr": round(captions["cider"], 3),
             "different_sentences": captions["different_sentences"],
         }
-        | {name: round(rates[variant]["rate"], 2) for name, variant in understood.items() if rates},
+        | {name: round(rates[variant]["rate"], 2) for name, variant in understood.items() if rates}
+        | (_voice_of_parent(recipe, tuple(understood)) if recipe.replaces_parent and not rates else {}),
     )
     # The figures in it changed the bundle's checksum: report it as it is now. Nothing is spoken or heard again.
     report = measure(bundle, recipe.data, recipe.speech, out, options)
     print(TABLE_HEADER, table_row(report), sep="\n")
+
+
+def _voice_of_parent(recipe: Recipe, names: tuple[str, ...]) -> dict[str, str | int | float]:
+    """What was measured of the voice of the parent, whose graphs speak here, too."""
+    return {name: value for name, value in _parent(recipe).config.quality.items() if name in names}
 
 
 def calibrate(recipe: Recipe, recording: Path | None = None, seen: str = FEATURES) -> None:
