@@ -39,12 +39,10 @@ from im2sp.lab.evaluation.bootstrap import CaptionStatistics, intervals
 from im2sp.lab.evaluation.photo_sets import flickr8k_photos
 from im2sp.lab.evaluation.report import CAPTIONS, EvaluationOptions, evaluate, fingerprint
 from im2sp.lab.logs import log_to_stderr
-from im2sp.lab.models.image_backbone import BackboneConfig
 from im2sp.lab.models.token_vit import TokenVit
 from im2sp.lab.models.translator import Translator, TranslatorConfig
 from im2sp.lab.models.vit_vqgan import VitVqgan
 from im2sp.lab.recipe import FEATURES, INPUTS, SEMANTIC, VIT_VQGAN, Recipe
-from im2sp.lab.stages.semantic_units import load_semantic_units, stored_semantic_units
 from im2sp.lab.stages.translate import train_and_keep
 from im2sp.lab.stages.vit_vqgan_units import vit_vqgan_tokenizer
 from im2sp.lab.training.token_augmentation import TokenAugmentation
@@ -186,11 +184,8 @@ def _fresh(recipe: Recipe, seen: str, vocabulary: int, plain: bool) -> tuple[Tra
         features = ImageFeatures(*recipe.all_features)
         return Translator(replace(config, image_width=features.shape[1])), features
     if seen == SEMANTIC:
-        quantiser = load_semantic_units(recipe.semantic_units, recipe.translator())
-        cells = recipe.section("backbone", BackboneConfig).image_tokens
-        units = stored_semantic_units(quantiser, cells, recipe.semantic_units, recipe.all_features, recipe.views)
         changes = recipe.section(SEMANTIC_AUGMENTATION, TokenAugmentation)
-        return semantic_translator(config, quantiser, units, None if plain else changes)
+        return semantic_translator(recipe, config, None if plain else changes)
     tokenizer, token_vit = VitVqgan.load(recipe.image_tokenizer), TokenVit.load(recipe.token_vit)
     made_by = vit_vqgan_tokenizer(tokenizer, recipe.image_tokenizer)
     stored = StoredUnits([recipe.vit_vqgan_units / recipe.features.name], recipe.views, made_by, "translate")

@@ -13,7 +13,7 @@ import torch
 from im2sp.errors import Im2SpError
 from im2sp.lab.data.image_features import ImageFeatures
 from im2sp.lab.data.text_tokenizer import BOS, EOS, TextTokenizer
-from im2sp.lab.models.beam_search import beam_search, beam_searches
+from im2sp.lab.models.beam_search import Hypothesis, beam_search, beam_searches
 from im2sp.lab.models.translator import DecoderStep, Translator, TranslatorConfig
 from im2sp.lab.stages.distil import FIRST_INDEX, Distillation, distil, mean_features
 
@@ -66,21 +66,28 @@ def test_features_of_different_backbones_do_not_mix(features: ImageFeatures, tmp
         ImageFeatures(tmp_path / "f", other)
 
 
+def said_greedily(model: Translator, views: torch.Tensor, weights: torch.Tensor, longest: int) -> Hypothesis:
+    """Token by token, without a cache: the likeliest by the weighted log probabilities of views [V, 4, 8]."""
+    said, total = [BOS], 0.0
+    for _ in range(longest):
+        last = [model.hidden(view[None], torch.tensor([said]), torch.tensor([0]))[0, -1] for view in views]
+        each = torch.stack([model.output(hidden).log_softmax(-1) for hidden in last])
+        log_probability = (weights @ each).log_softmax(-1)
+        log_probability[[0, 1, 3]] = -torch.inf
+        total += float(log_probability.max())
+        said.append(int(log_probability.argmax()))
+        if said[-1] == EOS:
+            break
+    return total / (len(said) - 1), [token for token in said[1:] if token != EOS]
+
+
 def test_beam_of_one_is_greedy(model: Translator) -> None:
     view = torch.randn(1, 4, 8, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         (score, tokens), *_ = beam_search(DecoderStep(model), view, beam=1, longest=8)
-        said, total = [BOS], 0.0
-        for _ in range(8):
-            hidden = model.hidden(view, torch.tensor([said]), torch.tensor([0]))
-            log_probability = model.output(hidden[0, -1]).log_softmax(-1)
-            log_probability[[0, 1, 3]] = -torch.inf
-            total += float(log_probability.max())
-            said.append(int(log_probability.argmax()))
-            if said[-1] == EOS:
-                break
-    assert tokens == [token for token in said[1:] if token != EOS]
-    assert score == pytest.approx(total / (len(said) - 1), abs=1e-4)
+        wanted_score, wanted = said_greedily(model, view, torch.ones(1), 8)
+    assert tokens == wanted
+    assert score == pytest.approx(wanted_score, abs=1e-4)
 
 
 def test_views_are_averaged(model: Translator) -> None:
@@ -100,18 +107,9 @@ def test_a_negative_view_is_led_away_from(model: Translator) -> None:
     weights = torch.tensor([1.4, -0.4])
     with torch.inference_mode():
         (score, tokens), *_ = beam_searches(DecoderStep(model), views[None], 1, 6, weights)[0]
-        said, total = [BOS], 0.0
-        for _ in range(6):
-            last = [model.hidden(view[None], torch.tensor([said]), torch.tensor([0]))[0, -1] for view in views]
-            each = torch.stack([model.output(hidden).log_softmax(-1) for hidden in last])
-            guided = (weights @ each).log_softmax(-1)
-            guided[[0, 1, 3]] = -torch.inf
-            total += float(guided.max())
-            said.append(int(guided.argmax()))
-            if said[-1] == EOS:
-                break
-    assert tokens == [token for token in said[1:] if token != EOS]
-    assert score == pytest.approx(total / (len(said) - 1), abs=1e-4)
+        wanted_score, wanted = said_greedily(model, views, weights, 6)
+    assert tokens == wanted
+    assert score == pytest.approx(wanted_score, abs=1e-4)
 
 
 def test_guidance_leads_away_from_the_mean_photo(

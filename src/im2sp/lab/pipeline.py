@@ -7,7 +7,7 @@ import logging
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from im2sp.errors import Im2SpError
 from im2sp.lab.data.flickr8k import photo_path, read_captions, read_split
@@ -468,11 +468,7 @@ def evaluate(recipe: Recipe, seen: str = FEATURES) -> None:
     bundle, out = recipe.bundle_of(seen), recipe.evaluation_of(seen)
     options = _evaluation_options(recipe, "im2sp-lab evaluate")
     report = measure(bundle, recipe.data, recipe.speech, out, options)
-    captions, rates = report["captions"], report.get("word_error_rates")
-    understood = {
-        "word_error_rate_original_voice_percent": "original",
-        "word_error_rate_from_units_percent": "predicted_durations",
-    }
+    captions = report["captions"]
     set_quality(
         bundle,
         {
@@ -483,17 +479,24 @@ def evaluate(recipe: Recipe, seen: str = FEATURES) -> None:
             "CIDEr": round(captions["cider"], 3),
             "different_sentences": captions["different_sentences"],
         }
-        | {name: round(rates[variant]["rate"], 2) for name, variant in understood.items() if rates}
-        | (_voice_of_parent(recipe, tuple(understood)) if recipe.replaces_parent and not rates else {}),
+        | _quality_of_voice(recipe, report.get("word_error_rates")),
     )
     # The figures in it changed the bundle's checksum: report it as it is now. Nothing is spoken or heard again.
     report = measure(bundle, recipe.data, recipe.speech, out, options)
     print(TABLE_HEADER, table_row(report), sep="\n")
 
 
-def _voice_of_parent(recipe: Recipe, names: tuple[str, ...]) -> dict[str, str | int | float]:
-    """What was measured of the voice of the parent, whose graphs speak here, too."""
-    return {name: value for name, value in _parent(recipe).config.quality.items() if name in names}
+def _quality_of_voice(recipe: Recipe, rates: dict[str, Any] | None) -> dict[str, str | int | float]:
+    """Word error rates of the voice; where none were measured, those of the parent, whose graphs speak here, too."""
+    understood = {
+        "word_error_rate_original_voice_percent": "original",
+        "word_error_rate_from_units_percent": "predicted_durations",
+    }
+    if rates:
+        return {name: round(rates[variant]["rate"], 2) for name, variant in understood.items()}
+    if not recipe.replaces_parent:
+        return {}
+    return {name: value for name, value in _parent(recipe).config.quality.items() if name in understood}
 
 
 def calibrate(recipe: Recipe, recording: Path | None = None, seen: str = FEATURES) -> None:

@@ -17,7 +17,7 @@ from im2sp.lab.image_encoders import TOKEN_VIT as TOKEN_VIT_KIND
 from im2sp.lab.image_encoders import ImageEncoderSection, image_config
 from im2sp.lab.models.image_backbone import BackboneConfig, ImageBackbone
 from im2sp.lab.models.saving import CONFIG
-from im2sp.lab.models.semantic_units import FeaturesFromUnits, SemanticUnits
+from im2sp.lab.models.semantic_units import FeaturesFromUnits
 from im2sp.lab.models.token_vit import TokenVit
 from im2sp.lab.models.translator import Translator, TranslatorConfig
 from im2sp.lab.models.vit_vqgan import VitVqgan
@@ -81,20 +81,16 @@ def _finished(recipe: Recipe) -> Translator:
 
 def _semantic(recipe: Recipe, finished: Translator | None, config: TranslatorConfig) -> tuple[Translator, PhotoInputs]:
     """Augmented where the recipe has the section [semantic_augmentation]."""
-    quantiser = load_semantic_units(recipe.semantic_units, recipe.translator())
-    cells = recipe.section("backbone", BackboneConfig).image_tokens
-    units = stored_semantic_units(quantiser, cells, recipe.semantic_units, recipe.all_features, recipe.views)
     augmentation = None
     if SEMANTIC_AUGMENTATION in recipe.sections:
         augmentation = recipe.section(SEMANTIC_AUGMENTATION, TokenAugmentation)
     start = finished.on_projected() if finished else None
-    return semantic_translator(start.config if start else config, quantiser, units, augmentation, start)
+    return semantic_translator(recipe, start.config if start else config, augmentation, start)
 
 
 def semantic_translator(
+    recipe: Recipe,
     config: TranslatorConfig,
-    quantiser: SemanticUnits,
-    units: StoredUnits,
     augmentation: TokenAugmentation | None,
     start: Translator | None = None,
 ) -> tuple[Translator, PhotoInputs]:
@@ -104,6 +100,9 @@ def semantic_translator(
         config: sizes of the translator, but for the width of its images.
         start: gives the weights, if any.
     """
+    quantiser = load_semantic_units(recipe.semantic_units, recipe.translator())
+    cells = recipe.section("backbone", BackboneConfig).image_tokens
+    units = stored_semantic_units(quantiser, cells, recipe.semantic_units, recipe.all_features, recipe.views)
     sizes = replace(config, image_width=quantiser.config.width)
     seeing = SemanticTranslator(sizes, quantiser, augmentation) if augmentation else Translator(sizes)
     if start:

@@ -63,8 +63,8 @@ def distil(
         unlabelled: image ids of photos that nobody described.
         out: JSON lines of image id and hypotheses, likeliest first; what is there is not written again.
     """
-    common = mean_features(features, list(references))
-    hypotheses = hypotheses_about(model, tokenizer, features, [*references, *unlabelled], common, options, out)
+    common = mean_features(features, list(references)) if options.guidance else None
+    hypotheses = _hypotheses(model, tokenizer, features, [*references, *unlabelled], common, options, out)
     chosen = _most_agreed({i: hypotheses[i] for i in references}, references, options.sentences)
     chosen |= {i: hypotheses[i][: options.sentences_unlabelled] for i in unlabelled}
     captions = [
@@ -76,19 +76,19 @@ def distil(
     return captions
 
 
-def hypotheses_about(
+def _hypotheses(
     model: Translator,
     tokenizer: TextTokenizer,
     features: ImageFeatures,
     image_ids: Iterable[str],
-    common: torch.Tensor,
+    common: torch.Tensor | None,
     options: Distillation,
     out: Path,
 ) -> dict[str, list[str]]:
     """What the captioner may say about each photo, likeliest first; what `out` has is not written again.
 
     Args:
-        common: image features float32 [image_tokens, image_width] that guidance leads away from.
+        common: image features float32 [image_tokens, image_width] that guidance leads away from; None without it.
     """
     found: dict[str, list[str]] = {}
     if out.is_file():
@@ -96,17 +96,17 @@ def hypotheses_about(
             entry = json.loads(line)
             found[entry["image_id"]] = entry["texts"]
     step, missing = DecoderStep(model), [image_id for image_id in image_ids if image_id not in found]
-    count = len(features.views)
-    weights, blank = None, torch.empty(0, *features.shape)  # of each photo, the views that guidance leads away from
-    if options.guidance:
-        weights, blank = torch.tensor([(1 + options.guidance) / count] * count + [-options.guidance]), common[None]
+    count, weights = len(features.views), None
+    if common is not None:
+        weights = torch.tensor([(1 + options.guidance) / count] * count + [-options.guidance])
     for start in range(0, len(missing), SAVE_EVERY):
         for first in range(start, min(start + SAVE_EVERY, len(missing)), BATCH):
             some = missing[first : min(first + BATCH, start + SAVE_EVERY)]
-            seen = torch.stack([torch.from_numpy(features.batch(some, view)).float() for view in range(count)], 1)
-            views = torch.cat([seen, blank.expand(len(some), *blank.shape)], 1)
+            views = [torch.from_numpy(features.batch(some, view)).float() for view in range(count)]
+            if common is not None:
+                views.append(common.expand_as(views[0]))
             with torch.inference_mode():
-                searched = beam_searches(step, views, options.beam, options.longest, weights)
+                searched = beam_searches(step, torch.stack(views, 1), options.beam, options.longest, weights)
             for image_id, ranked in zip(some, searched, strict=True):
                 texts = dict.fromkeys(tokenizer.decode(tokens) for _, tokens in ranked)
                 found[image_id] = [text for text in texts if text]

@@ -31,6 +31,10 @@ class TokenAugmentation:
     channel_noise: float = 0.1  # standard deviation of a photo's offset of each channel, in that of the codebook
     position_noise: float = 0.1  # the same for each place and channel
 
+    def noise(self, vectors: Tensor, spread: float, random: torch.Generator) -> Tensor:
+        """`embedding_noise` of vectors [B, C, H, W] whose codebook has this standard deviation."""
+        return embedding_noise(vectors, self.noisy, self.channel_noise * spread, self.position_noise * spread, random)
+
 
 def random_crop(vectors: Tensor, crop: int, random: torch.Generator) -> Tensor:
     """Vectors [B, C, H, W] -> [B, C, crop, crop], each photo from another place."""
@@ -140,9 +144,7 @@ class TokenAugmenter(CodebookGrid):
         options = self.options
         units = replace_by_neighbours(units, self.neighbours, options.replaced, random)
         units = swap_patches(units.unflatten(1, (self.grid, self.grid)), options.patch, options.swapped, random)
-        vectors = random_crop(self.vectors(units), self.crop, random)
-        channel, position = options.channel_noise * self.spread, options.position_noise * self.spread
-        return embedding_noise(vectors, options.noisy, channel, position, random)
+        return options.noise(random_crop(self.vectors(units), self.crop, random), self.spread, random)
 
 
 class SemanticAugmenter(nn.Module):
@@ -159,8 +161,8 @@ class SemanticAugmenter(nn.Module):
     def __init__(self, codebooks: Tensor, options: TokenAugmentation) -> None:
         super().__init__()
         self.options = options
-        self.levels, self.size = codebooks.shape[:2]
-        first_rows = torch.arange(self.levels) * self.size
+        self.levels, size = codebooks.shape[:2]
+        first_rows = torch.arange(self.levels) * size
         neighbours = nearest_centres(codebooks, options.neighbours) + first_rows[:, None, None]
         self.register_buffer("codebooks", codebooks.flatten(0, 1), persistent=False)
         self.register_buffer("neighbours", neighbours.flatten(0, 1), persistent=False)
@@ -178,6 +180,4 @@ class SemanticAugmenter(nn.Module):
         places = swap_patches(places, options.patch, options.swapped, random).flatten(1)
         rows = rows.gather(1, places[..., None].expand_as(rows))
         vectors = F.embedding(rows, self.codebooks).sum(-2).transpose(1, 2)[..., None]
-        channel, position = options.channel_noise * self.spread, options.position_noise * self.spread
-        noisy = embedding_noise(vectors, options.noisy, channel, position, random)
-        return noisy[..., 0].transpose(1, 2)
+        return options.noise(vectors, self.spread, random)[..., 0].transpose(1, 2)
