@@ -144,6 +144,39 @@ def test_a_parent_gets_better_words_and_keeps_its_voice(run: Recipe, tmp_path: P
         torch.testing.assert_close(weight, before[name], rtol=0, atol=1e-5)
 
 
+def test_a_parent_gets_words_in_regular_units(run: Recipe, tmp_path: Path) -> None:
+    sections = {name: section for name, section in run.sections.items() if name != "reward"}
+    sections |= {
+        "distil": {"beam": 2, "longest": 6},
+        "translate": {"steps": 2, "warm_up": 1, "photos": 4, "distilled_photos": 4, "distilled_from": 0},
+        "pronunciations": {"spoken": 8, "heard": 3},
+    }
+    recipe = replace(run, runs=tmp_path / "runs", parent=str(run.bundle), sections=sections)
+    recipe.runs.mkdir()
+    (recipe.runs / "features").symlink_to(run.runs / "features")
+    for stage in stages_of(recipe):
+        if stage != "evaluate":
+            getattr(pipeline, stage)(recipe)
+
+    spoken, unspoken = (list(read_unit_tables(recipe.lessons, "train", f"distilled-{name}")) for name in ("0*", "un*"))
+    assert len(spoken) == 8
+    assert unspoken
+    said: dict[str, set[tuple[int, ...]]] = {}
+    for row in (*spoken, *unspoken):
+        said.setdefault(row.text, set()).add(tuple(row.speech_units.tolist()))
+    assert all(len(ways) == 1 for ways in said.values())  # of one sentence
+
+    parent, mine = Bundle.load(run.bundle), Bundle.load(recipe.bundle)
+    for graph in SPEECH_GRAPHS:
+        assert mine.checksums[f"{graph}.onnx"] == parent.checksums[f"{graph}.onnx"]
+    training = mine.config.training
+    assert training["spoken_captions"] == 8 + 5  # of the text captioner, and of people, which nothing is learned from
+    assert training["sentences_put_together_from_these"] == len(spoken) + len(unspoken)
+    assert not recipe.adopted.exists()  # the words are others
+    with pytest.raises(Im2SpError, match="has `heard`, for which a finished vocoder has to speak"):
+        pipeline.pronounce(replace(recipe, parent=None, runs=tmp_path / "other"))
+
+
 def test_a_parent_that_sees_other_pictures_is_said(run: Recipe, tmp_path: Path) -> None:
     with pytest.raises(Im2SpError, match="make \\[backbone\\] that of the bundle"):
         pipeline.adopt(replace(run, parent="default"))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from im2sp.errors import Im2SpError
 from im2sp.lab.data.clips import Clip
 from im2sp.lab.data.image_features import ImageFeatures
 from im2sp.lab.models.speech_encoder import small_hubert_config
@@ -91,6 +92,21 @@ def test_activation_checkpoints_change_no_weight(
     kept, again = train(False), train(True)
     for (name, value), other in zip(kept.state_dict().items(), again.state_dict().values(), strict=True):
         assert torch.equal(value, other), name
+
+
+def test_a_share_of_the_image_tokens_is_some_of_them_once_each() -> None:
+    images = torch.arange(2 * 8.0).reshape(2, 8, 1).expand(2, 8, 3)
+    torch.manual_seed(0)
+    kept = translator_training.some_tokens(images, 0.5)
+    assert kept.shape == (2, 4, 3)
+    for photo, row in enumerate(kept[:, :, 0].tolist()):
+        assert len(set(row)) == 4
+        assert set(row) <= set(images[photo, :, 0].tolist())
+    assert sorted(kept[0, :, 0]) != sorted(kept[1, :, 0] - 8)  # each photo has its own
+    assert translator_training.some_tokens(images, 1.0) is images
+    assert translator_training.some_tokens(images, 0.01).shape == (2, 1, 3)
+    with pytest.raises(Im2SpError, match="for image features"):
+        translator_training.some_tokens(images.long(), 0.5)
 
 
 def test_loss_is_the_cross_entropy_of_the_units_and_the_end_alone() -> None:

@@ -38,7 +38,7 @@ Input = Annotated[str, typer.Option("--input", help=f"what the translator sees o
 DEFAULT_RECIPE = Path("recipes/flickr8k/recipe.toml")
 STAGES = (
     "speak", "encode", "pretrain", "tune", "reward", "distil",
-    "hubert", "units", "vocoder", "translate", "export", "evaluate",
+    "hubert", "units", "vocoder", "pronounce", "translate", "export", "evaluate",
 )  # fmt: skip
 OF_A_VOICE = ("hubert", "vocoder")  # which a parent has
 SHARED = ("pretrain", "tune", "hubert", "vocoder", "translate")  # stages that several processes can share
@@ -98,6 +98,7 @@ def _add(stage: str, description: str) -> None:
 _add("speak", "captions -> spoken captions, through the recipe's voice; a sample checked by the recogniser")
 _add("hubert", "spoken captions -> a small HuBERT and its k-means units")
 _add("units", "spoken captions -> unit tables and unit subwords")
+_add("pronounce", "unit tables -> regular units, which the translator learns from; needs a section [pronunciations]")
 _add("vocoder", "units and speech -> vocoder and duration predictor")
 _add("encode", "photos -> cached image features")
 _add("pretrain", "photos and text captions -> the text captioner that the translator starts from")

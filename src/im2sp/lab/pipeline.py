@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from im2sp.errors import Im2SpError
 from im2sp.lab.data.flickr8k import photo_path, read_captions, read_split
-from im2sp.lab.recipe import CORPUS, FEATURES, HIFIGAN, TUNED_BACKBONE, VIT_VQGAN, Recipe
+from im2sp.lab.recipe import CORPUS, FEATURES, HIFIGAN, PRONUNCIATIONS, TUNED_BACKBONE, VIT_VQGAN, Recipe
 
 if TYPE_CHECKING:
     from im2sp.bundle import Bundle
     from im2sp.lab.evaluation.report import EvaluationOptions
     from im2sp.lab.models.translator import Translator
+    from im2sp.lab.stages.misheard import Place, Recording
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +74,9 @@ def adopt(recipe: Recipe) -> None:
     from im2sp.captioner import Captioner
     from im2sp.lab.stages import adopt as stage
 
+    if recipe.replaces_parent and recipe.pronounces:
+        log.info("adopt: the translator learns other words than the parent's, so only the voice is taken, by `export`")
+        return
     bundle = _parent(recipe)
     stage.adopt(bundle, recipe.adopted, recipe.subword_file)
     if recipe.replaces_parent:
@@ -81,7 +86,7 @@ def adopt(recipe: Recipe) -> None:
         found = {name: photo_path(recipe.data, name) for name in read_split(recipe.data, split)}
         stage.retell(captioner, found, split, recipe.units)
     if recipe.unlabelled:
-        stage.retell(captioner, unlabelled_photos(recipe.unlabelled), "train", recipe.units)
+        stage.retell(captioner, unlabelled_photos(recipe), "train", recipe.units)
 
 
 def hubert(recipe: Recipe) -> None:
@@ -106,8 +111,48 @@ def units(recipe: Recipe) -> None:
 
     hearing = bundled_hearing(_parent(recipe)) if recipe.parent else trained_hearing(recipe.speech_encoder)
     extract_units(recipe.speech, hearing, recipe.units)
-    count = _unit_count(recipe)
-    learn_subwords(recipe.units, recipe.subword_file, count, recipe.subwords)
+    if not recipe.pronounces:
+        learn_subwords(recipe.units, recipe.subword_file, _unit_count(recipe), recipe.subwords)
+
+
+def pronounce(recipe: Recipe) -> None:
+    """Unit tables -> tables of regular units and their subwords, if asked for."""
+    from im2sp.lab.data.voice import PiperSpeaker
+    from im2sp.lab.stages import pronounce as stage
+    from im2sp.lab.stages.distil import read_sentences
+    from im2sp.lab.stages.units import learn_subwords
+
+    if not recipe.pronounces:
+        log.info("pronounce: the recipe has no section [%s], so units stay as they were heard", PRONUNCIATIONS)
+        return
+    options = recipe.section(PRONUNCIATIONS, stage.PronunciationOptions, seed=recipe.seed)
+    unspoken = read_sentences(recipe.unspoken)
+    voice = PiperSpeaker(recipe.voice)
+
+    def rejected(recordings: Sequence[Recording]) -> set[Place]:
+        return _misheard(recipe, recordings, options.heard) if options.heard else set()
+
+    stage.pronounce(recipe.speech, recipe.units, unspoken, voice.phones, rejected, options, recipe.lessons)
+    learn_subwords(recipe.lessons, recipe.subword_file, _unit_count(recipe), recipe.subwords)
+
+
+def _misheard(recipe: Recipe, recordings: Sequence[Recording], sentences: int) -> set[Place]:
+    """Recordings of words that are not understood once the parent's vocoder said them."""
+    from im2sp.captioner import Captioner
+    from im2sp.lab.evaluation.recognisers import open_recogniser
+    from im2sp.lab.stages.misheard import misheard
+
+    if not recipe.parent:
+        raise Im2SpError(
+            f"[{PRONUNCIATIONS}] of the recipe has `heard`, for which a finished vocoder has to speak: name the bundle "
+            "of a first run as `parent`, or leave it out"
+        )
+    captioner = Captioner(_parent(recipe), threads=1)
+    recogniser = open_recogniser(recipe.recogniser, len(os.sched_getaffinity(0)))
+    cache = recipe.lessons / "heard.jsonl"
+    return misheard(
+        recordings, sentences, lambda units: captioner.speak(units).waveform, recogniser, recipe.seed, cache
+    )
 
 
 def vocoder(recipe: Recipe) -> None:
@@ -144,16 +189,22 @@ def photos(recipe: Recipe) -> dict[str, Path]:
     }
 
 
-def unlabelled_photos(folder: Path) -> dict[str, Path]:
-    """Photos of a folder by image id, the file name without ".jpg".
+def unlabelled_photos(recipe: Recipe) -> dict[str, Path]:
+    """Photos without captions by image id, the file name without ".jpg", and pieces of them; none without a folder.
 
     Raises:
-        Im2SpError: there is none.
+        Im2SpError: there is none in the recipe's folder.
     """
-    found = {path.stem: path for path in sorted(folder.glob("*.jpg"))}
+    from im2sp.lab.data.photo_pieces import write_pieces
+
+    if not recipe.unlabelled:
+        return {}
+    found = {path.stem: path for path in sorted(recipe.unlabelled.glob("*.jpg"))}
     if not found:
-        raise Im2SpError(f"{folder} holds no .jpg: leave `unlabelled` out of the recipe, or name a folder of photos")
-    return found
+        raise Im2SpError(
+            f"{recipe.unlabelled} holds no .jpg: leave `unlabelled` out of the recipe, or name a folder of photos"
+        )
+    return found | (write_pieces(found, recipe.pieces, recipe.runs / "pieces") if recipe.pieces else {})
 
 
 def encode(recipe: Recipe) -> None:
@@ -165,7 +216,7 @@ def encode(recipe: Recipe) -> None:
     encoder = efficientnet(recipe.section("backbone", BackboneConfig)) if recipe.tunes else image_encoder(recipe)
     stage(photos(recipe), recipe.frozen_features, encoder, recipe.views)
     if recipe.unlabelled and not recipe.tunes:
-        stage(unlabelled_photos(recipe.unlabelled), recipe.unlabelled_features, encoder, recipe.views)
+        stage(unlabelled_photos(recipe), recipe.unlabelled_features, encoder, recipe.views)
 
 
 def image_tokenizer(recipe: Recipe) -> None:
@@ -264,7 +315,7 @@ def tune(recipe: Recipe) -> None:
         stage.features_of(maps, recipe.views, backbone, tuned, recipe.features)
         if recipe.unlabelled:
             maps = recipe.tuned / "maps-unlabelled"
-            encode(unlabelled_photos(recipe.unlabelled), maps, early_efficientnet(backbone), recipe.views)
+            encode(unlabelled_photos(recipe), maps, early_efficientnet(backbone), recipe.views)
             stage.features_of(maps, recipe.views, backbone, tuned, recipe.unlabelled_features)
     _score_text_captioner(recipe, Translator.load(recipe.tuned), recipe.tuned, recipe.features)
 
@@ -330,6 +381,7 @@ def distil(recipe: Recipe) -> None:
     from im2sp.lab.models.translator import Translator
     from im2sp.lab.stages import distil as stage
     from im2sp.lab.stages.import_speech import is_imported
+    from im2sp.lab.stages.pronounce import PronunciationOptions
     from im2sp.lab.stages.speak import SHARD_SIZE, speak_shards
 
     if is_imported(recipe.speech):
@@ -340,10 +392,15 @@ def distil(recipe: Recipe) -> None:
         TextTokenizer.load(recipe.text_tokenizer),
         ImageFeatures(*recipe.all_features),
         _human_captions(recipe, "train"),
-        list(unlabelled_photos(recipe.unlabelled)) if recipe.unlabelled else [],
+        list(unlabelled_photos(recipe)),
         recipe.section("distil", stage.Distillation, seed=recipe.seed),
         recipe.distilled,
     )
+    if recipe.pronounces:  # what is not spoken is put together from how words of the others are said
+        spoken = recipe.section(PRONUNCIATIONS, PronunciationOptions).spoken
+        unspoken = [] if spoken is None else captions[spoken:]
+        stage.write_sentences(unspoken, recipe.unspoken)
+        captions = captions[:spoken]
     pieces = range(0, len(captions), SHARD_SIZE)
     shards = [(f"distilled-{i:04d}", captions[at : at + SHARD_SIZE]) for i, at in enumerate(pieces)]
     speak_shards(shards, recipe.speech, recipe.voice)
@@ -363,18 +420,18 @@ def translate(recipe: Recipe, start: str = "pretrained", seen: str = FEATURES) -
 
         by_folder = {recipe.features.name: photos(recipe)}
         if recipe.unlabelled:
-            by_folder[recipe.unlabelled_features.name] = unlabelled_photos(recipe.unlabelled)
+            by_folder[recipe.unlabelled_features.name] = unlabelled_photos(recipe)
         translate_units(recipe, start, seen, subwords, by_folder)
         return
     stage(
-        recipe.units,
+        recipe.lessons,
         subwords,
         ImageFeatures(*recipe.all_features),
         recipe.section("translator", TranslatorConfig, vocabulary_size=0),
         recipe.section("translate", TranslatorTraining, seed=recipe.seed),
         recipe.translator(start),
         recipe.start if start == "pretrained" else None,
-        same_words=recipe.replaces_parent,
+        same_words=recipe.keeps_words,
     )
 
 
@@ -421,6 +478,9 @@ def _training_facts(recipe: Recipe, image_backbone: str) -> dict[str, str | int 
         voices.add(row.speaker)
         seconds, captions = seconds + row.duration_s, captions + 1
     learned = {"photos": len(photos), "spoken_captions": captions}
+    if recipe.pronounces:
+        said = [row.image_id for row in iterate_unit_tables(recipe.lessons, "train")]
+        learned |= {"photos": len(set(said)), "sentences_put_together_from_these": len(said)}
     hours = {"hours_of_speech": round(seconds / 3600, 1)}
     if CORPUS in recipe.sections:
         corpus = f"{recipe.sections[CORPUS]['layout']}, train part"
@@ -434,7 +494,7 @@ def _training_facts(recipe: Recipe, image_backbone: str) -> dict[str, str | int 
             "voice": ", ".join(sorted(voices)),
             "image_backbone": image_backbone,
         }
-    written = sum(1 for _ in distilled_rows(recipe.units))
+    written = sum(1 for _ in distilled_rows(recipe.lessons))
     return {
         **learned,
         "of_these_written_by_the_text_captioner": written,

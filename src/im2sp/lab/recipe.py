@@ -14,6 +14,7 @@ from im2sp.lab.values import as_tuples
 T = TypeVar("T")
 
 CORPUS, IMAGE_ENCODER = "corpus", "image_encoder"  # sections: recordings of people; published weights
+PRONUNCIATIONS = "pronunciations"  # section: the translator learns from regular units
 HIFIGAN = "hifigan"  # section: the stage `vocoder` trains the published kind
 TUNED_BACKBONE = "backbone.safetensors"
 
@@ -27,6 +28,7 @@ class Recipe:
     data: Path
     runs: Path
     unlabelled: Path | None = None  # folder of photos without captions, about which the text captioner writes
+    pieces: int = 0  # cut out of each of these; they count as photos of their own
     parent: str | None = None  # a bundle that the run goes on from (stage `adopt`): its translator and its voice
     seed: int = 0
     subwords: int = 2000  # size of the unit-subword vocabulary
@@ -101,9 +103,19 @@ class Recipe:
         return self.runs / "units"
 
     @property
+    def pronounces(self) -> bool:
+        """Whether the translator learns from regular units, which the section [pronunciations] says."""
+        return PRONUNCIATIONS in self.sections
+
+    @property
+    def lessons(self) -> Path:
+        """Unit tables that the translator learns from: as they were heard, or regular."""
+        return self.runs / "pronounced" if self.pronounces else self.units
+
+    @property
     def subword_file(self) -> Path:
         """Merges of the unit subwords."""
-        return self.runs / "subwords.json"
+        return self.lessons / "subwords.json" if self.pronounces else self.runs / "subwords.json"
 
     @property
     def frozen_features(self) -> Path:
@@ -142,8 +154,13 @@ class Recipe:
 
     @property
     def distilled(self) -> Path:
-        """Sentences that the text captioner wrote."""
+        """Sentences that the text captioner wrote: all that it found about each photo."""
         return self.runs / "distilled.jsonl"
+
+    @property
+    def unspoken(self) -> Path:
+        """Those of them that were chosen and are not spoken."""
+        return self.runs / "distilled-unspoken.jsonl"
 
     @property
     def text_tokenizer(self) -> Path:
@@ -176,9 +193,14 @@ class Recipe:
         return self.runs / "parent" if self.replaces_parent else self.translator()
 
     @property
+    def keeps_words(self) -> bool:
+        """Whether the translator goes on with the parent's subwords, so that it starts from the parent's translator."""
+        return self.replaces_parent and not self.pronounces
+
+    @property
     def start(self) -> Path:
         """What the translator starts from: the text captioner, a GIT's, or the parent's own translator."""
-        if self.replaces_parent:
+        if self.keeps_words:
             return self.adopted
         return self.git / "translator" if IMAGE_ENCODER in self.sections else self.pretrained
 

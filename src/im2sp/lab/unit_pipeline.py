@@ -71,7 +71,7 @@ def translate_units(
         if seen == SEMANTIC and finished
         else recipe.section("translate", TranslatorTraining, seed=recipe.seed)
     )
-    train_and_keep(model, features, recipe.units, subwords, options, recipe.translator(start, seen))
+    train_and_keep(model, features, recipe.lessons, subwords, options, recipe.translator(start, seen))
 
 
 def _finished(recipe: Recipe) -> Translator:

@@ -34,8 +34,10 @@ def find_weights(weights: str | Path) -> Path:
     return folder
 
 
-def load_whisper(folder: Path, threads: int, compute_type: str = "int8", extra: str = "words") -> WhisperModel:
-    """The model in a folder that `find_weights` gave, on the CPU.
+def load_whisper(
+    folder: Path, threads: int, compute_type: str = "int8", extra: str = "words", at_once: int = 1
+) -> WhisperModel:
+    """The model in a folder that `find_weights` gave, on the CPU, for `at_once` clips with so many threads each.
 
     Raises Im2SpError when it cannot be loaded, or faster-whisper is missing, which `extra` brings.
     """
@@ -43,7 +45,12 @@ def load_whisper(folder: Path, threads: int, compute_type: str = "int8", extra: 
         from faster_whisper import WhisperModel
     try:
         return WhisperModel(
-            str(folder), device="cpu", compute_type=compute_type, cpu_threads=threads, local_files_only=True
+            str(folder),
+            device="cpu",
+            compute_type=compute_type,
+            cpu_threads=threads,
+            num_workers=at_once,
+            local_files_only=True,
         )
     except (RuntimeError, ValueError, OSError) as error:
         raise Im2SpError(f"the recogniser in {folder} cannot be loaded: {error}") from error

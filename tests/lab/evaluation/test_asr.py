@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
+import threading
 import types
 from pathlib import Path
 
@@ -11,7 +13,14 @@ import pytest
 
 from im2sp.arrays import FloatArray
 from im2sp.errors import AudioError, Im2SpError
-from im2sp.lab.evaluation.asr import Recogniser, find_weights, normalise_words, word_error_rate
+from im2sp.lab.evaluation.asr import (
+    Recogniser,
+    RecogniserInfo,
+    SpeechRecogniser,
+    find_weights,
+    normalise_words,
+    word_error_rate,
+)
 from tests.lab.evaluation.conftest import SENTENCE
 
 
@@ -57,6 +66,34 @@ def test_transcripts_are_kept_and_a_torn_line_is_done_again(
     assert len(cache.read_text().splitlines()) == 3
     recogniser.transcribe_all([("c", np.zeros(3, np.float32))], cache)  # another id, a sound that was heard
     assert heard == [3, 4, 4, 3]
+
+
+def test_clips_are_heard_side_by_side_and_kept_in_order(tmp_path: Path) -> None:
+    both, heard = threading.Barrier(2, timeout=20), []
+
+    class Slow(SpeechRecogniser):
+        info = RecogniserInfo("slow", "", "", 1, "", "")
+        at_once = 2
+
+        def transcribe(self, waveform: FloatArray) -> str:
+            both.wait()  # passes only where two are heard at the same time
+            heard.append(len(waveform))
+            return f"{len(waveform)} samples"
+
+    clips = [(f"clip {n}", np.zeros(n, np.float32)) for n in (1, 2, 1, 3, 2, 4)]  # two of them twice
+    cache = tmp_path / "heard.jsonl"
+    wanted = {clip: f"{len(waveform)} samples" for clip, waveform in clips}
+    found = Slow().transcribe_all(clips, cache)
+    assert list(found.items()) == list(wanted.items())
+    assert sorted(heard) == [1, 2, 3, 4]
+    assert [json.loads(line)["text"][0] for line in cache.read_text().splitlines()] == list("1234")
+
+
+def test_two_threads_hear_what_one_does(recogniser: Recogniser, spoken: FloatArray, tmp_path: Path) -> None:
+    two = Recogniser(recogniser.info.name, threads=2)
+    assert two.info == recogniser.info
+    clips = [("whole", spoken), ("half", spoken[: len(spoken) // 2])]
+    assert two.transcribe_all(clips, tmp_path / "two.jsonl") == recogniser.transcribe_all(clips, tmp_path / "one.jsonl")
 
 
 def test_a_cache_that_is_not_ours_is_an_error(recogniser: Recogniser, tmp_path: Path) -> None:

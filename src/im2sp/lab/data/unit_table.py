@@ -53,6 +53,12 @@ def write_unit_table(path: Path, rows: Iterable[UnitRow], description: dict[str,
         pq.write_table(pa.table(columns, schema=schema), temporary, compression="zstd")
 
 
+def description_of(path: Path) -> dict[str, str | int]:
+    """What a table's metadata says of it."""
+    found: dict[str, str | int] = json.loads((pq.read_schema(path).metadata or {}).get(METADATA_KEY, b"{}"))
+    return found
+
+
 def unit_table_files(folder: Path, tables: str = "*") -> list[Path]:
     """All tables of a folder, in name order; `tables`: pattern of their names, without the ending.
 

@@ -12,6 +12,7 @@ import soxr
 
 from im2sp.errors import Im2SpError
 from im2sp.lab.data.piper_decoder import PiperDecoder, split_voice
+from im2sp.lab.data.pronunciations import END, START
 from im2sp.lab.precision import fast_bfloat16
 from im2sp.speech.audio import SAMPLE_RATE
 
@@ -75,6 +76,10 @@ class PiperSpeaker:
         wave = wave * (self.config.peak / max(float(np.abs(wave).max()), 1e-4))
         edges = np.round(np.cumsum([0, *counts]) * (SAMPLE_RATE / rate)).astype(np.int32)
         return (wave * 32767).astype(np.int16), phones, np.diff(edges)
+
+    def phones(self, text: str) -> list[str]:
+        """The phones of a text, as `speak` would tell them, without speaking it."""
+        return [phone for sentence in self._voice.phonemize(text) if sentence for phone in (START, *sentence, END)]
 
     def _sentence(self, phones: list[str]) -> tuple[np.ndarray, list[int], np.ndarray]:
         ids = self._voice.phonemes_to_ids(phones)

@@ -7,7 +7,9 @@ import json
 import logging
 import os
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -45,6 +47,7 @@ class SpeechRecogniser(ABC):
     """What turns waveforms into words, and remembers which it heard."""
 
     info: RecogniserInfo
+    at_once: int = 1  # clips that `transcribe_all` hears side by side, each in a thread of its own
 
     @abstractmethod
     def transcribe(self, waveform: FloatArray) -> str:
@@ -63,19 +66,32 @@ class SpeechRecogniser(ABC):
         known = _read_cache(cache_path)
         recogniser = hashlib.sha256(json.dumps(asdict(self.info), sort_keys=True).encode()).hexdigest()[:16]
         heard: dict[str, str] = {}
+        waiting: deque[tuple[str, tuple[str, str]]] = deque()
+        hearing: dict[tuple[str, str], Future[str]] = {}
         cache_path.parent.mkdir(parents=True, exist_ok=True)
-        with cache_path.open("a", encoding="utf-8") as cache:
-            for clip, waveform in items:
-                digest = hashlib.sha256(np.ascontiguousarray(waveform, dtype="<f4").tobytes()).hexdigest()
-                key = (digest, recogniser)
-                if key not in known:
-                    known[key] = self.transcribe(waveform)
+        with cache_path.open("a", encoding="utf-8") as cache, ThreadPoolExecutor(self.at_once) as pool:
+
+            def settle() -> None:
+                clip, key = waiting.popleft()
+                if key in hearing:
+                    known[key] = hearing.pop(key).result()
                     line = {"id": clip} | dict(zip(_CACHE_KEY, key, strict=True)) | {"text": known[key]}
                     cache.write(json.dumps(line) + "\n")
                     cache.flush()
                 heard[clip] = known[key]
                 if len(heard) % _LOG_EVERY == 0:
                     log.info("%s: %d clips heard", cache_path.name, len(heard))
+
+            for clip, waveform in items:
+                digest = hashlib.sha256(np.ascontiguousarray(waveform, dtype="<f4").tobytes()).hexdigest()
+                key = (digest, recogniser)
+                if key not in known and key not in hearing:
+                    hearing[key] = pool.submit(self.transcribe, waveform)
+                waiting.append((clip, key))
+                while len(hearing) > self.at_once:  # one waits, so that no thread does
+                    settle()
+            while waiting:
+                settle()
         return heard
 
 
@@ -97,6 +113,7 @@ class Recogniser(SpeechRecogniser):
         """`weights`: "tiny" (tiny.en) or "base" from installed packages (`im2sp[recipe]`), or a faster-whisper folder.
 
         `beam`: width of the search; 1 is greedy. By default 1 for tiny, 5 for all else.
+        `threads`: `transcribe_all` hears so many clips at once, one thread each.
         `compute_type`: "int8" or "float32" (docs/results.md says what that changes).
         Raises Im2SpError when the weights or faster-whisper are missing.
         """
@@ -112,7 +129,8 @@ class Recogniser(SpeechRecogniser):
             compute_type=compute_type,
             library=faster_whisper.__version__,
         )
-        self._model = load_whisper(folder, threads, compute_type, "lab")
+        self.at_once = threads
+        self._model = load_whisper(folder, 1, compute_type, "lab", at_once=threads)
 
     def transcribe(self, waveform: FloatArray) -> str:
         """Waveform float32 [samples], 16 kHz -> what was said, as the recogniser writes it ("" for no samples).

@@ -16,7 +16,7 @@ import json
 import logging
 import random
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -74,6 +74,19 @@ def distil(
     ]
     random.Random(options.seed).shuffle(captions)
     return captions
+
+
+def write_sentences(captions: list[Caption], path: Path) -> None:
+    """Keep chosen sentences as JSON lines."""
+    with replace_whole(path) as temporary:
+        temporary.write_text("".join(json.dumps(asdict(caption)) + "\n" for caption in captions), encoding="utf-8")
+
+
+def read_sentences(path: Path) -> list[Caption]:
+    """What `write_sentences` wrote; none where there is no file."""
+    if not path.is_file():
+        return []
+    return [Caption(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def _hypotheses(

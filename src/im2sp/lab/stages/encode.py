@@ -20,15 +20,14 @@ from im2sp.bundle import ImageConfig
 from im2sp.errors import Im2SpError
 from im2sp.files import replace_whole
 from im2sp.images.loading import load_image, to_pixels
+from im2sp.lab.data.photo_pieces import random_crop
 from im2sp.lab.image_encoders import ImageEncoder
 from im2sp.lab.precision import products
 
 log = logging.getLogger(__name__)
 
 CHUNK = 256  # photos between two saves
-
-
-SMALLEST_SHARE, LARGEST_SHARE = 0.7, 0.95  # of each side that a random crop keeps
+SHARES = 0.7, 0.95  # of each side of a photo, the smallest and the largest that a random crop keeps
 
 
 def view_of(image: Image.Image, view: str, image_id: str = "") -> Image.Image:
@@ -49,16 +48,9 @@ def view_of(image: Image.Image, view: str, image_id: str = "") -> Image.Image:
         return ImageOps.mirror(cropped) if share % 2 else cropped
     if view.startswith("random"):
         number = int(view.removeprefix("random"))
-        cropped = _random_crop(image, np.random.default_rng([number, zlib.crc32(image_id.encode())]))
+        cropped = random_crop(image, np.random.default_rng([number, zlib.crc32(image_id.encode())]), SHARES)
         return ImageOps.mirror(cropped) if number % 2 else cropped
     return image
-
-
-def _random_crop(image: Image.Image, random: np.random.Generator) -> Image.Image:
-    share = random.uniform(SMALLEST_SHARE, LARGEST_SHARE)
-    width, height = (max(1, round(side * share)) for side in image.size)
-    left, top = random.integers(image.width - width + 1), random.integers(image.height - height + 1)
-    return image.crop((int(left), int(top), int(left) + width, int(top) + height))
 
 
 def encode(

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from im2sp.errors import Im2SpError
 from im2sp.lab.data.image_features import PhotoInputs
 from im2sp.lab.data.sentences import Sentence, SentenceLookup
 from im2sp.lab.models.translator import Translator
@@ -43,6 +44,7 @@ class TranslatorTraining:
     report_every: int = 200
     accumulate: int = 1  # parts that a process computes its share of a step in
     activation_checkpoints: bool = False  # keep only the input of each layer: less memory, a third more arithmetic
+    image_tokens_kept: float = 1.0  # of each photo in a step, drawn anew; less learns photos by heart more slowly
     bf16: bool = True  # products of matrices in bfloat16
     sharded: bool = False  # several processes keep a shard each of weights, gradients and moments
     frozen: tuple[str, ...] = ()  # modules of the translator that stay as the stage `translate` gets them
@@ -139,6 +141,24 @@ def input_of(batch: np.ndarray) -> Tensor:
     return found.float() if found.is_floating_point() else found.long()
 
 
+def some_tokens(images: Tensor, share: float) -> Tensor:
+    """Features of a share of each photo's image tokens, drawn for each photo: [P, N, width] -> [P, M, width].
+
+    A translator does not see where a token stands but by what it says, so the others are simply left out. The rest of
+    the photo must do, which keeps a translator from learning few photos by heart, and a step costs less.
+
+    Raises:
+        Im2SpError: these are units, whose places count.
+    """
+    if share >= 1:
+        return images
+    if not images.is_floating_point():
+        raise Im2SpError("image_tokens_kept is for image features: leave it out of a recipe that sees image units")
+    photos, tokens, width = images.shape
+    kept = torch.rand(photos, tokens).argsort(1)[:, : max(1, round(tokens * share))].to(images.device)
+    return images.gather(1, kept[:, :, None].expand(-1, -1, width))
+
+
 def training_step(
     model: Translator, optimizer: torch.optim.Optimizer, images: Tensor, tokens: Tensor, photo: Tensor, smoothing: float
 ) -> float:
@@ -228,6 +248,7 @@ def train_translator(
             piece = batch.part(part)
             tokens, photo = (tensor.to(processes.device) for tensor in piece.tensors())
             images = input_of(features.batch(piece.ids, piece.views)).to(processes.device)
+            images = some_tokens(images, options.image_tokens_kept)
             with nullcontext() if sharded else processes.backward_of(part, shared):
                 contribution = shared(images, tokens, photo) * (piece.targets / batch.targets)
                 processes.backward(contribution)

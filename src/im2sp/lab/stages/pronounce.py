@@ -1,0 +1,122 @@
+"""Stage `pronounce`: spoken captions -> the same and others in regular units, each word as the voice mostly says it.
+
+What the translator learns then is a function of the words, and sentences that nobody spoke cost nothing. See
+`lab.data.pronunciations` for why, and docs/results.md for what it is worth.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from im2sp.errors import Im2SpError
+from im2sp.lab.data.flickr8k import Caption, clean_text
+from im2sp.lab.data.pronunciations import Pronunciations, spoken_words, words_of
+from im2sp.lab.data.speech_shards import read_phones
+from im2sp.lab.data.unit_table import (
+    UnitRow,
+    description_of,
+    iterate_unit_tables,
+    read_unit_table,
+    unit_table_files,
+    write_unit_table,
+)
+from im2sp.lab.stages.misheard import Place, Recording
+from im2sp.speech.audio import HOP, SAMPLE_RATE
+
+log = logging.getLogger(__name__)
+
+TABLE_ROWS = 5000
+UNSPOKEN = "distilled-unspoken"  # unit tables of sentences that were put together without being spoken
+
+
+@dataclass(frozen=True)
+class PronunciationOptions:
+    """Options of the stage."""
+
+    minimum: int = 3  # recordings of a word between two neighbours that decide how it is said there
+    spoken: int | None = None  # of the text captioner's sentences, so many are spoken, in their order; None for all
+    heard: int = 0  # sentences at most that are heard, to repeat no recording of a word that is not understood
+    seed: int = 0
+
+
+def pronounce(
+    speech: Path,
+    units: Path,
+    unspoken: Sequence[Caption],
+    phones_of: Callable[[str], list[str]],
+    rejected: Callable[[Sequence[Recording]], set[Place]],
+    options: PronunciationOptions,
+    out: Path,
+) -> None:
+    """Write `out/<table>.parquet` for every table of `units`, and tables of the sentences that were not spoken.
+
+    A sentence with a word that no recording has is left out. Goes on where it stopped.
+
+    Args:
+        unspoken: what else is to be said.
+        phones_of: a text -> the phones that the voice says it with.
+        rejected: recordings -> where in them words were said that are not to be repeated (`misheard`).
+
+    Raises:
+        Im2SpError: the recordings do not say when which phone was said, as those of people do not.
+    """
+    tables = unit_table_files(units)
+    described = description_of(tables[0]) | {"pronounced_minimum": options.minimum, "pronounced_seed": options.seed}
+    recordings, words = read_recordings(speech, units)
+    badly = rejected(recordings)
+    lessons = [
+        [replace(word, units=None) if (number, place) in badly else word for place, word in enumerate(recording.words)]
+        for number, recording in enumerate(recordings)
+    ]
+    table = Pronunciations.learn(lessons, options.minimum, options.seed)
+    left_out = 0
+
+    def said(rows: Iterable[UnitRow], words_of_row: Callable[[UnitRow], list[str]]) -> Iterator[UnitRow]:
+        nonlocal left_out
+        for row in rows:
+            frames = table.say(words_of_row(row))
+            if frames is None:
+                left_out += 1
+            else:
+                yield replace(row, speech_units=frames, duration_s=len(frames) * HOP / SAMPLE_RATE)
+
+    for path in tables:
+        if not (out / path.name).is_file():
+            rows = said(read_unit_table(path), lambda row: words[row.caption_id])
+            write_unit_table(out / path.name, rows, described)
+    voice = next(read_unit_table(tables[0])).speaker
+    nothing = np.zeros(0, np.uint16)
+    for start in range(0, len(unspoken), TABLE_ROWS):
+        some, target = unspoken[start : start + TABLE_ROWS], out / f"{UNSPOKEN}-{start // TABLE_ROWS:04d}.parquet"
+        if not target.is_file():
+            written = (UnitRow(c.image_id, c.caption_id, nothing, c.split, voice, 0.0, c.text) for c in some)
+            write_unit_table(target, said(written, lambda row: _words(phones_of(clean_text(row.text)))), described)
+    log.info("%d pronunciations; %d sentences with a word that was never said are left out", len(table), left_out)
+
+
+def read_recordings(speech: Path, units: Path) -> tuple[list[Recording], dict[str, list[str]]]:
+    """Of the train part: how each word was said; and the words of every recording, by caption id.
+
+    Raises:
+        Im2SpError: the recordings do not say when which phone was said, as those of people do not.
+    """
+    heard = {row.caption_id: row for row in iterate_unit_tables(units)}
+    words, recordings = {}, []
+    for said in read_phones(speech):
+        if not said.phones:
+            raise Im2SpError(
+                f"the recordings in {speech} do not tell their phones: leave [pronunciations] out of the recipe"
+            )
+        words[said.caption_id] = _words(said.phones)
+        if said.split == "train" and (row := heard.get(said.caption_id)):
+            recordings.append(Recording(row.text, spoken_words(said.phones, said.phone_samples, row.speech_units)))
+    return recordings, words
+
+
+def _words(phones: list[str]) -> list[str]:
+    return [word for word, _, _ in words_of(phones)]
