@@ -127,12 +127,17 @@ def pronounce(recipe: Recipe) -> None:
         return
     options = recipe.section(PRONUNCIATIONS, stage.PronunciationOptions, seed=recipe.seed)
     unspoken = read_sentences(recipe.unspoken)
-    voice = PiperSpeaker(recipe.voice)
+    if options.heard and not recipe.parent:
+        raise Im2SpError(
+            f"[{PRONUNCIATIONS}] of the recipe has `heard`, for which a finished vocoder has to speak: name the bundle "
+            "of a first run as `parent`, or leave it out"
+        )
 
     def rejected(recordings: Sequence[Recording]) -> set[Place]:
         return _misheard(recipe, recordings, options.heard) if options.heard else set()
 
-    stage.pronounce(recipe.speech, recipe.units, unspoken, voice.phones, rejected, options, recipe.lessons)
+    phones_of = PiperSpeaker(recipe.voice).phones
+    stage.pronounce(recipe.speech, recipe.units, unspoken, phones_of, rejected, options, recipe.lessons)
     learn_subwords(recipe.lessons, recipe.subword_file, _unit_count(recipe), recipe.subwords)
 
 
@@ -142,11 +147,6 @@ def _misheard(recipe: Recipe, recordings: Sequence[Recording], sentences: int) -
     from im2sp.lab.evaluation.recognisers import open_recogniser
     from im2sp.lab.stages.misheard import misheard
 
-    if not recipe.parent:
-        raise Im2SpError(
-            f"[{PRONUNCIATIONS}] of the recipe has `heard`, for which a finished vocoder has to speak: name the bundle "
-            "of a first run as `parent`, or leave it out"
-        )
     captioner = Captioner(_parent(recipe), threads=1)
     recogniser = open_recogniser(recipe.recogniser, len(os.sched_getaffinity(0)))
     cache = recipe.lessons / "heard.jsonl"
