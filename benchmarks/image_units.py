@@ -13,9 +13,10 @@ recogniser hears them. Rows:
     vit-vqgan[/STEPS]     the ViT-VQGAN's units, from the parent's weights but for the image projection
     start/INPUT/WEIGHTS[/plain][/SEED]   INPUT is features, semantic or vit-vqgan, WEIGHTS is text (those of the text
                           captioner) or scratch; plain: without token augmentation, as features always are
+    text/INPUT            a text captioner from scratch, scored by what it writes about all dev photos (beam 3)
 
 `--photos 0` evaluates nothing by speech. Steps, photos a step and learning rates are those of the recipe's sections
-[translate_units] (rate), [translate] (vit-vqgan) and [ablation] (start).
+[translate_units] (rate), [translate] (vit-vqgan) and [ablation] (start, text).
 """
 
 from __future__ import annotations
@@ -32,10 +33,13 @@ import torch
 
 from im2sp.bundle import Bundle, find_bundle
 from im2sp.lab import pipeline
+from im2sp.lab.data.flickr8k import read_captions
 from im2sp.lab.data.image_features import ImageFeatures, PhotoInputs
+from im2sp.lab.data.text_tokenizer import TextTokenizer
 from im2sp.lab.data.unit_features import StoredUnits
 from im2sp.lab.data.unit_subwords import UnitSubwords
 from im2sp.lab.evaluation.bootstrap import CaptionStatistics, intervals
+from im2sp.lab.evaluation.caption_metrics import caption_scores
 from im2sp.lab.evaluation.photo_sets import flickr8k_photos
 from im2sp.lab.evaluation.report import CAPTIONS, EvaluationOptions, evaluate, fingerprint
 from im2sp.lab.logs import log_to_stderr
@@ -43,11 +47,12 @@ from im2sp.lab.models.token_vit import TokenVit
 from im2sp.lab.models.translator import Translator, TranslatorConfig
 from im2sp.lab.models.vit_vqgan import VitVqgan
 from im2sp.lab.recipe import FEATURES, INPUTS, SEMANTIC, VIT_VQGAN, Recipe
+from im2sp.lab.stages.pretrain import token_sentences, write_captions
 from im2sp.lab.stages.translate import train_and_keep
 from im2sp.lab.stages.vit_vqgan_units import vit_vqgan_tokenizer
 from im2sp.lab.training.token_augmentation import TokenAugmentation
 from im2sp.lab.training.token_translator import TokenTranslator
-from im2sp.lab.training.translator import TranslatorTraining
+from im2sp.lab.training.translator import TranslatorTraining, train_translator
 from im2sp.lab.unit_pipeline import SEMANTIC_AUGMENTATION, semantic_translator
 
 RATES = {64: (1, 16), 256: (2, 256), 512: (4, 256), 1120: (7, 1024), 4096: (32, 256), 16384: (128, 256)}
@@ -160,14 +165,14 @@ def start_row(run: Run, row: str, seen: str, weights: str, plain: bool, seed: in
     if weights == "text":
         model.transfer(Translator.load(run.recipe.first_captioner))
     out = recipe.runs / "trained" if seen == FEATURES else recipe.translator("scratch", seen)
-    train_and_keep(model, features, recipe.units, subwords, options, out)
+    train_and_keep(model, features, recipe.lessons, subwords, options, out)
     exported = recipe
     if seen == FEATURES:  # the folder of the finished translator is taken
         exported = replace(recipe, runs=recipe.runs / "of-features")
         exported.runs.mkdir(exist_ok=True)
         for name, target in (
             ("translate-scratch", out),
-            ("units", recipe.units),
+            ("units", recipe.lessons),
             ("subwords.json", recipe.subword_file),
         ):
             if not (exported.runs / name).is_symlink():
@@ -175,6 +180,24 @@ def start_row(run: Run, row: str, seen: str, weights: str, plain: bool, seed: in
     pipeline.export(exported, "scratch", seen)
     spoken = run.speak(exported.bundle_of(seen), exported.evaluation_of(seen))
     return {"input": seen, "weights": weights, "plain": plain, "seed": seed, "held_out": held_out_loss(out), **spoken}
+
+
+def text_row(run: Run, row: str, seen: str) -> dict[str, Any]:
+    """A text captioner on an input, with the budget of the rows of a start."""
+    recipe = run.folder_of(row, FINISHED, "semantic-units")
+    tokenizer = TextTokenizer.load(run.recipe.text_tokenizer)
+    options = recipe.section("ablation", TranslatorTraining, seed=recipe.seed)
+    torch.manual_seed(recipe.seed)
+    model, features = _fresh(recipe, seen, tokenizer.size, plain=False)
+    captions, out = read_captions(recipe.data), recipe.runs / "captioner"
+    sentences = token_sentences(captions, tokenizer)
+    model = train_translator(model, features, sentences["train"], sentences["dev"], options, out)
+    references: dict[str, list[str]] = {}
+    for caption in captions:
+        if caption.split == "dev":
+            references.setdefault(caption.image_id, []).append(caption.text)
+    scores = caption_scores(write_captions(model, tokenizer, features, sorted(references)), references)
+    return {"input": seen, "held_out": held_out_loss(out), "text_scores": asdict(scores)}
 
 
 def _fresh(recipe: Recipe, seen: str, vocabulary: int, plain: bool) -> tuple[Translator, PhotoInputs]:
@@ -204,6 +227,8 @@ def measure(run: Run, row: str) -> dict[str, Any]:
         return rate_row(run, row, int(more[0]), int(more[1]) if more[1:] else None)
     if kind == VIT_VQGAN:
         return vit_vqgan_row(run, row, int(more[0]) if more else None)
+    if kind == "text" and more and more[0] in INPUTS:
+        return text_row(run, row, more[0])
     seen, weights, *rest = more
     if kind != "start" or seen not in INPUTS or weights not in ("text", "scratch"):
         raise SystemExit(f"there is no row {row}")
@@ -223,7 +248,7 @@ def table(run: Run) -> Iterator[str]:
     yield "|---" * 10 + "|"
     for (row, photos), found in measured(run).items():
         cells = [row, photos or "", found.get("bits", ""), _number(found.get("held_out"), 3)]
-        if scores := found.get("scores"):
+        if scores := found.get("scores", found.get("text_scores")):
             cells += [_number(scores[name], 1) for name in ("bleu4", "meteor", "rouge_l")]
             cells += [_number(scores["cider"], 3), scores["different_sentences"], _difference(found)]
         yield f"| {' | '.join(map(str, cells))} |"

@@ -10,12 +10,12 @@ import torch
 
 from im2sp.files import replace_whole
 from im2sp.lab.data.flickr8k import Caption
-from im2sp.lab.data.image_features import ImageFeatures
+from im2sp.lab.data.image_features import ImageFeatures, PhotoInputs
 from im2sp.lab.data.text_tokenizer import TextTokenizer
 from im2sp.lab.models.beam_search import beam_searches
 from im2sp.lab.models.translator import DecoderStep, Translator, TranslatorConfig
 from im2sp.lab.training.processes import Processes, peers_answer
-from im2sp.lab.training.translator import Sentences, TranslatorTraining, train_translator
+from im2sp.lab.training.translator import Sentences, TranslatorTraining, input_of, train_translator
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ def _tokenizer(captions: list[Caption], path: Path) -> TextTokenizer:
 def write_captions(
     model: Translator,
     tokenizer: TextTokenizer,
-    features: ImageFeatures,
+    features: PhotoInputs,
     image_ids: list[str],
     beam: int = 3,
     longest: int = 24,
@@ -75,7 +75,7 @@ def write_captions(
     step, written = DecoderStep(model), {}
     for start in range(0, len(image_ids), BATCH):
         some = image_ids[start : start + BATCH]
-        views = torch.from_numpy(features.batch(some))[:, None].float()
+        views = input_of(features.batch(some))[:, None]
         for image_id, hypotheses in zip(some, beam_searches(step, views, beam, longest), strict=True):
             written[image_id] = tokenizer.decode(hypotheses[0][1])
     return written
