@@ -172,6 +172,7 @@ def test_a_parent_gets_words_in_regular_units(run: Recipe, tmp_path: Path) -> No
     training = mine.config.training
     assert training["spoken_captions"] == len(spoken)
     assert training["sentences_put_together_from_these"] == len(spoken) + len(unspoken)
+    assert training["voice_of"] == "smoke 0.1.0"
     assert not recipe.adopted.exists()  # the words are others
     with pytest.raises(Im2SpError, match="has `heard`, for which a finished vocoder has to speak"):
         pipeline.pronounce(replace(recipe, parent=None, runs=tmp_path / "other"))

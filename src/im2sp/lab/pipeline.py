@@ -473,14 +473,16 @@ def _training_facts(recipe: Recipe, image_backbone: str) -> dict[str, str | int 
     from im2sp.lab.stages.translate import distilled_rows
 
     photos, voices, seconds, captions = set(), set(), 0.0, 0
-    for row in iterate_unit_tables(recipe.units, "train"):
+    spoken = iterate_unit_tables(recipe.units, "train") if any(recipe.units.glob("*.parquet")) else iter(())
+    for row in spoken:  # none where finished tables of regular units were taken over
         photos.add(row.image_id)
         voices.add(row.speaker)
         seconds, captions = seconds + row.duration_s, captions + 1
     learned = {"photos": len(photos), "spoken_captions": captions}
     if recipe.pronounces:
-        said = [row.image_id for row in iterate_unit_tables(recipe.lessons, "train")]
-        learned |= {"photos": len(set(said)), "sentences_put_together_from_these": len(said)}
+        said = list(iterate_unit_tables(recipe.lessons, "train"))
+        photos, voices = {row.image_id for row in said}, {row.speaker for row in said}
+        learned |= {"photos": len(photos), "sentences_put_together_from_these": len(said)}
     hours = {"hours_of_speech": round(seconds / 3600, 1)}
     if CORPUS in recipe.sections:
         corpus = f"{recipe.sections[CORPUS]['layout']}, train part"
@@ -503,7 +505,7 @@ def _training_facts(recipe: Recipe, image_backbone: str) -> dict[str, str | int 
         "data": "own recordings, train part" if is_imported(recipe.speech) else "Flickr8k, train part",
         "photos_without_captions": recipe.unlabelled.name if written and recipe.unlabelled else "none",
         "image_backbone": image_backbone,
-    } | ({"started_from": f"{parent.name} {parent.version}"} if parent else {})
+    } | ({"started_from" if recipe.keeps_words else "voice_of": f"{parent.name} {parent.version}"} if parent else {})
 
 
 def _evaluation_options(recipe: Recipe, command: str) -> EvaluationOptions:
