@@ -58,8 +58,10 @@ class Graph:
 def cascade(recipe: Recipe, threads: int, beam: int, folder: Path) -> Speak:
     """Text captioner and Piper, exact decoder, as somebody would put them together; graphs go to `folder`."""
     backbone = recipe.section("backbone", BackboneConfig)
-    model, tokenizer = Translator.load(recipe.pretrained), TextTokenizer.load(recipe.pretrained / "tokenizer.json")
-    export_image_encoder(ImageBackbone.pretrained(backbone), backbone.image_size, model, folder, "fp16")
+    model, tokenizer = Translator.load(recipe.pretrained), TextTokenizer.load(recipe.text_tokenizer)
+    export_image_encoder(
+        ImageBackbone.pretrained(backbone, recipe.tuned_backbone), backbone.image_size, model, folder, "fp16"
+    )
     export_decoder(model, backbone.image_tokens, folder, "fp32")
     encoder, decoder = Graph(folder / "image_encoder.onnx", threads), Graph(folder / "decoder.onnx", threads)
     config = decoder_config(model.config)

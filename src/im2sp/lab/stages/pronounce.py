@@ -66,7 +66,8 @@ def pronounce(
         Im2SpError: the recordings do not say when which phone was said, as those of people do not.
     """
     tables = unit_table_files(units)
-    described = description_of(tables[0]) | {"pronounced_minimum": options.minimum, "pronounced_seed": options.seed}
+    how = {f"pronounced_{name}": getattr(options, name) for name in ("minimum", "heard", "seed")}
+    described = description_of(tables[0]) | how  # tables of other options are told apart, and not mixed
     recordings, words = read_recordings(speech, units)
     badly = rejected(recordings)
     lessons = [
