@@ -36,24 +36,20 @@ from im2sp.lab import pipeline
 from im2sp.lab.data.flickr8k import read_captions
 from im2sp.lab.data.image_features import ImageFeatures, PhotoInputs
 from im2sp.lab.data.text_tokenizer import TextTokenizer
-from im2sp.lab.data.unit_features import StoredUnits
 from im2sp.lab.data.unit_subwords import UnitSubwords
 from im2sp.lab.evaluation.bootstrap import CaptionStatistics, intervals
 from im2sp.lab.evaluation.caption_metrics import caption_scores
 from im2sp.lab.evaluation.photo_sets import flickr8k_photos
 from im2sp.lab.evaluation.report import CAPTIONS, EvaluationOptions, evaluate, fingerprint
 from im2sp.lab.logs import log_to_stderr
-from im2sp.lab.models.token_vit import TokenVit
 from im2sp.lab.models.translator import Translator, TranslatorConfig
 from im2sp.lab.models.vit_vqgan import VitVqgan
 from im2sp.lab.recipe import FEATURES, INPUTS, SEMANTIC, VIT_VQGAN, Recipe
 from im2sp.lab.stages.pretrain import token_sentences, write_captions
 from im2sp.lab.stages.translate import train_and_keep
-from im2sp.lab.stages.vit_vqgan_units import vit_vqgan_tokenizer
 from im2sp.lab.training.token_augmentation import TokenAugmentation
-from im2sp.lab.training.token_translator import TokenTranslator
 from im2sp.lab.training.translator import TranslatorTraining, train_translator
-from im2sp.lab.unit_pipeline import SEMANTIC_AUGMENTATION, semantic_translator
+from im2sp.lab.unit_pipeline import SEMANTIC_AUGMENTATION, semantic_translator, vit_vqgan_translator
 
 RATES = {64: (1, 16), 256: (2, 256), 512: (4, 256), 1120: (7, 1024), 4096: (32, 256), 16384: (128, 256)}
 SHARED = ("features", "units", "subwords.json", "image_tokenizer", "token_vit", "vit-vqgan-units")
@@ -209,13 +205,8 @@ def _fresh(recipe: Recipe, seen: str, vocabulary: int, plain: bool) -> tuple[Tra
     if seen == SEMANTIC:
         changes = recipe.section(SEMANTIC_AUGMENTATION, TokenAugmentation)
         return semantic_translator(recipe, config, None if plain else changes)
-    tokenizer, token_vit = VitVqgan.load(recipe.image_tokenizer), TokenVit.load(recipe.token_vit)
-    made_by = vit_vqgan_tokenizer(tokenizer, recipe.image_tokenizer)
-    stored = StoredUnits([recipe.vit_vqgan_units / recipe.features.name], recipe.views, made_by, "translate")
     augmentation = PLAIN if plain else recipe.section("token_augmentation", TokenAugmentation)
-    sizes = replace(config, image_width=token_vit.config.width)
-    codebook = tokenizer.codebook.weight.detach()
-    return TokenTranslator(sizes, token_vit, codebook, tokenizer.config.grid, augmentation), stored
+    return vit_vqgan_translator(recipe, config, augmentation, (recipe.features.name,))
 
 
 def measure(run: Run, row: str) -> dict[str, Any]:

@@ -114,18 +114,32 @@ def _vit_vqgan(
     recipe: Recipe, finished: Translator | None, config: TranslatorConfig, photos: dict[str, dict[str, Path]]
 ) -> tuple[Translator, PhotoInputs]:
     _require(recipe.token_vit, "token-vit")
-    tokenizer, token_vit = _image_tokenizer(recipe), TokenVit.load(recipe.token_vit)
+    tokenizer = _image_tokenizer(recipe)
     made_by = vit_vqgan_tokenizer(tokenizer, recipe.image_tokenizer)
     for name, some in photos.items():
         store_vit_vqgan_units(some, recipe.views, tokenizer, made_by, recipe.vit_vqgan_units / name)
-    stored = StoredUnits([recipe.vit_vqgan_units / name for name in photos], recipe.views, made_by, "translate")
     augmentation = recipe.section("token_augmentation", TokenAugmentation)
-    sizes = replace(config, image_width=token_vit.config.width)
-    codebook = tokenizer.codebook.weight.detach()
-    model = TokenTranslator(sizes, token_vit, codebook, tokenizer.config.grid, augmentation)
+    model, stored = vit_vqgan_translator(recipe, config, augmentation, tuple(photos))
     if finished:
         model.take(finished, but_for=("image_projection",))
     return model, stored
+
+
+def vit_vqgan_translator(
+    recipe: Recipe, config: TranslatorConfig, augmentation: TokenAugmentation, folders: tuple[str, ...]
+) -> tuple[TokenTranslator, StoredUnits]:
+    """A fresh translator behind the token ViT, and the stored units that it looks at.
+
+    Args:
+        config: sizes of the translator, but for the width of its images.
+        folders: of units, called after the folders of features.
+    """
+    tokenizer, token_vit = _image_tokenizer(recipe), TokenVit.load(recipe.token_vit)
+    made_by = vit_vqgan_tokenizer(tokenizer, recipe.image_tokenizer)
+    stored = StoredUnits([recipe.vit_vqgan_units / name for name in folders], recipe.views, made_by, "translate")
+    sizes = replace(config, image_width=token_vit.config.width)
+    codebook = tokenizer.codebook.weight.detach()
+    return TokenTranslator(sizes, token_vit, codebook, tokenizer.config.grid, augmentation), stored
 
 
 def image_unit_modules(recipe: Recipe, start: str, seen: str) -> ImageUnitModules:
