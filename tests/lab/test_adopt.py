@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -115,16 +116,22 @@ def test_a_run_goes_on_from_a_bundle(run: Recipe, tmp_path: Path) -> None:
     assert Captioner(mine, threads=1).caption(PHOTO).units.max() < mine.config.vocabulary.units
 
 
-def test_a_parent_gets_better_words_and_keeps_its_voice(run: Recipe, tmp_path: Path) -> None:
-    learning = {"steps": 1, "warm_up": 1, "learning_rate": 1e-6, "photos": 4, "distilled_photos": 4}
+def _taught(run: Recipe, runs: Path, **more: dict[str, Any]) -> Recipe:
+    """A run that goes on from the bundle of another, through all stages but the evaluation."""
     sections = {name: section for name, section in run.sections.items() if name != "reward"}
-    sections |= {"distil": {"beam": 2, "longest": 6}, "translate": learning | {"distilled_from": 0}}
-    recipe = replace(run, runs=tmp_path / "runs", parent=str(run.bundle), sections=sections)
+    sections |= {"distil": {"beam": 2, "longest": 6}} | more
+    recipe = replace(run, runs=runs, parent=str(run.bundle), sections=sections)
     recipe.runs.mkdir()
     (recipe.runs / "features").symlink_to(run.runs / "features")
     for stage in stages_of(recipe):
         if stage != "evaluate":
             getattr(pipeline, stage)(recipe)
+    return recipe
+
+
+def test_a_parent_gets_better_words_and_keeps_its_voice(run: Recipe, tmp_path: Path) -> None:
+    learning = {"steps": 1, "warm_up": 1, "learning_rate": 1e-6, "photos": 4, "distilled_photos": 4}
+    recipe = _taught(run, tmp_path / "runs", translate=learning | {"distilled_from": 0})
 
     assert {path.stem for path in recipe.speech.glob("*.parquet")} == {"dev-0000", "distilled-0000"}
     parent, mine = Bundle.load(run.bundle), Bundle.load(recipe.bundle)
@@ -145,18 +152,8 @@ def test_a_parent_gets_better_words_and_keeps_its_voice(run: Recipe, tmp_path: P
 
 
 def test_a_parent_gets_words_in_regular_units(run: Recipe, tmp_path: Path) -> None:
-    sections = {name: section for name, section in run.sections.items() if name != "reward"}
-    sections |= {
-        "distil": {"beam": 2, "longest": 6},
-        "translate": {"steps": 2, "warm_up": 1, "photos": 4, "distilled_photos": 4, "distilled_from": 0},
-        "pronunciations": {"spoken": 8, "heard": 3},
-    }
-    recipe = replace(run, runs=tmp_path / "runs", parent=str(run.bundle), sections=sections)
-    recipe.runs.mkdir()
-    (recipe.runs / "features").symlink_to(run.runs / "features")
-    for stage in stages_of(recipe):
-        if stage != "evaluate":
-            getattr(pipeline, stage)(recipe)
+    learning = {"steps": 2, "warm_up": 1, "photos": 4, "distilled_photos": 4, "distilled_from": 0}
+    recipe = _taught(run, tmp_path / "runs", translate=learning, pronunciations={"spoken": 8, "heard": 3})
 
     spoken, unspoken = (list(read_unit_tables(recipe.lessons, "train", f"distilled-{name}")) for name in ("0*", "un*"))
     assert len(spoken) == 8
