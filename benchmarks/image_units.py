@@ -185,13 +185,9 @@ def text_row(run: Run, row: str, seen: str) -> dict[str, Any]:
     options = recipe.section("ablation", TranslatorTraining, seed=recipe.seed)
     torch.manual_seed(recipe.seed)
     model, features = _fresh(recipe, seen, tokenizer.size, plain=False)
-    captions, out = read_captions(recipe.data), recipe.runs / "captioner"
-    sentences = token_sentences(captions, tokenizer)
+    sentences, out = token_sentences(read_captions(recipe.data), tokenizer), recipe.runs / "captioner"
     model = train_translator(model, features, sentences["train"], sentences["dev"], options, out)
-    references: dict[str, list[str]] = {}
-    for caption in captions:
-        if caption.split == "dev":
-            references.setdefault(caption.image_id, []).append(caption.text)
+    references = flickr8k_photos(recipe.data, "dev").references
     scores = caption_scores(write_captions(model, tokenizer, features, sorted(references)), references)
     return {"input": seen, "held_out": held_out_loss(out), "text_scores": asdict(scores)}
 

@@ -31,7 +31,7 @@ from im2sp.lab.data.speech_shards import read_phones
 from im2sp.lab.data.unit_subwords import UnitSubwords
 from im2sp.lab.data.unit_table import iterate_unit_tables
 from im2sp.lab.recipe import Recipe
-from im2sp.speech.units import remove_repeats
+from im2sp.speech.units import without_repeats
 
 FIRST_WORDS = 6
 PAIRS = 300  # of sentences that are compared
@@ -58,8 +58,8 @@ def read(recipe: Recipe) -> tuple[list[Said], list[Said]]:
         words = tuple(word for word, _, _ in words_of(said.phones))
         parts = spoken_words(said.phones, said.phone_samples, row.speech_units)
         first = [unit for word in parts[: FIRST_WORDS + 1] for unit in word.units or ()]  # and the silence before
-        heard.append(Said(words, remove_repeats(row.speech_units)[0], remove_repeats(first)[0]))
-        units = remove_repeats(regular[row.caption_id])[0]
+        heard.append(Said(words, without_repeats(row.speech_units), without_repeats(first)))
+        units = without_repeats(regular[row.caption_id])
         pronounced.append(Said(words, units, units[: len(heard[-1].beginning)]))
     return heard, pronounced
 

@@ -480,9 +480,12 @@ def _training_facts(recipe: Recipe, image_backbone: str) -> dict[str, str | int 
         seconds, captions = seconds + row.duration_s, captions + 1
     learned = {"photos": len(photos), "spoken_captions": captions}
     if recipe.pronounces:
-        said = list(iterate_unit_tables(recipe.lessons, "train"))
-        photos, voices = {row.image_id for row in said}, {row.speaker for row in said}
-        learned |= {"photos": len(photos), "sentences_put_together_from_these": len(said)}
+        photos, voices, sentences = set(), set(), 0
+        for row in iterate_unit_tables(recipe.lessons, "train"):
+            photos.add(row.image_id)
+            voices.add(row.speaker)
+            sentences += 1
+        learned |= {"photos": len(photos), "sentences_put_together_from_these": sentences}
     hours = {"hours_of_speech": round(seconds / 3600, 1)}
     if CORPUS in recipe.sections:
         corpus = f"{recipe.sections[CORPUS]['layout']}, train part"

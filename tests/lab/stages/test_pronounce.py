@@ -127,6 +127,6 @@ def test_a_word_that_is_often_missed_is_not_said_in_the_ways_that_are(tmp_path: 
     for seed in range(6):  # four sentences with the word are heard; some of these draws hold both ways
         cache = tmp_path / f"{seed}.jsonl"
         found |= misheard(recordings, 100, speak, _Hears(), seed, cache)
-        assert len(cache.read_text().splitlines()) + 4 >= 4
+        assert 1 <= len(cache.read_text().splitlines()) <= 3  # sentences that sound alike are heard once
     assert found == {(number, 2) for number in range(COMMON, 2 * COMMON)}
     assert misheard(recordings, 0, speak, _Hears(), 0, tmp_path / "none.jsonl") == set()

@@ -16,9 +16,8 @@ _SEED = 6
 _QUALITY = 92
 
 
-def random_crop(image: Image.Image, random: np.random.Generator, shares: tuple[float, float]) -> Image.Image:
-    """A rectangle of a photo, in the photo's own shape; shares of each side, the smallest and the largest to keep."""
-    share = random.uniform(*shares)
+def random_crop(image: Image.Image, random: np.random.Generator, share: float) -> Image.Image:
+    """A rectangle of a photo, in the photo's own shape, that keeps this share of each side."""
     width, height = (max(1, round(side * share)) for side in image.size)
     left, top = random.integers(image.width - width + 1), random.integers(image.height - height + 1)
     return image.crop((int(left), int(top), int(left) + width, int(top) + height))
@@ -40,7 +39,8 @@ def write_pieces(photos: dict[str, Path], count: int, out: Path) -> dict[str, Pa
     for name, (path, seed) in pieces.items():
         target = out / f"{name}.jpg"
         if not target.is_file():
-            piece = random_crop(load_image(path), np.random.default_rng(seed), SHARES)
+            random = np.random.default_rng(seed)
+            piece = random_crop(load_image(path), random, random.uniform(*SHARES))
             with replace_whole(target) as temporary:
                 piece.save(temporary, "JPEG", quality=_QUALITY)
     return {name: out / f"{name}.jpg" for name in pieces}

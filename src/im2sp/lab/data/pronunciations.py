@@ -20,7 +20,7 @@ import numpy as np
 from rapidfuzz.distance import Levenshtein
 from rapidfuzz.process import cdist
 
-from im2sp.speech.units import remove_repeats
+from im2sp.speech.units import without_repeats
 
 START, END = "^", "$"  # phones of the voice: silence before and after a sentence, words of their own
 PAUSE = " "  # between words; belongs to the word before it
@@ -128,7 +128,7 @@ def _medoid(ways: Counter[Units], draw: random.Random) -> Units:
     """The way nearest to all, where length in frames does not count; its commonest length in frames."""
     lengths: defaultdict[Units, Counter[Units]] = defaultdict(Counter)
     for frames, count in sorted(ways.items()):
-        lengths[tuple(remove_repeats(np.array(frames, np.int64))[0].tolist())][frames] += count
+        lengths[tuple(without_repeats(frames).tolist())][frames] += count
     candidates = sorted(lengths, key=lambda units: (-lengths[units].total(), units))
     if len(candidates) > _COMPARED:
         half = _COMPARED // 2

@@ -48,7 +48,8 @@ def view_of(image: Image.Image, view: str, image_id: str = "") -> Image.Image:
         return ImageOps.mirror(cropped) if share % 2 else cropped
     if view.startswith("random"):
         number = int(view.removeprefix("random"))
-        cropped = random_crop(image, np.random.default_rng([number, zlib.crc32(image_id.encode())]), SHARES)
+        random = np.random.default_rng([number, zlib.crc32(image_id.encode())])
+        cropped = random_crop(image, random, random.uniform(*SHARES))
         return ImageOps.mirror(cropped) if number % 2 else cropped
     return image
 

@@ -16,14 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jiwer
-import numpy as np
 from rapidfuzz.distance import Levenshtein
 
 from im2sp.arrays import FloatArray, IntArray
 from im2sp.lab.data.pronunciations import END, START, SpokenWord, Units
 from im2sp.lab.evaluation.asr import SpeechRecogniser
 from im2sp.lab.evaluation.words import normalise_words
-from im2sp.speech.units import remove_repeats
+from im2sp.speech.units import without_repeats
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +43,7 @@ class Recording:
     @property
     def units(self) -> IntArray:
         """Of all of it, without repeats."""
-        return remove_repeats([unit for word in self.words for unit in word.units or ()])[0]
+        return without_repeats([unit for word in self.words for unit in word.units or ()])
 
 
 def misheard(
@@ -124,7 +123,7 @@ def _plain(phones: str) -> str:
 
 def _ways(recordings: Sequence[Recording], place: Place) -> Units:
     number, word = place
-    return tuple(remove_repeats(np.array(recordings[number].words[word].units or (), np.int64))[0].tolist())
+    return tuple(without_repeats(recordings[number].words[word].units or ()).tolist())
 
 
 def _nearest(units: Units, missed: list[Units], got: list[Units]) -> bool:

@@ -66,6 +66,10 @@ def pronounce(
         Im2SpError: the recordings do not say when which phone was said, as those of people do not.
     """
     tables = unit_table_files(units)
+    parts = [unspoken[start : start + TABLE_ROWS] for start in range(0, len(unspoken), TABLE_ROWS)]
+    names = [f"{UNSPOKEN}-{number:04d}.parquet" for number in range(len(parts))]
+    if all((out / name).is_file() for name in (*(path.name for path in tables), *names)):
+        return
     how = {f"pronounced_{name}": getattr(options, name) for name in ("minimum", "heard", "seed")}
     described = description_of(tables[0]) | how  # tables of other options are told apart, and not mixed
     recordings, words = read_recordings(speech, units)
@@ -92,8 +96,8 @@ def pronounce(
             write_unit_table(out / path.name, rows, described)
     voice = next(read_unit_table(tables[0])).speaker
     nothing = np.zeros(0, np.uint16)
-    for start in range(0, len(unspoken), TABLE_ROWS):
-        some, target = unspoken[start : start + TABLE_ROWS], out / f"{UNSPOKEN}-{start // TABLE_ROWS:04d}.parquet"
+    for name, some in zip(names, parts, strict=True):
+        target = out / name
         if not target.is_file():
             written = (UnitRow(c.image_id, c.caption_id, nothing, c.split, voice, 0.0, c.text) for c in some)
             write_unit_table(target, said(written, lambda row: _words(phones_of(clean_text(row.text)))), described)

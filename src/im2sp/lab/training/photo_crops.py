@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from im2sp.images.loading import load_image, to_pixels
+from im2sp.lab.data.photo_pieces import random_crop
 
 
 def unit_pixels(image: Image.Image, side: int) -> Tensor:
@@ -49,8 +50,5 @@ class PhotoCrops:
         return torch.stack(pieces)
 
     def _piece(self, image: Image.Image, random: np.random.Generator) -> Image.Image:
-        share = math.sqrt(random.uniform(self._smallest, 1))
-        width, height = (max(1, round(side * share)) for side in image.size)
-        left, top = (int(random.integers(end + 1)) for end in (image.width - width, image.height - height))
-        piece = image.crop((left, top, left + width, top + height))
+        piece = random_crop(image, random, math.sqrt(random.uniform(self._smallest, 1)))
         return ImageOps.mirror(piece) if random.random() < 0.5 else piece
