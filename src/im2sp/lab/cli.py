@@ -197,7 +197,7 @@ def stages_of(recipe: Recipe) -> tuple[str, ...]:
     """Every stage of a recipe in order."""
     if not recipe.replaces_parent:
         return STAGES
-    return "adopt", *(stage for stage in STAGES if stage not in OF_A_VOICE)
+    return "adopt", *(stage for stage in STAGES if not recipe.keeps_voice or stage not in OF_A_VOICE)
 
 
 @app.command(help="the recipe as it is understood, with every default filled in")

@@ -5,20 +5,31 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from im2sp.errors import Im2SpError
 from im2sp.lab.data.flickr8k import photo_path, read_captions, read_split
-from im2sp.lab.recipe import CORPUS, FEATURES, HIFIGAN, PRONUNCIATIONS, TUNED_BACKBONE, VIT_VQGAN, Recipe
+from im2sp.lab.recipe import (
+    CORPUS,
+    FEATURES,
+    HIFIGAN,
+    PRONUNCIATIONS,
+    REVOICE,
+    TUNED_BACKBONE,
+    VIT_VQGAN,
+    Recipe,
+)
 
 if TYPE_CHECKING:
     from im2sp.bundle import Bundle
     from im2sp.lab.evaluation.report import EvaluationOptions
     from im2sp.lab.models.translator import Translator
-    from im2sp.lab.stages.misheard import Place, Recording
+    from im2sp.arrays import FloatArray, IntArray
+    from im2sp.lab.data.pronunciations import Pronunciations
+    from im2sp.lab.stages.mend import Sentence
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +41,7 @@ def speak(recipe: Recipe) -> None:
     """
     from im2sp.lab.stages import speak as stage
     from im2sp.lab.stages.import_speech import is_imported
+    from im2sp.lab.stages.revoice import RevoiceOptions
 
     if CORPUS in recipe.sections:
         from im2sp.lab.stages.corpus import CorpusSection, ingest_corpus
@@ -40,8 +52,14 @@ def speak(recipe: Recipe) -> None:
     if is_imported(recipe.speech):
         log.info("speak: %s holds imported recordings, nothing is to be spoken", recipe.speech)
         return
-    # The voice of a parent is trained already, so people's sentences only hold out, and one shard of them does that.
-    stage.speak(recipe.data, recipe.speech, recipe.voice, recipe.seed, 1 if recipe.replaces_parent else None)
+    # The voice of a parent is trained already: one shard of people's sentences holds out, and [revoice] says how many
+    # more its vocoder learns on with.
+    shards = None
+    if recipe.replaces_parent:
+        shards = 1
+        if REVOICE in recipe.sections:
+            shards += -(-recipe.section(REVOICE, RevoiceOptions).captions // stage.SHARD_SIZE)
+    stage.speak(recipe.data, recipe.speech, recipe.voice, recipe.seed, shards)
     stage.check_speech(recipe.speech, recipe.runs / "speech_check.json", recipe.recogniser, recipe.resynthesis_clips)
 
 
@@ -90,9 +108,14 @@ def adopt(recipe: Recipe) -> None:
 
 
 def hubert(recipe: Recipe) -> None:
-    """Spoken captions -> speech encoder."""
+    """Spoken captions -> speech encoder; with [revoice], that of the parent with finer units."""
     from im2sp.lab.stages.hubert import HubertStage, train_speech_encoder
+    from im2sp.lab.stages.revoice import RevoiceOptions, revoice
 
+    if REVOICE in recipe.sections:
+        options = recipe.section(REVOICE, RevoiceOptions, seed=recipe.seed)
+        revoice(_parent(recipe), recipe.speech, options, recipe.speech_encoder, recipe.first_vocoder)
+        return
     train_speech_encoder(recipe.speech, recipe.hubert, recipe.section("hubert", HubertStage, seed=recipe.seed))
 
 
@@ -100,7 +123,7 @@ def _unit_count(recipe: Recipe) -> int:
     """How many speech units there are, without loading the HuBERT that hears them."""
     from im2sp.lab.models.speech_encoder import CLUSTERS, Clusters
 
-    if recipe.parent:
+    if recipe.keeps_voice:
         return _parent(recipe).config.vocabulary.units
     return len(Clusters.load(recipe.speech_encoder / CLUSTERS))
 
@@ -109,7 +132,7 @@ def units(recipe: Recipe) -> None:
     """Spoken captions -> unit tables and subwords."""
     from im2sp.lab.stages.units import bundled_hearing, extract_units, learn_subwords, trained_hearing
 
-    hearing = bundled_hearing(_parent(recipe)) if recipe.parent else trained_hearing(recipe.speech_encoder)
+    hearing = bundled_hearing(_parent(recipe)) if recipe.keeps_voice else trained_hearing(recipe.speech_encoder)
     extract_units(recipe.speech, hearing, recipe.units)
     if not recipe.pronounces:
         learn_subwords(recipe.units, recipe.subword_file, _unit_count(recipe), recipe.subwords)
@@ -118,8 +141,10 @@ def units(recipe: Recipe) -> None:
 def pronounce(recipe: Recipe) -> None:
     """Unit tables -> tables of regular units and their subwords, if asked for."""
     from im2sp.lab.data.voice import PiperSpeaker
+    from im2sp.lab.evaluation.recognisers import open_recogniser
     from im2sp.lab.stages import pronounce as stage
     from im2sp.lab.stages.distil import read_sentences
+    from im2sp.lab.stages.mend import mend
     from im2sp.lab.stages.units import learn_subwords
 
     if not recipe.pronounces:
@@ -127,39 +152,38 @@ def pronounce(recipe: Recipe) -> None:
         return
     options = recipe.section(PRONUNCIATIONS, stage.PronunciationOptions, seed=recipe.seed)
     unspoken = read_sentences(recipe.unspoken)
-    if options.heard and not recipe.parent:
-        raise Im2SpError(
-            f"[{PRONUNCIATIONS}] of the recipe has `heard`, for which a finished vocoder has to speak: name the bundle "
-            "of a first run as `parent`, or leave it out"
-        )
 
-    def rejected(recordings: Sequence[Recording]) -> set[Place]:
-        return _misheard(recipe, recordings, options.heard) if options.heard else set()
+    def mended(table: Pronunciations, sentences: Sequence[Sentence]) -> None:
+        if options.heard:
+            recogniser = open_recogniser(recipe.recogniser, len(os.sched_getaffinity(0)))
+            cache = recipe.lessons / "heard.jsonl"
+            changed = mend(table, sentences, options.heard, _voice(recipe), recogniser, cache)
+            log.info("pronounce: %d entries are said in another way", changed)
 
     phones_of = PiperSpeaker(recipe.voice).phones
-    stage.pronounce(recipe.speech, recipe.units, unspoken, phones_of, rejected, options, recipe.lessons)
+    stage.pronounce(recipe.speech, recipe.units, unspoken, phones_of, mended, options, recipe.lessons)
     learn_subwords(recipe.lessons, recipe.subword_file, _unit_count(recipe), recipe.subwords)
 
 
-def _misheard(recipe: Recipe, recordings: Sequence[Recording], sentences: int) -> set[Place]:
-    """Recordings of words that are not understood once the parent's vocoder said them."""
+def _voice(recipe: Recipe) -> Callable[[IntArray], FloatArray]:
+    """The finished voice of a recipe: units without repeats -> waveform float32 [samples], 16 kHz."""
     from im2sp.captioner import Captioner
-    from im2sp.lab.evaluation.recognisers import open_recogniser
-    from im2sp.lab.stages.misheard import misheard
+    from im2sp.lab.models.unit_vocoder import load_vocoder, say
 
-    captioner = Captioner(_parent(recipe), threads=1)
-    recogniser = open_recogniser(recipe.recogniser, len(os.sched_getaffinity(0)))
-    cache = recipe.lessons / "heard.jsonl"
-    return misheard(
-        recordings, sentences, lambda units: captioner.speak(units).waveform, recogniser, recipe.seed, cache
-    )
+    if recipe.keeps_voice:
+        captioner = Captioner(_parent(recipe), threads=1)
+        return lambda units: captioner.speak(units).waveform
+    if HIFIGAN in recipe.sections:
+        raise Im2SpError(f"[{PRONUNCIATIONS}] with `heard` speaks through our own vocoder, not a [{HIFIGAN}]: leave out one")
+    networks = load_vocoder(recipe.vocoder)
+    return lambda units: say(*networks, units)
 
 
 def vocoder(recipe: Recipe) -> None:
     """Units and speech -> vocoder and duration predictor: ours, or a unit HiFi-GAN where the recipe has [hifigan]."""
     from im2sp.lab.models.saving import CONFIG
     from im2sp.lab.models.unit_hifigan import UnitHifiganConfig
-    from im2sp.lab.models.unit_vocoder import VocoderConfig
+    from im2sp.lab.models.unit_vocoder import VocoderConfig, load_vocoder
     from im2sp.lab.stages import vocoder as stage
     from im2sp.lab.training.hifigan import HifiganTraining
     from im2sp.lab.training.vocoder import VocoderTraining, train_vocoder
@@ -169,13 +193,19 @@ def vocoder(recipe: Recipe) -> None:
         return
     if HIFIGAN in recipe.sections and (other := sorted({"vocoder", "vocoder_sizes"} & set(recipe.sections))):
         raise Im2SpError(f"the recipe has [{HIFIGAN}] and [{other[0]}]: leave out one, as they are two vocoders")
-    clips, count = stage.clips_of(recipe.speech, recipe.units, recipe.vocoder), _unit_count(recipe)
+    # A voice that learns on hears the sentences that it is going to say, too.
+    parts = ("train", "distilled") if REVOICE in recipe.sections else ("train",)
+    clips, count = stage.clips_of(recipe.speech, recipe.units, recipe.vocoder, parts), _unit_count(recipe)
     if HIFIGAN in recipe.sections:
         sizes = recipe.section("hifigan_sizes", UnitHifiganConfig, units=count)
         stage.train_published(clips, sizes, recipe.section(HIFIGAN, HifiganTraining, seed=recipe.seed), recipe.vocoder)
         return
+    options = recipe.section("vocoder", VocoderTraining, seed=recipe.seed)
+    if REVOICE in recipe.sections:
+        train_vocoder(clips, load_vocoder(recipe.first_vocoder), options, recipe.vocoder)
+        return
     own = recipe.section("vocoder_sizes", VocoderConfig, units=count)
-    train_vocoder(clips, own, recipe.section("vocoder", VocoderTraining, seed=recipe.seed), recipe.vocoder)
+    train_vocoder(clips, own, options, recipe.vocoder)
 
 
 def photos(recipe: Recipe) -> dict[str, Path]:
@@ -451,7 +481,7 @@ def export(recipe: Recipe, start: str = "pretrained", seen: str = FEATURES) -> N
         recipe.subword_file,
         recipe.vocoder,
         recipe.speech_encoder,
-        _parent(recipe) if recipe.parent else None,
+        _parent(recipe) if recipe.keeps_voice else None,
     )
     options, facts = recipe.section("bundle", BundleOptions), _training_facts(recipe, sources.encoder.description)
     modules = frozen_unit_modules(recipe)
@@ -508,7 +538,14 @@ def _training_facts(recipe: Recipe, image_backbone: str) -> dict[str, str | int 
         "data": "own recordings, train part" if is_imported(recipe.speech) else "Flickr8k, train part",
         "photos_without_captions": recipe.unlabelled.name if written and recipe.unlabelled else "none",
         "image_backbone": image_backbone,
-    } | ({"started_from" if recipe.keeps_words else "voice_of": f"{parent.name} {parent.version}"} if parent else {})
+    } | ({_taken(recipe): f"{parent.name} {parent.version}"} if parent else {})
+
+
+def _taken(recipe: Recipe) -> str:
+    """What a run that replaces its parent took of it."""
+    if recipe.keeps_words:
+        return "started_from"
+    return "voice_of" if recipe.keeps_voice else "voice_started_from"
 
 
 def _evaluation_options(recipe: Recipe, command: str) -> EvaluationOptions:

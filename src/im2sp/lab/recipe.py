@@ -15,6 +15,7 @@ T = TypeVar("T")
 
 CORPUS, IMAGE_ENCODER = "corpus", "image_encoder"  # sections: recordings of people; published weights
 PRONUNCIATIONS = "pronunciations"  # section: the translator learns from regular units
+REVOICE = "revoice"  # section: finer speech units on the HuBERT of the parent, and its vocoder learns on with them
 HIFIGAN = "hifigan"  # section: the stage `vocoder` trains the published kind
 TUNED_BACKBONE = "backbone.safetensors"
 
@@ -188,6 +189,11 @@ class Recipe:
         return self.parent is not None and "distil" in self.sections
 
     @property
+    def keeps_voice(self) -> bool:
+        """Whether units, vocoder and speech encoder are the parent's as they are; else the run makes its own."""
+        return self.parent is not None and REVOICE not in self.sections
+
+    @property
     def adopted(self) -> Path:
         """The translator of the parent: one to go on from, or finished."""
         return self.runs / "parent" if self.replaces_parent else self.translator()
@@ -218,6 +224,11 @@ class Recipe:
     def vocoder(self) -> Path:
         """Vocoder and duration predictor."""
         return self.runs / "vocoder"
+
+    @property
+    def first_vocoder(self) -> Path:
+        """The parent's, for the units of [revoice]: what the vocoder starts from."""
+        return self.vocoder / "start"
 
     @property
     def image_tokenizer(self) -> Path:

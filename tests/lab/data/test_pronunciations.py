@@ -22,10 +22,10 @@ def test_each_word_has_the_units_of_its_time() -> None:
     said = spoken_words(A_DOG, samples, units)
     assert [word.phones for word in said] == ["^", "@", "dog.", "$"]
     assert [word.units for word in said] == [(9,), (1, 1, 2), (5, 6, 6, 7, 8), (3, 3)]
-    assert [unit for word in said for unit in word.units or ()] == units.tolist()
+    assert [unit for word in said for unit in word.units] == units.tolist()
 
 
-def _said(*words: tuple[str, tuple[int, ...] | None]) -> list[SpokenWord]:
+def _said(*words: tuple[str, tuple[int, ...]]) -> list[SpokenWord]:
     return [SpokenWord(phones, units) for phones, units in words]
 
 
@@ -54,10 +54,23 @@ def test_a_neighbour_that_was_never_there_leaves_the_word_as_it_is_elsewhere() -
     assert len(table) > 0
 
 
-def test_what_was_said_badly_is_not_repeated() -> None:
-    sentences = [_said(("a", None), ("b", (2,)))] * 5 + [_said(("a", (1,)), ("b", (2,)))]
-    np.testing.assert_array_equal(Pronunciations.learn(sentences).say(["a", "b"]), [1, 2])
-    assert Pronunciations.learn(sentences[:5]).say(["a", "b"]) is None
+def test_other_ways_are_unlike_each_other_and_those_of_other_neighbours_come_last() -> None:
+    usual, near, far, elsewhere = (1, 1, 2, 3, 4), (1, 2, 3, 4, 5), (1, 8, 9), (5, 6)
+    recorded = [usual] * 4 + [near] * 2 + [far] * 2
+    sentences = [_said(("a", way), ("b", (4,))) for way in recorded] + [_said(("a", elsewhere), ("c", (4,)))] * 3
+    table = Pronunciations.learn(sentences)
+    entries = table.entries(["a", "b"])
+    assert entries == [("", "a", "b"), ("a", "b", "")]
+    entry = entries[0]
+    assert table.way(entry) == usual
+    assert table.others(entry, 1) == [far]
+    others = table.others(entry, 5)
+    assert len(others) == len(set(others)) >= 2
+    assert others[-1] == elsewhere
+    table.change(entry, far)
+    np.testing.assert_array_equal(table.say(["a", "b"]), [*far, 4])
+    np.testing.assert_array_equal(table.say(["a", "c"]), [*elsewhere, 4])
+    assert table.entries(["a", "never"]) is None
 
 
 def test_the_same_recordings_give_the_same_table_in_any_order() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,11 @@ import pytest
 from im2sp.arrays import FloatArray
 from im2sp.errors import Im2SpError
 from im2sp.lab.data.flickr8k import Caption
-from im2sp.lab.data.pronunciations import SpokenWord
+from im2sp.lab.data.pronunciations import Pronunciations, SpokenWord
 from im2sp.lab.data.speech_shards import SpokenCaption, write_shard
 from im2sp.lab.data.unit_table import UnitRow, description_of, read_unit_tables, write_unit_table
 from im2sp.lab.evaluation.asr import RecogniserInfo, SpeechRecogniser
-from im2sp.lab.stages.misheard import COMMON, Place, Recording, misheard
+from im2sp.lab.stages.mend import Sentence, mend
 from im2sp.lab.stages.pronounce import PronunciationOptions, pronounce
 
 FRAME = 320  # samples
@@ -56,8 +57,8 @@ def run(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def _nothing(recordings: object) -> set[Place]:
-    return set()
+def _nothing(table: Pronunciations, sentences: object) -> None:
+    """Leave the table as it is."""
 
 
 def test_recorded_and_unspoken_sentences_are_said_alike(run: Path) -> None:
@@ -82,11 +83,13 @@ def test_recorded_and_unspoken_sentences_are_said_alike(run: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in (run / "out").iterdir()} == before
 
 
-def test_what_was_rejected_is_not_repeated(run: Path) -> None:
-    def all_but_the_odd_one(recordings: object) -> set[Place]:
-        return {(number, 1) for number in range(1, 5)}  # word 0 is the silence before
+def test_sentences_are_said_by_the_mended_table(run: Path) -> None:
+    def mended(table: Pronunciations, sentences: Sequence[Sentence]) -> None:
+        assert sentences[0] == Sentence("a dog runs", ("^", "a", "dog", "runs.", "$"))
+        entries = table.entries(sentences[0].words) or []
+        table.change(entries[1], (11, 12, 13))
 
-    pronounce(run / "speech", run / "units", [], _phones, all_but_the_odd_one, PronunciationOptions(), run / "out")
+    pronounce(run / "speech", run / "units", [], _phones, mended, PronunciationOptions(), run / "out")
     rows = {row.caption_id: row for row in read_unit_tables(run / "out")}
     assert rows["train1_0"].speech_units.tolist()[:4] == [0, 11, 12, 13]
 
@@ -109,24 +112,46 @@ class _Hears(SpeechRecogniser):
         return " ".join(words[unit] for unit in waveform.astype(int) if unit in words)
 
 
-def _recording(*words: tuple[str, int], text: str) -> Recording:
-    said = [SpokenWord(phones, (unit, unit)) for phones, unit in words]
-    return Recording(text, [SpokenWord("^", (0,)), *said, SpokenWord("$", (10,))])
+def _table(ways_of_cat: dict[int, int]) -> tuple[Pronunciations, list[Sentence]]:
+    """Of "a cat runs" with the cat said in each way (its unit) so many times, and "a dog runs"."""
+    recordings = []
+    for text, cat in [("a dog runs", 3)] * 4 + [("a cat runs", way) for way, n in ways_of_cat.items() for _ in range(n)]:
+        first, second, third = text.split()
+        recordings.append(
+            [
+                SpokenWord("^", (0,)),
+                SpokenWord(first, (1, 1)),
+                SpokenWord(second, (cat, cat)),
+                SpokenWord(f"{third}.", (8,)),
+                SpokenWord("$", (10,)),
+            ]
+        )
+    table = Pronunciations.learn(recordings)
+    return table, [Sentence(text, ("^", *text.split()[:2], "runs.", "$")) for text in ("a dog runs", "a cat runs") * 4]
 
 
-def test_a_word_that_is_often_missed_is_not_said_in_the_ways_that_are(tmp_path: Path) -> None:
-    good = [_recording(("a", 1), ("cat", 6), ("runs.", 8), text="a cat runs") for _ in range(COMMON)]
-    bad = [_recording(("a", 1), ("cat", 7), ("runs.", 8), text="a cat runs") for _ in range(COMMON)]
-    other = [_recording(("a", 1), ("dog", 3), ("runs.", 8), text="a dog runs") for _ in range(COMMON)]
-    recordings = [*good, *bad, *other]
+def _speak(units: np.ndarray) -> FloatArray:
+    return np.asarray(units, np.float32)
 
-    def speak(units: np.ndarray) -> FloatArray:
-        return np.asarray(units, np.float32)
 
-    found: set[Place] = set()
-    for seed in range(6):  # four sentences with the word are heard; some of these draws hold both ways
-        cache = tmp_path / f"{seed}.jsonl"
-        found |= misheard(recordings, 100, speak, _Hears(), seed, cache)
-        assert 1 <= len(cache.read_text().splitlines()) <= 3  # sentences that sound alike are heard once
-    assert found == {(number, 2) for number in range(COMMON, 2 * COMMON)}
-    assert misheard(recordings, 0, speak, _Hears(), 0, tmp_path / "none.jsonl") == set()
+def test_an_entry_that_is_missed_is_said_in_the_way_that_is_understood(tmp_path: Path) -> None:
+    table, sentences = _table({7: 6, 6: 3})
+    assert mend(table, sentences, 100, _speak, _Hears(), tmp_path / "heard.jsonl") == 1
+    said = {sentence.text: table.say(sentence.words) for sentence in sentences}
+    assert said["a cat runs"].tolist() == [0, 1, 1, 6, 6, 8, 10]  # type: ignore[union-attr]
+    assert said["a dog runs"].tolist() == [0, 1, 1, 3, 3, 8, 10]  # type: ignore[union-attr]
+    assert len((tmp_path / "heard.jsonl").read_text().splitlines()) == 3  # what sounds alike is heard once
+
+
+def test_an_entry_that_is_missed_in_every_way_stays_as_it_is(tmp_path: Path) -> None:
+    table, sentences = _table({7: 6, 9: 3})
+    assert mend(table, sentences, 100, _speak, _Hears(), tmp_path / "heard.jsonl") == 0
+    assert table.way(("a", "cat", "runs.")) == (7, 7)
+    assert mend(*_table({7: 6, 6: 3}), 0, _speak, _Hears(), tmp_path / "none.jsonl") == 0
+
+
+def test_sentences_with_the_most_used_entries_are_heard_first(tmp_path: Path) -> None:
+    table, sentences = _table({7: 6, 6: 3})
+    rare = [sentence for sentence in sentences if "dog" in sentence.text][:1]
+    often = [sentence for sentence in sentences if "cat" in sentence.text]
+    assert mend(table, [*rare, *often], 1, _speak, _Hears(), tmp_path / "heard.jsonl") == 1

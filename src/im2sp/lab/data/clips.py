@@ -11,6 +11,7 @@ import json
 import logging
 from array import array
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple, overload
 
@@ -19,7 +20,7 @@ import numpy.typing as npt
 
 from im2sp.errors import Im2SpError
 from im2sp.files import replace_whole
-from im2sp.lab.data.speech_shards import read_shards
+from im2sp.lab.data.speech_shards import read_shard
 from im2sp.lab.data.unit_table import iterate_unit_tables, unit_table_files
 from im2sp.speech.audio import SAMPLE_RATE
 
@@ -61,27 +62,34 @@ class StoredClips(Sequence[Clip]):
         return Clip(self._units[first:last], self._waveforms[start:stop], speaker)
 
 
-def store_clips(speech: Path, units: Path, split: str, out: Path) -> StoredClips:
+def store_clips(
+    speech: Path, units: Path, split: str, out: Path, parts: tuple[str, ...] | None = None
+) -> StoredClips:
     """Write the clips of a split to `out`, unless they are there. Recordings without units are left out.
 
     Args:
         speech: folder of the speech shards.
         units: folder of the unit tables.
+        parts: what the names of its shards begin with, where it is not the split.
 
     Raises:
         Im2SpError: there is no table, tables of different encoders are mixed, or no recording has units.
     """
-    files = [*sorted(speech.glob(f"{split}-*.parquet")), *unit_table_files(units)]
+    parts = parts or (split,)
+    shards = sorted(path for part in parts for path in speech.glob(f"{part}-*.parquet"))
+    files = [*shards, *unit_table_files(units)]
     made_of: dict[str, object] = {str(path): [path.stat().st_size, path.stat().st_mtime_ns] for path in files} | {
         "split": split
     }
     if not (out / INDEX).is_file() or json.loads((out / INDEX).read_text())["made_of"] != made_of:
         (out / INDEX).unlink(missing_ok=True)
-        _write(speech, units, split, out, made_of)
+        _write(shards, speech, units, split, out, made_of)
     return StoredClips(out)
 
 
-def _write(speech: Path, units: Path, split: str, out: Path, made_of: dict[str, object]) -> None:
+def _write(
+    shards: list[Path], speech: Path, units: Path, split: str, out: Path, made_of: dict[str, object]
+) -> None:
     spoken = {row.caption_id: row.speech_units for row in iterate_unit_tables(units, split)}
     bounds, names, frames, samples = array("q"), list[str](), 0, 0
     with (
@@ -90,7 +98,7 @@ def _write(speech: Path, units: Path, split: str, out: Path, made_of: dict[str, 
         replace_whole(out / WAVEFORMS) as waveform_path,
         waveform_path.open("wb") as waveform_file,
     ):
-        for caption in read_shards(speech, split):
+        for caption in chain.from_iterable(map(read_shard, shards)):
             if (found := spoken.get(caption.caption_id)) is None or len(found) == 0:
                 continue
             unit_file.write(found.astype(np.uint16).tobytes())

@@ -35,7 +35,7 @@ class SpokenWord:
     """A word as it was said once."""
 
     phones: str
-    units: Units | None  # None where it was said badly: nothing to repeat
+    units: Units
 
 
 def words_of(phones: Sequence[str]) -> list[tuple[str, int, int]]:
@@ -76,8 +76,14 @@ def spoken_words(phones: Sequence[str], phone_samples: np.ndarray, units: np.nda
 class Pronunciations:
     """A table of them, for each of four kinds of context: both neighbours, the next, the one before, none."""
 
-    def __init__(self, table: dict[Context, Units]) -> None:
-        self._table = table
+    def __init__(self, said: dict[Context, Counter[Units]], minimum: int = 3, seed: int = 0) -> None:
+        draw = random.Random(seed)
+        self._ways = {
+            context: _Ways(ways, draw)
+            for context, ways in sorted(said.items(), key=lambda item: [word or "" for word in item[0]])
+            if context == (None, context[1], None) or ways.total() >= minimum
+        }
+        self._table = {context: ways.medoid() for context, ways in self._ways.items()}
 
     def __len__(self) -> int:
         return len(self._table)
@@ -92,27 +98,86 @@ class Pronunciations:
         said: defaultdict[Context, Counter[Units]] = defaultdict(Counter)
         for sentence in sentences:
             for spoken, contexts in zip(sentence, _contexts([word.phones for word in sentence]), strict=True):
-                if spoken.units is not None:
-                    for context in contexts:
-                        said[context][spoken.units] += 1
-        draw = random.Random(seed)
-        return cls(
-            {
-                context: _medoid(ways, draw)
-                for context, ways in sorted(said.items(), key=lambda item: [word or "" for word in item[0]])
-                if context == (None, context[1], None) or ways.total() >= minimum
-            }
-        )
+                for context in contexts:
+                    said[context][spoken.units] += 1
+        return cls(said, minimum, seed)
+
+    def entries(self, words: Sequence[str]) -> list[Context] | None:
+        """The entries by which words (phones of each) are said; None where a word was never said."""
+        found = []
+        for contexts in _contexts(words):
+            known = next((context for context in contexts if context in self._table), None)
+            if known is None:
+                return None
+            found.append(known)
+        return found
 
     def say(self, words: Sequence[str]) -> np.ndarray | None:
         """Words (phones of each) -> units uint16 [frames], repeats kept; None where a word was never said."""
-        frames: list[int] = []
-        for contexts in _contexts(words):
-            known = next((self._table[context] for context in contexts if context in self._table), None)
-            if known is None:
-                return None
-            frames.extend(known)
-        return np.array(frames, np.uint16)
+        if (entries := self.entries(words)) is None:
+            return None
+        return np.array([unit for entry in entries for unit in self._table[entry]], np.uint16)
+
+    def way(self, entry: Context) -> Units:
+        """The units of an entry, repeats kept."""
+        return self._table[entry]
+
+    def change(self, entry: Context, units: Units) -> None:
+        """Say a word otherwise in an entry's context."""
+        self._table[entry] = units
+
+    def others(self, entry: Context, count: int) -> list[Units]:
+        """Up to `count` other ways of saying an entry, unlike each other, the most usual first.
+
+        Each is the medoid of the half of the recordings that is less like the one before. Where these are used up,
+        recordings between other neighbours follow.
+        """
+        before, word, after = entry
+        wider = [(None, word, after), (before, word, None), (None, word, None)]
+        found = [self._ways[entry].medoid()]
+        for context in [entry, *(context for context in wider if context in self._ways and context != entry)]:
+            ways = self._ways[context]
+            while len(found) <= count and (ways := ways.unlike(found[-1])):
+                if all(_plain(way) != _plain(ways.medoid()) for way in found):
+                    found.append(ways.medoid())
+        return found[1 : count + 1]
+
+
+class _Ways:
+    """How often a word was said in which way."""
+
+    def __init__(self, counts: Counter[Units], draw: random.Random) -> None:
+        self._lengths: defaultdict[Units, Counter[Units]] = defaultdict(Counter)  # without repeats -> with them
+        for frames, count in sorted(counts.items()):
+            self._lengths[_plain(frames)][frames] += count
+        self._draw = draw
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def medoid(self) -> Units:
+        """The way nearest to all, where length in frames does not count; its commonest length in frames."""
+        candidates = sorted(self._lengths, key=lambda units: (-self._lengths[units].total(), units))
+        if len(candidates) > _COMPARED:
+            half = _COMPARED // 2
+            candidates = candidates[:half] + self._draw.sample(candidates[half:], half)
+        weights = np.array([self._lengths[units].total() for units in candidates], np.float32)
+        distances = cdist(candidates, candidates, scorer=Levenshtein.normalized_distance, dtype=np.float32)
+        best = candidates[int(np.argmin(distances @ weights))]
+        return self._lengths[best].most_common(1)[0][0]
+
+    def unlike(self, way: Units) -> _Ways:
+        """The half of the ways, rounded down, that is less like a given one; never that one."""
+        given = _plain(way)
+        apart = {units: Levenshtein.normalized_distance(units, given) for units in self._lengths}
+        kept = sorted((units for units in apart if units != given), key=lambda units: (-apart[units], units))
+        kept = kept[: len(self._lengths) // 2]
+        counts = Counter({frames: count for units in kept for frames, count in self._lengths[units].items()})
+        return _Ways(counts, self._draw)
+
+
+def _plain(frames: Units) -> Units:
+    return tuple(without_repeats(frames).tolist())
 
 
 def _contexts(words: Sequence[str]) -> list[tuple[Context, ...]]:
@@ -122,18 +187,3 @@ def _contexts(words: Sequence[str]) -> list[tuple[Context, ...]]:
         ((before, word, after), (None, word, after), (before, word, None), (None, word, None))
         for before, word, after in zip(around, words, around[2:], strict=False)
     ]
-
-
-def _medoid(ways: Counter[Units], draw: random.Random) -> Units:
-    """The way nearest to all, where length in frames does not count; its commonest length in frames."""
-    lengths: defaultdict[Units, Counter[Units]] = defaultdict(Counter)
-    for frames, count in sorted(ways.items()):
-        lengths[tuple(without_repeats(frames).tolist())][frames] += count
-    candidates = sorted(lengths, key=lambda units: (-lengths[units].total(), units))
-    if len(candidates) > _COMPARED:
-        half = _COMPARED // 2
-        candidates = candidates[:half] + draw.sample(candidates[half:], half)
-    weights = np.array([lengths[units].total() for units in candidates], np.float32)
-    distances = cdist(candidates, candidates, scorer=Levenshtein.normalized_distance, dtype=np.float32)
-    best = candidates[int(np.argmin(distances @ weights))]
-    return lengths[best].most_common(1)[0][0]

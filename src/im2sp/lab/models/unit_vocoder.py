@@ -14,12 +14,15 @@ import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from im2sp.arrays import FloatArray, IntArray
 from im2sp.files import replace_whole
 from im2sp.speech.audio import HOP
+from im2sp.speech.vocoder import LONGEST_UNIT
 
 FIRST_DURATION_KERNEL = 3  # of the duration predictor's first convolution
 
@@ -169,3 +172,12 @@ def load_vocoder(folder: Path) -> tuple[UnitVocoder, DurationPredictor]:
     vocoder.load_state_dict(load_file(folder / "vocoder.safetensors"))
     durations.load_state_dict(load_file(folder / "duration_predictor.safetensors"))
     return vocoder, durations
+
+
+def say(vocoder: UnitVocoder, durations: DurationPredictor, units: IntArray) -> FloatArray:
+    """Units int64 [U], without repeats -> waveform float32 [samples], 16 kHz, with predicted durations."""
+    with torch.inference_mode():
+        row = torch.from_numpy(np.asarray(units, np.int64))[None]
+        frames = (durations(row)[0].exp() - 1).round().clamp(1, LONGEST_UNIT).long()
+        waveform: FloatArray = vocoder(row.repeat_interleave(frames, 1))[0].clamp(-1, 1).numpy()
+    return waveform

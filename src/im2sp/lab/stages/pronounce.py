@@ -15,7 +15,7 @@ import numpy as np
 
 from im2sp.errors import Im2SpError
 from im2sp.lab.data.flickr8k import Caption, clean_text
-from im2sp.lab.data.pronunciations import Pronunciations, spoken_words, words_of
+from im2sp.lab.data.pronunciations import Pronunciations, SpokenWord, spoken_words, words_of
 from im2sp.lab.data.speech_shards import read_phones
 from im2sp.lab.data.unit_table import (
     UnitRow,
@@ -25,7 +25,7 @@ from im2sp.lab.data.unit_table import (
     unit_table_files,
     write_unit_table,
 )
-from im2sp.lab.stages.misheard import Place, Recording
+from im2sp.lab.stages.mend import Sentence
 from im2sp.speech.audio import HOP, SAMPLE_RATE
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ class PronunciationOptions:
 
     minimum: int = 3  # recordings of a word between two neighbours that decide how it is said there
     spoken: int | None = None  # of the text captioner's sentences, so many are spoken, in their order; None for all
-    heard: int = 0  # sentences at most that are heard, to repeat no recording of a word that is not understood
+    heard: int = 0  # sentences at most that are heard, to change entries of the table that are not understood
     seed: int = 0
 
 
@@ -49,7 +49,7 @@ def pronounce(
     units: Path,
     unspoken: Sequence[Caption],
     phones_of: Callable[[str], list[str]],
-    rejected: Callable[[Sequence[Recording]], set[Place]],
+    mended: Callable[[Pronunciations, Sequence[Sentence]], object],
     options: PronunciationOptions,
     out: Path,
 ) -> None:
@@ -60,7 +60,7 @@ def pronounce(
     Args:
         unspoken: what else is to be said.
         phones_of: a text -> the phones that the voice says it with.
-        rejected: recordings -> where in them words were said that are not to be repeated (`misheard`).
+        mended: changes entries of the table, which can say these sentences, that are not understood (`mend`).
 
     Raises:
         Im2SpError: the recordings do not say when which phone was said, as those of people do not.
@@ -73,12 +73,8 @@ def pronounce(
     how = {f"pronounced_{name}": getattr(options, name) for name in ("minimum", "heard", "seed")}
     described = description_of(tables[0]) | how  # tables of other options are told apart, and not mixed
     recordings, words = read_recordings(speech, units)
-    badly = rejected(recordings)
-    lessons = [
-        [replace(word, units=None) if (number, place) in badly else word for place, word in enumerate(recording.words)]
-        for number, recording in enumerate(recordings)
-    ]
-    table = Pronunciations.learn(lessons, options.minimum, options.seed)
+    table = Pronunciations.learn((said for _, said in recordings), options.minimum, options.seed)
+    mended(table, [Sentence(text, tuple(word.phones for word in said)) for text, said in recordings])
     left_out = 0
 
     def said(rows: Iterable[UnitRow], words_of_row: Callable[[UnitRow], list[str]]) -> Iterator[UnitRow]:
@@ -104,8 +100,8 @@ def pronounce(
     log.info("%d pronunciations; %d sentences with a word that was never said are left out", len(table), left_out)
 
 
-def read_recordings(speech: Path, units: Path) -> tuple[list[Recording], dict[str, list[str]]]:
-    """Of the train part: how each word was said; and the words of every recording, by caption id.
+def read_recordings(speech: Path, units: Path) -> tuple[list[tuple[str, list[SpokenWord]]], dict[str, list[str]]]:
+    """Of the train part: (text, how each word was said); and the words of every recording, by caption id.
 
     Raises:
         Im2SpError: the recordings do not say when which phone was said, as those of people do not.
@@ -119,7 +115,7 @@ def read_recordings(speech: Path, units: Path) -> tuple[list[Recording], dict[st
             )
         words[said.caption_id] = _words(said.phones)
         if said.split == "train" and (row := heard.get(said.caption_id)):
-            recordings.append(Recording(row.text, spoken_words(said.phones, said.phone_samples, row.speech_units)))
+            recordings.append((row.text, spoken_words(said.phones, said.phone_samples, row.speech_units)))
     return recordings, words
 
 

@@ -18,10 +18,14 @@ log = logging.getLogger(__name__)
 SPEAKERS = "speakers.json"  # names of the speakers, in the order of their embeddings
 
 
-def clips_of(speech: Path, units: Path, out: Path) -> StoredClips:
-    """The train part, in `out/clips`: the first process writes it, the others find it there."""
+def clips_of(speech: Path, units: Path, out: Path, parts: tuple[str, ...] = ("train",)) -> StoredClips:
+    """Shards of the train part, in `out/clips`: the first process writes it, the others find it there.
+
+    Args:
+        parts: what the names of the shards begin with.
+    """
     with Processes().main_first():
-        return store_clips(speech, units, "train", out / "clips")
+        return store_clips(speech, units, "train", out / "clips", parts)
 
 
 def train_published(clips: StoredClips, sizes: UnitHifiganConfig, options: HifiganTraining, out: Path) -> None:

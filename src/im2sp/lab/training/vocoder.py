@@ -40,9 +40,15 @@ class VocoderTraining(AdversarialTraining):
 
 @peers_answer()
 def train_vocoder(
-    clips: Sequence[Clip], config: VocoderConfig, options: VocoderTraining, out: Path
+    clips: Sequence[Clip],
+    start: VocoderConfig | tuple[UnitVocoder, DurationPredictor],
+    options: VocoderTraining,
+    out: Path,
 ) -> tuple[UnitVocoder, DurationPredictor]:
     """Train both networks; resumes; leaves them in `out` (`save_vocoder`); what is returned is on the CPU.
+
+    Args:
+        start: sizes of new networks, or networks that learn on.
 
     Several processes share the batches of the vocoder. The duration predictor, which is small, learns in the main one.
     """
@@ -51,9 +57,12 @@ def train_vocoder(
     processes.same(finished, f"states of {out}")
     if finished:
         return load_vocoder(out)
+    if isinstance(start, VocoderConfig):
+        torch.manual_seed(options.seed)
+        start = UnitVocoder(start), DurationPredictor(start)
     with processes.main_first():
-        durations = train_durations([clip.units for clip in clips], config, options, out, processes.device)
-    vocoder = _train_generator(clips, config, options, out, processes)
+        durations = train_durations([clip.units for clip in clips], start[1], options, out, processes.device)
+    vocoder = _train_generator(clips, start[0], options, out, processes)
     if processes.main:
         save_vocoder(vocoder, durations, out)
     processes.wait()
@@ -73,10 +82,10 @@ class _Pupil(Pupil):
 
 
 def _train_generator(
-    clips: Sequence[Clip], config: VocoderConfig, options: VocoderTraining, out: Path, processes: Processes
+    clips: Sequence[Clip], model: UnitVocoder, options: VocoderTraining, out: Path, processes: Processes
 ) -> UnitVocoder:
     torch.manual_seed(options.seed)
-    model = UnitVocoder(config).train()
+    model.train()
     lessons = Lessons(
         Discriminators(),
         torch.mean,
@@ -90,7 +99,7 @@ def _train_generator(
 
 def train_durations(
     sentences: list[np.ndarray],
-    config: VocoderConfig,
+    model: DurationPredictor,
     options: VocoderTraining,
     out: Path,
     device: torch.device | str = "cpu",
@@ -100,8 +109,7 @@ def train_durations(
     By the likelihood of a Poisson variable, which is largest where exp(prediction) is the mean of frames + 1. Squared
     error of the logarithm aims at the geometric mean, which is smaller, and hurries the speech.
     """
-    torch.manual_seed(options.seed)
-    model = DurationPredictor(config).train()
+    model.train()
     path = out / "durations.pt"
     if path.is_file():
         model.load_state_dict(torch.load(path, weights_only=True))

@@ -1,0 +1,135 @@
+"""Which entries of a table of pronunciations are not understood, and what is said in their place: part of `pronounce`.
+
+Regular units say a word between the same neighbours always alike, so what is misheard once is misheard each time; and
+there is a finite number of such entries. Sentences that hold the most used ones are spoken by the vocoder and heard by
+the recogniser. An entry that is missed is said in another way, and its sentences are heard again; in the end each such
+entry keeps the way that was understood best.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jiwer
+
+from im2sp.arrays import FloatArray, IntArray
+from im2sp.lab.data.pronunciations import END, START, Context, Pronunciations, Units
+from im2sp.lab.evaluation.asr import SpeechRecogniser
+from im2sp.lab.evaluation.words import normalise_words
+from im2sp.speech.units import without_repeats
+
+log = logging.getLogger(__name__)
+
+TIMES = 2  # sentences that an entry is heard in, where there are enough
+ROUNDS = 3  # ways of saying an entry that are tried after the first
+MISSED = 0.5  # share of its sentences in which an entry is missed for another way to be tried
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """A sentence as it is written, and its words as the voice says them (phones of each)."""
+
+    text: str
+    words: tuple[str, ...]
+
+
+def mend(
+    table: Pronunciations,
+    sentences: Sequence[Sentence],
+    count: int,
+    speak: Callable[[IntArray], FloatArray],
+    recogniser: SpeechRecogniser,
+    cache: Path,
+) -> int:
+    """Change the entries of a table that are not understood; returns how many.
+
+    Args:
+        sentences: that the table can say; how often each entry is used in them says how much it matters.
+        count: sentences at most that are heard.
+        speak: units without repeats -> waveform float32 [samples], 16 kHz.
+        cache: transcripts, which are not made again.
+    """
+    entries = [table.entries(sentence.words) or [] for sentence in sentences]
+    heard_in = _covering(entries, count)
+    outcomes: defaultdict[Context, defaultdict[Units, list[bool]]] = defaultdict(lambda: defaultdict(list))
+    waiting: dict[Context, list[Units]] = {}
+    sounding = heard_in
+    for number in range(ROUNDS + 1):
+        waves = ((str(place), speak(_units(table, sentences[place]))) for place in sounding)
+        heard = recogniser.transcribe_all(waves, cache)
+        trying = set(waiting) if number else {entry for place in sounding for entry in entries[place]}
+        for place in sounding:
+            for entry, understood in _understood(sentences[place], entries[place], heard[str(place)]):
+                if entry in trying:
+                    outcomes[entry][table.way(entry)].append(understood)
+        missed = [entry for entry in trying if entry in outcomes and _share(outcomes[entry][table.way(entry)]) <= 1 - MISSED]
+        log.info("round %d: %d sentences, %d entries, %d not understood", number, len(sounding), len(trying), len(missed))
+        if number == ROUNDS:
+            break
+        before, waiting = waiting, {}
+        for entry in sorted(missed, key=str):
+            others = before[entry] if number else table.others(entry, ROUNDS)
+            if others:
+                table.change(entry, others[0])
+                waiting[entry] = others[1:]
+        sounding = [place for place in heard_in if waiting.keys() & set(entries[place])]
+    changed = 0
+    for entry, ways in outcomes.items():
+        first, *_ = ways
+        best = max(ways, key=lambda way: _share(ways[way]))  # the first of those that are equal
+        table.change(entry, best)
+        changed += best != first
+    return changed
+
+
+def _covering(entries: Sequence[Sequence[Context]], count: int) -> list[int]:
+    """Sentences in which the most used entries are there up to TIMES times each, the most useful sentence first."""
+    uses = Counter(entry for those in entries for entry in those)
+    missing = dict.fromkeys(uses, TIMES)
+
+    def gain(number: int) -> float:
+        return float(sum(uses[entry] for entry in set(entries[number]) if missing[entry] > 0))
+
+    queue = [(-gain(number), number) for number in range(len(entries))]
+    heapq.heapify(queue)
+    chosen: list[int] = []
+    while queue and len(chosen) < count:
+        _, number = heapq.heappop(queue)
+        now = gain(number)  # gains only shrink, so the first that is still as large as it was is the largest
+        if now == 0:
+            continue
+        if queue and -now > queue[0][0]:
+            heapq.heappush(queue, (-now, number))
+            continue
+        chosen.append(number)
+        for entry in set(entries[number]):
+            missing[entry] -= 1
+    return chosen
+
+
+def _units(table: Pronunciations, sentence: Sentence) -> IntArray:
+    units = table.say(sentence.words)
+    return without_repeats([] if units is None else units)
+
+
+def _understood(sentence: Sentence, entries: Sequence[Context], heard: str) -> list[tuple[Context, bool]]:
+    """Entries of a sentence's words, and whether each was understood; none where words are not written as spoken."""
+    written = normalise_words(sentence.text)
+    places = [place for place, word in enumerate(sentence.words) if word not in (START, END)]
+    if len(places) != len(written.split()):
+        return []
+    understood = [False] * len(places)
+    if heard_words := normalise_words(heard):
+        for piece in jiwer.process_words(written, heard_words).alignments[0]:
+            if piece.type == "equal":
+                understood[piece.ref_start_idx : piece.ref_end_idx] = [True] * (piece.ref_end_idx - piece.ref_start_idx)
+    return [(entries[place], right) for place, right in zip(places, understood, strict=True)]
+
+
+def _share(outcomes: Sequence[bool]) -> float:
+    return sum(outcomes) / len(outcomes) if outcomes else 0.0
