@@ -16,17 +16,26 @@ from im2sp.bundle import SPECIAL_TOKENS, Bundle
 from im2sp.errors import Im2SpError
 from im2sp.lab import pipeline
 from im2sp.lab.cli import stages_of
-from im2sp.lab.convert.finished import read_translator
+from im2sp.lab.convert.finished import read_speech_encoder, read_translator, read_voice
 from im2sp.lab.data.flickr8k import PHOTO_FOLDER
 from im2sp.lab.data.speech_shards import as_floats, read_shards
 from im2sp.lab.data.unit_subwords import UnitSubwords
 from im2sp.lab.data.unit_table import read_unit_tables
-from im2sp.lab.models.speech_encoder import whole_frames
+from im2sp.lab.models.speech_encoder import SpeechEncoder, whole_frames
 from im2sp.lab.models.translator import DecoderStep, Translator
+from im2sp.lab.models.unit_vocoder import (
+    DurationPredictor,
+    UnitVocoder,
+    VocoderConfig,
+    load_vocoder,
+    save_vocoder,
+    say,
+)
 from im2sp.lab.recipe import SEMANTIC, Recipe
 from im2sp.lab.stages.export import SPEECH_GRAPHS
+from im2sp.lab.stages.revoice import with_units
 from im2sp.speech.units import remove_repeats
-from tests.lab.tiny_run import write_tiny_run
+from tests.lab.tiny_run import SPEECH_UNITS, write_tiny_run
 
 PHOTO = Path(__file__).parents[2] / "examples" / "chelsea.jpg"
 
@@ -61,18 +70,37 @@ def test_the_translator_of_the_packaged_bundle_is_the_one_that_its_graphs_run() 
     assert score / (len(tokens) - 1) == pytest.approx(said.score, abs=1e-3)
 
 
+def test_the_voice_of_the_packaged_bundle_speaks_and_hears_as_its_graphs_do() -> None:
+    captioner = Captioner.from_pretrained(threads=1)
+    said = captioner.speak(captioner.bundle.config.confidence.unsure_units)  # type: ignore[union-attr]
+    vocoder, durations = read_voice(captioner.bundle)
+    again = say(vocoder, durations, said.units)
+    assert len(again) == len(said.waveform)
+    assert np.abs(again - said.waveform).mean() < 0.02 * np.abs(said.waveform).mean()
+
+    encoder = read_speech_encoder(captioner.bundle)
+    with torch.inference_mode():
+        heard = encoder(torch.from_numpy(said.waveform)[None])[0].numpy()
+    assert (heard == captioner.units(said.waveform)).mean() > 0.98
+    assert encoder.units == captioner.bundle.config.vocabulary.units
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     """A run with a bundle."""
     written = write_tiny_run(tmp_path_factory.mktemp("run"))
     sections = {name: section for name, section in written.sections.items() if name != "tune"}
     recipe = replace(written, unlabelled=None, sections=sections)
-    translator = Translator.load(recipe.translator())
+    translator, encoder = Translator.load(recipe.translator()), SpeechEncoder.load(recipe.speech_encoder)
+    vocoder, durations = load_vocoder(recipe.vocoder)
     with torch.no_grad():
-        for weight in translator.parameters():  # of what is trained, no two are the same
-            if weight.dim() == 1:
-                weight.add_(torch.randn_like(weight) / 10)
+        for model in (translator, encoder.hubert, vocoder, durations):
+            for weight in model.parameters():  # of what is trained, no two are the same
+                if weight.dim() == 1:
+                    weight.add_(torch.randn_like(weight) / 10)
     translator.save(recipe.translator())
+    encoder.save(recipe.speech_encoder)
+    save_vocoder(vocoder, durations, recipe.vocoder)
     pipeline.encode(recipe)
     pipeline.export(recipe)
     return recipe
@@ -171,8 +199,51 @@ def test_a_parent_gets_words_in_regular_units(run: Recipe, tmp_path: Path) -> No
     assert training["sentences_put_together_from_these"] == len(spoken) + len(unspoken)
     assert training["voice_of"] == "smoke 0.1.0"
     assert not recipe.adopted.exists()  # the words are others
-    with pytest.raises(Im2SpError, match="has `heard`, for which a finished vocoder has to speak"):
-        pipeline.pronounce(replace(recipe, parent=None, runs=tmp_path / "other"))
+
+
+def test_a_parent_gets_finer_units_and_its_voice_learns_on_with_them(run: Recipe, tmp_path: Path) -> None:
+    learning = {"steps": 2, "warm_up": 1, "photos": 4, "distilled_photos": 4, "distilled_from": 0}
+    voice = {"steps": 2, "adversarial_from": 2, "batch": 2, "segment_frames": 16, "duration_steps": 2, "warm_up": 1}
+    recipe = _taught(
+        run,
+        tmp_path / "runs",
+        translate=learning,
+        pronunciations={"heard": 3},
+        vocoder=voice,
+        revoice={"captions": 2, "clusters": 30, "minutes": 0.2},
+    )
+    assert {path.stem for path in recipe.speech.glob("*.parquet")} == {"dev-0000", "train-0000", "distilled-0000"}
+    parent, mine = Bundle.load(run.bundle), Bundle.load(recipe.bundle)
+    assert (parent.config.vocabulary.units, mine.config.vocabulary.units) == (SPEECH_UNITS, 30)
+    assert mine.config.training["voice_started_from"] == "smoke 0.1.0"
+
+    before, after = (SpeechEncoder.load(part.speech_encoder) for part in (run, recipe))
+    rounding = max(float(value.abs().amax()) for value in before.hubert.state_dict().values()) / 127
+    for name, value in before.hubert.state_dict().items():
+        torch.testing.assert_close(after.hubert.state_dict()[name], value, rtol=0, atol=rounding)
+    captioner = Captioner(mine, threads=1)
+    spoken = next(read_shards(recipe.speech, "dev", 1))
+    heard = {row.caption_id: row.speech_units for row in read_unit_tables(recipe.units, "dev")}[spoken.caption_id]
+    assert (heard == captioner.units(as_floats(whole_frames(spoken.waveform)))).mean() > 0.9
+    assert captioner.caption(PHOTO).units.max() < 30
+    made = {path: path.stat().st_mtime_ns for path in recipe.hubert.rglob("*.*")}
+    pipeline.hubert(recipe)
+    assert {path: path.stat().st_mtime_ns for path in recipe.hubert.rglob("*.*")} == made
+    with pytest.raises(Im2SpError, match="not a \\[hifigan\\]: leave out one"):
+        pipeline.pronounce(replace(recipe, runs=tmp_path / "other", sections=recipe.sections | {"hifigan": {}}))
+
+
+def test_new_units_are_embedded_where_the_old_ones_of_their_frames_were() -> None:
+    sizes = VocoderConfig(units=3, width=8, feed_forward=8, slow_blocks=1, fast_blocks=1, duration_width=8, duration_blocks=1)
+    old = UnitVocoder(sizes).eval(), DurationPredictor(sizes).eval()
+    together = np.array([[5, 0, 0], [0, 4, 0], [0, 0, 3], [0, 2, 2]])
+    vocoder, durations = (model.eval() for model in with_units(*old, together))
+    assert vocoder.config.units == 4
+    units = torch.tensor([[0, 1, 2, 1]])
+    torch.testing.assert_close(vocoder(units), old[0](units))
+    torch.testing.assert_close(durations(units), old[1](units))
+    weights = old[0].embedding.weight
+    torch.testing.assert_close(vocoder.embedding.weight[3], weights[1:].mean(0))
 
 
 def test_a_parent_that_sees_other_pictures_is_said(run: Recipe, tmp_path: Path) -> None:

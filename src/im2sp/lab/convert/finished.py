@@ -103,11 +103,11 @@ def read_speech_encoder(bundle: Bundle) -> SpeechEncoder:
         matrix = graph.matrix_added_to("offset")
         layers = len({name.split(".")[2] for name in hubert if name.startswith("encoder.layers.")})
         width = len(hubert["feature_projection.projection.bias"])
-        config = small_hubert_config(layers, width)  # its number of heads does not show in its weights
+        config = small_hubert_config(layers, width, width // graph.size_of_heads(f"{_OF_HUBERT}encoder.layers.0."))
         model = HubertModel(config)
         hubert["masked_spec_embed"] = np.zeros(width, np.float32)  # used in training alone
         _fill(model, hubert)
-    except (KeyError, IndexError, RuntimeError) as error:
+    except (KeyError, ValueError, RuntimeError) as error:
         raise _unreadable("speech encoder", bundle, error) from error
     clusters = Clusters(matrix, state["offset"])
     cepstra = matrix.shape[1] > width
@@ -171,9 +171,19 @@ class _Graph:
 
     def matrix_added_to(self, name: str) -> npt.NDArray[np.float32]:
         """Of the product that a named vector is added to, [out, in]."""
-        (factor,) = (value for node in self._graph.node if node.op_type == "Add" and name in node.input for value in node.input if value != name)
+        (inputs,) = (node.input for node in self._graph.node if node.op_type == "Add" and name in node.input)
+        (factor,) = (value for value in inputs if value != name)
         (product,) = (node for node in self._graph.node if factor in node.output)
         return np.ascontiguousarray(self._values[product.input[1]].T)
+
+    def size_of_heads(self, layer: str) -> int:
+        """Of the attention in a layer of HuBERT: the width that its queries are cut to."""
+        makers = {value: node for node in self._graph.node for value in node.output}
+        query = f"{layer}attention.q_proj.bias"
+        (added,) = (node.output[0] for node in self._graph.node if node.op_type == "Add" and query in node.input)
+        (shape,) = (node.input[1] for node in self._graph.node if node.op_type == "Reshape" and node.input[0] == added)
+        constant = makers[makers[shape].input[-1]]
+        return int(numpy_helper.to_array(helper.get_attribute_value(constant.attribute[0])).item())
 
     def averaged_frames(self) -> int:
         """How many frames its averaging takes together; 1 where it has none."""
