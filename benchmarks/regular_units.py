@@ -25,11 +25,10 @@ from pathlib import Path
 
 import numpy as np
 
-from im2sp.bundle import Bundle, find_bundle
 from im2sp.lab.data.pronunciations import spoken_words, words_of
 from im2sp.lab.data.speech_shards import read_phones
 from im2sp.lab.data.unit_subwords import UnitSubwords
-from im2sp.lab.data.unit_table import iterate_unit_tables
+from im2sp.lab.data.unit_table import description_of, iterate_unit_tables, unit_table_files
 from im2sp.lab.recipe import Recipe
 from im2sp.speech.units import without_repeats
 
@@ -57,7 +56,7 @@ def read(recipe: Recipe) -> tuple[list[Said], list[Said]]:
         said = phones[row.caption_id]
         words = tuple(word for word, _, _ in words_of(said.phones))
         parts = spoken_words(said.phones, said.phone_samples, row.speech_units)
-        first = [unit for word in parts[: FIRST_WORDS + 1] for unit in word.units or ()]  # and the silence before
+        first = [unit for word in parts[: FIRST_WORDS + 1] for unit in word.units]  # and the silence before
         heard.append(Said(words, without_repeats(row.speech_units), without_repeats(first)))
         units = without_repeats(regular[row.caption_id])
         pronounced.append(Said(words, units, units[: len(heard[-1].beginning)]))
@@ -105,7 +104,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path)
     arguments = parser.parse_args()
     recipe = Recipe.read(arguments.recipe, runs=arguments.runs)
-    count = Bundle.load(find_bundle(recipe.parent or "default")).config.vocabulary.units
+    (count,) = {description_of(path)["units"] for path in unit_table_files(recipe.units)}
     print("| units | sentences | units each | subwords each | twice: units, subwords | six words | bigram |")
     print("|---" * 7 + "|")
     entropies = []

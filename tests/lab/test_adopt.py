@@ -234,7 +234,9 @@ def test_a_parent_gets_finer_units_and_its_voice_learns_on_with_them(run: Recipe
 
 
 def test_new_units_are_embedded_where_the_old_ones_of_their_frames_were() -> None:
-    sizes = VocoderConfig(units=3, width=8, feed_forward=8, slow_blocks=1, fast_blocks=1, duration_width=8, duration_blocks=1)
+    sizes = VocoderConfig(
+        units=3, width=8, feed_forward=8, slow_blocks=1, fast_blocks=1, duration_width=8, duration_blocks=1
+    )
     old = UnitVocoder(sizes).eval(), DurationPredictor(sizes).eval()
     together = np.array([[5, 0, 0], [0, 4, 0], [0, 0, 3], [0, 2, 2]])
     vocoder, durations = (model.eval() for model in with_units(*old, together))

@@ -24,11 +24,11 @@ from im2sp.lab.recipe import (
 )
 
 if TYPE_CHECKING:
+    from im2sp.arrays import FloatArray, IntArray
     from im2sp.bundle import Bundle
+    from im2sp.lab.data.pronunciations import Pronunciations, RecordedWays
     from im2sp.lab.evaluation.report import EvaluationOptions
     from im2sp.lab.models.translator import Translator
-    from im2sp.arrays import FloatArray, IntArray
-    from im2sp.lab.data.pronunciations import Pronunciations
     from im2sp.lab.stages.mend import Sentence
 
 log = logging.getLogger(__name__)
@@ -153,11 +153,11 @@ def pronounce(recipe: Recipe) -> None:
     options = recipe.section(PRONUNCIATIONS, stage.PronunciationOptions, seed=recipe.seed)
     unspoken = read_sentences(recipe.unspoken)
 
-    def mended(table: Pronunciations, sentences: Sequence[Sentence]) -> None:
+    def mended(table: Pronunciations, recorded: RecordedWays, sentences: Sequence[Sentence]) -> None:
         if options.heard:
             recogniser = open_recogniser(recipe.recogniser, len(os.sched_getaffinity(0)))
             cache = recipe.lessons / "heard.jsonl"
-            changed = mend(table, sentences, options.heard, _voice(recipe), recogniser, cache)
+            changed = mend(table, recorded, sentences, options.heard, _voice(recipe), recogniser, cache)
             log.info("pronounce: %d entries are said in another way", changed)
 
     phones_of = PiperSpeaker(recipe.voice).phones
@@ -174,7 +174,9 @@ def _voice(recipe: Recipe) -> Callable[[IntArray], FloatArray]:
         captioner = Captioner(_parent(recipe), threads=1)
         return lambda units: captioner.speak(units).waveform
     if HIFIGAN in recipe.sections:
-        raise Im2SpError(f"[{PRONUNCIATIONS}] with `heard` speaks through our own vocoder, not a [{HIFIGAN}]: leave out one")
+        raise Im2SpError(
+            f"[{PRONUNCIATIONS}] with `heard` speaks through our own vocoder, not a [{HIFIGAN}]: leave out one"
+        )
     networks = load_vocoder(recipe.vocoder)
     return lambda units: say(*networks, units)
 

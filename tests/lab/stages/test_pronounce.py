@@ -11,7 +11,7 @@ import pytest
 from im2sp.arrays import FloatArray
 from im2sp.errors import Im2SpError
 from im2sp.lab.data.flickr8k import Caption
-from im2sp.lab.data.pronunciations import Pronunciations, SpokenWord
+from im2sp.lab.data.pronunciations import Pronunciations, RecordedWays, SpokenWord
 from im2sp.lab.data.speech_shards import SpokenCaption, write_shard
 from im2sp.lab.data.unit_table import UnitRow, description_of, read_unit_tables, write_unit_table
 from im2sp.lab.evaluation.asr import RecogniserInfo, SpeechRecogniser
@@ -57,7 +57,7 @@ def run(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def _nothing(table: Pronunciations, sentences: object) -> None:
+def _nothing(table: Pronunciations, recorded: RecordedWays, sentences: object) -> None:
     """Leave the table as it is."""
 
 
@@ -84,7 +84,7 @@ def test_recorded_and_unspoken_sentences_are_said_alike(run: Path) -> None:
 
 
 def test_sentences_are_said_by_the_mended_table(run: Path) -> None:
-    def mended(table: Pronunciations, sentences: Sequence[Sentence]) -> None:
+    def mended(table: Pronunciations, recorded: RecordedWays, sentences: Sequence[Sentence]) -> None:
         assert sentences[0] == Sentence("a dog runs", ("^", "a", "dog", "runs.", "$"))
         entries = table.entries(sentences[0].words) or []
         table.change(entries[1], (11, 12, 13))
@@ -112,10 +112,12 @@ class _Hears(SpeechRecogniser):
         return " ".join(words[unit] for unit in waveform.astype(int) if unit in words)
 
 
-def _table(ways_of_cat: dict[int, int]) -> tuple[Pronunciations, list[Sentence]]:
+def _table(ways_of_cat: dict[int, int]) -> tuple[Pronunciations, RecordedWays, list[Sentence]]:
     """Of "a cat runs" with the cat said in each way (its unit) so many times, and "a dog runs"."""
     recordings = []
-    for text, cat in [("a dog runs", 3)] * 4 + [("a cat runs", way) for way, n in ways_of_cat.items() for _ in range(n)]:
+    for text, cat in [("a dog runs", 3)] * 4 + [
+        ("a cat runs", way) for way, n in ways_of_cat.items() for _ in range(n)
+    ]:
         first, second, third = text.split()
         recordings.append(
             [
@@ -126,8 +128,13 @@ def _table(ways_of_cat: dict[int, int]) -> tuple[Pronunciations, list[Sentence]]
                 SpokenWord("$", (10,)),
             ]
         )
-    table = Pronunciations.learn(recordings)
-    return table, [Sentence(text, ("^", *text.split()[:2], "runs.", "$")) for text in ("a dog runs", "a cat runs") * 4]
+    recorded = RecordedWays.of(recordings)
+    table = recorded.usual()
+    return (
+        table,
+        recorded,
+        [Sentence(text, ("^", *text.split()[:2], "runs.", "$")) for text in ("a dog runs", "a cat runs") * 4],
+    )
 
 
 def _speak(units: np.ndarray) -> FloatArray:
@@ -135,8 +142,8 @@ def _speak(units: np.ndarray) -> FloatArray:
 
 
 def test_an_entry_that_is_missed_is_said_in_the_way_that_is_understood(tmp_path: Path) -> None:
-    table, sentences = _table({7: 6, 6: 3})
-    assert mend(table, sentences, 100, _speak, _Hears(), tmp_path / "heard.jsonl") == 1
+    table, recorded, sentences = _table({7: 6, 6: 3})
+    assert mend(table, recorded, sentences, 100, _speak, _Hears(), tmp_path / "heard.jsonl") == 1
     said = {sentence.text: table.say(sentence.words) for sentence in sentences}
     assert said["a cat runs"].tolist() == [0, 1, 1, 6, 6, 8, 10]  # type: ignore[union-attr]
     assert said["a dog runs"].tolist() == [0, 1, 1, 3, 3, 8, 10]  # type: ignore[union-attr]
@@ -144,14 +151,14 @@ def test_an_entry_that_is_missed_is_said_in_the_way_that_is_understood(tmp_path:
 
 
 def test_an_entry_that_is_missed_in_every_way_stays_as_it_is(tmp_path: Path) -> None:
-    table, sentences = _table({7: 6, 9: 3})
-    assert mend(table, sentences, 100, _speak, _Hears(), tmp_path / "heard.jsonl") == 0
+    table, recorded, sentences = _table({7: 6, 9: 3})
+    assert mend(table, recorded, sentences, 100, _speak, _Hears(), tmp_path / "heard.jsonl") == 0
     assert table.way(("a", "cat", "runs.")) == (7, 7)
     assert mend(*_table({7: 6, 6: 3}), 0, _speak, _Hears(), tmp_path / "none.jsonl") == 0
 
 
 def test_sentences_with_the_most_used_entries_are_heard_first(tmp_path: Path) -> None:
-    table, sentences = _table({7: 6, 6: 3})
+    table, recorded, sentences = _table({7: 6, 6: 3})
     rare = [sentence for sentence in sentences if "dog" in sentence.text][:1]
     often = [sentence for sentence in sentences if "cat" in sentence.text]
-    assert mend(table, [*rare, *often], 1, _speak, _Hears(), tmp_path / "heard.jsonl") == 1
+    assert mend(table, recorded, [*rare, *often], 1, _speak, _Hears(), tmp_path / "heard.jsonl") == 1

@@ -62,9 +62,7 @@ class StoredClips(Sequence[Clip]):
         return Clip(self._units[first:last], self._waveforms[start:stop], speaker)
 
 
-def store_clips(
-    speech: Path, units: Path, split: str, out: Path, parts: tuple[str, ...] | None = None
-) -> StoredClips:
+def store_clips(speech: Path, units: Path, split: str, out: Path, parts: tuple[str, ...] | None = None) -> StoredClips:
     """Write the clips of a split to `out`, unless they are there. Recordings without units are left out.
 
     Args:
@@ -87,9 +85,7 @@ def store_clips(
     return StoredClips(out)
 
 
-def _write(
-    shards: list[Path], speech: Path, units: Path, split: str, out: Path, made_of: dict[str, object]
-) -> None:
+def _write(shards: list[Path], speech: Path, units: Path, split: str, out: Path, made_of: dict[str, object]) -> None:
     spoken = {row.caption_id: row.speech_units for row in iterate_unit_tables(units, split)}
     bounds, names, frames, samples = array("q"), list[str](), 0, 0
     with (

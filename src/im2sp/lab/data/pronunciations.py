@@ -15,16 +15,24 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from rapidfuzz.distance import Levenshtein
 from rapidfuzz.process import cdist
 
+from im2sp.files import replace_whole
 from im2sp.speech.units import without_repeats
 
 START, END = "^", "$"  # phones of the voice: silence before and after a sentence, words of their own
 PAUSE = " "  # between words; belongs to the word before it
 _COMPARED = 60  # ways of saying a word at most that its medoid is looked for among
+
+_SCHEMA = pa.schema(
+    [("before", pa.string()), ("word", pa.string()), ("after", pa.string()), ("units", pa.list_(pa.uint16()))]
+)
 
 Units = tuple[int, ...]  # of the frames of a word, 50 Hz, repeats kept
 Context = tuple[str | None, str, str | None]  # neighbour before, word, neighbour after; None: whatever it is
@@ -35,7 +43,7 @@ class SpokenWord:
     """A word as it was said once."""
 
     phones: str
-    units: Units
+    units: Units  # of its frames
 
 
 def words_of(phones: Sequence[str]) -> list[tuple[str, int, int]]:
@@ -74,33 +82,13 @@ def spoken_words(phones: Sequence[str], phone_samples: np.ndarray, units: np.nda
 
 
 class Pronunciations:
-    """A table of them, for each of four kinds of context: both neighbours, the next, the one before, none."""
+    """How words are said, by the narrowest of these contexts: both neighbours, the next, the one before, none."""
 
-    def __init__(self, said: dict[Context, Counter[Units]], minimum: int = 3, seed: int = 0) -> None:
-        draw = random.Random(seed)
-        self._ways = {
-            context: _Ways(ways, draw)
-            for context, ways in sorted(said.items(), key=lambda item: [word or "" for word in item[0]])
-            if context == (None, context[1], None) or ways.total() >= minimum
-        }
-        self._table = {context: ways.medoid() for context, ways in self._ways.items()}
+    def __init__(self, table: dict[Context, Units]) -> None:
+        self._table = table
 
     def __len__(self) -> int:
         return len(self._table)
-
-    @classmethod
-    def learn(cls, sentences: Iterable[Sequence[SpokenWord]], minimum: int = 3, seed: int = 0) -> Pronunciations:
-        """From recordings.
-
-        Args:
-            minimum: recordings of a word between these neighbours that make an entry; a word without any has one.
-        """
-        said: defaultdict[Context, Counter[Units]] = defaultdict(Counter)
-        for sentence in sentences:
-            for spoken, contexts in zip(sentence, _contexts([word.phones for word in sentence]), strict=True):
-                for context in contexts:
-                    said[context][spoken.units] += 1
-        return cls(said, minimum, seed)
 
     def entries(self, words: Sequence[str]) -> list[Context] | None:
         """The entries by which words (phones of each) are said; None where a word was never said."""
@@ -126,6 +114,52 @@ class Pronunciations:
         """Say a word otherwise in an entry's context."""
         self._table[entry] = units
 
+    def save(self, path: Path) -> None:
+        """Write a Parquet table of `before`, `word`, `after` (phones, null for any) and `units` (repeats kept)."""
+        columns: dict[str, list[object]] = {
+            name: [context[place] for context in self._table] for place, name in enumerate(_SCHEMA.names[:3])
+        }
+        table = pa.table(columns | {"units": list(self._table.values())}, schema=_SCHEMA)
+        with replace_whole(path) as temporary:
+            pq.write_table(table, temporary, compression="zstd")
+
+    @classmethod
+    def load(cls, path: Path) -> Pronunciations:
+        """Read what `save` wrote."""
+        *contexts, units = (column.to_pylist() for column in pq.read_table(path, schema=_SCHEMA).columns)
+        return cls({context: tuple(said) for context, said in zip(zip(*contexts, strict=True), units, strict=True)})
+
+
+class RecordedWays:
+    """All ways in which words were said in recordings, by context."""
+
+    def __init__(self, said: dict[Context, Counter[Units]], minimum: int = 3, seed: int = 0) -> None:
+        draw = random.Random(seed)
+        self._ways = {
+            context: _Ways(ways, draw)
+            for context, ways in sorted(said.items(), key=lambda item: [word or "" for word in item[0]])
+            if context == (None, context[1], None) or ways.total() >= minimum
+        }
+        self._usual = {context: ways.medoid() for context, ways in self._ways.items()}
+
+    @classmethod
+    def of(cls, sentences: Iterable[Sequence[SpokenWord]], minimum: int = 3, seed: int = 0) -> RecordedWays:
+        """Those in recordings.
+
+        Args:
+            minimum: recordings of a word between these neighbours that count as a context; a word without any has one.
+        """
+        said: defaultdict[Context, Counter[Units]] = defaultdict(Counter)
+        for sentence in sentences:
+            for spoken, contexts in zip(sentence, _contexts([word.phones for word in sentence]), strict=True):
+                for context in contexts:
+                    said[context][spoken.units] += 1
+        return cls(said, minimum, seed)
+
+    def usual(self) -> Pronunciations:
+        """Each word said as it mostly is: by the medoid of the ways in its context."""
+        return Pronunciations(dict(self._usual))
+
     def others(self, entry: Context, count: int) -> list[Units]:
         """Up to `count` other ways of saying an entry, unlike each other, the most usual first.
 
@@ -133,8 +167,8 @@ class Pronunciations:
         recordings between other neighbours follow.
         """
         before, word, after = entry
-        wider = [(None, word, after), (before, word, None), (None, word, None)]
-        found = [self._ways[entry].medoid()]
+        wider: list[Context] = [(None, word, after), (before, word, None), (None, word, None)]
+        found = [self._usual[entry]]
         for context in [entry, *(context for context in wider if context in self._ways and context != entry)]:
             ways = self._ways[context]
             while len(found) <= count and (ways := ways.unlike(found[-1])):

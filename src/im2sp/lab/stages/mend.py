@@ -18,7 +18,7 @@ from pathlib import Path
 import jiwer
 
 from im2sp.arrays import FloatArray, IntArray
-from im2sp.lab.data.pronunciations import END, START, Context, Pronunciations, Units
+from im2sp.lab.data.pronunciations import END, START, Context, Pronunciations, RecordedWays, Units
 from im2sp.lab.evaluation.asr import SpeechRecogniser
 from im2sp.lab.evaluation.words import normalise_words
 from im2sp.speech.units import without_repeats
@@ -40,6 +40,7 @@ class Sentence:
 
 def mend(
     table: Pronunciations,
+    recorded: RecordedWays,
     sentences: Sequence[Sentence],
     count: int,
     speak: Callable[[IntArray], FloatArray],
@@ -49,6 +50,7 @@ def mend(
     """Change the entries of a table that are not understood; returns how many.
 
     Args:
+        recorded: where other ways of saying them come from.
         sentences: that the table can say; how often each entry is used in them says how much it matters.
         count: sentences at most that are heard.
         speak: units without repeats -> waveform float32 [samples], 16 kHz.
@@ -67,13 +69,17 @@ def mend(
             for entry, understood in _understood(sentences[place], entries[place], heard[str(place)]):
                 if entry in trying:
                     outcomes[entry][table.way(entry)].append(understood)
-        missed = [entry for entry in trying if entry in outcomes and _share(outcomes[entry][table.way(entry)]) <= 1 - MISSED]
-        log.info("round %d: %d sentences, %d entries, %d not understood", number, len(sounding), len(trying), len(missed))
+        missed = [
+            entry for entry in trying if (found := outcomes[entry][table.way(entry)]) and 1 - _share(found) >= MISSED
+        ]
+        log.info(
+            "round %d: %d sentences, %d entries, %d not understood", number, len(sounding), len(trying), len(missed)
+        )
         if number == ROUNDS:
             break
         before, waiting = waiting, {}
         for entry in sorted(missed, key=str):
-            others = before[entry] if number else table.others(entry, ROUNDS)
+            others = before[entry] if number else recorded.others(entry, ROUNDS)
             if others:
                 table.change(entry, others[0])
                 waiting[entry] = others[1:]
@@ -81,7 +87,7 @@ def mend(
     changed = 0
     for entry, ways in outcomes.items():
         first, *_ = ways
-        best = max(ways, key=lambda way: _share(ways[way]))  # the first of those that are equal
+        best = max(ways, key=lambda way: _share(ways[way]))  # of equals the first
         table.change(entry, best)
         changed += best != first
     return changed
@@ -132,4 +138,5 @@ def _understood(sentence: Sentence, entries: Sequence[Context], heard: str) -> l
 
 
 def _share(outcomes: Sequence[bool]) -> float:
-    return sum(outcomes) / len(outcomes) if outcomes else 0.0
+    """Of what was understood."""
+    return sum(outcomes) / max(1, len(outcomes))

@@ -15,7 +15,7 @@ import numpy as np
 
 from im2sp.errors import Im2SpError
 from im2sp.lab.data.flickr8k import Caption, clean_text
-from im2sp.lab.data.pronunciations import Pronunciations, SpokenWord, spoken_words, words_of
+from im2sp.lab.data.pronunciations import Pronunciations, RecordedWays, SpokenWord, spoken_words, words_of
 from im2sp.lab.data.speech_shards import read_phones
 from im2sp.lab.data.unit_table import (
     UnitRow,
@@ -31,6 +31,7 @@ from im2sp.speech.audio import HOP, SAMPLE_RATE
 log = logging.getLogger(__name__)
 
 TABLE_ROWS = 5000
+TABLE = "pronunciations.table"  # how each word is said; it is no table of sentences, so it is not called .parquet
 UNSPOKEN = "distilled-unspoken"  # unit tables of sentences that were put together without being spoken
 
 
@@ -49,11 +50,13 @@ def pronounce(
     units: Path,
     unspoken: Sequence[Caption],
     phones_of: Callable[[str], list[str]],
-    mended: Callable[[Pronunciations, Sequence[Sentence]], object],
+    mended: Callable[[Pronunciations, RecordedWays, Sequence[Sentence]], object],
     options: PronunciationOptions,
     out: Path,
 ) -> None:
-    """Write `out/<table>.parquet` for every table of `units`, and tables of the sentences that were not spoken.
+    """Write `out/<table>.parquet` for every table of `units`, and for the sentences that were not spoken.
+
+    The table of pronunciations itself is left in `out/pronunciations.table`.
 
     A sentence with a word that no recording has is left out. Goes on where it stopped.
 
@@ -73,8 +76,10 @@ def pronounce(
     how = {f"pronounced_{name}": getattr(options, name) for name in ("minimum", "heard", "seed")}
     described = description_of(tables[0]) | how  # tables of other options are told apart, and not mixed
     recordings, words = read_recordings(speech, units)
-    table = Pronunciations.learn((said for _, said in recordings), options.minimum, options.seed)
-    mended(table, [Sentence(text, tuple(word.phones for word in said)) for text, said in recordings])
+    recorded = RecordedWays.of((said for _, said in recordings), options.minimum, options.seed)
+    table = recorded.usual()
+    mended(table, recorded, [Sentence(text, tuple(word.phones for word in said)) for text, said in recordings])
+    table.save(out / TABLE)
     left_out = 0
 
     def said(rows: Iterable[UnitRow], words_of_row: Callable[[UnitRow], list[str]]) -> Iterator[UnitRow]:

@@ -1,9 +1,9 @@
 """Part of stage `hubert` where a run goes on from a bundle: finer speech units on the bundle's own HuBERT.
 
-Coarse units lose detail that the ear misses. Where sentences are said in regular units (`pronounce`), their subwords are
-words, so more units make no longer sentences, and the reason for few of them is gone. HuBERT stays as it is; k-means
-is fitted anew with more centres, and vocoder and duration predictor start from the parent's: the embedding of each new
-unit is the mean of those of the parent's units that its frames had.
+Coarse units lose detail that the ear misses. Where sentences are said in regular units (`pronounce`), their subwords
+are words, so more units make hardly longer sentences, and the reason for few of them is gone. HuBERT stays as it is;
+k-means is fitted anew with more centres, and vocoder and duration predictor start from the parent's: the embedding of
+each new unit is the mean of those of the parent's units that its frames had.
 """
 
 from __future__ import annotations

@@ -1,0 +1,141 @@
+"""What a bundle means about the dev photos, and what is heard of it: the error budget behind the translator.
+
+    python benchmarks/meant_and_heard.py --recipe recipes/flickr8k/retaught.toml [--runs RUNS] [--confusions 20]
+
+RUNS is the folder of a finished run of a recipe with [pronunciations], up to `evaluate`. Its translator says regular
+units, so what it means can be looked up: the nearest (edit distance) of all sentences that the teacher found about any
+photo, in the units of the run's table. Printed, on all dev photos that were evaluated:
+
+    teacher        the text captioner's own sentences
+    meant          the translator's, through that oracle, and how many are one of the sentences unit for unit
+    heard          what the recogniser heard, from the evaluation
+    misheard       of the sentences that are known unit for unit: word error rate, sentences with any difference, and
+                   with one in a word that matters (neither article nor preposition nor form of "to be")
+
+and the ratio of meant and heard CIDEr. Nothing is spoken or heard anew; finding the sentences takes a few minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import Counter
+from pathlib import Path
+
+import jiwer
+import numpy as np
+from rapidfuzz.distance import Levenshtein
+from rapidfuzz.process import cdist
+
+from im2sp.bundle import Bundle
+from im2sp.captioner import Captioner
+from im2sp.lab.data.flickr8k import clean_text, photo_path, read_captions
+from im2sp.lab.data.pronunciations import Pronunciations, words_of
+from im2sp.lab.data.voice import PiperSpeaker
+from im2sp.lab.evaluation.caption_metrics import caption_scores
+from im2sp.lab.evaluation.report import CAPTIONS
+from im2sp.lab.evaluation.words import normalise_words, word_error_rate
+from im2sp.lab.recipe import Recipe
+from im2sp.lab.stages.pronounce import TABLE
+from im2sp.speech.units import without_repeats
+
+SMALL = frozenset("a an the in on at of is are and to with his her its their it by".split())
+
+
+def known_sentences(recipe: Recipe, teacher: dict[str, str]) -> dict[tuple[int, ...], str]:
+    """Sentences by their regular units."""
+    table, speaker = Pronunciations.load(recipe.lessons / TABLE), PiperSpeaker(recipe.voice)
+    texts = set(teacher.values())
+    with recipe.distilled.open(encoding="utf-8") as lines:
+        texts.update(text for line in lines for text in json.loads(line)["texts"])
+    found = {}
+    for text in sorted(texts):
+        frames = table.say([word for word, _, _ in words_of(speaker.phones(clean_text(text)))])
+        if frames is not None:
+            found[tuple(without_repeats(frames).tolist())] = text
+    return found
+
+
+def said_about(recipe: Recipe, photos: list[str]) -> dict[str, tuple[int, ...]]:
+    """Units without repeats that the bundle of a run says about photos, by image id."""
+    captioner = Captioner(Bundle.load(recipe.bundle), threads=1)
+    found = {}
+    for image_id in photos:
+        tokens = captioner.translate(captioner.encode(photo_path(recipe.data, image_id))).tokens
+        found[image_id] = tuple(without_repeats(captioner.vocabulary.decode(tokens)).tolist())
+    return found
+
+
+def nearest(said: dict[str, tuple[int, ...]], known: dict[tuple[int, ...], str]) -> dict[str, str]:
+    """The known sentence of each, or the one with the nearest units."""
+    meant = {image_id: known[units] for image_id, units in said.items() if units in known}
+    others = [image_id for image_id in said if image_id not in meant]
+    keys = list(known)
+    if others:
+        distances = cdist([said[image_id] for image_id in others], keys, scorer=Levenshtein.distance, dtype=np.int32)
+        meant |= {image_id: known[keys[int(row.argmin())]] for image_id, row in zip(others, distances, strict=True)}
+    return meant
+
+
+def confusions(meant: dict[str, str], heard: dict[str, str]) -> tuple[Counter[tuple[str, str]], float, float]:
+    """(what was heard in place of what, share of sentences with a difference, with one in a word that matters)."""
+    counts: Counter[tuple[str, str]] = Counter()
+    different = mattering = 0
+    for image_id, text in meant.items():
+        written, words = normalise_words(text).split(), normalise_words(heard[image_id]).split()
+        pairs = [(tuple(written), ())]
+        if words:
+            pieces = jiwer.process_words(" ".join(written), " ".join(words)).alignments[0]
+            pairs = [
+                (tuple(written[p.ref_start_idx : p.ref_end_idx]), tuple(words[p.hyp_start_idx : p.hyp_end_idx]))
+                for p in pieces
+                if p.type != "equal"
+            ]
+        counts.update((" ".join(one), " ".join(other)) for one, other in pairs)
+        different += bool(pairs)
+        mattering += any((set(one) | set(other)) - SMALL for one, other in pairs)
+    return counts, different / len(meant), mattering / len(meant)
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", type=Path, default=Path("recipes/flickr8k/retaught.toml"))
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--runs", type=Path)
+    parser.add_argument("--confusions", type=int, default=20)
+    arguments = parser.parse_args()
+    recipe = Recipe.read(arguments.recipe, arguments.data, arguments.runs)
+    (path,) = recipe.evaluation.glob(f"*/{CAPTIONS}")
+    heard = json.loads(path.read_text())
+    teacher = {name: text for name, text in json.loads((recipe.teacher / "dev_captions.json").read_text()).items()}
+    references: dict[str, list[str]] = {}
+    for caption in read_captions(recipe.data, ("dev",)):
+        references.setdefault(caption.image_id, []).append(caption.text)
+
+    known, said = known_sentences(recipe, teacher), said_about(recipe, sorted(heard))
+    exact = {image_id: known[units] for image_id, units in said.items() if units in known}
+    rows = {
+        "teacher": {image_id: teacher[image_id] for image_id in said},
+        f"meant ({len(exact) / len(said):.0%} of {len(known)} known sentences)": nearest(said, known),
+        "heard": heard,
+    }
+    print("| | BLEU-4 | METEOR | CIDEr | different |")
+    print("|---" * 5 + "|")
+    ciders = []
+    for name, texts in rows.items():
+        scores = caption_scores(texts, {image_id: references[image_id] for image_id in said})
+        ciders.append(scores.cider)
+        cells = [f"{scores.bleu4:.1f}", f"{scores.meteor:.1f}", f"{scores.cider:.3f}"]
+        print(f"| {' | '.join([name, *cells, str(scores.different_sentences)])} |")
+    rate = word_error_rate([exact[name] for name in exact], [heard[name] for name in exact])
+    counts, different, mattering = confusions(exact, heard)
+    print(f"\nmisheard, of {len(exact)} sentences: {rate.rate:.1f} % ({rate.low:.1f}-{rate.high:.1f}) of the words;")
+    print(f"{different:.1%} of the sentences have a difference, {mattering:.1%} one in a word that matters")
+    for (one, other), count in counts.most_common(arguments.confusions):
+        print(f"  {count:3d}  {one or '(nothing)'} -> {other or '(nothing)'}")
+    print(f"\nCIDEr, meant / heard: {ciders[1] / ciders[2]:.2f} times")
+
+
+if __name__ == "__main__":
+    main()
