@@ -39,7 +39,9 @@ from im2sp.lab.recipe import Recipe
 from im2sp.lab.stages.pronounce import TABLE
 from im2sp.speech.units import without_repeats
 
-SMALL = frozenset("a an the in on at of is are and to with his her its their it by".split())
+ARTICLES, PREPOSITIONS = ("a", "an", "the"), ("in", "on", "at", "of", "to", "with", "by")
+OTHERS = ("is", "are", "and", "his", "her", "its", "their", "it")
+SMALL = frozenset(ARTICLES + PREPOSITIONS + OTHERS)
 
 
 def known_sentences(recipe: Recipe, teacher: dict[str, str]) -> dict[tuple[int, ...], str]:
