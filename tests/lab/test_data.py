@@ -211,3 +211,16 @@ def test_unknown_keys_of_a_recipe_are_said(tmp_path: Path) -> None:
     path.write_text("= 3")
     with pytest.raises(Im2SpError, match="cannot be read"):
         Recipe.read(path)
+
+
+@pytest.mark.parametrize("left_out", ["parent", "distil", "pronunciations"])
+def test_finer_units_need_a_parent_and_sentences_in_them(tmp_path: Path, left_out: str) -> None:
+    lines = {"parent": 'parent = "default"', "distil": "[distil]", "pronunciations": "[pronunciations]"}
+    whole = tmp_path / "whole.toml"
+    whole.write_text("\n".join([*lines.values(), "[revoice]"]))
+    assert not Recipe.read(whole).keeps_voice
+    path = tmp_path / "recipe.toml"
+    path.write_text("\n".join([*(line for name, line in lines.items() if name != left_out), "[revoice]"]))
+    with pytest.raises(Im2SpError, match=r"has \[revoice\], by which a parent's units become others: it needs"):
+        Recipe.read(path)
+

@@ -45,7 +45,7 @@ class Recipe:
         """Read a recipe file.
 
         Raises:
-            Im2SpError: it is missing, not TOML, or has a key that no stage knows.
+            Im2SpError: it is missing, not TOML, has a key that no stage knows, or a section that lacks another.
         """
         try:
             values = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -64,6 +64,11 @@ class Recipe:
         if "views" in plain:
             plain["views"] = tuple(plain["views"])
         recipe = cls(**plain, sections=sections)
+        if REVOICE in sections and not (recipe.replaces_parent and recipe.pronounces):
+            raise Im2SpError(
+                f"the recipe {path} has [{REVOICE}], by which a parent's units become others: it needs a `parent`, "
+                f"[distil] and [{PRONUNCIATIONS}], too"
+            )
         return replace(recipe, data=data or recipe.data, runs=runs or recipe.runs)
 
     def section(self, name: str, kind: type[T], **more: Any) -> T:
