@@ -220,6 +220,8 @@ def test_a_parent_gets_finer_units_and_its_voice_learns_on_with_them(run: Recipe
     before, after = (SpeechEncoder.load(part.speech_encoder) for part in (run, recipe))
     rounding = max(float(value.abs().amax()) for value in before.hubert.state_dict().values()) / 127
     for name, value in before.hubert.state_dict().items():
+        if name == "masked_spec_embed":  # for training alone, so no graph has it
+            continue
         torch.testing.assert_close(after.hubert.state_dict()[name], value, rtol=0, atol=rounding)
     captioner = Captioner(mine, threads=1)
     spoken = next(read_shards(recipe.speech, "dev", 1))
