@@ -223,6 +223,7 @@ def test_a_parent_gets_finer_units_and_its_voice_learns_on_with_them(run: Recipe
         if name == "masked_spec_embed":  # for training alone, so no graph has it
             continue
         torch.testing.assert_close(after.hubert.state_dict()[name], value, rtol=0, atol=rounding)
+    assert (recipe.voice_of_lessons / "durations.pt").is_file()  # of regular sentences, too
     captioner = Captioner(mine, threads=1)
     spoken = next(read_shards(recipe.speech, "dev", 1))
     heard = {row.caption_id: row.speech_units for row in read_unit_tables(recipe.units, "dev")}[spoken.caption_id]

@@ -223,4 +223,3 @@ def test_finer_units_need_a_parent_and_sentences_in_them(tmp_path: Path, left_ou
     path.write_text("\n".join([*(line for name, line in lines.items() if name != left_out), "[revoice]"]))
     with pytest.raises(Im2SpError, match=r"has \[revoice\], by which a parent's units become others: it needs"):
         Recipe.read(path)
-

@@ -140,12 +140,15 @@ def units(recipe: Recipe) -> None:
 
 def pronounce(recipe: Recipe) -> None:
     """Unit tables -> tables of regular units and their subwords, if asked for."""
+    from im2sp.lab.data.unit_table import iterate_unit_tables
     from im2sp.lab.data.voice import PiperSpeaker
     from im2sp.lab.evaluation.recognisers import open_recogniser
     from im2sp.lab.stages import pronounce as stage
     from im2sp.lab.stages.distil import read_sentences
     from im2sp.lab.stages.mend import mend
     from im2sp.lab.stages.units import learn_subwords
+    from im2sp.lab.stages.vocoder import learn_durations
+    from im2sp.lab.training.vocoder import VocoderTraining
 
     if not recipe.pronounces:
         log.info("pronounce: the recipe has no section [%s], so units stay as they were heard", PRONUNCIATIONS)
@@ -163,6 +166,13 @@ def pronounce(recipe: Recipe) -> None:
     phones_of = PiperSpeaker(recipe.voice).phones
     stage.pronounce(recipe.speech, recipe.units, unspoken, phones_of, mended, options, recipe.lessons)
     learn_subwords(recipe.lessons, recipe.subword_file, _unit_count(recipe), recipe.subwords)
+    if not recipe.keeps_voice and recipe.voice_of_lessons != recipe.vocoder:
+        heard, regular = (
+            (row.speech_units for row in iterate_unit_tables(tables, "train"))
+            for tables in (recipe.units, recipe.lessons)
+        )
+        training = recipe.section("vocoder", VocoderTraining, seed=recipe.seed)
+        learn_durations(recipe.vocoder, heard, regular, training, recipe.voice_of_lessons)
 
 
 def _voice(recipe: Recipe) -> Callable[[IntArray], FloatArray]:
@@ -481,7 +491,7 @@ def export(recipe: Recipe, start: str = "pretrained", seen: str = FEATURES) -> N
         image_encoder(recipe),
         translator,
         recipe.subword_file,
-        recipe.vocoder,
+        recipe.voice_of_lessons,
         recipe.speech_encoder,
         _parent(recipe) if recipe.keeps_voice else None,
     )

@@ -231,6 +231,11 @@ class Recipe:
         return self.runs / "vocoder"
 
     @property
+    def voice_of_lessons(self) -> Path:
+        """The same, its duration predictor used to regular units where the translator says those."""
+        return self.lessons / "voice" if self.pronounces and HIFIGAN not in self.sections else self.vocoder
+
+    @property
     def first_vocoder(self) -> Path:
         """The parent's, for the units of [revoice]: what the vocoder starts from."""
         return self.vocoder / "start"
