@@ -154,6 +154,10 @@ def pronounce(recipe: Recipe) -> None:
         log.info("pronounce: the recipe has no section [%s], so units stay as they were heard", PRONUNCIATIONS)
         return
     options = recipe.section(PRONUNCIATIONS, stage.PronunciationOptions, seed=recipe.seed)
+    if options.heard and HIFIGAN in recipe.sections and not recipe.keeps_voice:
+        raise Im2SpError(
+            f"[{PRONUNCIATIONS}] with `heard` speaks through our own vocoder, not a [{HIFIGAN}]: leave out one"
+        )
     unspoken = read_sentences(recipe.unspoken)
 
     def mended(table: Pronunciations, recorded: RecordedWays, sentences: Sequence[Sentence]) -> None:
@@ -183,10 +187,6 @@ def _voice(recipe: Recipe) -> Callable[[IntArray], FloatArray]:
     if recipe.keeps_voice:
         captioner = Captioner(_parent(recipe), threads=1)
         return lambda units: captioner.speak(units).waveform
-    if HIFIGAN in recipe.sections:
-        raise Im2SpError(
-            f"[{PRONUNCIATIONS}] with `heard` speaks through our own vocoder, not a [{HIFIGAN}]: leave out one"
-        )
     networks = load_vocoder(recipe.vocoder)
     return lambda units: say(*networks, units)
 
