@@ -242,7 +242,9 @@ def test_new_units_are_embedded_where_the_old_ones_of_their_frames_were() -> Non
     )
     old = UnitVocoder(sizes).eval(), DurationPredictor(sizes).eval()
     together = np.array([[5, 0, 0], [0, 4, 0], [0, 0, 3], [0, 2, 2]])
-    vocoder, durations = (model.eval() for model in with_units(*old, together))
+    vocoder, durations = with_units(*old, together)
+    vocoder.eval()
+    durations.eval()
     assert vocoder.config.units == 4
     units = torch.tensor([[0, 1, 2, 1]])
     torch.testing.assert_close(vocoder(units), old[0](units))

@@ -5,83 +5,25 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from im2sp.errors import Im2SpError
 from im2sp.lab.data.flickr8k import photo_path, read_captions, read_split
-from im2sp.lab.recipe import (
-    CORPUS,
-    FEATURES,
-    HIFIGAN,
-    PRONUNCIATIONS,
-    REVOICE,
-    TUNED_BACKBONE,
-    VIT_VQGAN,
-    Recipe,
-)
+from im2sp.lab.recipe import CORPUS, FEATURES, PRONUNCIATIONS, TUNED_BACKBONE, VIT_VQGAN, Recipe
+from im2sp.lab.voice_pipeline import hubert as hubert
+from im2sp.lab.voice_pipeline import parent_of, unit_count
+from im2sp.lab.voice_pipeline import pronounce as pronounce
+from im2sp.lab.voice_pipeline import speak as speak
+from im2sp.lab.voice_pipeline import units as units
+from im2sp.lab.voice_pipeline import vocoder as vocoder
 
 if TYPE_CHECKING:
-    from im2sp.arrays import FloatArray, IntArray
-    from im2sp.bundle import Bundle
-    from im2sp.lab.data.pronunciations import Pronunciations, RecordedWays
     from im2sp.lab.evaluation.report import EvaluationOptions
     from im2sp.lab.models.translator import Translator
-    from im2sp.lab.stages.mend import Sentence
 
 log = logging.getLogger(__name__)
-
-
-def speak(recipe: Recipe) -> None:
-    """Captions -> spoken captions; a sample goes through the recogniser (`speech_check.json`).
-
-    A recipe of a corpus with recordings takes those.
-    """
-    from im2sp.lab.stages import speak as stage
-    from im2sp.lab.stages.import_speech import is_imported
-    from im2sp.lab.stages.revoice import RevoiceOptions
-
-    if CORPUS in recipe.sections:
-        from im2sp.lab.stages.corpus import CorpusSection, ingest_corpus
-
-        done = ingest_corpus(recipe.data, recipe.section(CORPUS, CorpusSection), recipe.speech)
-        log.info("speak: %d recordings, %.1f hours; left out: %s", done.recordings, done.seconds / 3600, done.left_out)
-        return
-    if is_imported(recipe.speech):
-        log.info("speak: %s holds imported recordings, nothing is to be spoken", recipe.speech)
-        return
-    # The voice of a parent is trained already: one shard of people's sentences holds out, and [revoice] says how many
-    # more its vocoder learns on with.
-    shards = None
-    if recipe.replaces_parent:
-        shards = 1
-        if REVOICE in recipe.sections:
-            shards += -(-recipe.section(REVOICE, RevoiceOptions).captions // stage.SHARD_SIZE)
-    stage.speak(recipe.data, recipe.speech, recipe.voice, recipe.seed, shards)
-    stage.check_speech(recipe.speech, recipe.runs / "speech_check.json", recipe.recogniser, recipe.resynthesis_clips)
-
-
-def _parent(recipe: Recipe) -> Bundle:
-    """The bundle that a recipe goes on from.
-
-    Raises:
-        Im2SpError: it names none, or one that sees other pictures than the recipe's image encoder, though its
-            translator is not going to learn to see anew.
-    """
-    from im2sp.bundle import Bundle, find_bundle
-    from im2sp.lab.image_encoders import image_encoder
-
-    if not recipe.parent:
-        raise Im2SpError("the recipe goes on from no bundle: name one as its `parent`")
-    bundle = Bundle.load(find_bundle(recipe.parent))
-    if not recipe.replaces_parent and bundle.config.image != image_encoder(recipe).image:
-        raise Im2SpError(
-            f"the bundle {bundle.folder} sees {bundle.config.image}, the recipe's image encoder another picture: make "
-            "[backbone] that of the bundle"
-        )
-    return bundle
 
 
 def adopt(recipe: Recipe) -> None:
@@ -95,7 +37,7 @@ def adopt(recipe: Recipe) -> None:
     if recipe.replaces_parent and recipe.pronounces:
         log.info("adopt: the translator learns other words than the parent's, so only the voice is taken, by `export`")
         return
-    bundle = _parent(recipe)
+    bundle = parent_of(recipe)
     stage.adopt(bundle, recipe.adopted, recipe.subword_file)
     if recipe.replaces_parent:
         return
@@ -105,119 +47,6 @@ def adopt(recipe: Recipe) -> None:
         stage.retell(captioner, found, split, recipe.units)
     if recipe.unlabelled:
         stage.retell(captioner, unlabelled_photos(recipe), "train", recipe.units)
-
-
-def hubert(recipe: Recipe) -> None:
-    """Spoken captions -> speech encoder; with [revoice], that of the parent with finer units."""
-    from im2sp.lab.stages.hubert import HubertStage, train_speech_encoder
-    from im2sp.lab.stages.revoice import RevoiceOptions, revoice
-
-    if REVOICE in recipe.sections:
-        options = recipe.section(REVOICE, RevoiceOptions, seed=recipe.seed)
-        revoice(_parent(recipe), recipe.speech, options, recipe.speech_encoder, recipe.first_vocoder)
-        return
-    train_speech_encoder(recipe.speech, recipe.hubert, recipe.section("hubert", HubertStage, seed=recipe.seed))
-
-
-def _unit_count(recipe: Recipe) -> int:
-    """How many speech units there are, without loading the HuBERT that hears them."""
-    from im2sp.lab.models.speech_encoder import CLUSTERS, Clusters
-
-    if recipe.keeps_voice:
-        return _parent(recipe).config.vocabulary.units
-    return len(Clusters.load(recipe.speech_encoder / CLUSTERS))
-
-
-def units(recipe: Recipe) -> None:
-    """Spoken captions -> unit tables and subwords."""
-    from im2sp.lab.stages.units import bundled_hearing, extract_units, learn_subwords, trained_hearing
-
-    hearing = bundled_hearing(_parent(recipe)) if recipe.keeps_voice else trained_hearing(recipe.speech_encoder)
-    extract_units(recipe.speech, hearing, recipe.units)
-    if not recipe.pronounces:
-        learn_subwords(recipe.units, recipe.subword_file, _unit_count(recipe), recipe.subwords)
-
-
-def pronounce(recipe: Recipe) -> None:
-    """Unit tables -> tables of regular units and their subwords, if asked for."""
-    from im2sp.lab.data.unit_table import iterate_unit_tables
-    from im2sp.lab.data.voice import PiperSpeaker
-    from im2sp.lab.evaluation.recognisers import open_recogniser
-    from im2sp.lab.stages import pronounce as stage
-    from im2sp.lab.stages.distil import read_sentences
-    from im2sp.lab.stages.mend import mend
-    from im2sp.lab.stages.units import learn_subwords
-    from im2sp.lab.stages.vocoder import learn_durations
-    from im2sp.lab.training.vocoder import VocoderTraining
-
-    if not recipe.pronounces:
-        log.info("pronounce: the recipe has no section [%s], so units stay as they were heard", PRONUNCIATIONS)
-        return
-    options = recipe.section(PRONUNCIATIONS, stage.PronunciationOptions, seed=recipe.seed)
-    if options.heard and HIFIGAN in recipe.sections and not recipe.keeps_voice:
-        raise Im2SpError(
-            f"[{PRONUNCIATIONS}] with `heard` speaks through our own vocoder, not a [{HIFIGAN}]: leave out one"
-        )
-    unspoken = read_sentences(recipe.unspoken)
-
-    def mended(table: Pronunciations, recorded: RecordedWays, sentences: Sequence[Sentence]) -> None:
-        if options.heard:
-            recogniser = open_recogniser(recipe.recogniser, len(os.sched_getaffinity(0)))
-            cache = recipe.lessons / "heard.jsonl"
-            changed = mend(table, recorded, sentences, options.heard, _voice(recipe), recogniser, cache)
-            log.info("pronounce: %d entries are said in another way", changed)
-
-    phones_of = PiperSpeaker(recipe.voice).phones
-    stage.pronounce(recipe.speech, recipe.units, unspoken, phones_of, mended, options, recipe.lessons)
-    learn_subwords(recipe.lessons, recipe.subword_file, _unit_count(recipe), recipe.subwords)
-    if not recipe.keeps_voice and recipe.voice_of_lessons != recipe.vocoder:
-        heard, regular = (
-            (row.speech_units for row in iterate_unit_tables(tables, "train"))
-            for tables in (recipe.units, recipe.lessons)
-        )
-        training = recipe.section("vocoder", VocoderTraining, seed=recipe.seed)
-        learn_durations(recipe.vocoder, heard, regular, training, recipe.voice_of_lessons)
-
-
-def _voice(recipe: Recipe) -> Callable[[IntArray], FloatArray]:
-    """The finished voice of a recipe: units without repeats -> waveform float32 [samples], 16 kHz."""
-    from im2sp.captioner import Captioner
-    from im2sp.lab.models.unit_vocoder import load_vocoder, say
-
-    if recipe.keeps_voice:
-        captioner = Captioner(_parent(recipe), threads=1)
-        return lambda units: captioner.speak(units).waveform
-    networks = load_vocoder(recipe.vocoder)
-    return lambda units: say(*networks, units)
-
-
-def vocoder(recipe: Recipe) -> None:
-    """Units and speech -> vocoder and duration predictor: ours, or a unit HiFi-GAN where the recipe has [hifigan]."""
-    from im2sp.lab.models.saving import CONFIG
-    from im2sp.lab.models.unit_hifigan import UnitHifiganConfig
-    from im2sp.lab.models.unit_vocoder import VocoderConfig, load_vocoder
-    from im2sp.lab.stages import vocoder as stage
-    from im2sp.lab.training.hifigan import HifiganTraining
-    from im2sp.lab.training.vocoder import VocoderTraining, train_vocoder
-
-    if (recipe.vocoder / CONFIG).is_file():
-        log.info("vocoder: %s holds a finished one, trained or converted", recipe.vocoder)
-        return
-    if HIFIGAN in recipe.sections and (other := sorted({"vocoder", "vocoder_sizes"} & set(recipe.sections))):
-        raise Im2SpError(f"the recipe has [{HIFIGAN}] and [{other[0]}]: leave out one, as they are two vocoders")
-    # A voice that learns on hears the sentences that it is going to say, too.
-    parts = ("train", "distilled") if REVOICE in recipe.sections else ("train",)
-    clips, count = stage.clips_of(recipe.speech, recipe.units, recipe.vocoder, parts), _unit_count(recipe)
-    if HIFIGAN in recipe.sections:
-        sizes = recipe.section("hifigan_sizes", UnitHifiganConfig, units=count)
-        stage.train_published(clips, sizes, recipe.section(HIFIGAN, HifiganTraining, seed=recipe.seed), recipe.vocoder)
-        return
-    options = recipe.section("vocoder", VocoderTraining, seed=recipe.seed)
-    if REVOICE in recipe.sections:
-        train_vocoder(clips, load_vocoder(recipe.first_vocoder), options, recipe.vocoder)
-        return
-    own = recipe.section("vocoder_sizes", VocoderConfig, units=count)
-    train_vocoder(clips, own, options, recipe.vocoder)
 
 
 def photos(recipe: Recipe) -> dict[str, Path]:
@@ -456,7 +285,7 @@ def translate(recipe: Recipe, start: str = "pretrained", seen: str = FEATURES) -
     from im2sp.lab.stages.translate import translate as stage
     from im2sp.lab.training.translator import TranslatorTraining
 
-    subwords = UnitSubwords.load(recipe.subword_file, _unit_count(recipe))
+    subwords = UnitSubwords.load(recipe.subword_file, unit_count(recipe))
     if seen != FEATURES:
         from im2sp.lab.unit_pipeline import translate_units
 
@@ -493,7 +322,7 @@ def export(recipe: Recipe, start: str = "pretrained", seen: str = FEATURES) -> N
         recipe.subword_file,
         recipe.voice_of_lessons,
         recipe.speech_encoder,
-        _parent(recipe) if recipe.keeps_voice else None,
+        parent_of(recipe) if recipe.keeps_voice else None,
     )
     options, facts = recipe.section("bundle", BundleOptions), _training_facts(recipe, sources.encoder.description)
     modules = frozen_unit_modules(recipe)
@@ -532,7 +361,7 @@ def _training_facts(recipe: Recipe, image_backbone: str) -> dict[str, str | int 
     if CORPUS in recipe.sections:
         corpus = f"{recipe.sections[CORPUS]['layout']}, train part"
         return {CORPUS: corpus, **learned, **hours, "voices": len(voices), "image_encoder": image_backbone}
-    parent = _parent(recipe).config if recipe.parent else None
+    parent = parent_of(recipe).config if recipe.parent else None
     if parent and not recipe.replaces_parent:
         return {
             "photos": len(photos),
@@ -610,7 +439,7 @@ def _quality_of_voice(recipe: Recipe, rates: dict[str, Any] | None) -> dict[str,
         return {name: round(rates[variant]["rate"], 2) for name, variant in understood.items()}
     if not recipe.replaces_parent:
         return {}
-    return {name: value for name, value in _parent(recipe).config.quality.items() if name in understood}
+    return {name: value for name, value in parent_of(recipe).config.quality.items() if name in understood}
 
 
 def calibrate(recipe: Recipe, recording: Path | None = None, seen: str = FEATURES) -> None:
