@@ -22,19 +22,19 @@ import json
 from collections import Counter
 from pathlib import Path
 
-import jiwer
 import numpy as np
 from rapidfuzz.distance import Levenshtein
 from rapidfuzz.process import cdist
 
 from im2sp.bundle import Bundle
 from im2sp.captioner import Captioner
-from im2sp.lab.data.flickr8k import clean_text, photo_path, read_captions
-from im2sp.lab.data.pronunciations import Pronunciations, words_of
+from im2sp.lab.data.flickr8k import clean_text, photo_path
+from im2sp.lab.data.pronunciations import Pronunciations, phones_of_words
 from im2sp.lab.data.voice import PiperSpeaker
 from im2sp.lab.evaluation.caption_metrics import caption_scores
+from im2sp.lab.evaluation.photo_sets import flickr8k_photos
 from im2sp.lab.evaluation.report import CAPTIONS
-from im2sp.lab.evaluation.words import normalise_words, word_error_rate
+from im2sp.lab.evaluation.words import differences, normalise_words, word_error_rate
 from im2sp.lab.recipe import Recipe
 from im2sp.lab.stages.pronounce import TABLE
 from im2sp.speech.units import without_repeats
@@ -52,7 +52,7 @@ def known_sentences(recipe: Recipe, teacher: dict[str, str]) -> dict[tuple[int, 
         texts.update(text for line in lines for text in json.loads(line)["texts"])
     found = {}
     for text in sorted(texts):
-        frames = table.say([word for word, _, _ in words_of(speaker.phones(clean_text(text)))])
+        frames = table.say(phones_of_words(speaker.phones(clean_text(text))))
         if frames is not None:
             found[tuple(without_repeats(frames).tolist())] = text
     return found
@@ -69,14 +69,10 @@ def said_about(recipe: Recipe, photos: list[str]) -> dict[str, tuple[int, ...]]:
 
 
 def nearest(said: dict[str, tuple[int, ...]], known: dict[tuple[int, ...], str]) -> dict[str, str]:
-    """The known sentence of each, or the one with the nearest units."""
-    meant = {image_id: known[units] for image_id, units in said.items() if units in known}
-    others = [image_id for image_id in said if image_id not in meant]
+    """The known sentence with the nearest units, of each."""
     keys = list(known)
-    if others:
-        distances = cdist([said[image_id] for image_id in others], keys, scorer=Levenshtein.distance, dtype=np.int32)
-        meant |= {image_id: known[keys[int(row.argmin())]] for image_id, row in zip(others, distances, strict=True)}
-    return meant
+    distances = cdist(list(said.values()), keys, scorer=Levenshtein.distance, dtype=np.int32)
+    return {image_id: known[keys[int(row.argmin())]] for image_id, row in zip(said, distances, strict=True)}
 
 
 def confusions(meant: dict[str, str], heard: dict[str, str]) -> tuple[Counter[tuple[str, str]], float, float]:
@@ -85,14 +81,7 @@ def confusions(meant: dict[str, str], heard: dict[str, str]) -> tuple[Counter[tu
     different = mattering = 0
     for image_id, text in meant.items():
         written, words = normalise_words(text).split(), normalise_words(heard[image_id]).split()
-        pairs = [(tuple(written), ())]
-        if words:
-            pieces = jiwer.process_words(" ".join(written), " ".join(words)).alignments[0]
-            pairs = [
-                (tuple(written[p.ref_start_idx : p.ref_end_idx]), tuple(words[p.hyp_start_idx : p.hyp_end_idx]))
-                for p in pieces
-                if p.type != "equal"
-            ]
+        pairs = [(written[one], words[other]) for one, other in differences(text, heard[image_id])]
         counts.update((" ".join(one), " ".join(other)) for one, other in pairs)
         different += bool(pairs)
         mattering += any((set(one) | set(other)) - SMALL for one, other in pairs)
@@ -110,16 +99,14 @@ def main() -> None:
     recipe = Recipe.read(arguments.recipe, arguments.data, arguments.runs)
     (path,) = recipe.evaluation.glob(f"*/{CAPTIONS}")
     heard = json.loads(path.read_text())
-    teacher = {name: text for name, text in json.loads((recipe.teacher / "dev_captions.json").read_text()).items()}
-    references: dict[str, list[str]] = {}
-    for caption in read_captions(recipe.data, ("dev",)):
-        references.setdefault(caption.image_id, []).append(caption.text)
-
+    teacher = json.loads((recipe.teacher / "dev_captions.json").read_text())
+    references = flickr8k_photos(recipe.data, "dev").references
     known, said = known_sentences(recipe, teacher), said_about(recipe, sorted(heard))
     exact = {image_id: known[units] for image_id, units in said.items() if units in known}
+    others = {image_id: units for image_id, units in said.items() if units not in known}
     rows = {
         "teacher": {image_id: teacher[image_id] for image_id in said},
-        f"meant ({len(exact) / len(said):.0%} of {len(known)} known sentences)": nearest(said, known),
+        f"meant ({len(exact) / len(said):.0%} of {len(known)} known sentences)": exact | nearest(others, known),
         "heard": heard,
     }
     print("| | BLEU-4 | METEOR | CIDEr | different |")

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
-from im2sp.lab.data.pronunciations import spoken_words, words_of
+from im2sp.lab.data.pronunciations import phones_of_words, spoken_words
 from im2sp.lab.data.speech_shards import read_phones
 from im2sp.lab.data.unit_subwords import UnitSubwords
 from im2sp.lab.data.unit_table import description_of, iterate_unit_tables, unit_table_files
@@ -54,7 +54,7 @@ def read(recipe: Recipe) -> tuple[list[Said], list[Said]]:
         if row.caption_id not in regular:
             continue
         said = phones[row.caption_id]
-        words = tuple(word for word, _, _ in words_of(said.phones))
+        words = tuple(phones_of_words(said.phones))
         parts = spoken_words(said.phones, said.phone_samples, row.speech_units)
         first = [unit for word in parts[: FIRST_WORDS + 1] for unit in word.units]  # and the silence before
         heard.append(Said(words, without_repeats(row.speech_units), without_repeats(first)))

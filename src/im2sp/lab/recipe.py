@@ -233,7 +233,8 @@ class Recipe:
     @property
     def voice_of_lessons(self) -> Path:
         """The same, its duration predictor used to regular units where the translator says those."""
-        return self.lessons / "voice" if self.pronounces and HIFIGAN not in self.sections else self.vocoder
+        own = self.pronounces and not self.keeps_voice and HIFIGAN not in self.sections
+        return self.lessons / "voice" if own else self.vocoder
 
     @property
     def first_vocoder(self) -> Path:

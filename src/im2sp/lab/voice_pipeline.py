@@ -132,7 +132,7 @@ def pronounce(recipe: Recipe) -> None:
     phones_of = PiperSpeaker(recipe.voice).phones
     stage.pronounce(recipe.speech, recipe.units, unspoken, phones_of, mended, options, recipe.lessons)
     learn_subwords(recipe.lessons, recipe.subword_file, unit_count(recipe), recipe.subwords)
-    if not recipe.keeps_voice and recipe.voice_of_lessons != recipe.vocoder:
+    if recipe.voice_of_lessons != recipe.vocoder:
         heard, regular = (
             (row.speech_units for row in iterate_unit_tables(tables, "train"))
             for tables in (recipe.units, recipe.lessons)
@@ -174,9 +174,6 @@ def vocoder(recipe: Recipe) -> None:
         sizes = recipe.section("hifigan_sizes", UnitHifiganConfig, units=count)
         stage.train_published(clips, sizes, recipe.section(HIFIGAN, HifiganTraining, seed=recipe.seed), recipe.vocoder)
         return
-    options = recipe.section("vocoder", VocoderTraining, seed=recipe.seed)
-    if REVOICE in recipe.sections:
-        train_vocoder(clips, load_vocoder(recipe.first_vocoder), options, recipe.vocoder)
-        return
-    own = recipe.section("vocoder_sizes", VocoderConfig, units=count)
-    train_vocoder(clips, own, options, recipe.vocoder)
+    sizes_of_new = recipe.section("vocoder_sizes", VocoderConfig, units=count)
+    start = load_vocoder(recipe.first_vocoder) if REVOICE in recipe.sections else sizes_of_new
+    train_vocoder(clips, start, recipe.section("vocoder", VocoderTraining, seed=recipe.seed), recipe.vocoder)

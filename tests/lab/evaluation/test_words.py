@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from im2sp.errors import Im2SpError
-from im2sp.lab.evaluation.words import normalise_words, word_error_rate
+from im2sp.lab.evaluation.words import differences, normalise_words, word_error_rate
 
 
 @pytest.mark.parametrize(
@@ -61,3 +61,23 @@ def test_words_for_an_empty_reference_are_insertions() -> None:
 def test_nothing_to_compare_is_an_error(references: list[str], hypotheses: list[str]) -> None:
     with pytest.raises(Im2SpError):
         word_error_rate(references, hypotheses)
+
+
+@pytest.mark.parametrize(
+    ("heard", "found"),
+    [
+        ("A dog runs.", []),
+        ("the dog runs", [(["a"], ["the"])]),
+        ("a dog", [(["runs"], [])]),
+        ("so a dog runs", [([], ["so"])]),
+        ("", [(["a", "dog", "runs"], [])]),
+    ],
+)
+def test_words_that_differ_are_found(heard: str, found: list[tuple[list[str], list[str]]]) -> None:
+    written, words = ["a", "dog", "runs"], normalise_words(heard).split()
+    assert [(written[one], words[other]) for one, other in differences("A dog runs", heard)] == found
+
+
+def test_nothing_and_something_differ_in_all_of_it() -> None:
+    assert differences("", "") == []
+    assert differences("", "a dog") == [(slice(0, 0), slice(0, 2))]

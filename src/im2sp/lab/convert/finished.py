@@ -99,7 +99,7 @@ def read_speech_encoder(bundle: Bundle) -> SpeechEncoder:
     graph = _Graph(path)
     try:
         state = graph.weights()
-        hubert = {name.removeprefix(_OF_HUBERT): part for name, part in state.items() if name.startswith(_OF_HUBERT)}
+        hubert = _below(state, _OF_HUBERT)
         matrix = graph.matrix_added_to("offset")
         layers = len({name.split(".")[2] for name in hubert if name.startswith("encoder.layers.")})
         width = len(hubert["feature_projection.projection.bias"])
@@ -119,6 +119,11 @@ def _unreadable(part: str, bundle: Bundle, error: Exception) -> Im2SpError:
         f"the {part} of {bundle.folder} cannot be read back ({error}): give a trained bundle of `im2sp-lab export` "
         "whose matrices are not stored for products in int8"
     )
+
+
+def _below(weights: Weights, prefix: str) -> Weights:
+    """Those whose names begin with a prefix, by what follows it."""
+    return {name.removeprefix(prefix): values for name, values in weights.items() if name.startswith(prefix)}
 
 
 def _blocks(state: Weights, prefix: str) -> int:
@@ -159,11 +164,7 @@ class _Graph:
     def translator(self, head_dim: int) -> Weights:
         """By their names in a Translator."""
         named = self.weights()
-        found = {
-            name.removeprefix(_OF_TRANSLATOR): values
-            for name, values in named.items()
-            if name.startswith(_OF_TRANSLATOR)
-        }
+        found = _below(named, _OF_TRANSLATOR)
         for name in named:
             if name.startswith(_JOINED) and name.endswith(".weight"):
                 found |= _apart(named, name.split(".")[1], head_dim)

@@ -66,6 +66,11 @@ def words_of(phones: Sequence[str]) -> list[tuple[str, int, int]]:
     return words
 
 
+def phones_of_words(phones: Sequence[str]) -> list[str]:
+    """Phones of a sentence -> those of each of its words, in one."""
+    return [word for word, _, _ in words_of(phones)]
+
+
 def spoken_words(phones: Sequence[str], phone_samples: np.ndarray, units: np.ndarray) -> list[SpokenWord]:
     """The words of a recording.
 

@@ -39,6 +39,24 @@ def normalise_words(text: str) -> str:
     return " ".join(_DIGITS.get(word, word) for word in text.split())
 
 
+def differences(reference: str, hypothesis: str) -> list[tuple[slice, slice]]:
+    """Where the words of two sentences, after `normalise_words`, differ: places in one and in the other.
+
+    By the alignment that the word error rate counts. Raises Im2SpError when jiwer is missing.
+    """
+    with needs("lab"):
+        import jiwer
+    spoken, heard = normalise_words(reference), normalise_words(hypothesis)
+    if not spoken or not heard:  # jiwer refuses empty references
+        counts = len(spoken.split()), len(heard.split())
+        return [(slice(0, counts[0]), slice(0, counts[1]))] if any(counts) else []
+    return [
+        (slice(piece.ref_start_idx, piece.ref_end_idx), slice(piece.hyp_start_idx, piece.hyp_end_idx))
+        for piece in jiwer.process_words(spoken, heard).alignments[0]
+        if piece.type != "equal"
+    ]
+
+
 @dataclass(frozen=True)
 class WordErrorRate:
     """How much of what was said was not understood. Rates are percentages of the reference words."""

@@ -15,12 +15,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import jiwer
-
 from im2sp.arrays import FloatArray, IntArray
 from im2sp.lab.data.pronunciations import END, START, Context, Pronunciations, RecordedWays, Units
 from im2sp.lab.evaluation.asr import SpeechRecogniser
-from im2sp.lab.evaluation.words import normalise_words
+from im2sp.lab.evaluation.words import differences, normalise_words
 from im2sp.speech.units import without_repeats
 
 log = logging.getLogger(__name__)
@@ -98,8 +96,8 @@ def _covering(entries: Sequence[Sequence[Context]], count: int) -> list[int]:
     uses = Counter(entry for those in entries for entry in those)
     missing = dict.fromkeys(uses, TIMES)
 
-    def gain(number: int) -> float:
-        return float(sum(uses[entry] for entry in set(entries[number]) if missing[entry] > 0))
+    def gain(number: int) -> int:
+        return sum(uses[entry] for entry in set(entries[number]) if missing[entry] > 0)
 
     queue = [(-gain(number), number) for number in range(len(entries))]
     heapq.heapify(queue)
@@ -125,16 +123,11 @@ def _units(table: Pronunciations, sentence: Sentence) -> IntArray:
 
 def _understood(sentence: Sentence, entries: Sequence[Context], heard: str) -> list[tuple[Context, bool]]:
     """Entries of a sentence's words, and whether each was understood; none where words are not written as spoken."""
-    written = normalise_words(sentence.text)
     places = [place for place, word in enumerate(sentence.words) if word not in (START, END)]
-    if len(places) != len(written.split()):
+    if len(places) != len(normalise_words(sentence.text).split()):
         return []
-    understood = [False] * len(places)
-    if heard_words := normalise_words(heard):
-        for piece in jiwer.process_words(written, heard_words).alignments[0]:
-            if piece.type == "equal":
-                understood[piece.ref_start_idx : piece.ref_end_idx] = [True] * (piece.ref_end_idx - piece.ref_start_idx)
-    return [(entries[place], right) for place, right in zip(places, understood, strict=True)]
+    missed = {place for written, _ in differences(sentence.text, heard) for place in places[written]}
+    return [(entries[place], place not in missed) for place in places]
 
 
 def _share(outcomes: Sequence[bool]) -> float:

@@ -15,7 +15,7 @@ import numpy as np
 
 from im2sp.errors import Im2SpError
 from im2sp.lab.data.flickr8k import Caption, clean_text
-from im2sp.lab.data.pronunciations import Pronunciations, RecordedWays, SpokenWord, spoken_words, words_of
+from im2sp.lab.data.pronunciations import Pronunciations, RecordedWays, SpokenWord, phones_of_words, spoken_words
 from im2sp.lab.data.speech_shards import read_phones
 from im2sp.lab.data.unit_table import (
     UnitRow,
@@ -101,7 +101,8 @@ def pronounce(
         target = out / name
         if not target.is_file():
             written = (UnitRow(c.image_id, c.caption_id, nothing, c.split, voice, 0.0, c.text) for c in some)
-            write_unit_table(target, said(written, lambda row: _words(phones_of(clean_text(row.text)))), described)
+            rows = said(written, lambda row: phones_of_words(phones_of(clean_text(row.text))))
+            write_unit_table(target, rows, described)
     log.info("%d pronunciations; %d sentences with a word that was never said are left out", len(table), left_out)
 
 
@@ -118,11 +119,7 @@ def read_recordings(speech: Path, units: Path) -> tuple[list[tuple[str, list[Spo
             raise Im2SpError(
                 f"the recordings in {speech} do not tell their phones: leave [pronunciations] out of the recipe"
             )
-        words[said.caption_id] = _words(said.phones)
+        words[said.caption_id] = phones_of_words(said.phones)
         if said.split == "train" and (row := heard.get(said.caption_id)):
             recordings.append((row.text, spoken_words(said.phones, said.phone_samples, row.speech_units)))
     return recordings, words
-
-
-def _words(phones: list[str]) -> list[str]:
-    return [word for word, _, _ in words_of(phones)]

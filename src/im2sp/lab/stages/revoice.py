@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
 from im2sp.bundle import Bundle
 from im2sp.errors import Im2SpError
@@ -53,7 +52,7 @@ def revoice(bundle: Bundle, speech: Path, options: RevoiceOptions, encoder: Path
         return
     old = read_speech_encoder(bundle)
     features = np.concatenate(list(_features(old, speech, options)))
-    context = old.hubert.config.hidden_size if old.cepstra is not None else 0
+    context = old.hubert.config.hidden_size
     clusters = fit_clusters(features, options.clusters, context, options.context_share, options.seed)
     new = SpeechEncoder(old.hubert, old.layer, old.padding, old.smoothing, old.cepstra is not None, clusters)
     with torch.inference_mode():
@@ -78,14 +77,10 @@ def with_units(
     """
     share = torch.from_numpy(together / np.maximum(together.sum(1, keepdims=True), 1)).float()
     config = replace(vocoder.config, units=len(share))
-
-    def filled(model: nn.Module, old: nn.Module) -> None:
-        state: dict[str, Tensor] = old.state_dict()
-        model.load_state_dict(state | {"embedding.weight": share @ state["embedding.weight"]})
-
     new = UnitVocoder(config), DurationPredictor(config)
     for model, old in zip(new, (vocoder, durations), strict=True):
-        filled(model, old)
+        state = old.state_dict()
+        model.load_state_dict(state | {"embedding.weight": share @ state["embedding.weight"]})
     return new
 
 
@@ -98,9 +93,10 @@ def _features(encoder: SpeechEncoder, speech: Path, options: RevoiceOptions) -> 
     for path in shards:
         samples = 0
         for clip in read_shard(path):
+            wave = torch.from_numpy(as_floats(whole_frames(clip.waveform)))
             with torch.inference_mode(), products("cpu"):
-                wave = torch.from_numpy(as_floats(whole_frames(clip.waveform)))
-                yield encoder.features(wave[None])[0].float().numpy()
+                features = encoder.features(wave[None])[0].float().numpy()
+            yield features
             samples += len(clip.waveform)
             if samples >= enough:
                 break

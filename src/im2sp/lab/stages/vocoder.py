@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 SPEAKERS = "speakers.json"  # names of the speakers, in the order of their embeddings
 
 
-def clips_of(speech: Path, units: Path, out: Path, parts: tuple[str, ...] = ("train",)) -> StoredClips:
+def clips_of(speech: Path, units: Path, out: Path, parts: tuple[str, ...]) -> StoredClips:
     """Shards of the train part, in `out/clips`: the first process writes it, the others find it there.
 
     Args:
