@@ -13,10 +13,11 @@ from array import array
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple, overload
+from typing import NamedTuple, Protocol, overload
 
 import numpy as np
 import numpy.typing as npt
+from torch.utils.data import Dataset
 
 from im2sp.errors import Im2SpError
 from im2sp.files import replace_whole
@@ -37,7 +38,15 @@ class Clip(NamedTuple):
     speaker: int = 0  # row of the speaker's embedding, where there are several speakers
 
 
-class StoredClips(Sequence[Clip]):
+class Clips(Protocol):
+    """What a vocoder learns from."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Clip: ...
+
+
+class StoredClips(Sequence[Clip], Dataset[Clip]):
     """Clips in the order of their shards."""
 
     def __init__(self, folder: Path) -> None:
