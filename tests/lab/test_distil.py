@@ -15,7 +15,7 @@ from im2sp.lab.data.image_features import ImageFeatures
 from im2sp.lab.data.text_tokenizer import BOS, EOS, TextTokenizer
 from im2sp.lab.models.beam_search import Hypothesis, beam_search, beam_searches
 from im2sp.lab.models.translator import DecoderStep, Translator, TranslatorConfig
-from im2sp.lab.stages.distil import FIRST_INDEX, Distillation, distil, mean_features
+from im2sp.lab.stages.distil import FIRST_INDEX, Distillation, distil, mean_features, says_twice
 
 WORDS = ["a", "red", "blue", "dog", "cat", "runs", "sits", "on", "grass", "snow"]
 OPTIONS = Distillation(sentences=2, sentences_unlabelled=1, beam=3, longest=6)
@@ -174,6 +174,41 @@ def test_what_agrees_most_with_people_comes_first(
         "a": "a red dog runs",
         "b": "a cat sits on snow",
     }
+
+
+def test_what_says_something_twice_is_left_out_where_there_is_more(
+    model: Translator, tokenizer: TextTokenizer, features: ImageFeatures, tmp_path: Path
+) -> None:
+    out = tmp_path / "distilled.jsonl"
+    hypotheses = [
+        {"image_id": "a", "texts": ["a red dog and a red dog", "a cat"]},
+        {"image_id": "x", "texts": ["a dog on grass on grass", "a dog on grass"]},
+        {"image_id": "y", "texts": ["snow snow"]},
+    ]
+    out.write_text("".join(json.dumps(entry) + "\n" for entry in hypotheses))
+    captions = distil(model, tokenizer, features, {"a": ["A red dog."]}, ["x", "y"], OPTIONS, out)
+    assert {caption.image_id: caption.text for caption in captions} == {
+        "a": "a cat",
+        "x": "a dog on grass",
+        "y": "snow snow",
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "twice"),
+    [
+        ("People sit at a table at a table.", True),
+        ("A woman and a woman sit on a bench", True),
+        ("a man is playing a guitar and playing a guitar", True),
+        ("a large colorful, colorful ball", True),
+        ("a man in a red shirt and a boy in a red shirt", False),
+        ("two dogs run side by side", False),
+        ("a dog", False),
+        ("", False),
+    ],
+)
+def test_what_is_said_twice(text: str, twice: bool) -> None:
+    assert says_twice(text) is twice
 
 
 def test_an_interrupted_run_goes_on(

@@ -2,7 +2,8 @@
 
 Sequence-level distillation (Kim and Rush, 2016): what a model says is more regular than what five people write, so it
 is easier to learn, and it costs no annotation, so photos without captions teach as well. Of a photo that people
-described, those hypotheses are kept that agree most with their captions (CIDEr-D); of any other, the likeliest.
+described, those hypotheses are kept that agree most with their captions (CIDEr-D); of any other, the likeliest. A
+hypothesis that says something twice ("at a table at a table") is kept only where there is no other.
 
 A small captioner likes to say what is true of many photos. Guidance (Kornblith et al., "Guiding image captioning models
 toward more specific captions", 2023) looks for what is likelier about this photo than about the mean of all: the mean
@@ -25,6 +26,7 @@ from im2sp.files import replace_whole
 from im2sp.lab.data.flickr8k import Caption
 from im2sp.lab.data.image_features import ImageFeatures
 from im2sp.lab.data.text_tokenizer import TextTokenizer
+from im2sp.lab.evaluation.words import normalise_words
 from im2sp.lab.models.beam_search import beam_searches
 from im2sp.lab.models.translator import DecoderStep, Translator
 from im2sp.lab.stages.pretrain import BATCH
@@ -64,7 +66,10 @@ def distil(
         out: JSON lines of image id and hypotheses, likeliest first; what is there is not written again.
     """
     common = mean_features(features, list(references)) if options.guidance else None
-    hypotheses = _hypotheses(model, tokenizer, features, [*references, *unlabelled], common, options, out)
+    found = _hypotheses(model, tokenizer, features, [*references, *unlabelled], common, options, out)
+    hypotheses = {
+        image_id: [text for text in texts if not says_twice(text)] or texts for image_id, texts in found.items()
+    }
     chosen = _most_agreed({i: hypotheses[i] for i in references}, references, options.sentences)
     chosen |= {i: hypotheses[i][: options.sentences_unlabelled] for i in unlabelled}
     captions = [
@@ -74,6 +79,17 @@ def distil(
     ]
     random.Random(options.seed).shuffle(captions)
     return captions
+
+
+def says_twice(text: str) -> bool:
+    """Whether a sentence says something and at once the same again; of two words and more, with one word between, too."""
+    words = normalise_words(text).split()
+    for first in range(len(words)):
+        for count in range(1, (len(words) - first) // 2 + 1):
+            said, after = words[first : first + count], first + count
+            if said == words[after : after + count] or (count > 1 and said == words[after + 1 : after + 1 + count]):
+                return True
+    return False
 
 
 def write_sentences(captions: list[Caption], path: Path) -> None:
