@@ -82,7 +82,7 @@ def distil(
 
 
 def says_twice(text: str) -> bool:
-    """Whether a sentence says something and at once the same again; of two words and more, with one word between, too."""
+    """Whether a sentence says something and at once the same again; two words and more also with one word between."""
     words = normalise_words(text).split()
     for first in range(len(words)):
         for count in range(1, (len(words) - first) // 2 + 1):
