@@ -38,10 +38,10 @@ Input = Annotated[str, typer.Option("--input", help=f"what the translator sees o
 DEFAULT_RECIPE = Path("recipes/flickr8k/recipe.toml")
 STAGES = (
     "speak", "encode", "pretrain", "tune", "reward", "distil",
-    "hubert", "units", "vocoder", "pronounce", "practise", "translate", "export", "evaluate",
+    "hubert", "units", "vocoder", "pronounce", "translate", "export", "evaluate",
 )  # fmt: skip
-OF_A_VOICE = ("hubert", "vocoder", "practise")  # which a parent has
-SHARED = ("pretrain", "tune", "hubert", "vocoder", "practise", "translate")  # stages that several processes can share
+OF_A_VOICE = ("hubert", "vocoder")  # which a parent has
+SHARED = ("pretrain", "tune", "hubert", "vocoder", "translate")  # stages that several processes can share
 
 
 def _known(start: str) -> str:
@@ -100,7 +100,6 @@ _add("hubert", "spoken captions -> a small HuBERT and its k-means units")
 _add("units", "spoken captions -> unit tables and unit subwords")
 _add("pronounce", "unit tables -> regular units, which the translator learns from; needs a section [pronunciations]")
 _add("vocoder", "units and speech -> vocoder and duration predictor")
-_add("practise", "the voice learns on with regular units; more than durations only with a section [practise]")
 _add("encode", "photos -> cached image features")
 _add("pretrain", "photos and text captions -> the text captioner that the translator starts from")
 _add("tune", "the text captioner and the end of the image backbone learn on together; needs a section [tune]")

@@ -14,7 +14,6 @@ from im2sp.lab.data.flickr8k import photo_path, read_captions, read_split
 from im2sp.lab.recipe import CORPUS, FEATURES, PRONUNCIATIONS, TUNED_BACKBONE, VIT_VQGAN, Recipe
 from im2sp.lab.voice_pipeline import hubert as hubert
 from im2sp.lab.voice_pipeline import parent_of, unit_count
-from im2sp.lab.voice_pipeline import practise as practise
 from im2sp.lab.voice_pipeline import pronounce as pronounce
 from im2sp.lab.voice_pipeline import speak as speak
 from im2sp.lab.voice_pipeline import units as units

@@ -16,7 +16,6 @@ T = TypeVar("T")
 CORPUS, IMAGE_ENCODER = "corpus", "image_encoder"  # sections: recordings of people; published weights
 PRONUNCIATIONS = "pronunciations"  # section: the translator learns from regular units
 REVOICE = "revoice"  # section: finer speech units on the HuBERT of the parent, and its vocoder learns on with them
-PRACTISE = "practise"  # section: the voice learns on with regular units, too
 HIFIGAN = "hifigan"  # section: the stage `vocoder` trains the published kind
 TUNED_BACKBONE = "backbone.safetensors"
 
@@ -69,11 +68,6 @@ class Recipe:
             raise Im2SpError(
                 f"the recipe {path} has [{REVOICE}], by which a parent's units become others: it needs a `parent`, "
                 f"[distil] and [{PRONUNCIATIONS}], too"
-            )
-        if PRACTISE in sections and recipe.voice_of_lessons == recipe.vocoder:
-            raise Im2SpError(
-                f"the recipe {path} has [{PRACTISE}], by which its own voice learns regular units: it needs "
-                f"[{PRONUNCIATIONS}] and no [{HIFIGAN}], and where it has a `parent`, [{REVOICE}]"
             )
         return replace(recipe, data=data or recipe.data, runs=runs or recipe.runs)
 

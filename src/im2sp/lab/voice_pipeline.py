@@ -5,11 +5,10 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from im2sp.errors import Im2SpError
-from im2sp.lab.recipe import CORPUS, HIFIGAN, PRACTISE, PRONUNCIATIONS, REVOICE, Recipe
+from im2sp.lab.recipe import CORPUS, HIFIGAN, PRONUNCIATIONS, REVOICE, Recipe
 
 if TYPE_CHECKING:
     from im2sp.arrays import FloatArray, IntArray
@@ -103,12 +102,15 @@ def units(recipe: Recipe) -> None:
 
 def pronounce(recipe: Recipe) -> None:
     """Unit tables -> tables of regular units and their subwords, if asked for."""
+    from im2sp.lab.data.unit_table import iterate_unit_tables
     from im2sp.lab.data.voice import PiperSpeaker
     from im2sp.lab.evaluation.recognisers import open_recogniser
     from im2sp.lab.stages import pronounce as stage
     from im2sp.lab.stages.distil import read_sentences
     from im2sp.lab.stages.mend import mend
     from im2sp.lab.stages.units import learn_subwords
+    from im2sp.lab.stages.vocoder import learn_durations
+    from im2sp.lab.training.vocoder import VocoderTraining
 
     if not recipe.pronounces:
         log.info("pronounce: the recipe has no section [%s], so units stay as they were heard", PRONUNCIATIONS)
@@ -130,38 +132,13 @@ def pronounce(recipe: Recipe) -> None:
     phones_of = PiperSpeaker(recipe.voice).phones
     stage.pronounce(recipe.speech, recipe.units, unspoken, phones_of, mended, options, recipe.lessons)
     learn_subwords(recipe.lessons, recipe.subword_file, unit_count(recipe), recipe.subwords)
-
-
-def practise(recipe: Recipe) -> None:
-    """The voice learns on with regular units, where the translator says those and the voice is not the parent's."""
-    from im2sp.lab.models.speech_encoder import CLUSTERS, Clusters
-    from im2sp.lab.stages import practise as stage
-    from im2sp.lab.stages.vocoder import clips_of
-    from im2sp.lab.training.vocoder import VocoderTraining
-
-    if recipe.voice_of_lessons == recipe.vocoder:
-        log.info("practise: the voice stays as it is")
-        return
-    options = replace(recipe.section("vocoder", VocoderTraining, seed=recipe.seed), steps=0)
-    if PRACTISE in recipe.sections:
-        options = recipe.section(PRACTISE, VocoderTraining, seed=recipe.seed)
-    parts = _spoken_parts(recipe)
-    stage.practise(
-        recipe.vocoder,
-        clips_of(recipe.speech, recipe.units, recipe.vocoder, parts),
-        recipe.speech,
-        recipe.units,
-        recipe.lessons,
-        Clusters.load(recipe.speech_encoder / CLUSTERS),
-        parts,
-        options,
-        recipe.voice_of_lessons,
-    )
-
-
-def _spoken_parts(recipe: Recipe) -> tuple[str, ...]:
-    """Shards that a vocoder learns from; one that learns on hears the sentences that it is going to say, too."""
-    return ("train", "distilled") if REVOICE in recipe.sections else ("train",)
+    if recipe.voice_of_lessons != recipe.vocoder:
+        heard, regular = (
+            (row.speech_units for row in iterate_unit_tables(tables, "train"))
+            for tables in (recipe.units, recipe.lessons)
+        )
+        training = recipe.section("vocoder", VocoderTraining, seed=recipe.seed)
+        learn_durations(recipe.vocoder, heard, regular, training, recipe.voice_of_lessons)
 
 
 def _voice(recipe: Recipe) -> Callable[[IntArray], FloatArray]:
@@ -190,8 +167,9 @@ def vocoder(recipe: Recipe) -> None:
         return
     if HIFIGAN in recipe.sections and (other := sorted({"vocoder", "vocoder_sizes"} & set(recipe.sections))):
         raise Im2SpError(f"the recipe has [{HIFIGAN}] and [{other[0]}]: leave out one, as they are two vocoders")
-    clips = stage.clips_of(recipe.speech, recipe.units, recipe.vocoder, _spoken_parts(recipe))
-    count = unit_count(recipe)
+    # A voice that learns on hears the sentences that it is going to say, too.
+    parts = ("train", "distilled") if REVOICE in recipe.sections else ("train",)
+    clips, count = stage.clips_of(recipe.speech, recipe.units, recipe.vocoder, parts), unit_count(recipe)
     if HIFIGAN in recipe.sections:
         sizes = recipe.section("hifigan_sizes", UnitHifiganConfig, units=count)
         stage.train_published(clips, sizes, recipe.section(HIFIGAN, HifiganTraining, seed=recipe.seed), recipe.vocoder)

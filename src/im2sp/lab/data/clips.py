@@ -13,11 +13,10 @@ from array import array
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple, Protocol, overload
+from typing import NamedTuple, overload
 
 import numpy as np
 import numpy.typing as npt
-from torch.utils.data import Dataset
 
 from im2sp.errors import Im2SpError
 from im2sp.files import replace_whole
@@ -38,15 +37,7 @@ class Clip(NamedTuple):
     speaker: int = 0  # row of the speaker's embedding, where there are several speakers
 
 
-class Clips(Protocol):
-    """What a vocoder learns from."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> Clip: ...
-
-
-class StoredClips(Sequence[Clip], Dataset[Clip]):
+class StoredClips(Sequence[Clip]):
     """Clips in the order of their shards."""
 
     def __init__(self, folder: Path) -> None:

@@ -7,7 +7,7 @@ A step has one batch of segments, which follows from the seed and the step alone
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from im2sp.lab.data.clips import Clips
+from im2sp.lab.data.clips import Clip
 from im2sp.lab.data.speech_shards import as_floats
 from im2sp.lab.precision import products
 from im2sp.lab.training.processes import WHOLE, Part, Processes
@@ -55,7 +55,7 @@ class Segments(NamedTuple):
 
 
 def segments(
-    clips: Clips,
+    clips: Sequence[Clip],
     options: AdversarialTraining,
     step: int,
     part: Part = WHOLE,
@@ -146,7 +146,7 @@ class AdversarialRun:
         self.step = state["step"]
         self.average = {name: value.to(self.processes.device) for name, value in state["average"].items()}
 
-    def advance(self, clips: Clips) -> dict[str, float]:
+    def advance(self, clips: Sequence[Clip]) -> dict[str, float]:
         """One step; returns this process's share of each loss."""
         options, processes = self.options, self.processes
         adversarial = self.step >= options.adversarial_from
@@ -226,7 +226,7 @@ class AdversarialRun:
 def train_adversarially(
     pupil: Pupil,
     lessons: Lessons,
-    clips: Clips,
+    clips: Sequence[Clip],
     options: AdversarialTraining,
     out: Path,
     processes: Processes,

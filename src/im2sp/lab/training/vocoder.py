@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from im2sp.files import replace_whole
-from im2sp.lab.data.clips import Clips
+from im2sp.lab.data.clips import Clip
 from im2sp.lab.models.unit_vocoder import DurationPredictor, UnitVocoder, VocoderConfig, load_vocoder, save_vocoder
 from im2sp.lab.precision import products
 from im2sp.lab.training.adversarial import AdversarialTraining, Lessons, Pupil, train_adversarially
@@ -40,17 +40,15 @@ class VocoderTraining(AdversarialTraining):
 
 @peers_answer()
 def train_vocoder(
-    clips: Clips,
+    clips: Sequence[Clip],
     start: VocoderConfig | tuple[UnitVocoder, DurationPredictor],
     options: VocoderTraining,
     out: Path,
-    sentences: Sequence[np.ndarray] | None = None,
 ) -> tuple[UnitVocoder, DurationPredictor]:
     """Train both networks; resumes; leaves them in `out` (`save_vocoder`); what is returned is on the CPU.
 
     Args:
         start: sizes of new networks, or networks that learn on.
-        sentences: unit of each frame [F], what durations are learned from where it is not the clips.
 
     Several processes share the batches of the vocoder. The duration predictor, which is small, learns in the main one.
     """
@@ -63,9 +61,7 @@ def train_vocoder(
         torch.manual_seed(options.seed)
         start = UnitVocoder(start), DurationPredictor(start)
     with processes.main_first():
-        if sentences is None:
-            sentences = [clips[number].units for number in range(len(clips))]
-        durations = train_durations(sentences, start[1], options, out, processes.device)
+        durations = train_durations([clip.units for clip in clips], start[1], options, out, processes.device)
     vocoder = _train_generator(clips, start[0], options, out, processes)
     if processes.main:
         save_vocoder(vocoder, durations, out)
@@ -86,7 +82,7 @@ class _Pupil(Pupil):
 
 
 def _train_generator(
-    clips: Clips, model: UnitVocoder, options: VocoderTraining, out: Path, processes: Processes
+    clips: Sequence[Clip], model: UnitVocoder, options: VocoderTraining, out: Path, processes: Processes
 ) -> UnitVocoder:
     torch.manual_seed(options.seed)
     model.train()
@@ -102,7 +98,7 @@ def _train_generator(
 
 
 def train_durations(
-    sentences: Sequence[np.ndarray],
+    sentences: list[np.ndarray],
     model: DurationPredictor,
     options: VocoderTraining,
     out: Path,
