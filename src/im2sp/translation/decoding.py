@@ -44,7 +44,7 @@ class DecodingOptions:
     top_k: int = 0  # sample among so many likeliest tokens; 0: among all
     seed: int = 0  # of the sampling
     max_tokens: int = 512  # tokens of a sentence, its end included; the decoder's own limit holds too
-    min_tokens: int = 4  # the sentence cannot end by itself before so many tokens
+    min_tokens: int = 1  # the sentence cannot end by itself before so many tokens; one may be a whole phrase
     max_repeats: int = 4  # so many copies of a token sequence in a row are a loop
     min_confidence: float = 0.0  # a caption with less is withheld; above 0 the bundle must be calibrated
 
