@@ -126,7 +126,8 @@ def test_runtime_decoding_equals_generate_token_by_token(
     encoder = open_graph(graphs, "image_encoder", "prefix_keys", "prefix_values")
     decoder = open_graph(graphs, "decoder", "logits", "keys", "values", "attention")
     sizes: DecoderConfig = decoder_config(converted.translator.config)
-    options = DecodingOptions(beam=beam, max_tokens=POSITIONS - 1, max_repeats=2**31)
+    # Random weights like to stop at once; four tokens at least tell sentences apart.
+    options = DecodingOptions(beam=beam, min_tokens=4, max_tokens=POSITIONS - 1, max_repeats=2**31)
     different = set()
     for pixels in photos(12):
         expected = generated(published, pixels, options, [BERT.pad, BERT.bos])
