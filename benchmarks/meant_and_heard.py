@@ -26,6 +26,7 @@ import numpy as np
 from rapidfuzz.distance import Levenshtein
 from rapidfuzz.process import cdist
 
+from im2sp.arrays import IntArray
 from im2sp.bundle import Bundle
 from im2sp.captioner import Captioner
 from im2sp.lab.data.flickr8k import clean_text, photo_path
@@ -52,10 +53,16 @@ def known_sentences(recipe: Recipe, teacher: dict[str, str]) -> dict[tuple[int, 
         texts.update(text for line in lines for text in json.loads(line)["texts"])
     found = {}
     for text in sorted(texts):
-        frames = table.say(phones_of_words(speaker.phones(clean_text(text))))
-        if frames is not None:
-            found[tuple(without_repeats(frames).tolist())] = text
+        units = regular_units(text, table, speaker)
+        if units is not None:
+            found[tuple(units.tolist())] = text
     return found
+
+
+def regular_units(text: str, table: Pronunciations, speaker: PiperSpeaker) -> IntArray | None:
+    """Units of a sentence without repeats, each word as the table says it; None where it does not know one."""
+    frames = table.say(phones_of_words(speaker.phones(clean_text(text))))
+    return None if frames is None else without_repeats(frames)
 
 
 def said_about(recipe: Recipe, photos: list[str]) -> dict[str, tuple[int, ...]]:

@@ -2,32 +2,33 @@
 
     python benchmarks/original_and_regular.py --recipe recipes/flickr8k/retaught.toml [--runs RUNS] [--sentences 150]
 
-RUNS is the folder of a run of a recipe with [pronunciations] up to that stage, in whose folder `pronounced` the dev
-sentences are the text captioner's: about these photos no voice has said anything. Each is spoken by the recipe's voice,
-and said in regular units by the voice that learned from it, with predicted durations; the recipe's recogniser hears
-both. Printed for each: word error rate with its 95 % interval, sentences with any difference, and with one in a word
-that matters (neither article nor preposition nor form of "to be"); then the ratio of the two word error rates, and what
-was misheard most. What the original voice loses, no units and no vocoder can win back.
+RUNS is the folder of a run of a recipe with [pronunciations], up to that stage. The sentences are those of the text
+captioner about dev photos, which no voice has learned from. Each is spoken by the recipe's voice, and said in regular
+units by the voice that learned from it, with predicted durations; the recipe's recogniser hears both. Printed for
+each: word error rate with its 95 % interval, sentences with any difference, and with one in a word that matters
+(neither article nor preposition nor form of "to be"), and what was misheard most; then the ratio of the two word error
+rates. What the original voice loses, no units and no vocoder can win back.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import tempfile
 from pathlib import Path
 
-from meant_and_heard import confusions
+from meant_and_heard import confusions, regular_units
 
 from im2sp.lab.data.flickr8k import clean_text
+from im2sp.lab.data.pronunciations import Pronunciations
 from im2sp.lab.data.speech_shards import as_floats
-from im2sp.lab.data.unit_table import read_unit_tables
 from im2sp.lab.data.voice import PiperSpeaker
 from im2sp.lab.evaluation.recognisers import open_recogniser
 from im2sp.lab.evaluation.words import word_error_rate
 from im2sp.lab.models.unit_vocoder import load_vocoder, say
 from im2sp.lab.recipe import Recipe
-from im2sp.speech.units import without_repeats
+from im2sp.lab.stages.pronounce import TABLE
 
 
 def main() -> None:
@@ -39,27 +40,33 @@ def main() -> None:
     parser.add_argument("--sentences", type=int, default=150)
     arguments = parser.parse_args()
     recipe = Recipe.read(arguments.recipe, arguments.data, arguments.runs)
-    rows = read_unit_tables(recipe.lessons, "dev")
-    rows = rows[:: max(1, len(rows) // arguments.sentences)][: arguments.sentences]
-    texts = {row.caption_id: row.text for row in rows}
-    original, networks = PiperSpeaker(recipe.voice), load_vocoder(recipe.voice_of_lessons)
+    teacher = json.loads((recipe.teacher / "dev_captions.json").read_text())
+    table, original = Pronunciations.load(recipe.lessons / TABLE), PiperSpeaker(recipe.voice)
+    units = {
+        image_id: found
+        for image_id, text in sorted(teacher.items())
+        if (found := regular_units(text, table, original)) is not None
+    }
+    photos = list(units)[:: max(1, len(units) // arguments.sentences)][: arguments.sentences]
+    texts = {image_id: teacher[image_id] for image_id in photos}
+    networks = load_vocoder(recipe.voice_of_lessons)
     recogniser = open_recogniser(recipe.recogniser, len(os.sched_getaffinity(0)))
     voices = {
-        "original voice": ((row.caption_id, as_floats(original.speak(clean_text(row.text))[0])) for row in rows),
-        "regular units": ((row.caption_id, say(*networks, without_repeats(row.speech_units))) for row in rows),
+        "original voice": ((name, as_floats(original.speak(clean_text(text))[0])) for name, text in texts.items()),
+        "regular units": ((name, say(*networks, units[name])) for name in texts),
     }
-    print(f"{len(rows)} sentences\n\n| | word error rate | any difference | one that matters | misheard most |")
+    print(f"{len(texts)} sentences\n\n| | word error rate | any difference | one that matters | misheard most |")
     print("|---" * 5 + "|")
     rates = []
-    for name, waves in voices.items():
+    for voice, waves in voices.items():
         with tempfile.TemporaryDirectory() as folder:
             heard = recogniser.transcribe_all(waves, Path(folder) / "heard.jsonl")
-        rate = word_error_rate(list(texts.values()), [heard[caption] for caption in texts])
+        rate = word_error_rate(list(texts.values()), [heard[name] for name in texts])
         counts, different, mattering = confusions(texts, heard)
         rates.append(rate.rate)
         interval = f"{rate.rate:.1f} ({rate.low:.1f}-{rate.high:.1f})"
         most = "; ".join(f'"{one}" as "{other}" {count}' for (one, other), count in counts.most_common(6))
-        print(f"| {name} | {interval} | {different:.1%} | {mattering:.1%} | {most} |", flush=True)
+        print(f"| {voice} | {interval} | {different:.1%} | {mattering:.1%} | {most} |", flush=True)
     print(f"\nword error rate, regular units / original voice: {rates[1] / max(rates[0], 1e-9):.2f} times")
 
 
