@@ -30,10 +30,11 @@ __all__ = [
     "SpeechEncoderConfig", "VocabularyConfig", "VocoderConfig", "find_bundle", "write_checksums", "write_config",
 ]  # fmt: skip
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 IMAGE_UNITS_VERSION = 3  # the first format with image units
 FIRST_WITH_CONFIDENCE = 3
 _FIRST_WITH_KEPT_CACHE = 4
+_FIRST_WITH_SAID = 5
 CONFIG = "config.json"
 CONFIG_LIMIT = 4 * 2**20  # bytes; a vocabulary of 65536 subwords fits
 SPECIAL_TOKENS = 3  # pad, bos and eos come before the subwords
@@ -124,13 +125,18 @@ class DecoderConfig(Schema, frozen=True):
 
 
 class VocabularyConfig(Schema, frozen=True, kw_only=True):
-    """Tokens of the decoder; token t >= 3 stands for the units subwords[t - 3], listed as they were learnt."""
+    """Tokens of the decoder; token t >= 3 stands for the units subwords[t - 3], listed as they were learnt.
+
+    Where the voice has other units than those that the decoder learned, token t >= 3 is said by said[t - 3], which may
+    be nothing.
+    """
 
     units: Count = 200
     pad: Annotated[int, Meta(ge=0, lt=SPECIAL_TOKENS)] = 0
     bos: Annotated[int, Meta(ge=0, lt=SPECIAL_TOKENS)] = 1
     eos: Annotated[int, Meta(ge=0, lt=SPECIAL_TOKENS)] = 2
     subwords: list[list[int]]
+    said: list[list[Annotated[int, Meta(ge=0)]]] | None = None
 
     def __post_init__(self) -> None:
         if len({self.pad, self.bos, self.eos}) < SPECIAL_TOKENS:
@@ -142,6 +148,11 @@ class VocabularyConfig(Schema, frozen=True, kw_only=True):
             raise ValueError(f"a subword is empty or holds a unit outside 0..{self.units - 1}")
         if missing := [unit for unit in range(self.units) if (unit,) not in known]:
             raise ValueError(f"unit {missing[0]} has no subword of its own")
+        if self.said is not None:
+            if len(self.said) != len(self.subwords):
+                raise ValueError("said has not as many entries as there are subwords")
+            if max((max(units, default=0) for units in self.said), default=0) >= self.units:
+                raise ValueError(f"said holds a unit outside 0..{self.units - 1}")
 
 
 class VocoderConfig(Schema, frozen=True, kw_only=True):
@@ -241,6 +252,8 @@ class BundleConfig(Schema, frozen=True, kw_only=True):
             raise ValueError(f"image_units need format_version {IMAGE_UNITS_VERSION}")
         if self.decoder.cache == "kept" and self.format_version < _FIRST_WITH_KEPT_CACHE:
             raise ValueError(f"a decoder with a kept cache needs format_version {_FIRST_WITH_KEPT_CACHE}")
+        if self.vocabulary.said is not None and self.format_version < _FIRST_WITH_SAID:
+            raise ValueError(f"subwords that are said otherwise need format_version {_FIRST_WITH_SAID}")
         if self.confidence:
             if max(self.confidence.unsure_units) >= self.vocabulary.units:
                 raise ValueError(f"confidence.unsure_units holds a unit outside 0..{self.vocabulary.units - 1}")

@@ -83,3 +83,12 @@ def test_unknown_units_are_refused(units: list[int]) -> None:
 def test_inconsistent_vocabularies_are_refused(changes: dict[str, object], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         VocabularyConfig(**{"units": 8, "subwords": SINGLE, **changes})
+
+
+def test_subwords_that_are_said_in_the_units_of_another_voice() -> None:
+    said = [[7], [6], [5], [], [3, 2], [1], [0], [0, 4], [6, 5], [6, 5, 3], [3, 2], [2]]
+    config = VocabularyConfig(units=8, subwords=[*SINGLE, [1, 2], [1, 2, 3], [3, 4], [2, 1]], said=said)
+    vocabulary = Vocabulary(config)
+    assert vocabulary.encode([1, 2, 3, 4]).tolist() == MERGED.encode([1, 2, 3, 4]).tolist()
+    assert vocabulary.decode([ONE_TWO_THREE, 7]).tolist() == [6, 5, 3, 2]  # no unit twice where they meet
+    assert vocabulary.decode([6]).tolist() == []  # a subword that is said by nothing

@@ -128,6 +128,19 @@ _add_with_input("translate", "image features, or image units, -> speech units")
 _add_with_input("export", "finished stages -> a bundle")
 
 
+@app.command(help="the translator of another run, said by the voice of this one; in place of the stage translate")
+def resound(
+    learned: Annotated[Path, typer.Argument(help="folder of the run in which the translator learned")],
+    recipe: RecipeFile = DEFAULT_RECIPE,
+    data: Data = None,
+    runs: Runs = None,
+) -> None:
+    """Give a finished translator another voice."""
+    from im2sp.lab import pipeline
+
+    pipeline.resound(_recipe(recipe, data, runs, False), learned)
+
+
 @app.command(help="the bundle on the dev part -> report.json, and its figures into the bundle")
 def evaluate(
     recipe: RecipeFile = DEFAULT_RECIPE,

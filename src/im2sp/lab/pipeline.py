@@ -15,6 +15,7 @@ from im2sp.lab.recipe import CORPUS, FEATURES, PRONUNCIATIONS, TUNED_BACKBONE, V
 from im2sp.lab.voice_pipeline import hubert as hubert
 from im2sp.lab.voice_pipeline import parent_of, unit_count
 from im2sp.lab.voice_pipeline import pronounce as pronounce
+from im2sp.lab.voice_pipeline import resound as resound
 from im2sp.lab.voice_pipeline import speak as speak
 from im2sp.lab.voice_pipeline import units as units
 from im2sp.lab.voice_pipeline import vocoder as vocoder
@@ -323,6 +324,7 @@ def export(recipe: Recipe, start: str = "pretrained", seen: str = FEATURES) -> N
         recipe.voice_of_lessons,
         recipe.speech_encoder,
         parent_of(recipe) if recipe.keeps_voice else None,
+        recipe.said if recipe.said.is_file() else None,
     )
     options, facts = recipe.section("bundle", BundleOptions), _training_facts(recipe, sources.encoder.description)
     modules = frozen_unit_modules(recipe)

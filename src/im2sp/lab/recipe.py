@@ -226,6 +226,11 @@ class Recipe:
         return self.rewarded if "reward" in self.sections else self.pretrained
 
     @property
+    def said(self) -> Path:
+        """By which units of the voice the subwords are said, where the translator learned other units (`resound`)."""
+        return self.lessons / "said.json"
+
+    @property
     def vocoder(self) -> Path:
         """Vocoder and duration predictor."""
         return self.runs / "vocoder"

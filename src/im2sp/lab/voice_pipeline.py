@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from im2sp.errors import Im2SpError
@@ -139,6 +141,47 @@ def pronounce(recipe: Recipe) -> None:
         )
         training = recipe.section("vocoder", VocoderTraining, seed=recipe.seed)
         learn_durations(recipe.vocoder, heard, regular, training, recipe.voice_of_lessons)
+
+
+def resound(recipe: Recipe, learned: Path) -> None:
+    """A finished translator of another run and this run's voice -> what the translator's subwords are in its units.
+
+    In place of the stage `translate`: the translator and its subwords come from the other run as they are.
+
+    Args:
+        learned: folder of the run in which the translator learned, with its table of pronunciations.
+
+    Raises:
+        Im2SpError: the recipe has no regular units, or a part of one of the runs is missing.
+    """
+    from im2sp.lab.data.flickr8k import clean_text
+    from im2sp.lab.data.pronunciations import Pronunciations, phones_of_words
+    from im2sp.lab.data.unit_subwords import UnitSubwords
+    from im2sp.lab.data.voice import PiperSpeaker
+    from im2sp.lab.stages import resound as stage
+    from im2sp.lab.stages.pronounce import TABLE
+    from im2sp.lab.stages.translate import distilled_rows
+
+    if not recipe.pronounces:
+        raise Im2SpError(f"resound: the recipe has no section [{PRONUNCIATIONS}], so its units are not regular")
+    other = replace(recipe, runs=learned)
+    stage.check((other.lessons / TABLE, recipe.lessons / TABLE, other.subword_file))
+    subwords, units = UnitSubwords.load(other.subword_file, unit_count(recipe)), unit_count(recipe)
+    if (learned_units := 1 + max(max(subword) for subword in subwords.table())) != units:
+        raise Im2SpError(
+            f"resound: the translator in {learned} learned {learned_units} speech units, this voice has {units}: both "
+            "must have as many"
+        )
+    speaker = PiperSpeaker(recipe.voice)
+    sentences = (phones_of_words(speaker.phones(clean_text(row.text))) for row in distilled_rows(other.lessons))
+    stage.resound(
+        subwords,
+        Pronunciations.load(other.lessons / TABLE),
+        Pronunciations.load(recipe.lessons / TABLE),
+        sentences,
+        recipe.said,
+    )
+    stage.take_over(other.translator(), other.subword_file, recipe.translator(), recipe.subword_file)
 
 
 def _voice(recipe: Recipe) -> Callable[[IntArray], FloatArray]:

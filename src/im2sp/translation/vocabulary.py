@@ -24,18 +24,19 @@ class SpecialTokens:
 
 
 class Vocabulary:
-    """Token t >= 3 stands for the units `subwords[t - 3]`."""
+    """Token t >= 3 stands for the units `subwords[t - 3]`, said by these, or by `said[t - 3]` where it is given."""
 
     def __init__(self, config: VocabularyConfig) -> None:
         self.units = config.units
         self.size = SPECIAL_TOKENS + len(config.subwords)
         self.specials = SpecialTokens(config.pad, config.bos, config.eos)
         self._subwords = [tuple(subword) for subword in config.subwords]
+        self._said = self._subwords if config.said is None else [tuple(units) for units in config.said]
         self._ranks = {subword: rank for rank, subword in enumerate(self._subwords)}
         self._longest = max(len(subword) for subword in self._subwords)
 
     def encode(self, units: Sequence[int] | IntArray) -> IntArray:
-        """units: int64 [U] (repeats are removed) -> tokens int64 [T], T <= U, without BOS and EOS.
+        """Units that the decoder learned: int64 [U] (repeats are removed) -> tokens int64 [T], T <= U, no BOS and EOS.
 
         Neighbours are merged in the order in which the subwords were learnt (byte-pair encoding), so a text
         of units is cut in the same way as when the subwords were learnt. Raises Im2SpError for unknown units.
@@ -46,7 +47,7 @@ class Vocabulary:
         return np.array([SPECIAL_TOKENS + self._ranks[piece] for piece in pieces], dtype=np.int64)
 
     def decode(self, tokens: Sequence[int] | IntArray) -> IntArray:
-        """tokens: int64 [T] -> units int64 [U] without repeats, also where two subwords meet.
+        """tokens: int64 [T] -> units of the voice int64 [U] without repeats, also where two subwords meet.
 
         Special tokens stand for no unit. Raises Im2SpError for a token outside the vocabulary.
         """
@@ -55,7 +56,7 @@ class Vocabulary:
             if not 0 <= token < self.size:
                 raise Im2SpError(f"token {token} does not exist: this bundle has tokens from 0 to {self.size - 1}")
             if token >= SPECIAL_TOKENS:
-                units.extend(self._subwords[token - SPECIAL_TOKENS])
+                units.extend(self._said[token - SPECIAL_TOKENS])
         return without_repeats(units)
 
     def _first_learnt(self, pieces: list[tuple[int, ...]]) -> tuple[int, ...] | None:

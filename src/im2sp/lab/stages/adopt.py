@@ -15,6 +15,7 @@ import numpy as np
 
 from im2sp.bundle import Bundle
 from im2sp.captioner import Captioner
+from im2sp.errors import Im2SpError
 from im2sp.lab.convert.finished import read_translator
 from im2sp.lab.data.unit_subwords import UnitSubwords
 from im2sp.lab.data.unit_table import UnitRow, write_unit_table
@@ -30,9 +31,15 @@ def adopt(bundle: Bundle, translator: Path, subwords: Path) -> None:
     """Write translator and subwords of a bundle, unless they are there.
 
     Raises:
-        Im2SpError: the translator cannot be read back from the graphs of this bundle.
+        Im2SpError: the translator cannot be read back from the graphs of this bundle, or learned other units than its
+            voice has.
     """
     vocabulary = bundle.config.vocabulary
+    if vocabulary.said is not None:
+        raise Im2SpError(
+            f"the translator of {bundle.config.name} {bundle.config.version} learned other speech units than its voice "
+            "has: a run can go on from its voice, by a recipe with [pronunciations], but not from its translator"
+        )
     if not subwords.is_file():
         UnitSubwords.from_table(vocabulary.subwords, vocabulary.units).save(subwords)
     if not (translator / CONFIG).is_file():

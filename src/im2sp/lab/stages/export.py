@@ -56,6 +56,7 @@ class BundleSources:
     vocoder: Path  # of the stage `vocoder`, or of `im2sp-lab convert hifigan`
     speech_encoder: Path
     parent: Bundle | None = None  # gives its voice in place of vocoder and speech encoder
+    said: Path | None = None  # by which units of the voice the subwords are said (stage `resound`), where by others
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,7 @@ def export_bundle(
         units_config, seeing = export_image_units(image_units, translator, staging, options.precision)
     voice, hearing, speaking = _export_speech(sources, staging, options)
     subwords = UnitSubwords.load(sources.subwords, voice.units)
+    said = None if sources.said is None else json.loads(sources.said.read_text())
     parameters = {
         **seeing,
         "decoder": export_decoder(translator, image.image_tokens, staging, options.precision),
@@ -132,7 +134,7 @@ def export_bundle(
         image=image,
         image_units=units_config,
         decoder=decoder_config(sizes),
-        vocabulary=VocabularyConfig(units=subwords.units, subwords=subwords.table()),
+        vocabulary=VocabularyConfig(units=subwords.units, subwords=subwords.table(), said=said),
         vocoder=voice,
         speech_encoder=hearing,
         decoding=DecodingDefaults(
