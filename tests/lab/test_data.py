@@ -178,6 +178,7 @@ def test_recipes_fit_their_stages(name: str) -> None:
         "pretrain": TranslatorTraining,
         "tune": TuneTraining,
         "reward": SelfCriticalTraining,
+        "reward_translator": SelfCriticalTraining,
         "distil": Distillation,
         "translate": TranslatorTraining,
         "vocoder": VocoderTraining,

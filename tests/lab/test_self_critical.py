@@ -13,7 +13,13 @@ from pycocoevalcap.cider.cider import Cider
 from im2sp.lab.data.image_features import ImageFeatures
 from im2sp.lab.models.translator import Translator, TranslatorConfig
 from im2sp.lab.training.cider_reward import CiderReward
-from im2sp.lab.training.self_critical import SelfCriticalTraining, sample, self_critical_loss, train_self_critical
+from im2sp.lab.training.self_critical import (
+    Lessons,
+    SelfCriticalTraining,
+    sample,
+    self_critical_loss,
+    train_self_critical,
+)
 
 FORBIDDEN = (0, 1, 3)
 CONFIG = TranslatorConfig(12, image_width=8, width=16, layers=1, heads=2, feed_forward=16)
@@ -94,10 +100,51 @@ def test_equal_rewards_teach_nothing(model: Translator) -> None:
 
 
 def test_the_reward_rises(model: Translator, features: ImageFeatures, tmp_path: Path) -> None:
-    references = {image: [[1, 4 + row, 5 + row, 2]] for row, image in enumerate("abcdef")}
+    references = {image: [[4 + row, 5 + row, 2]] for row, image in enumerate("abcdef")}
     options = SelfCriticalTraining(
         steps=120, photos=6, samples=8, longest=5, learning_rate=1e-2, warm_up=5, report_every=20
     )
-    train_self_critical(model, features, references, FORBIDDEN, options, tmp_path / "out")
+    train_self_critical(model, features, Lessons(references), FORBIDDEN, options, tmp_path / "out")
     rows = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
     assert rows[-1]["reward"] > 3 * rows[0]["reward"]
+
+
+def test_what_is_read_in_the_samples_is_rewarded(model: Translator, features: ImageFeatures, tmp_path: Path) -> None:
+    """Symbols are halves of token ids here; photos that nobody described have their own references."""
+    references = {image: [[2 + row, 3 + row, 1]] for row, image in enumerate("abcd")}
+    options = SelfCriticalTraining(
+        steps=120, photos=6, samples=8, longest=5, learning_rate=1e-2, warm_up=5, described=0.5, likely=0.01,
+        image_tokens_kept=0.8, average_decay=0.9, report_every=20,
+    )  # fmt: skip
+    lessons = Lessons(references, {"e": [[4, 5, 1]], "f": [[5, 4, 1]]}, read=lambda tokens: [t // 2 for t in tokens])
+    trained = train_self_critical(model, features, lessons, FORBIDDEN, options, tmp_path / "out")
+    rows = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
+    assert rows[-1]["reward"] > 2 * rows[0]["reward"]
+    again = train_self_critical(model, features, lessons, FORBIDDEN, options, tmp_path / "out")
+    assert all(torch.equal(a, b) for a, b in zip(trained.parameters(), again.parameters(), strict=True))
+
+
+def test_cross_entropy_keeps_what_is_said(model: Translator, features: ImageFeatures, tmp_path: Path) -> None:
+    """Where no sample is better than another, the given sentences alone are learnt."""
+    references = {image: [[9, 10, 2]] for image in "abcdef"}
+    options = SelfCriticalTraining(
+        steps=80, photos=6, samples=2, longest=4, learning_rate=1e-2, warm_up=5, cross_entropy=1.0
+    )
+    lessons = Lessons(
+        references, sentences={image: [[1, 5, 6, 2]] for image in "abcdef"}, read=lambda tokens: [0] * len(tokens)
+    )
+    trained = train_self_critical(model, features, lessons, FORBIDDEN, options, tmp_path / "out")
+    images = torch.from_numpy(features.batch(list("abcdef"))).float()
+    tokens = sample(trained, images, 1, 4, FORBIDDEN, torch.Generator().manual_seed(0), likely=0.3)
+    assert tokens[:, :4].tolist() == [[1, 5, 6, 2]] * 6
+
+
+def test_unlikely_tokens_are_not_drawn(model: Translator) -> None:
+    images = torch.randn(4, 4, 8, generator=torch.Generator().manual_seed(1))
+    only = sample(model, images, 20, 6, FORBIDDEN, torch.Generator().manual_seed(2), likely=0.999)
+    assert torch.equal(only, only[::20].repeat_interleave(20, 0))  # but for the likeliest
+    tokens = torch.tensor([[1, 5, 6, 2], [1, 7, 2, 0]])
+    loss = self_critical_loss(model, images[:1], tokens, torch.tensor([[1.0, 0.0]]), FORBIDDEN, likely=0.999)
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert all(p.grad is None or torch.isfinite(p.grad).all() for p in model.parameters())

@@ -38,7 +38,7 @@ Input = Annotated[str, typer.Option("--input", help=f"what the translator sees o
 DEFAULT_RECIPE = Path("recipes/flickr8k/recipe.toml")
 STAGES = (
     "speak", "encode", "pretrain", "tune", "reward", "distil",
-    "hubert", "units", "vocoder", "pronounce", "translate", "export", "evaluate",
+    "hubert", "units", "vocoder", "pronounce", "translate", "reward-translator", "export", "evaluate",
 )  # fmt: skip
 OF_A_VOICE = ("hubert", "vocoder")  # which a parent has
 SHARED = ("pretrain", "tune", "hubert", "vocoder", "translate")  # stages that several processes can share
@@ -105,6 +105,10 @@ _add("pretrain", "photos and text captions -> the text captioner that the transl
 _add("tune", "the text captioner and the end of the image backbone learn on together; needs a section [tune]")
 _add("reward", "the text captioner -> one whose sentences agree more with people's; needs a section [reward]")
 _add("distil", "photos -> sentences of the text captioner -> spoken captions, beside those that people wrote")
+_add(
+    "reward-translator",
+    "the translator -> one whose words agree more with people's; needs [reward_translator]",
+)
 _add("adopt", "a finished bundle, the recipe's parent -> its translator and subwords, to go on from")
 _add("image-tokenizer", "photos -> a ViT-VQGAN, which makes them image units; not part of `all`")
 _add("token-vit", "image units and cached features -> a token ViT that captioning starts from; not part of `all`")

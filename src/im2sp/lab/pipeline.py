@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from im2sp.errors import Im2SpError
 from im2sp.lab.data.flickr8k import photo_path, read_captions, read_split
-from im2sp.lab.recipe import CORPUS, FEATURES, PRONUNCIATIONS, TUNED_BACKBONE, VIT_VQGAN, Recipe
+from im2sp.lab.recipe import CORPUS, FEATURES, PRONUNCIATIONS, REWARD_TRANSLATOR, TUNED_BACKBONE, VIT_VQGAN, Recipe
 from im2sp.lab.voice_pipeline import hubert as hubert
 from im2sp.lab.voice_pipeline import parent_of, unit_count
 from im2sp.lab.voice_pipeline import pronounce as pronounce
@@ -205,20 +205,20 @@ def reward(recipe: Recipe) -> None:
     from im2sp.lab.data.image_features import ImageFeatures
     from im2sp.lab.data.text_tokenizer import FORBIDDEN, TextTokenizer
     from im2sp.lab.models.translator import Translator
-    from im2sp.lab.training.self_critical import SelfCriticalTraining, train_self_critical
+    from im2sp.lab.training.self_critical import Lessons, SelfCriticalTraining, train_self_critical
 
     if "reward" not in recipe.sections:
         log.info("reward: the recipe has no section [reward], so the text captioner stays as it is")
         return
     tokenizer = TextTokenizer.load(recipe.text_tokenizer)
     references = {
-        image_id: [tokenizer.encode(text) for text in texts]
+        image_id: [tokenizer.encode(text)[1:] for text in texts]
         for image_id, texts in _human_captions(recipe, "train").items()
     }
     model = train_self_critical(
         Translator.load(recipe.pretrained),
         ImageFeatures(recipe.features),
-        references,
+        Lessons(references),
         FORBIDDEN,
         recipe.section("reward", SelfCriticalTraining, seed=recipe.seed),
         recipe.rewarded,
@@ -307,6 +307,52 @@ def translate(recipe: Recipe, start: str = "pretrained", seen: str = FEATURES) -
     )
 
 
+def reward_translator(recipe: Recipe) -> None:
+    """The translator -> one whose sentences, read as words, agree more with people's, if asked for.
+
+    Raises:
+        Im2SpError: the recipe has no regular units, which alone can be read.
+    """
+    from im2sp.lab.data.flickr8k import clean_text
+    from im2sp.lab.data.image_features import ImageFeatures
+    from im2sp.lab.data.pronunciations import Pronunciations
+    from im2sp.lab.data.sentences import store_sentences
+    from im2sp.lab.data.unit_subwords import BOS, UnitSubwords
+    from im2sp.lab.data.voice import PiperSpeaker
+    from im2sp.lab.models.translator import Translator
+    from im2sp.lab.stages.distil import read_hypotheses
+    from im2sp.lab.stages.pronounce import TABLE
+    from im2sp.lab.stages.reward_translator import WordSymbols
+    from im2sp.lab.stages.translate import DISTILLED
+    from im2sp.lab.training.self_critical import Lessons, SelfCriticalTraining, train_self_critical
+    from im2sp.lab.training.translator import PAD
+
+    if REWARD_TRANSLATOR not in recipe.sections:
+        log.info("reward-translator: the recipe has no section [%s]: the translator stays as it is", REWARD_TRANSLATOR)
+        return
+    if not recipe.pronounces:
+        raise Im2SpError(f"[{REWARD_TRANSLATOR}] needs [{PRONUNCIATIONS}]: only regular units can be read as words")
+    translator, speaker = Translator.load(recipe.translator()), PiperSpeaker(recipe.voice)
+    subwords = UnitSubwords.load(recipe.subword_file, unit_count(recipe))
+    table = Pronunciations.load(recipe.lessons / TABLE)
+    symbols = WordSymbols(table, subwords, lambda text: speaker.phones(clean_text(text)))
+    features, described = ImageFeatures(*recipe.all_features), _human_captions(recipe, "train")
+    hypotheses = read_hypotheses(recipe.distilled)
+    others = {i: texts for i, texts in hypotheses.items() if i in features.rows and i not in described}
+    longest = translator.config.max_positions
+    sentences = store_sentences(
+        recipe.lessons, "train", DISTILLED, subwords, longest, recipe.rewarded_translator / "sentences"
+    )
+    train_self_critical(
+        translator,
+        features,
+        Lessons(symbols.of_texts(described), symbols.of_texts(others), sentences, symbols.of_tokens),
+        (PAD, BOS),
+        recipe.section(REWARD_TRANSLATOR, SelfCriticalTraining, seed=recipe.seed),
+        recipe.rewarded_translator,
+    )
+
+
 def export(recipe: Recipe, start: str = "pretrained", seen: str = FEATURES) -> None:
     """Finished stages -> a bundle."""
     from im2sp.lab.image_encoders import image_encoder
@@ -314,9 +360,10 @@ def export(recipe: Recipe, start: str = "pretrained", seen: str = FEATURES) -> N
     from im2sp.lab.stages.export import BundleOptions, BundleSources, export_bundle
     from im2sp.lab.unit_pipeline import frozen_unit_modules, image_unit_modules
 
-    translator = recipe.translator(start, seen)
+    translator = recipe.finished_translator(start, seen)
     if not (translator / WEIGHTS).is_file():
-        raise Im2SpError(f"{translator / WEIGHTS} is missing: run the stage `translate` with the same options first")
+        stage = "reward-translator" if translator == recipe.rewarded_translator else "translate"
+        raise Im2SpError(f"{translator / WEIGHTS} is missing: run the stage `{stage}` with the same options first")
     sources = BundleSources(
         image_encoder(recipe),
         translator,

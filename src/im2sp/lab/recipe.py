@@ -16,6 +16,7 @@ T = TypeVar("T")
 CORPUS, IMAGE_ENCODER = "corpus", "image_encoder"  # sections: recordings of people; published weights
 PRONUNCIATIONS = "pronunciations"  # section: the translator learns from regular units
 REVOICE = "revoice"  # section: finer speech units on the HuBERT of the parent, and its vocoder learns on with them
+REWARD_TRANSLATOR = "reward_translator"  # section: the translator learns on from its own sentences, read as words
 HIFIGAN = "hifigan"  # section: the stage `vocoder` trains the published kind
 TUNED_BACKBONE = "backbone.safetensors"
 
@@ -271,6 +272,16 @@ class Recipe:
         if seen == FEATURES:
             return self.runs / f"translate-{start}"
         return self.runs / (f"translate-{seen}" if start == "pretrained" else f"translate-{seen}-{start}")
+
+    @property
+    def rewarded_translator(self) -> Path:
+        """The translator of photo features after self-critical training."""
+        return self.runs / "translate-rewarded"
+
+    def finished_translator(self, start: str = "pretrained", seen: str = FEATURES) -> Path:
+        """The translator that goes into a bundle."""
+        rewarded = REWARD_TRANSLATOR in self.sections and (start, seen) == ("pretrained", FEATURES)
+        return self.rewarded_translator if rewarded else self.translator(start, seen)
 
     def bundle_of(self, seen: str) -> Path:
         """The exported bundle that sees photos by one of INPUTS."""

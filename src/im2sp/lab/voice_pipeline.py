@@ -181,7 +181,7 @@ def resound(recipe: Recipe, learned: Path) -> None:
         sentences,
         recipe.said,
     )
-    stage.take_over(other.translator(), other.subword_file, recipe.translator(), recipe.subword_file)
+    stage.take_over(other.finished_translator(), other.subword_file, recipe.translator(), recipe.subword_file)
 
 
 def _voice(recipe: Recipe) -> Callable[[IntArray], FloatArray]:

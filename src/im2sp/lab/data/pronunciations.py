@@ -111,6 +111,10 @@ class Pronunciations:
             return None
         return np.array([unit for entry in entries for unit in self._table[entry]], np.uint16)
 
+    def contexts(self) -> list[Context]:
+        """All entries."""
+        return list(self._table)
+
     def way(self, entry: Context) -> Units:
         """The units of an entry, repeats kept."""
         return self._table[entry]

@@ -105,6 +105,14 @@ def read_sentences(path: Path) -> list[Caption]:
     return [Caption(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
+def read_hypotheses(path: Path) -> dict[str, list[str]]:
+    """What the captioner may say about each photo, likeliest first; nothing where there is no file."""
+    if not path.is_file():
+        return {}
+    entries = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+    return {entry["image_id"]: entry["texts"] for entry in entries}
+
+
 def _hypotheses(
     model: Translator,
     tokenizer: TextTokenizer,
@@ -119,11 +127,7 @@ def _hypotheses(
     Args:
         common: image features float32 [image_tokens, image_width] that guidance leads away from; None without it.
     """
-    found: dict[str, list[str]] = {}
-    if out.is_file():
-        for line in out.read_text(encoding="utf-8").splitlines():
-            entry = json.loads(line)
-            found[entry["image_id"]] = entry["texts"]
+    found = read_hypotheses(out)
     step, missing = DecoderStep(model), [image_id for image_id in image_ids if image_id not in found]
     count, weights = len(features.views), None
     if common is not None:

@@ -1,12 +1,14 @@
-"""Self-critical training: a captioner's own samples, the better of them made likelier (Rennie et al., 2017).
+"""Self-critical training: a model's own samples, the better of them made likelier (Rennie et al., 2017).
 
 The baseline of a sample is the mean reward of the other samples about its photo (Luo, 2020), so no second decoding is
-needed. The reward is CIDEr-D over tokens, so words are not needed either.
+needed. The reward is CIDEr-D over tokens, or over what is read in them: words in speech units, say.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from im2sp.lab.data.image_features import ImageFeatures
+from im2sp.lab.data.sentences import SentenceLookup
 from im2sp.lab.data.text_tokenizer import BOS, EOS
 from im2sp.lab.models.translator import DecoderStep, Translator
 from im2sp.lab.precision import products
 from im2sp.lab.training.cider_reward import CiderReward
 from im2sp.lab.training.progress import Checkpoint, TrainingLog, warm_up_cosine
-from im2sp.lab.training.translator import PAD, Sentences
+from im2sp.lab.training.translator import PAD, Sentences, next_token_loss, pad, some_tokens
 
 
 @dataclass(frozen=True)
@@ -32,93 +35,167 @@ class SelfCriticalTraining:
     longest: int = 24  # tokens
     learning_rate: float = 1e-4
     warm_up: int = 20
+    described: float = 1.0  # share of a step's photos that people described, where there are others
+    others_weight: float = 0.3  # of the rewards of other photos
+    likely: float = 0.0  # tokens that are less likely than this are not sampled
+    image_tokens_kept: float = 1.0  # of each photo in a step, drawn anew; less learns photos by heart more slowly
+    cross_entropy: float = 0.0  # weight of the cross-entropy on given sentences, which keeps the language
+    label_smoothing: float = 0.1  # of that
+    average_decay: float = 0.0  # exponential moving average of the weights, which is what is kept; 0: the last ones
     report_every: int = 50
     seed: int = 0
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """What the samples are compared with.
+
+    Attributes:
+        references: what people wrote about each photo, in symbols.
+        others: what a teacher wrote about each of other photos.
+        sentences: token ids, BOS and EOS included, for the cross-entropy.
+        read: token ids of a sample, without BOS and with EOS where it ended -> its symbols. Without it, these are they.
+    """
+
+    references: Sentences
+    others: Sentences = field(default_factory=dict)
+    sentences: SentenceLookup = field(default_factory=dict)
+    read: Callable[[list[int]], list[int]] = lambda tokens: tokens
 
 
 def train_self_critical(
     model: Translator,
     features: ImageFeatures,
-    references: Sentences,
+    lessons: Lessons,
     forbidden: tuple[int, ...],
     options: SelfCriticalTraining,
     out: Path,
 ) -> Translator:
-    """Train on; resumes from `out/checkpoint.pt`; leaves the weights in `out` and returns that model.
+    """Train on; resumes from `out/checkpoint.pt`; leaves the weights in `out` and returns that model, on the CPU.
+
+    On the GPU where there is one.
 
     Args:
-        references: token ids of each caption of the train photos, BOS and EOS included.
         forbidden: tokens that are never to be said.
     """
     if (out / "model.safetensors").is_file():
         return Translator.load(out)
-    model.eval()  # samples and gradients from one distribution, so no dropout
-    reward = CiderReward({image_id: [caption[1:] for caption in captions] for image_id, captions in references.items()})
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(device).eval()  # samples and gradients from one distribution, so no dropout
+    reward = CiderReward(lessons.references | lessons.others)
     optimizer = torch.optim.AdamW(model.parameters(), lr=options.learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
+    average = {name: value.clone() for name, value in model.state_dict().items()}
     step = 0
     checkpoint = Checkpoint(
         out / "checkpoint.pt",
-        lambda: {"step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict()},
+        lambda: {"step": step, "model": model.state_dict(), "average": average, "optimizer": optimizer.state_dict()},
     )
     if state := checkpoint.load():
         step = state["step"]
         model.load_state_dict(state["model"])
+        average = {name: value.to(device) for name, value in state["average"].items()}
         optimizer.load_state_dict(state["optimizer"])
-    image_ids, report = sorted(references), TrainingLog(out / "log.jsonl")
-    rewards: list[float] = []
+    report, rewards = TrainingLog(out / "log.jsonl"), list[float]()
     while step < options.steps:
         for group in optimizer.param_groups:
             group["lr"] = options.learning_rate * warm_up_cosine(step, options.steps, options.warm_up)
         rng = np.random.default_rng((options.seed, 3, step))
-        ids = [image_ids[i] for i in rng.choice(len(image_ids), min(options.photos, len(image_ids)), replace=False)]
+        torch.manual_seed(options.seed * 1_000_003 + step)
+        ids = _photos(lessons, options, rng)
         views = rng.integers(len(features.views), size=len(ids))
-        images = torch.from_numpy(features.batch(ids, views)).float()
-        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        tokens = sample(model, images, options.samples, options.longest, forbidden, generator)
+        images = torch.from_numpy(features.batch(ids, views)).float().to(device)
+        images = some_tokens(images, options.image_tokens_kept)
+        generator = torch.Generator(device).manual_seed(int(rng.integers(2**62)))
+        tokens = sample(model, images, options.samples, options.longest, forbidden, generator, options.likely)
         scores = torch.tensor(
             [
-                [reward.score(image_id, said) for said in sentences]
+                [reward.score(image_id, lessons.read(said)) for said in sentences]
                 for image_id, sentences in zip(ids, _sentences(tokens, options.samples), strict=True)
-            ]
+            ],
+            device=device,
         )
-        loss = self_critical_loss(model, images, tokens, scores, forbidden)
+        described = torch.tensor([image_id in lessons.references for image_id in ids], device=device)
+        weights = torch.where(described, 1.0, options.others_weight)[:, None]
+        loss = self_critical_loss(model, images, tokens, scores * weights, forbidden, options.likely)
+        if options.cross_entropy:
+            loss = loss + options.cross_entropy * _cross_entropy(model, images, ids, lessons, options)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         step += 1
-        rewards.append(float(scores.mean()))
+        _follow(average, model, min(options.average_decay, (1 + step) / (10 + step)))
+        rewards.append(float(scores[described].mean()))
         if step % options.report_every == 0 or step == options.steps:
             report.write(step=step, reward=float(np.mean(rewards)))
             rewards = []
         checkpoint.maybe_save()
     checkpoint.save()
-    model.save(out)
+    model.load_state_dict(average)
+    model.to("cpu").save(out)
     return model
+
+
+def _photos(lessons: Lessons, options: SelfCriticalTraining, rng: np.random.Generator) -> list[str]:
+    """The photos of a step: some that people described, then others."""
+    count = options.photos if not lessons.others else max(1, round(options.photos * options.described))
+    drawn = []
+    for known, wanted in ((lessons.references, count), (lessons.others, options.photos - count)):
+        listed = sorted(known)
+        drawn += [listed[i] for i in rng.choice(len(listed), min(wanted, len(listed)), replace=False)] if wanted else []
+    return drawn
+
+
+def _cross_entropy(
+    model: Translator, images: Tensor, ids: list[str], lessons: Lessons, options: SelfCriticalTraining
+) -> Tensor:
+    """Of the sentences that there are about the photos of a step, with dropout."""
+    pairs = [(row, said) for row, image_id in enumerate(ids) for said in lessons.sentences.get(image_id, ())]
+    if not pairs:
+        return images.new_zeros(())
+    tokens = pad([said for _, said in pairs])
+    photo = torch.tensor([row for row, _ in pairs] + [0] * (len(tokens) - len(pairs)))
+    model.train()
+    loss = next_token_loss(model, images, tokens.to(images.device), photo.to(images.device), options.label_smoothing)
+    model.eval()
+    return loss
+
+
+@torch.no_grad()
+def _follow(average: dict[str, Tensor], model: Translator, decay: float) -> None:
+    for name, value in model.state_dict().items():
+        if value.is_floating_point():
+            average[name].lerp_(value, 1 - decay)
 
 
 @torch.no_grad()  # and not inference mode, whose tensors a later backward pass refuses
 def sample(
-    model: Translator, images: Tensor, count: int, longest: int, forbidden: tuple[int, ...], generator: torch.Generator
+    model: Translator,
+    images: Tensor,
+    count: int,
+    longest: int,
+    forbidden: tuple[int, ...],
+    generator: torch.Generator,
+    likely: float = 0.0,
 ) -> Tensor:
     """Sentences drawn from the model: int64 [P * count, 1 + longest], BOS first, PAD after EOS.
 
     Args:
         images: features [P, N, image_width]; the sentences of a photo come one after the other.
+        likely: tokens that are less likely than this are not drawn, the likeliest excepted.
     """
     step, pairs = DecoderStep(model), model.prefix(images)
     keys, values = (torch.stack(part).repeat_interleave(count, 1) for part in zip(*pairs, strict=True))
     layers, rows, heads, _, dim = keys.shape
-    past_keys = past_values = torch.zeros(layers, rows, heads, 0, dim)
-    tokens = torch.full((rows, 1 + longest), PAD)
+    past_keys = past_values = keys.new_zeros(layers, rows, heads, 0, dim)
+    tokens = torch.full((rows, 1 + longest), PAD, device=images.device)
     tokens[:, 0] = BOS
-    going = torch.ones(rows, dtype=torch.bool)
+    going = torch.ones(rows, dtype=torch.bool, device=images.device)
     for position in range(longest):
         logits, past_keys, past_values, _ = step(
-            tokens[:, position], torch.tensor([position]), keys, values, past_keys, past_values
+            tokens[:, position], torch.tensor([position], device=images.device), keys, values, past_keys, past_values
         )
-        logits[:, list(forbidden)] = -torch.inf
-        drawn = torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
+        drawn = torch.multinomial(_log_probability(logits, forbidden, likely).exp(), 1, generator=generator)[:, 0]
         tokens[going, position + 1] = drawn[going]
         going = going & (drawn != EOS)
         if not going.any():
@@ -127,7 +204,12 @@ def sample(
 
 
 def self_critical_loss(
-    model: Translator, images: Tensor, tokens: Tensor, scores: Tensor, forbidden: tuple[int, ...]
+    model: Translator,
+    images: Tensor,
+    tokens: Tensor,
+    scores: Tensor,
+    forbidden: tuple[int, ...],
+    likely: float = 0.0,
 ) -> Tensor:
     """Minus the mean log probability of a token, weighted by how much its sentence beats the others of its photo.
 
@@ -135,20 +217,31 @@ def self_critical_loss(
         images: features [P, N, image_width].
         tokens: int64 [P * S, T], as `sample` gives them.
         scores: float [P, S], the reward of each sentence.
+        likely: as the samples were drawn.
     """
     photos, samples = scores.shape
     others = (scores.sum(1, keepdim=True) - scores) / max(1, samples - 1)
     advantage = (scores - others).flatten()
     targets = tokens[:, 1:]
     counted = targets != PAD
-    photo = torch.arange(photos).repeat_interleave(samples)
-    with products("cpu"):
+    photo = torch.arange(photos, device=images.device).repeat_interleave(samples)
+    with products(images.device):
         logits = model(images, tokens[:, :-1], photo)
+    log_probability = _log_probability(logits, forbidden, likely).gather(-1, targets[..., None])[..., 0]
+    # Rounding may put a token that was drawn just below what is likely: it counts for nothing then.
+    weighted = advantage[:, None] * log_probability.masked_fill(~counted | log_probability.isinf(), 0.0)
+    return -weighted.sum() / counted.sum()
+
+
+def _log_probability(logits: Tensor, forbidden: tuple[int, ...], likely: float) -> Tensor:
+    """Logits [..., vocabulary] -> log probabilities float32 among the tokens that may be drawn."""
     logits = logits.float()
     logits[..., list(forbidden)] = -torch.inf
-    log_probability = logits.log_softmax(-1).gather(-1, targets[..., None])[..., 0]
-    weighted = advantage[:, None] * log_probability.masked_fill(~counted, 0.0)
-    return -weighted.sum() / counted.sum()
+    found = logits.log_softmax(-1)
+    if likely:
+        least = found.detach().amax(-1, keepdim=True).clamp(max=math.log(likely))
+        found = found.masked_fill(found.detach() < least, -torch.inf).log_softmax(-1)
+    return found
 
 
 def _sentences(tokens: Tensor, samples: int) -> list[list[list[int]]]:
