@@ -1,8 +1,9 @@
 """What a bundle means about the dev photos, and what is heard of it: the error budget behind the translator.
 
-    python benchmarks/meant_and_heard.py --recipe recipes/flickr8k/retaught.toml [--runs RUNS] [--confusions 20]
+    python benchmarks/meant_and_heard.py --recipe recipes/flickr8k/retaught.toml [--runs RUNS] [--learned RUNS]
 
-RUNS is the folder of a finished run of a recipe with [pronunciations], up to `evaluate`. Its translator says regular
+RUNS is the folder of a finished run of a recipe with [pronunciations], up to `evaluate`; --learned is that of the run
+in which its translator learned, where `resound` gave that another voice. Its translator says regular
 units, so what it means can be looked up: the nearest (edit distance) of all sentences that the teacher found about any
 photo, in the units of the run's table. Printed, on all dev photos that were evaluated:
 
@@ -20,6 +21,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +29,7 @@ from rapidfuzz.distance import Levenshtein
 from rapidfuzz.process import cdist
 
 from im2sp.arrays import IntArray
-from im2sp.bundle import Bundle
+from im2sp.bundle import SPECIAL_TOKENS, Bundle
 from im2sp.captioner import Captioner
 from im2sp.lab.data.flickr8k import clean_text, photo_path
 from im2sp.lab.data.pronunciations import Pronunciations, phones_of_words
@@ -46,7 +48,7 @@ SMALL = frozenset(ARTICLES + PREPOSITIONS + OTHERS)
 
 
 def known_sentences(recipe: Recipe, teacher: dict[str, str]) -> dict[tuple[int, ...], str]:
-    """Sentences by their regular units."""
+    """Sentences by their regular units, in the units that the translator learned."""
     table, speaker = Pronunciations.load(recipe.lessons / TABLE), PiperSpeaker(recipe.voice)
     texts = set(teacher.values())
     with recipe.distilled.open(encoding="utf-8") as lines:
@@ -66,12 +68,14 @@ def regular_units(text: str, table: Pronunciations, speaker: PiperSpeaker) -> In
 
 
 def said_about(recipe: Recipe, photos: list[str]) -> dict[str, tuple[int, ...]]:
-    """Units without repeats that the bundle of a run says about photos, by image id."""
+    """What the bundle of a run says about photos, in the units that its translator learned, without repeats."""
     captioner = Captioner(Bundle.load(recipe.bundle), threads=1)
+    subwords = captioner.bundle.config.vocabulary.subwords
     found = {}
     for image_id in photos:
         tokens = captioner.translate(captioner.encode(photo_path(recipe.data, image_id))).tokens
-        found[image_id] = tuple(without_repeats(captioner.vocabulary.decode(tokens)).tolist())
+        learned = [unit for token in tokens.tolist() for unit in subwords[token - SPECIAL_TOKENS]]
+        found[image_id] = tuple(without_repeats(learned).tolist())
     return found
 
 
@@ -101,6 +105,7 @@ def main() -> None:
     parser.add_argument("--recipe", type=Path, default=Path("recipes/flickr8k/retaught.toml"))
     parser.add_argument("--data", type=Path)
     parser.add_argument("--runs", type=Path)
+    parser.add_argument("--learned", type=Path)
     parser.add_argument("--confusions", type=int, default=20)
     arguments = parser.parse_args()
     recipe = Recipe.read(arguments.recipe, arguments.data, arguments.runs)
@@ -108,7 +113,8 @@ def main() -> None:
     heard = json.loads(path.read_text())
     teacher = json.loads((recipe.teacher / "dev_captions.json").read_text())
     references = flickr8k_photos(recipe.data, "dev").references
-    known, said = known_sentences(recipe, teacher), said_about(recipe, sorted(heard))
+    learned = replace(recipe, runs=arguments.learned) if arguments.learned else recipe
+    known, said = known_sentences(learned, teacher), said_about(recipe, sorted(heard))
     exact = {image_id: known[units] for image_id, units in said.items() if units in known}
     others = {image_id: units for image_id, units in said.items() if units not in known}
     rows = {

@@ -14,10 +14,11 @@ import torch
 from im2sp import Captioner
 from im2sp.bundle import SPECIAL_TOKENS, Bundle
 from im2sp.errors import Im2SpError
-from im2sp.lab import pipeline
+from im2sp.lab import pipeline, voice_pipeline
 from im2sp.lab.cli import stages_of
 from im2sp.lab.convert.finished import read_speech_encoder, read_translator, read_voice
 from im2sp.lab.data.flickr8k import PHOTO_FOLDER
+from im2sp.lab.data.pronunciations import Pronunciations
 from im2sp.lab.data.speech_shards import as_floats, read_shards
 from im2sp.lab.data.unit_subwords import UnitSubwords
 from im2sp.lab.data.unit_table import read_unit_tables
@@ -32,7 +33,9 @@ from im2sp.lab.models.unit_vocoder import (
     say,
 )
 from im2sp.lab.recipe import SEMANTIC, Recipe
+from im2sp.lab.stages.adopt import adopt
 from im2sp.lab.stages.export import SPEECH_GRAPHS
+from im2sp.lab.stages.pronounce import TABLE
 from im2sp.lab.stages.revoice import with_units
 from im2sp.speech.units import remove_repeats
 from tests.lab.tiny_run import SPEECH_UNITS, write_tiny_run
@@ -153,7 +156,7 @@ def _taught(run: Recipe, runs: Path, **more: dict[str, Any]) -> Recipe:
     (recipe.runs / "features").symlink_to(run.runs / "features")
     for stage in stages_of(recipe):
         if stage != "evaluate":
-            getattr(pipeline, stage)(recipe)
+            getattr(pipeline, stage.replace("-", "_"))(recipe)
     return recipe
 
 
@@ -179,9 +182,15 @@ def test_a_parent_gets_better_words_and_keeps_its_voice(run: Recipe, tmp_path: P
         torch.testing.assert_close(weight, before[name], rtol=0, atol=1e-5)
 
 
-def test_a_parent_gets_words_in_regular_units(run: Recipe, tmp_path: Path) -> None:
+def test_a_parent_gets_words_in_regular_units(run: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     learning = {"steps": 2, "warm_up": 1, "photos": 4, "distilled_photos": 4, "distilled_from": 0}
-    recipe = _taught(run, tmp_path / "runs", translate=learning, pronunciations={"spoken": 8, "heard": 3})
+    recipe = _taught(
+        run,
+        tmp_path / "runs",
+        translate=learning,
+        pronunciations={"spoken": 8, "heard": 3},
+        reward_translator={"steps": 2, "photos": 4, "samples": 2, "longest": 6, "cross_entropy": 0.5, "described": 0.5},
+    )
 
     spoken, unspoken = (list(read_unit_tables(recipe.lessons, "train", f"distilled-{name}")) for name in ("0*", "un*"))
     assert len(spoken) == 8
@@ -199,6 +208,32 @@ def test_a_parent_gets_words_in_regular_units(run: Recipe, tmp_path: Path) -> No
     assert training["sentences_put_together_from_these"] == len(spoken) + len(unspoken)
     assert training["voice_of"] == "smoke 0.1.0"
     assert not recipe.adopted.exists()  # the words are others
+    learnt, rewarded = Translator.load(recipe.translator()), Translator.load(recipe.rewarded_translator)
+    assert not torch.equal(learnt.word_embeddings.weight, rewarded.word_embeddings.weight)
+    read_back = read_translator(mine).word_embeddings.weight
+    torch.testing.assert_close(read_back, rewarded.word_embeddings.weight, rtol=0, atol=0.01)
+
+    # The same translator in another run, whose voice says every word as the one before does.
+    again = replace(recipe, runs=tmp_path / "again")
+    again.lessons.mkdir(parents=True)
+    for path in (*recipe.lessons.glob("*.parquet"), recipe.lessons / TABLE):
+        (again.lessons / path.name).symlink_to(path)
+    (again.runs / "features").symlink_to(run.runs / "features")
+    pipeline.resound(again, recipe.runs)
+    again.rewarded_translator.symlink_to(again.translator())
+    pipeline.export(again)
+    resounded = Bundle.load(again.bundle)
+    assert resounded.config.vocabulary.subwords == mine.config.vocabulary.subwords
+    vocabulary, table = Captioner(resounded, threads=1).vocabulary, Pronunciations.load(recipe.lessons / TABLE)
+    assert len(table)
+    for row in unspoken:
+        units = remove_repeats(row.speech_units)[0]
+        np.testing.assert_array_equal(vocabulary.decode(vocabulary.encode(units)), units)
+    with pytest.raises(Im2SpError, match="learned other speech units than its voice has"):
+        adopt(resounded, tmp_path / "adopted", tmp_path / "subwords.json")
+    monkeypatch.setattr(voice_pipeline, "unit_count", lambda _: 30)
+    with pytest.raises(Im2SpError, match="learned 20 speech units, this voice has 30"):
+        pipeline.resound(again, recipe.runs)
 
 
 def test_a_parent_gets_finer_units_and_its_voice_learns_on_with_them(run: Recipe, tmp_path: Path) -> None:
