@@ -150,7 +150,7 @@ def test_unit_quality_of_a_perfect_and_a_useless_set() -> None:
     assert useless.phone_purity == pytest.approx(1 / 3)
 
 
-@pytest.mark.parametrize("name", ["recipe.toml", "smoke.toml"])
+@pytest.mark.parametrize("name", ["recipe.toml", "smoke.toml", "retaught.toml", "gpu.toml", "image-units.toml"])
 def test_recipes_fit_their_stages(name: str) -> None:
     from im2sp.lab.models.image_backbone import BackboneConfig
     from im2sp.lab.models.token_vit import TokenVitConfig
@@ -161,6 +161,8 @@ def test_recipes_fit_their_stages(name: str) -> None:
     from im2sp.lab.stages.export import BundleOptions
     from im2sp.lab.stages.hubert import HubertStage
     from im2sp.lab.stages.image_tokenizer import TokenizerPhotos
+    from im2sp.lab.stages.pronounce import PronunciationOptions
+    from im2sp.lab.stages.revoice import RevoiceOptions
     from im2sp.lab.stages.semantic_units import SemanticUnitsOptions
     from im2sp.lab.stages.tune import TuneTraining
     from im2sp.lab.training.self_critical import SelfCriticalTraining
@@ -180,6 +182,9 @@ def test_recipes_fit_their_stages(name: str) -> None:
         "reward": SelfCriticalTraining,
         "reward_translator": SelfCriticalTraining,
         "distil": Distillation,
+        "pronunciations": PronunciationOptions,
+        "revoice": RevoiceOptions,
+        "ablation": TranslatorTraining,
         "translate": TranslatorTraining,
         "vocoder": VocoderTraining,
         "vocoder_sizes": VocoderConfig,
