@@ -109,7 +109,7 @@ def _aligned(
 ) -> list[tuple[int, Units]]:
     """Subword ids of a sentence with the new units of each; together these are the sentence in new units.
 
-    None where one of the tables cannot say it.
+    Nothing where one of the tables cannot say it.
     """
     entries = before.entries(words), after.entries(words)
     if entries[0] is None or entries[1] is None:
