@@ -39,6 +39,7 @@ from im2sp.lab.evaluation.photo_sets import flickr8k_photos
 from im2sp.lab.evaluation.report import CAPTIONS
 from im2sp.lab.evaluation.words import differences, normalise_words, word_error_rate
 from im2sp.lab.recipe import Recipe
+from im2sp.lab.stages.distil import read_hypotheses
 from im2sp.lab.stages.pronounce import TABLE
 from im2sp.speech.units import without_repeats
 
@@ -51,8 +52,7 @@ def known_sentences(recipe: Recipe, teacher: dict[str, str]) -> dict[tuple[int, 
     """Sentences by their regular units, in the units that the translator learned."""
     table, speaker = Pronunciations.load(recipe.lessons / TABLE), PiperSpeaker(recipe.voice)
     texts = set(teacher.values())
-    with recipe.distilled.open(encoding="utf-8") as lines:
-        texts.update(text for line in lines for text in json.loads(line)["texts"])
+    texts.update(*read_hypotheses(recipe.distilled).values())
     found = {}
     for text in sorted(texts):
         units = regular_units(text, table, speaker)

@@ -166,7 +166,8 @@ def resound(recipe: Recipe, learned: Path) -> None:
         raise Im2SpError(f"resound: the recipe has no section [{PRONUNCIATIONS}], so its units are not regular")
     other = replace(recipe, runs=learned)
     stage.check((other.lessons / TABLE, recipe.lessons / TABLE, other.subword_file))
-    subwords, units = UnitSubwords.load(other.subword_file, unit_count(recipe)), unit_count(recipe)
+    units = unit_count(recipe)
+    subwords = UnitSubwords.load(other.subword_file, units)
     if (learned_units := 1 + max(max(subword) for subword in subwords.table())) != units:
         raise Im2SpError(
             f"resound: the translator in {learned} learned {learned_units} speech units, this voice has {units}: both "

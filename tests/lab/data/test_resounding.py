@@ -15,7 +15,6 @@ from im2sp.lab.data.unit_subwords import FIRST_SUBWORD, UnitSubwords
 from im2sp.lab.stages.resound import check, resound, take_over
 from im2sp.speech.units import without_repeats
 
-WORDS = ("a", "dog", "runs", "sleeps", "cat")
 OLD: dict[str, Units] = {"a": (0, 0), "dog": (1, 1, 2), "runs": (3, 4, 4), "sleeps": (5, 5), "cat": (6, 7, 7)}
 NEW: dict[str, Units] = {"a": (7,), "dog": (6, 6, 6, 5), "runs": (4, 3), "sleeps": (2, 2, 1), "cat": (0, 4, 0, 4)}
 SENTENCES = [["a", noun, verb] for noun in ("dog", "cat") for verb in ("runs", "sleeps")] * 3

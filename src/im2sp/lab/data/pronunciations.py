@@ -181,7 +181,7 @@ class RecordedWays:
         for context in [entry, *(context for context in wider if context in self._ways and context != entry)]:
             ways = self._ways[context]
             while len(found) <= count and (ways := ways.unlike(found[-1])):
-                if all(_plain(way) != _plain(ways.medoid()) for way in found):
+                if all(plain(way) != plain(ways.medoid()) for way in found):
                     found.append(ways.medoid())
         return found[1 : count + 1]
 
@@ -192,7 +192,7 @@ class _Ways:
     def __init__(self, counts: Counter[Units], draw: random.Random) -> None:
         self._lengths: defaultdict[Units, Counter[Units]] = defaultdict(Counter)  # without repeats -> with them
         for frames, count in sorted(counts.items()):
-            self._lengths[_plain(frames)][frames] += count
+            self._lengths[plain(frames)][frames] += count
         self._draw = draw
 
     def __len__(self) -> int:
@@ -211,7 +211,7 @@ class _Ways:
 
     def unlike(self, way: Units) -> _Ways:
         """The half of the ways, rounded down, that is less like a given one; never that one."""
-        given = _plain(way)
+        given = plain(way)
         apart = {units: Levenshtein.normalized_distance(units, given) for units in self._lengths}
         kept = sorted((units for units in apart if units != given), key=lambda units: (-apart[units], units))
         kept = kept[: len(self._lengths) // 2]
@@ -219,7 +219,8 @@ class _Ways:
         return _Ways(counts, self._draw)
 
 
-def _plain(frames: Units) -> Units:
+def plain(frames: Sequence[int]) -> Units:
+    """Units without repeats."""
     return tuple(without_repeats(frames).tolist())
 
 

@@ -19,7 +19,7 @@ from rapidfuzz.distance import Levenshtein
 
 from im2sp.arrays import IntArray
 from im2sp.errors import Im2SpError
-from im2sp.lab.data.pronunciations import Pronunciations, Units
+from im2sp.lab.data.pronunciations import Pronunciations, Units, plain
 from im2sp.lab.data.unit_subwords import FIRST_SUBWORD, UnitSubwords
 from im2sp.speech.units import without_repeats
 
@@ -96,7 +96,7 @@ def _joined(candidates: dict[int, list[Units]], said: list[Said], draw: random.R
             for place, subword in enumerate(sentence.subwords):
                 for candidate in candidates[subword]:
                     tried = [unit for piece in (*pieces[:place], candidate, *pieces[place + 1 :]) for unit in piece]
-                    error = Levenshtein.distance(_plain(tried), sentence.units)
+                    error = Levenshtein.distance(plain(tried), sentence.units)
                     errors[subword][candidate] += error * min(sentence.times, 5)
         for subword, found in errors.items():
             if number >= ROUNDS // 2 or draw.random() < _CHANGED:
@@ -133,7 +133,3 @@ def _begins(ways: Sequence[Units]) -> tuple[IntArray, np.ndarray]:
     places = np.concatenate([number + np.arange(len(way)) / max(1, len(way)) for number, way in enumerate(ways)])
     changes = np.concatenate([[True], frames[1:] != frames[:-1]])
     return frames[changes], places[changes]
-
-
-def _plain(units: Sequence[int]) -> Units:
-    return tuple(without_repeats(units).tolist())

@@ -1,6 +1,6 @@
 """Stage `resound`: a finished translator and another voice -> by which units of that voice its subwords are said.
 
-It costs a minute, where a translator that learns other units costs hours: see `im2sp.lab.data.resounding`.
+It costs minutes, where a translator that learns other units costs hours: see `im2sp.lab.data.resounding`.
 """
 
 from __future__ import annotations

@@ -95,13 +95,14 @@ def train_self_critical(
         model.load_state_dict(state["model"])
         average = {name: value.to(device) for name, value in state["average"].items()}
         optimizer.load_state_dict(state["optimizer"])
+    described_ids, other_ids = sorted(lessons.references), sorted(lessons.others)
     report, rewards = TrainingLog(out / "log.jsonl"), list[float]()
     while step < options.steps:
         for group in optimizer.param_groups:
             group["lr"] = options.learning_rate * warm_up_cosine(step, options.steps, options.warm_up)
         rng = np.random.default_rng((options.seed, 3, step))
         torch.manual_seed(options.seed * 1_000_003 + step)
-        ids = _photos(lessons, options, rng)
+        ids = _photos(described_ids, other_ids, options, rng)
         views = rng.integers(len(features.views), size=len(ids))
         images = torch.from_numpy(features.batch(ids, views)).float().to(device)
         images = some_tokens(images, options.image_tokens_kept)
@@ -136,12 +137,13 @@ def train_self_critical(
     return model
 
 
-def _photos(lessons: Lessons, options: SelfCriticalTraining, rng: np.random.Generator) -> list[str]:
+def _photos(
+    described: list[str], others: list[str], options: SelfCriticalTraining, rng: np.random.Generator
+) -> list[str]:
     """The photos of a step: some that people described, then others."""
-    count = options.photos if not lessons.others else max(1, round(options.photos * options.described))
+    count = options.photos if not others else max(1, round(options.photos * options.described))
     drawn = []
-    for known, wanted in ((lessons.references, count), (lessons.others, options.photos - count)):
-        listed = sorted(known)
+    for listed, wanted in ((described, count), (others, options.photos - count)):
         drawn += [listed[i] for i in rng.choice(len(listed), min(wanted, len(listed)), replace=False)] if wanted else []
     return drawn
 
