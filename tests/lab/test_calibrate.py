@@ -23,8 +23,9 @@ from im2sp.lab.evaluation.photo_sets import PhotoSet
 from im2sp.lab.evaluation.recognisers import open_recogniser
 from im2sp.lab.evaluation.report import EvaluationOptions, fingerprint, speak_and_hear
 from im2sp.lab.recipe import Recipe
-from im2sp.lab.stages.calibrate import REPORT, CalibrationOptions, Take, calibrate
+from im2sp.lab.stages.calibrate import REPORT, CalibrationOptions, calibrate
 from im2sp.lab.stages.export import set_quality
+from im2sp.lab.stages.unsure_sentence import Take
 from tests.lab.evaluation.tiny_ctc import write_tiny_ctc
 from tests.tiny_bundle import tiny_config, write_tiny_bundle
 

@@ -162,6 +162,7 @@ def calibrate(recipe: Recipe, recording: Path | None = None, seen: str = FEATURE
     from im2sp.lab.evaluation.photo_sets import flickr8k_photos
     from im2sp.lab.stages import calibrate as stage
     from im2sp.lab.stages.import_speech import is_imported
+    from im2sp.lab.stages.unsure_sentence import recorded_take, spoken_takes
 
     if recording is None and is_imported(recipe.speech):
         raise Im2SpError(
@@ -173,7 +174,7 @@ def calibrate(recipe: Recipe, recording: Path | None = None, seen: str = FEATURE
         recipe.bundle_of(seen),
         flickr8k_photos(recipe.data, "dev"),
         [photo_path(recipe.data, name) for name in read_split(recipe.data, "train")],
-        stage.recorded_take(recording) if recording else stage.spoken_takes(options.sentences, recipe.voice),
+        recorded_take(recording) if recording else spoken_takes(options.sentences, recipe.voice),
         recipe.evaluation_of(seen),
         _evaluation_options(recipe, "im2sp-lab calibrate"),
         options,

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from im2sp.arrays import FloatArray, IntArray
+from im2sp.arrays import FloatArray
 from im2sp.bundle import Bundle, ConfidenceConfig, FamiliarConfig, Signal
 from im2sp.captioner import Captioner
 from im2sp.checksums import CHECKSUMS
@@ -22,8 +22,6 @@ from im2sp.errors import Im2SpError
 from im2sp.files import replace_whole, sha256_of
 from im2sp.images.loading import ImageSource
 from im2sp.lab.data.off_domain import FITTED, TESTED, pictures
-from im2sp.lab.data.speech_shards import as_floats
-from im2sp.lab.data.voice import PiperSpeaker, VoiceConfig
 from im2sp.lab.evaluation.asr import SpeechRecogniser
 from im2sp.lab.evaluation.calibration import (
     BINS,
@@ -43,16 +41,12 @@ from im2sp.lab.evaluation.calibration import (
 from im2sp.lab.evaluation.photo_sets import PhotoSet
 from im2sp.lab.evaluation.recognisers import open_recogniser
 from im2sp.lab.evaluation.report import EvaluationOptions, chosen, fingerprint, speak_and_hear, versions
-from im2sp.lab.evaluation.words import word_error_rate
 from im2sp.lab.stages.export import set_confidence
-from im2sp.speech.audio import SAMPLE_RATE, read_audio
-from im2sp.speech.units import remove_repeats
-from im2sp.speech.vocoder import LONGEST_UNIT
+from im2sp.lab.stages.unsure_sentence import Take, best_take
 
 log = logging.getLogger(__name__)
 
 REPORT = "calibration.json"
-LONGEST_SENTENCE = 10  # seconds of "I am not sure what this shows"
 RULE = (
     "a caption is right when at least a third of what is heard, each word weighing log(photos / photos with it in "
     "their references), occurs in the references of its photo"
@@ -98,7 +92,7 @@ def calibrate(
     Args:
         data: photos with references.
         train: photos that the model was trained on.
-        takes: ways to say "I am not sure what this shows" in the bundle's voice (`spoken_takes`, `recorded_take`).
+        takes: ways to say "I am not sure what this shows" in the bundle's voice (`unsure_sentence`).
 
     Returns:
         The report, also in `out_dir`/calibration.json.
@@ -112,7 +106,7 @@ def calibrate(
     captioner = Captioner(bundle, threads=evaluation.threads)
     work = out_dir / fingerprint(bundle, msgspec.structs.asdict(bundle.config.decoding))
     recogniser = open_recogniser(evaluation.recogniser, threads=evaluation.threads)
-    unsure = _best_take(captioner, takes, recogniser)
+    unsure = best_take(captioner, takes, recogniser)
     photos = {image: data.photos[image] for image in chosen(data, evaluation)}
     heard, _, unspoken = speak_and_hear(bundle_dir, photos, work, recogniser, evaluation)
     if len(heard) < 4:
@@ -122,39 +116,10 @@ def calibrate(
     judge = Judge({image: data.references[image] for image in photos})
     right = np.array([judge.is_right(text, image) for image, text in heard.items()])
     tested, shares = _cross_test(signals, right, options)
-    weights, intercept = _fit(signals["dev"], right, signals["fitted"])
-    sure = {name: probabilities(weights, intercept, values) for name, values in signals.items()}
-    threshold = threshold_for(sure["dev"], options.withheld)
-    config = ConfidenceConfig(
-        intercept=intercept,
-        weights=weights,
-        familiar=familiar,
-        threshold=threshold,
-        unsure_units=unsure["units"],
-        unsure_durations=unsure["durations"],
-    )
-    shares |= {
-        "photos": float((sure["dev"] < threshold).mean()),
-        "off_domain": float((sure["tested"] < threshold).mean()),
-        "off_domain_fitted_to": float((sure["fitted"] < threshold).mean()),
-    }
-    quality: dict[str, str | int | float] = {
-        "expected_calibration_error": round(tested["expected_calibration_error"], 3),
-        "withheld_photos_at_threshold_percent": round(100 * shares["photos_of_the_other_half"], 1),
-        "withheld_off_domain_at_threshold_percent": round(100 * shares["off_domain"], 1),
-    }
-    calibrated = set_confidence(bundle_dir, config, quality)
-    report = {
-        "bundle": {
-            "name": calibrated.config.name,
-            "version": calibrated.config.version,
-            "sha256": sha256_of(bundle_dir / CHECKSUMS),
-        },
-        "split": evaluation.split,
-        "options": asdict(options),
-        "recogniser": asdict(recogniser.info),
-        "command": evaluation.command,
-        "versions": versions(),
+    config, sure = _confidence(familiar, signals, right, unsure, options)
+    shares |= _withheld(sure, config.threshold)
+    calibrated = set_confidence(bundle_dir, config, _quality(tested, shares))
+    report = _conditions(calibrated, recogniser, evaluation, options) | {
         "rule": RULE,
         "right_by_that_rule": {
             "captions": float(right.mean()),
@@ -162,19 +127,37 @@ def calibrate(
             "captions_of_other_photos": judge.chance_rate(heard, options.seed),
         },
         "unspoken": unspoken,
-        "weights": weights,
-        "intercept": intercept,
+        "weights": config.weights,
+        "intercept": config.intercept,
         "far": familiar.far,
-        "threshold": threshold,
+        "threshold": config.threshold,
         "bins": BINS,
         "tested": tested,
         "withheld": shares,
-        "off_domain": _by_kind(tables["tested"], sure["tested"], threshold),
+        "off_domain": _by_kind(tables["tested"], sure["tested"], config.threshold),
         "unsure_sentence": unsure,
     }
     with replace_whole(out_dir / REPORT) as temporary:
         temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return report
+
+
+def _conditions(
+    calibrated: Bundle, recogniser: SpeechRecogniser, evaluation: EvaluationOptions, options: CalibrationOptions
+) -> dict[str, Any]:
+    """What the report tells of who was calibrated, and by what."""
+    return {
+        "bundle": {
+            "name": calibrated.config.name,
+            "version": calibrated.config.version,
+            "sha256": sha256_of(calibrated.folder / CHECKSUMS),
+        },
+        "split": evaluation.split,
+        "options": asdict(options),
+        "recogniser": asdict(recogniser.info),
+        "command": evaluation.command,
+        "versions": versions(),
+    }
 
 
 def _all_signals(
@@ -220,44 +203,40 @@ def _cross_test(
     }
 
 
-@dataclass(frozen=True)
-class Take:
-    """One way to say that one is not sure."""
+def _confidence(
+    familiar: FamiliarConfig,
+    signals: Mapping[str, Doubles],
+    right: Flags,
+    unsure: Mapping[str, Any],
+    options: CalibrationOptions,
+) -> tuple[ConfidenceConfig, dict[str, Doubles]]:
+    """Fitted to all photos: what goes into the bundle, and how sure it is of the pictures of each table."""
+    weights, intercept = _fit(signals["dev"], right, signals["fitted"])
+    sure = {name: probabilities(weights, intercept, values) for name, values in signals.items()}
+    config = ConfidenceConfig(
+        intercept=intercept,
+        weights=weights,
+        familiar=familiar,
+        threshold=threshold_for(sure["dev"], options.withheld),
+        unsure_units=unsure["units"],
+        unsure_durations=unsure["durations"],
+    )
+    return config, sure
 
-    waveform: FloatArray  # float32 [samples], 16 kHz
-    text: str | None = None  # what was said; a recording need not tell
+
+def _withheld(sure: Mapping[str, Doubles], threshold: float) -> dict[str, float]:
+    """Shares of all photos and of both sets of off-domain pictures that the bundle is too unsure of."""
+    tables = {"photos": "dev", "off_domain": "tested", "off_domain_fitted_to": "fitted"}
+    return {share: float((sure[name] < threshold).mean()) for share, name in tables.items()}
 
 
-def spoken_takes(sentences: Iterable[str], voice: VoiceConfig) -> list[Take]:
-    """Sentences in the recipe's voice. Raises Im2SpError when it is not installed."""
-    speaker = PiperSpeaker(voice)
-    return [Take(as_floats(speaker.speak(sentence)[0]), sentence) for sentence in sentences]
-
-
-def recorded_take(recording: Path) -> list[Take]:
-    """A recording. Raises AudioError when it cannot be read."""
-    return [Take(read_audio(recording))]
-
-
-def _best_take(captioner: Captioner, takes: Sequence[Take], recogniser: SpeechRecogniser) -> dict[str, Any]:
-    """The take that is understood best when it comes out of the vocoder; of equals, and without texts, the first."""
-    tried: list[dict[str, Any]] = []
-    for take in takes:
-        units, durations = _as_units(captioner, take.waveform)
-        heard = recogniser.transcribe(captioner.speak(units, durations).waveform)
-        errors = word_error_rate([take.text], [heard]).rate if take.text else 0.0
-        tried.append({"text": take.text, "heard": heard, "word_error_rate": errors})
-        tried[-1] |= {"units": units.tolist(), "durations": durations.tolist()}
-    return min(tried, key=lambda one: one["word_error_rate"]) | {
-        "tried": [{name: one[name] for name in ("text", "heard", "word_error_rate")} for one in tried]
+def _quality(tested: Mapping[str, Any], shares: Mapping[str, float]) -> dict[str, str | int | float]:
+    """The figures that go into the bundle."""
+    return {
+        "expected_calibration_error": round(tested["expected_calibration_error"], 3),
+        "withheld_photos_at_threshold_percent": round(100 * shares["photos_of_the_other_half"], 1),
+        "withheld_off_domain_at_threshold_percent": round(100 * shares["off_domain"], 1),
     }
-
-
-def _as_units(captioner: Captioner, waveform: FloatArray) -> tuple[IntArray, IntArray]:
-    if len(waveform) > LONGEST_SENTENCE * SAMPLE_RATE:
-        raise Im2SpError(f"the sentence for what is not sure lasts more than {LONGEST_SENTENCE} s: give a shorter one")
-    units, durations = remove_repeats(captioner.units(waveform))
-    return units, np.minimum(durations, LONGEST_UNIT)
 
 
 Table = dict[str, np.ndarray]  # names, score, length and pooled, a row for each picture

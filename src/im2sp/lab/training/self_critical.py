@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -80,61 +81,106 @@ def train_self_critical(
     """
     if (out / "model.safetensors").is_file():
         return Translator.load(out)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model.to(device).eval()  # samples and gradients from one distribution, so no dropout
-    reward = CiderReward(lessons.references | lessons.others)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=options.learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
-    average = {name: value.clone() for name, value in model.state_dict().items()}
-    step = 0
-    checkpoint = Checkpoint(
-        out / "checkpoint.pt",
-        lambda: {"step": step, "model": model.state_dict(), "average": average, "optimizer": optimizer.state_dict()},
-    )
+    run = SelfCriticalRun(model, features, lessons, forbidden, options)
+    checkpoint = Checkpoint(out / "checkpoint.pt", run.state)
     if state := checkpoint.load():
-        step = state["step"]
-        model.load_state_dict(state["model"])
-        average = {name: value.to(device) for name, value in state["average"].items()}
-        optimizer.load_state_dict(state["optimizer"])
-    described_ids, other_ids = sorted(lessons.references), sorted(lessons.others)
+        run.restore(state)
     report, rewards = TrainingLog(out / "log.jsonl"), list[float]()
-    while step < options.steps:
-        for group in optimizer.param_groups:
-            group["lr"] = options.learning_rate * warm_up_cosine(step, options.steps, options.warm_up)
-        rng = np.random.default_rng((options.seed, 3, step))
-        torch.manual_seed(options.seed * 1_000_003 + step)
-        ids = _photos(described_ids, other_ids, options, rng)
-        views = rng.integers(len(features.views), size=len(ids))
-        images = torch.from_numpy(features.batch(ids, views)).float().to(device)
-        images = some_tokens(images, options.image_tokens_kept)
-        generator = torch.Generator(device).manual_seed(int(rng.integers(2**62)))
-        tokens = sample(model, images, options.samples, options.longest, forbidden, generator, options.likely)
-        scores = torch.tensor(
-            [
-                [reward.score(image_id, lessons.read(said)) for said in sentences]
-                for image_id, sentences in zip(ids, _sentences(tokens, options.samples), strict=True)
-            ],
-            device=device,
-        )
-        described = torch.tensor([image_id in lessons.references for image_id in ids], device=device)
-        weights = torch.where(described, 1.0, options.others_weight)[:, None]
-        loss = self_critical_loss(model, images, tokens, scores * weights, forbidden, options.likely)
-        if options.cross_entropy:
-            loss = loss + options.cross_entropy * _cross_entropy(model, images, ids, lessons, options)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        step += 1
-        _follow(average, model, min(options.average_decay, (1 + step) / (10 + step)))
-        rewards.append(float(scores[described].mean()))
-        if step % options.report_every == 0 or step == options.steps:
-            report.write(step=step, reward=float(np.mean(rewards)))
+    while run.step < options.steps:
+        rewards.append(run.advance())
+        if run.step % options.report_every == 0 or run.step == options.steps:
+            report.write(step=run.step, reward=float(np.mean(rewards)))
             rewards = []
         checkpoint.maybe_save()
     checkpoint.save()
-    model.load_state_dict(average)
+    model.load_state_dict(run.average)
     model.to("cpu").save(out)
     return model
+
+
+class SelfCriticalRun:
+    """Everything that one training run changes. Arguments are those of `train_self_critical`."""
+
+    def __init__(
+        self,
+        model: Translator,
+        features: ImageFeatures,
+        lessons: Lessons,
+        forbidden: tuple[int, ...],
+        options: SelfCriticalTraining,
+    ) -> None:
+        self.features, self.lessons, self.forbidden, self.options = features, lessons, forbidden, options
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.model = model.to(self.device).eval()  # samples and gradients from one distribution, so no dropout
+        self.described_ids, self.other_ids = sorted(lessons.references), sorted(lessons.others)
+        self.reward = CiderReward(lessons.references | lessons.others)
+        self.optimizer = torch.optim.AdamW(
+            model.parameters(), lr=options.learning_rate, betas=(0.9, 0.98), weight_decay=0.0
+        )
+        self.average = {name: value.clone() for name, value in model.state_dict().items()}
+        self.step = 0
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {
+            "step": self.step,
+            "model": self.model.state_dict(),
+            "average": self.average,
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` gave."""
+        self.step = state["step"]
+        self.model.load_state_dict(state["model"])
+        self.average = {name: value.to(self.device) for name, value in state["average"].items()}
+        self.optimizer.load_state_dict(state["optimizer"])
+
+    def advance(self) -> float:
+        """One step; returns the mean reward of its samples about photos that people described."""
+        options = self.options
+        rng = np.random.default_rng((options.seed, 3, self.step))
+        torch.manual_seed(options.seed * 1_000_003 + self.step)
+        ids = _photos(self.described_ids, self.other_ids, options, rng)
+        images = self._images(ids, rng)
+        generator = torch.Generator(self.device).manual_seed(int(rng.integers(2**62)))
+        tokens = sample(self.model, images, options.samples, options.longest, self.forbidden, generator, options.likely)
+        scores = self._scores(ids, tokens)
+        described = torch.tensor([image_id in self.lessons.references for image_id in ids], device=self.device)
+        weights = torch.where(described, 1.0, options.others_weight)[:, None]
+        loss = self_critical_loss(self.model, images, tokens, scores * weights, self.forbidden, options.likely)
+        if options.cross_entropy:
+            loss = loss + options.cross_entropy * _cross_entropy(self.model, images, ids, self.lessons, options)
+        self._learn(loss)
+        return float(scores[described].mean())
+
+    def _images(self, ids: list[str], rng: np.random.Generator) -> Tensor:
+        """Features [P, N, image_width] of some of the image tokens of a view of each photo, both drawn."""
+        views = rng.integers(len(self.features.views), size=len(ids))
+        images = torch.from_numpy(self.features.batch(ids, views)).float().to(self.device)
+        return some_tokens(images, self.options.image_tokens_kept)
+
+    def _scores(self, ids: list[str], tokens: Tensor) -> Tensor:
+        """The reward of each sample of each photo, float [P, S]."""
+        return torch.tensor(
+            [
+                [self.reward.score(image_id, self.lessons.read(said)) for said in sentences]
+                for image_id, sentences in zip(ids, _sentences(tokens, self.options.samples), strict=True)
+            ],
+            device=self.device,
+        )
+
+    def _learn(self, loss: Tensor) -> None:
+        """Weights and their average follow the gradient of a step's loss."""
+        options = self.options
+        for group in self.optimizer.param_groups:
+            group["lr"] = options.learning_rate * warm_up_cosine(self.step, options.steps, options.warm_up)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.step += 1
+        _follow(self.average, self.model, min(options.average_decay, (1 + self.step) / (10 + self.step)))
 
 
 def _photos(
