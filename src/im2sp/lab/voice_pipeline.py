@@ -128,7 +128,7 @@ def pronounce(recipe: Recipe) -> None:
         if options.heard:
             recogniser = open_recogniser(recipe.recogniser, len(os.sched_getaffinity(0)))
             cache = recipe.lessons / "heard.jsonl"
-            changed = mend(table, recorded, sentences, options.heard, _voice(recipe), recogniser, cache)
+            changed = mend(table, recorded, sentences, options, _voice(recipe), recogniser, cache)
             log.info("pronounce: %d entries are said in another way", changed)
 
     phones_of = PiperSpeaker(recipe.voice).phones

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from im2sp.lab.data.pronunciations import Pronunciations, RecordedWays, SpokenWo
 from im2sp.lab.data.speech_shards import SpokenCaption, write_shard
 from im2sp.lab.data.unit_table import UnitRow, description_of, read_unit_tables, write_unit_table
 from im2sp.lab.evaluation.asr import RecogniserInfo, SpeechRecogniser
-from im2sp.lab.stages.mend import Sentence, mend
+from im2sp.lab.stages.mend import Mending, Sentence, mend
 from im2sp.lab.stages.pronounce import PronunciationOptions, pronounce
 
 FRAME = 320  # samples
@@ -75,8 +76,9 @@ def test_recorded_and_unspoken_sentences_are_said_alike(run: Path) -> None:
     listed = read_unit_tables(run / "out", tables="distilled-*")
     assert [row.text for row in listed] == ["a cat runs", "a dog runs"]  # nobody ever said "bird"
     assert listed[1].speech_units.tolist() == usual
-    how = {"pronounced_minimum": 3, "pronounced_heard": 0, "pronounced_seed": 0}
-    assert description_of(run / "out" / tables[0]) == {"units": 20} | how
+    how = {"minimum": 3, "heard": 0, "times": 2, "ways": 3, "missed": 0.5, "seed": 0}
+    described = {"units": 20} | {f"pronounced_{name}": value for name, value in how.items()}
+    assert description_of(run / "out" / tables[0]) == described
 
     before = {path: path.stat().st_mtime_ns for path in (run / "out").iterdir()}
     pronounce(run / "speech", run / "units", unspoken, _phones, _nothing, PronunciationOptions(), run / "out")
@@ -143,7 +145,7 @@ def _speak(units: np.ndarray) -> FloatArray:
 
 def test_an_entry_that_is_missed_is_said_in_the_way_that_is_understood(tmp_path: Path) -> None:
     table, recorded, sentences = _table({7: 6, 6: 3})
-    assert mend(table, recorded, sentences, 100, _speak, _Hears(), tmp_path / "heard.jsonl") == 1
+    assert mend(table, recorded, sentences, Mending(100), _speak, _Hears(), tmp_path / "heard.jsonl") == 1
     said = {sentence.text: table.say(sentence.words) for sentence in sentences}
     assert said["a cat runs"].tolist() == [0, 1, 1, 6, 6, 8, 10]  # type: ignore[union-attr]
     assert said["a dog runs"].tolist() == [0, 1, 1, 3, 3, 8, 10]  # type: ignore[union-attr]
@@ -152,13 +154,40 @@ def test_an_entry_that_is_missed_is_said_in_the_way_that_is_understood(tmp_path:
 
 def test_an_entry_that_is_missed_in_every_way_stays_as_it_is(tmp_path: Path) -> None:
     table, recorded, sentences = _table({7: 6, 9: 3})
-    assert mend(table, recorded, sentences, 100, _speak, _Hears(), tmp_path / "heard.jsonl") == 0
+    assert mend(table, recorded, sentences, Mending(100), _speak, _Hears(), tmp_path / "heard.jsonl") == 0
     assert table.way(("a", "cat", "runs.")) == (7, 7)
-    assert mend(*_table({7: 6, 6: 3}), 0, _speak, _Hears(), tmp_path / "none.jsonl") == 0
+    assert mend(*_table({7: 6, 6: 3}), Mending(0), _speak, _Hears(), tmp_path / "none.jsonl") == 0
 
 
 def test_sentences_with_the_most_used_entries_are_heard_first(tmp_path: Path) -> None:
     table, recorded, sentences = _table({7: 6, 6: 3})
     rare = [sentence for sentence in sentences if "dog" in sentence.text][:1]
     often = [sentence for sentence in sentences if "cat" in sentence.text]
-    assert mend(table, recorded, [*rare, *often], 1, _speak, _Hears(), tmp_path / "heard.jsonl") == 1
+    assert mend(table, recorded, [*rare, *often], Mending(1), _speak, _Hears(), tmp_path / "heard.jsonl") == 1
+
+
+def test_what_is_said_often_is_heard_first(tmp_path: Path) -> None:
+    table, recorded, sentences = _table({7: 6, 6: 3})
+    dogs = [sentence for sentence in sentences if "dog" in sentence.text]
+    cat = next(sentence for sentence in sentences if "cat" in sentence.text)
+    cache = tmp_path / "heard.jsonl"
+    assert mend(table, recorded, [*dogs, cat], Mending(1), _speak, _Hears(), cache) == 0
+    assert mend(table, recorded, [*dogs, replace(cat, count=9)], Mending(1), _speak, _Hears(), cache) == 1
+
+
+def test_an_entry_that_is_seldom_missed_stays_unless_that_is_asked_for(tmp_path: Path) -> None:
+    class Guesses(_Hears):
+        """A cat, where the sentence goes on."""
+
+        def transcribe(self, waveform: FloatArray) -> str:
+            heard = super().transcribe(waveform)
+            return heard.replace("cap", "cat") + " now" if 2 in waveform.astype(int) else heard
+
+    for missed, changed in ((0.5, 0), (0.25, 1)):
+        table, recorded, sentences = _table({7: 6, 6: 3})
+        cat = next(sentence for sentence in sentences if "cat" in sentence.text)
+        longer = Sentence("a cat runs now", (*cat.words[:-1], "now", "$"))
+        table.change((None, "now", None), (2,))
+        options = Mending(9, times=4, missed=missed)
+        cache = tmp_path / f"{missed}.jsonl"
+        assert mend(table, recorded, [cat, *[longer] * 3], options, _speak, Guesses(), cache) == changed

@@ -23,9 +23,15 @@ from im2sp.speech.units import without_repeats
 
 log = logging.getLogger(__name__)
 
-TIMES = 2  # sentences that an entry is heard in, where there are enough
-ROUNDS = 3  # ways of saying an entry that are tried after the first
-MISSED = 0.5  # share of its sentences in which an entry is missed for another way to be tried
+
+@dataclass(frozen=True)
+class Mending:
+    """How much is heard, and what counts as not understood."""
+
+    heard: int = 0  # sentences at most
+    times: int = 2  # sentences that an entry is heard in, where there are enough
+    ways: int = 3  # of saying an entry that are tried after the first
+    missed: float = 0.5  # share of its sentences in which an entry is missed for another way to be tried
 
 
 @dataclass(frozen=True)
@@ -34,13 +40,14 @@ class Sentence:
 
     text: str
     words: tuple[str, ...]
+    count: int = 1  # how often it is said
 
 
 def mend(
     table: Pronunciations,
     recorded: RecordedWays,
     sentences: Sequence[Sentence],
-    count: int,
+    options: Mending,
     speak: Callable[[IntArray], FloatArray],
     recogniser: SpeechRecogniser,
     cache: Path,
@@ -49,17 +56,18 @@ def mend(
 
     Args:
         recorded: where other ways of saying them come from.
-        sentences: that the table can say; how often each entry is used in them says how much it matters.
-        count: sentences at most that are heard.
+        sentences: that the table can say; how often each entry is said in them says how much it matters.
+        options: without `heard`, nothing is changed.
         speak: units without repeats -> waveform float32 [samples], 16 kHz.
         cache: transcripts, which are not made again.
     """
     entries = [table.entries(sentence.words) or [] for sentence in sentences]
-    heard_in = _covering(entries, count)
+    uses = _uses(sentences, entries)
+    heard_in = _covering(entries, uses, options)
     outcomes: defaultdict[Context, defaultdict[Units, list[bool]]] = defaultdict(lambda: defaultdict(list))
     waiting: dict[Context, list[Units]] = {}
     sounding = heard_in
-    for number in range(ROUNDS + 1):
+    for number in range(options.ways + 1):
         waves = ((str(place), speak(_units(table, sentences[place]))) for place in sounding)
         heard = recogniser.transcribe_all(waves, cache)
         trying = set(waiting) if number else {entry for place in sounding for entry in entries[place]}
@@ -67,17 +75,15 @@ def mend(
             for entry, understood in _understood(sentences[place], entries[place], heard[str(place)]):
                 if entry in trying:
                     outcomes[entry][table.way(entry)].append(understood)
-        missed = [
-            entry for entry in trying if (found := outcomes[entry][table.way(entry)]) and 1 - _share(found) >= MISSED
-        ]
+        missed = [entry for entry in trying if _missed(outcomes[entry][table.way(entry)]) >= options.missed]
         log.info(
             "round %d: %d sentences, %d entries, %d not understood", number, len(sounding), len(trying), len(missed)
         )
-        if number == ROUNDS:
+        if number == options.ways:
             break
         before, waiting = waiting, {}
         for entry in sorted(missed, key=str):
-            others = before[entry] if number else recorded.others(entry, ROUNDS)
+            others = before[entry] if number else recorded.others(entry, options.ways)
             if others:
                 table.change(entry, others[0])
                 waiting[entry] = others[1:]
@@ -85,16 +91,24 @@ def mend(
     changed = 0
     for entry, ways in outcomes.items():
         first, *_ = ways
-        best = max(ways, key=lambda way: _share(ways[way]))  # of equals the first
+        best = min(ways, key=lambda way: _missed(ways[way]))  # of equals the first
         table.change(entry, best)
         changed += best != first
     return changed
 
 
-def _covering(entries: Sequence[Sequence[Context]], count: int) -> list[int]:
-    """Sentences in which the most used entries are there up to TIMES times each, the most useful sentence first."""
-    uses = Counter(entry for those in entries for entry in those)
-    missing = dict.fromkeys(uses, TIMES)
+def _uses(sentences: Sequence[Sentence], entries: Sequence[Sequence[Context]]) -> Counter[Context]:
+    """How often each entry is said in sentences."""
+    uses: Counter[Context] = Counter()
+    for sentence, those in zip(sentences, entries, strict=True):
+        for entry in those:
+            uses[entry] += sentence.count
+    return uses
+
+
+def _covering(entries: Sequence[Sequence[Context]], uses: Counter[Context], options: Mending) -> list[int]:
+    """Sentences in which the most used entries are there up to `times` times each, the most useful sentence first."""
+    missing = dict.fromkeys(uses, options.times)
 
     def gain(number: int) -> int:
         return sum(uses[entry] for entry in set(entries[number]) if missing[entry] > 0)
@@ -102,7 +116,7 @@ def _covering(entries: Sequence[Sequence[Context]], count: int) -> list[int]:
     queue = [(-gain(number), number) for number in range(len(entries))]
     heapq.heapify(queue)
     chosen: list[int] = []
-    while queue and len(chosen) < count:
+    while queue and len(chosen) < options.heard:
         _, number = heapq.heappop(queue)
         now = gain(number)  # gains only shrink, so the first that is still as large as it was is the largest
         if now == 0:
@@ -130,6 +144,6 @@ def _understood(sentence: Sentence, entries: Sequence[Context], heard: str) -> l
     return [(entries[place], place not in missed) for place in places]
 
 
-def _share(outcomes: Sequence[bool]) -> float:
-    """Of what was understood."""
-    return sum(outcomes) / max(1, len(outcomes))
+def _missed(outcomes: list[bool]) -> float:
+    """Share of what was not understood; 0 where nothing can be said of it."""
+    return outcomes.count(False) / max(1, len(outcomes))

@@ -25,23 +25,23 @@ from im2sp.lab.data.unit_table import (
     unit_table_files,
     write_unit_table,
 )
-from im2sp.lab.stages.mend import Sentence
+from im2sp.lab.stages.mend import Mending, Sentence
 from im2sp.speech.audio import HOP, SAMPLE_RATE
 
 log = logging.getLogger(__name__)
 
+HOW = ("minimum", "heard", "times", "ways", "missed", "seed")  # options that the tables depend on and tell
 TABLE_ROWS = 5000
 TABLE = "pronunciations.table"  # how each word is said; it is no table of sentences, so it is not called .parquet
 UNSPOKEN = "distilled-unspoken"  # unit tables of sentences that were put together without being spoken
 
 
 @dataclass(frozen=True)
-class PronunciationOptions:
-    """Options of the stage."""
+class PronunciationOptions(Mending):
+    """Options of the stage; with `heard`, entries of the table that are not understood are changed."""
 
     minimum: int = 3  # recordings of a word between two neighbours that decide how it is said there
     spoken: int | None = None  # of the text captioner's sentences, so many are spoken, in their order; None for all
-    heard: int = 0  # sentences at most that are heard, to change entries of the table that are not understood
     seed: int = 0
 
 
@@ -73,7 +73,7 @@ def pronounce(
     names = [f"{UNSPOKEN}-{number:04d}.parquet" for number in range(len(parts))]
     if all((out / name).is_file() for name in (*(path.name for path in tables), *names)):
         return
-    how = {f"pronounced_{name}": getattr(options, name) for name in ("minimum", "heard", "seed")}
+    how = {f"pronounced_{name}": getattr(options, name) for name in HOW}
     described = description_of(tables[0]) | how  # tables of other options are told apart, and not mixed
     recordings, words = read_recordings(speech, units)
     recorded = RecordedWays.of((said for _, said in recordings), options.minimum, options.seed)
