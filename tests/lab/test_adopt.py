@@ -229,6 +229,19 @@ def test_a_parent_gets_words_in_regular_units(run: Recipe, tmp_path: Path, monke
     for row in unspoken:
         units = remove_repeats(row.speech_units)[0]
         np.testing.assert_array_equal(vocabulary.decode(vocabulary.encode(units)), units)
+
+    # Once more, after listening to what it says.
+    sections = recipe.sections | {"resound": {"heard": 3, "photos": 6, "beam": 2}}
+    listening = replace(again, runs=tmp_path / "listening", sections=sections)
+    listening.lessons.mkdir(parents=True)
+    for path in (*recipe.lessons.glob("*.parquet"), recipe.lessons / TABLE):
+        (listening.lessons / path.name).symlink_to(path)
+    for name in ("speech", "units"):
+        (listening.runs / name).symlink_to(recipe.runs / name)
+    pipeline.resound(listening, recipe.runs)
+    assert len(Pronunciations.load(listening.lessons / "listened.table")) == len(table)
+    assert listening.said.is_file()
+
     with pytest.raises(Im2SpError, match="learned other speech units than its voice has"):
         adopt(resounded, tmp_path / "adopted", tmp_path / "subwords.json")
     monkeypatch.setattr(voice_pipeline, "unit_count", lambda _: 30)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from im2sp.arrays import FloatArray, IntArray
     from im2sp.bundle import Bundle
     from im2sp.lab.data.pronunciations import Pronunciations, RecordedWays
+    from im2sp.lab.data.unit_subwords import UnitSubwords
     from im2sp.lab.stages.mend import Sentence
 
 log = logging.getLogger(__name__)
@@ -128,7 +129,7 @@ def pronounce(recipe: Recipe) -> None:
         if options.heard:
             recogniser = open_recogniser(recipe.recogniser, len(os.sched_getaffinity(0)))
             cache = recipe.lessons / "heard.jsonl"
-            changed = mend(table, recorded, sentences, options, _voice(recipe), recogniser, cache)
+            changed = mend(table, recorded, sentences, options, _voice(recipe, recipe.vocoder), recogniser, cache)
             log.info("pronounce: %d entries are said in another way", changed)
 
     phones_of = PiperSpeaker(recipe.voice).phones
@@ -159,6 +160,7 @@ def resound(recipe: Recipe, learned: Path) -> None:
     from im2sp.lab.data.unit_subwords import UnitSubwords
     from im2sp.lab.data.voice import PiperSpeaker
     from im2sp.lab.stages import resound as stage
+    from im2sp.lab.stages.mend import Sentence
     from im2sp.lab.stages.pronounce import TABLE
     from im2sp.lab.stages.translate import distilled_rows
 
@@ -173,27 +175,79 @@ def resound(recipe: Recipe, learned: Path) -> None:
             f"resound: the translator in {learned} learned {learned_units} speech units, this voice has {units}: both "
             "must have as many"
         )
-    speaker = PiperSpeaker(recipe.voice)
-    sentences = (phones_of_words(speaker.phones(clean_text(row.text))) for row in distilled_rows(other.lessons))
-    stage.resound(
-        subwords,
-        Pronunciations.load(other.lessons / TABLE),
-        Pronunciations.load(recipe.lessons / TABLE),
-        sentences,
-        recipe.said,
-    )
+    if not recipe.said.is_file():
+        speaker, texts = PiperSpeaker(recipe.voice), [clean_text(row.text) for row in distilled_rows(other.lessons)]
+        words = {text: tuple(phones_of_words(speaker.phones(text))) for text in dict.fromkeys(texts)}
+        before = Pronunciations.load(other.lessons / TABLE)
+        after = _listened(recipe, other, before, subwords, [Sentence(*pair) for pair in words.items()])
+        stage.resound(subwords, before, after, (words[text] for text in texts), recipe.said)
     stage.take_over(other.finished_translator(), other.subword_file, recipe.translator(), recipe.subword_file)
 
 
-def _voice(recipe: Recipe) -> Callable[[IntArray], FloatArray]:
-    """The finished voice of a recipe: units without repeats -> waveform float32 [samples], 16 kHz."""
+def _listened(
+    recipe: Recipe, learned: Recipe, before: Pronunciations, subwords: UnitSubwords, sentences: Sequence[Sentence]
+) -> Pronunciations:
+    """The recipe's table of pronunciations, mended where what the translator of another run says is not understood.
+
+    Without `heard` in the recipe's section [resound], the table as it is.
+
+    Args:
+        before: the table in whose units that translator learned.
+        subwords: of these units.
+        sentences: that it may say.
+    """
+    from im2sp.lab.data.flickr8k import read_split
+    from im2sp.lab.data.image_features import ImageFeatures
+    from im2sp.lab.data.pronunciations import Pronunciations, RecordedWays
+    from im2sp.lab.evaluation.recognisers import open_recogniser
+    from im2sp.lab.models.translator import Translator
+    from im2sp.lab.stages import listen as stage
+    from im2sp.lab.stages.mend import mend
+    from im2sp.lab.stages.pronounce import TABLE, PronunciationOptions, read_recordings
+
+    table, target = Pronunciations.load(recipe.lessons / TABLE), recipe.lessons / "listened.table"
+    options = recipe.section("resound", stage.Listening)
+    if not options.heard:
+        return table
+    if target.is_file():
+        return Pronunciations.load(target)
+    features, held_out = ImageFeatures(*learned.all_features), set(read_split(recipe.data, "dev"))
+    said = stage.said_about(
+        Translator.load(learned.finished_translator()),
+        features,
+        sorted(features.rows.keys() - held_out),
+        subwords,
+        stage.known_sentences(sentences, before),
+        options,
+    )
+    recordings, _ = read_recordings(recipe.speech, recipe.units)
+    minimum = recipe.section(PRONUNCIATIONS, PronunciationOptions).minimum
+    changed = mend(
+        table,
+        RecordedWays.of((words for _, words in recordings), minimum, recipe.seed),
+        [sentence for sentence in said if table.entries(sentence.words)],
+        options,
+        _voice(recipe, recipe.voice_of_lessons),
+        open_recogniser(recipe.recogniser, len(os.sched_getaffinity(0))),
+        recipe.lessons / "listened.jsonl",
+    )
+    log.info("resound: %d entries are said in another way", changed)
+    table.save(target)
+    return table
+
+
+def _voice(recipe: Recipe, folder: Path) -> Callable[[IntArray], FloatArray]:
+    """The voice in a folder, or the parent's where that is kept: units without repeats -> waveform float32 [samples].
+
+    At 16 kHz.
+    """
     from im2sp.captioner import Captioner
     from im2sp.lab.models.unit_vocoder import load_vocoder, say
 
     if recipe.keeps_voice:
         captioner = Captioner(parent_of(recipe), threads=1)
         return lambda units: captioner.speak(units).waveform
-    networks = load_vocoder(recipe.vocoder)
+    networks = load_vocoder(folder)
     return lambda units: say(*networks, units)
 
 
