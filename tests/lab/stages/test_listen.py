@@ -52,7 +52,9 @@ def test_what_is_said_is_counted(
         return [[(-0.1, list(tokens)), (-0.2, list(cat))] for tokens in best]
 
     monkeypatch.setattr(listen, "beam_searches", searches)
-    model = Translator(TranslatorConfig(vocabulary_size=subwords.vocabulary_size, width=8, heads=2, layers=1, image_width=8))
+    model = Translator(
+        TranslatorConfig(vocabulary_size=subwords.vocabulary_size, width=8, heads=2, layers=1, image_width=8)
+    )
     known = known_sentences([DOG, CAT], Pronunciations(SAID))
     said = said_about(model, features, sorted(features.rows), subwords, known, Listening(photos=photos, beam=2))
     assert asked == captioned
