@@ -27,7 +27,7 @@ class Listening(Mending):
     """Options of it, the section [resound]; without `heard` the table stays as it is."""
 
     times: int = 6
-    ways: int = 5
+    ways: int = 14
     missed: float = 0.25
     photos: int = 5000  # that are captioned at most, evenly chosen
     beam: int = 5
