@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from im2sp.bundle import Bundle
     from im2sp.lab.data.pronunciations import Pronunciations, RecordedWays
     from im2sp.lab.data.unit_subwords import UnitSubwords
-    from im2sp.lab.stages.mend import Sentence
+    from im2sp.lab.stages.mend import Mending, Sentence
 
 log = logging.getLogger(__name__)
 
@@ -107,10 +107,8 @@ def pronounce(recipe: Recipe) -> None:
     """Unit tables -> tables of regular units and their subwords, if asked for."""
     from im2sp.lab.data.unit_table import iterate_unit_tables
     from im2sp.lab.data.voice import PiperSpeaker
-    from im2sp.lab.evaluation.recognisers import open_recogniser
     from im2sp.lab.stages import pronounce as stage
     from im2sp.lab.stages.distil import read_sentences
-    from im2sp.lab.stages.mend import mend
     from im2sp.lab.stages.units import learn_subwords
     from im2sp.lab.stages.vocoder import learn_durations
     from im2sp.lab.training.vocoder import VocoderTraining
@@ -127,10 +125,7 @@ def pronounce(recipe: Recipe) -> None:
 
     def mended(table: Pronunciations, recorded: RecordedWays, sentences: Sequence[Sentence]) -> None:
         if options.heard:
-            recogniser = open_recogniser(recipe.recogniser, len(os.sched_getaffinity(0)))
-            cache = recipe.lessons / "heard.jsonl"
-            changed = mend(table, recorded, sentences, options, _voice(recipe, recipe.vocoder), recogniser, cache)
-            log.info("pronounce: %d entries are said in another way", changed)
+            _mend(recipe, recipe.vocoder, table, recorded, sentences, options, recipe.lessons / "heard.jsonl")
 
     phones_of = PiperSpeaker(recipe.voice).phones
     stage.pronounce(recipe.speech, recipe.units, unspoken, phones_of, mended, options, recipe.lessons)
@@ -199,10 +194,8 @@ def _listened(
     from im2sp.lab.data.flickr8k import read_split
     from im2sp.lab.data.image_features import ImageFeatures
     from im2sp.lab.data.pronunciations import Pronunciations, RecordedWays
-    from im2sp.lab.evaluation.recognisers import open_recogniser
     from im2sp.lab.models.translator import Translator
     from im2sp.lab.stages import listen as stage
-    from im2sp.lab.stages.mend import mend
     from im2sp.lab.stages.pronounce import TABLE, PronunciationOptions, read_recordings
 
     table, target = Pronunciations.load(recipe.lessons / TABLE), recipe.lessons / "listened.table"
@@ -222,18 +215,29 @@ def _listened(
     )
     recordings, _ = read_recordings(recipe.speech, recipe.units)
     minimum = recipe.section(PRONUNCIATIONS, PronunciationOptions).minimum
-    changed = mend(
-        table,
-        RecordedWays.of((words for _, words in recordings), minimum, recipe.seed),
-        [sentence for sentence in said if table.entries(sentence.words)],
-        options,
-        _voice(recipe, recipe.voice_of_lessons),
-        open_recogniser(recipe.recogniser, len(os.sched_getaffinity(0))),
-        recipe.lessons / "listened.jsonl",
-    )
-    log.info("resound: %d entries are said in another way", changed)
+    recorded = RecordedWays.of((words for _, words in recordings), minimum, recipe.seed)
+    sayable = [sentence for sentence in said if table.entries(sentence.words)]
+    _mend(recipe, recipe.voice_of_lessons, table, recorded, sayable, options, recipe.lessons / "listened.jsonl")
     table.save(target)
     return table
+
+
+def _mend(
+    recipe: Recipe,
+    voice: Path,
+    table: Pronunciations,
+    recorded: RecordedWays,
+    sentences: Sequence[Sentence],
+    options: Mending,
+    cache: Path,
+) -> None:
+    """Let the recipe's recogniser hear sentences in the voice in a folder, and change entries that it misses."""
+    from im2sp.lab.evaluation.recognisers import open_recogniser
+    from im2sp.lab.stages.mend import mend
+
+    recogniser = open_recogniser(recipe.recogniser, len(os.sched_getaffinity(0)))
+    changed = mend(table, recorded, sentences, options, _voice(recipe, voice), recogniser, cache)
+    log.info("%d entries are said in another way", changed)
 
 
 def _voice(recipe: Recipe, folder: Path) -> Callable[[IntArray], FloatArray]:

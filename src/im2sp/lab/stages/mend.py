@@ -62,8 +62,7 @@ def mend(
         cache: transcripts, which are not made again.
     """
     entries = [table.entries(sentence.words) or [] for sentence in sentences]
-    uses = _uses(sentences, entries)
-    heard_in = _covering(entries, uses, options)
+    heard_in = _covering(sentences, entries, options)
     outcomes: defaultdict[Context, defaultdict[Units, list[bool]]] = defaultdict(lambda: defaultdict(list))
     waiting: dict[Context, list[Units]] = {}
     sounding = heard_in
@@ -97,17 +96,12 @@ def mend(
     return changed
 
 
-def _uses(sentences: Sequence[Sentence], entries: Sequence[Sequence[Context]]) -> Counter[Context]:
-    """How often each entry is said in sentences."""
+def _covering(sentences: Sequence[Sentence], entries: Sequence[Sequence[Context]], options: Mending) -> list[int]:
+    """Sentences in which the most used entries are there up to `times` times each, the most useful sentence first."""
     uses: Counter[Context] = Counter()
     for sentence, those in zip(sentences, entries, strict=True):
         for entry in those:
             uses[entry] += sentence.count
-    return uses
-
-
-def _covering(entries: Sequence[Sequence[Context]], uses: Counter[Context], options: Mending) -> list[int]:
-    """Sentences in which the most used entries are there up to `times` times each, the most useful sentence first."""
     missing = dict.fromkeys(uses, options.times)
 
     def gain(number: int) -> int:
