@@ -214,6 +214,8 @@ def test_a_config_that_would_be_refused_is_not_written(bundle: Path) -> None:
         ({"speech_encoder__units": 21}, "same number of units"),
         ({"vocoder__sample_rate": 22_050}, "16000 Hz"),
         ({"vocoder__duration_context": -1}, "vocoder.duration_context"),
+        ({"vocoder__duration_slack": 0.5}, "vocoder.duration_slack"),
+        ({"vocoder__duration_slack": 0.75, "format_version": 5}, "a slack need format_version 6"),
         ({"decoding__beam": 0}, "decoding.beam"),
         ({"format_version": "2"}, "format_version"),
     ],

@@ -198,11 +198,16 @@ UNIT_LISTS = st.lists(st.integers(0, UNITS - 1), min_size=1, max_size=90).map(
 
 
 @settings(max_examples=40)
-@given(units=UNIT_LISTS, cuts=st.lists(st.integers(0, 90), max_size=12), context=st.sampled_from([1, 2, 7, 30]))
+@given(
+    units=UNIT_LISTS,
+    cuts=st.lists(st.integers(0, 90), max_size=12),
+    context=st.sampled_from([1, 2, 7, 30]),
+    slack=st.sampled_from([None, 0.75]),
+)
 def test_durations_do_not_depend_on_when_units_come(
-    captioner: Captioner, units: list[int], cuts: list[int], context: int
+    captioner: Captioner, units: list[int], cuts: list[int], context: int, slack: float | None
 ) -> None:
-    config = structs.replace(captioner.bundle.config.vocoder, duration_context=context)
+    config = structs.replace(captioner.bundle.config.vocoder, duration_context=context, duration_slack=slack)
     vocoder = Vocoder(captioner.graphs, config)
     array = np.array(units)
     expected = vocoder.predict_durations(array)

@@ -30,11 +30,12 @@ __all__ = [
     "SpeechEncoderConfig", "VocabularyConfig", "VocoderConfig", "find_bundle", "write_checksums", "write_config",
 ]  # fmt: skip
 
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 IMAGE_UNITS_VERSION = 3  # the first format with image units
 FIRST_WITH_CONFIDENCE = 3
 _FIRST_WITH_KEPT_CACHE = 4
 _FIRST_WITH_SAID = 5
+_FIRST_WITH_DURATION_SLACK = 6
 CONFIG = "config.json"
 CONFIG_LIMIT = 4 * 2**20  # bytes; a vocabulary of 65536 subwords fits
 SPECIAL_TOKENS = 3  # pad, bos and eos come before the subwords
@@ -163,6 +164,7 @@ class VocoderConfig(Schema, frozen=True, kw_only=True):
     units: Count
     context_frames: Annotated[int, Meta(ge=0, le=4_096)]
     duration_context: Annotated[int, Meta(ge=0, le=4_096)] | None = None  # units; None: not known (format 1)
+    duration_slack: Annotated[float, Meta(gt=0.5, le=100)] | None = None  # frames, see im2sp.speech.durations.Rounding
 
     def __post_init__(self) -> None:
         if (self.sample_rate, self.hop) != (SAMPLE_RATE, HOP):
@@ -254,6 +256,8 @@ class BundleConfig(Schema, frozen=True, kw_only=True):
             raise ValueError(f"a decoder with a kept cache needs format_version {_FIRST_WITH_KEPT_CACHE}")
         if self.vocabulary.said is not None and self.format_version < _FIRST_WITH_SAID:
             raise ValueError(f"subwords that are said otherwise need format_version {_FIRST_WITH_SAID}")
+        if self.vocoder.duration_slack is not None and self.format_version < _FIRST_WITH_DURATION_SLACK:
+            raise ValueError(f"durations with a slack need format_version {_FIRST_WITH_DURATION_SLACK}")
         if self.confidence:
             if max(self.confidence.unsure_units) >= self.vocabulary.units:
                 raise ValueError(f"confidence.unsure_units holds a unit outside 0..{self.vocabulary.units - 1}")

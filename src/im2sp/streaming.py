@@ -39,6 +39,7 @@ class GrowingSpeech:
 
     def __init__(self, vocoder: Vocoder) -> None:
         self._vocoder = vocoder
+        self._growing = vocoder.growing_durations()
         self._units = np.zeros(0, dtype=np.int64)
         self._durations = np.zeros(0, dtype=np.int64)  # of the first units, as far as they are final
         self._frames = np.zeros(0, dtype=np.int64)  # these units, repeated by their durations
@@ -79,7 +80,7 @@ class GrowingSpeech:
 
     def _grow(self, units: IntArray) -> None:
         known = len(self._durations)
-        fresh = self._vocoder.final_durations(units, known, complete=self._is_finished)
+        fresh = self._growing.extend(units, complete=self._is_finished)
         self._units = units
         if len(fresh) == 0:
             return

@@ -15,7 +15,8 @@ from im2sp.errors import BundleError, Im2SpError
 from im2sp.graphs import Graph, Graphs
 from im2sp.speech import vocoder as module
 from im2sp.speech.audio import HOP
-from im2sp.speech.vocoder import LONGEST_UNIT, Vocoder
+from im2sp.speech.durations import LONGEST_UNIT
+from im2sp.speech.vocoder import Vocoder
 from tests.tiny_bundle import CONTEXT, UNITS
 
 

@@ -12,15 +12,11 @@ from im2sp.bundle import VocoderConfig
 from im2sp.errors import BundleError, Im2SpError
 from im2sp.graphs import Graphs
 from im2sp.speech.audio import UNIT_RATE
+from im2sp.speech.durations import GrowingDurations
 from im2sp.speech.units import check_units, expand, without_repeats
 
-LONGEST_UNIT = 5 * UNIT_RATE  # frames; no sound of speech is held longer, whatever is predicted
 LONGEST_SPEECH = 30 * 60 * UNIT_RATE  # frames in one request, half an hour
 PIECE_FRAMES = 20 * UNIT_RATE  # a caption is one piece; longer speech never takes more memory than this much
-FIRST_DURATIONS = 24  # units in the duration predictor's first window: mostly enough for speech to start
-NEXT_DURATIONS = 4  # units in the windows after it: few, so that it need not wait for more where it starts with them
-MOST_DURATIONS = 256  # units in its largest
-_START_UNITS = 30  # by then the 0.6 s that the vocoder looks ahead are known; most units last one or two frames
 STREAM_FRAMES = UNIT_RATE // 2  # half a second: small enough to start at once, large enough to outrun playback
 
 
@@ -73,29 +69,11 @@ class Vocoder:
 
     def predict_durations(self, units: IntArray) -> IntArray:
         """units int64 [U], repeats removed -> durations int64 [U] in frames of 20 ms, from 1 to LONGEST_UNIT."""
-        return self.final_durations(units, 0, complete=True)
+        return self.growing_durations().extend(units, complete=True)
 
-    def final_durations(self, units: IntArray, first: int, *, complete: bool) -> IntArray:
-        """Durations int64 [at most U - first] of units[first:] (int64 [U > 0], repeats removed), in frames of 20 ms.
-
-        Unless `units` are `complete`, only those that no later unit can change; `first` is where an earlier call
-        left off, or 0. The predictor runs in windows that depend on nothing but a unit's place, each with
-        `duration_context` units on both sides, so a sentence that grows gets the same numbers, to the last bit, as
-        one that is there at once. Where that context is not known, nothing is final before the units are complete.
-
-        Raises Im2SpError for units that cannot be spoken.
-        """
-        units = check_units(units, self._config.units)
-        context = self._config.duration_context
-        if context is None:
-            return self._run_predictor(units)[first:] if complete else np.zeros(0, dtype=np.int64)
-        found = [np.zeros(0, dtype=np.int64)]
-        for start, stop in _duration_windows(first, len(units)):
-            if not complete and stop + context > len(units):
-                break
-            left = max(0, start - context)
-            found.append(self._run_predictor(units[left : stop + context])[start - left :][: stop - start])
-        return np.concatenate(found)
+    def growing_durations(self) -> GrowingDurations:
+        """Durations of a sentence of which more is to come; the same as `predict_durations` gives of all of it."""
+        return GrowingDurations(self._expected_frames, self._config)
 
     def synthesise(self, frames: IntArray, chunk_frames: int = PIECE_FRAMES) -> Iterator[FloatArray]:
         """frames int64 [F] -> waveforms float32 [chunk_frames * 320] (the last may be shorter), joined the whole."""
@@ -120,15 +98,14 @@ class Vocoder:
         """Frames of 20 ms that a sample depends on, on each side of its own."""
         return self._config.context_frames
 
-    def _run_predictor(self, units: IntArray) -> IntArray:
+    def _expected_frames(self, units: IntArray) -> FloatArray:
         graph = self._graphs.open("duration_predictor")
         (log_durations,) = graph.run(units=units[None])
         if log_durations.shape != (1, len(units)) or np.isnan(log_durations).any():
             raise BundleError(f"{graph.label} gave durations that are not one number for each unit: export it again")
         with np.errstate(over="ignore"):
-            frames = np.round(np.exp(log_durations[0]) - 1)
-        durations: IntArray = np.clip(frames, 1, LONGEST_UNIT).astype(np.int64)
-        return durations
+            frames: FloatArray = np.exp(log_durations[0]) - 1
+        return frames
 
     def _run(self, frames: IntArray) -> FloatArray:
         graph = self._graphs.open("vocoder")
@@ -144,21 +121,3 @@ def check_length(durations: IntArray) -> None:
     if durations.max(initial=0) > LONGEST_SPEECH or durations.sum() > LONGEST_SPEECH:
         minutes = LONGEST_SPEECH // (60 * UNIT_RATE)
         raise Im2SpError(f"these units would take more than {minutes} minutes to speak: give fewer at a time")
-
-
-def _duration_windows(first: int, count: int) -> Iterator[tuple[int, int]]:
-    """(start, stop) of the predictor's windows from `first`, which one of them starts with, to `count` units.
-
-    They are small where speech starts. Then each is half as long as all before it together: few where it is long.
-    """
-    while first < count:
-        stop = first + _window(first)
-        yield first, stop
-        first = stop
-
-
-def _window(first: int) -> int:
-    """Units of the window that starts with unit `first`."""
-    if first == 0:
-        return FIRST_DURATIONS
-    return NEXT_DURATIONS if first < _START_UNITS else min(first // 2, MOST_DURATIONS)

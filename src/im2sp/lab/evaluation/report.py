@@ -225,6 +225,8 @@ def fingerprint(bundle: Bundle, decoding: dict[str, Any]) -> str:
         config["decoder"].pop("cache", None)  # which bundles before format 4 do not have
     if config["vocabulary"].get("said") is None:
         config["vocabulary"].pop("said", None)  # nor those before format 5 this
+    if config["vocoder"].get("duration_slack") is None:
+        config["vocoder"].pop("duration_slack", None)  # nor those before format 6 this
     graphs = {name: checksum for name, checksum in bundle.checksums.items() if name.endswith((".onnx", ".data"))}
     text = json.dumps([config, graphs, decoding], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

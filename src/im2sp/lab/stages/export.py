@@ -39,7 +39,7 @@ from im2sp.lab.models.saving import WEIGHTS
 from im2sp.lab.models.speech_encoder import SpeechEncoder
 from im2sp.lab.models.translator import ImagePrefix, KeptCacheStep, Translator, TranslatorConfig
 from im2sp.lab.models.unit_hifigan import UnitHifigan
-from im2sp.lab.models.unit_vocoder import load_vocoder
+from im2sp.lab.models.unit_vocoder import DURATION_SLACK, load_vocoder
 from im2sp.speech.audio import SAMPLE_RATE
 
 Facts = dict[str, str | int | float]
@@ -191,7 +191,12 @@ def export_voice(folder: Path, out: Path, options: BundleOptions) -> tuple[Vocod
         return sizes, export_hifigan(published, out, options.precision, options.speaker)
     vocoder, durations = load_vocoder(folder)
     own = vocoder.config
-    sizes = VocoderConfig(units=own.units, context_frames=own.context_frames, duration_context=own.duration_context)
+    sizes = VocoderConfig(
+        units=own.units,
+        context_frames=own.context_frames,
+        duration_context=own.duration_context,
+        duration_slack=DURATION_SLACK,
+    )
     return sizes, {
         "vocoder": export_sequence(vocoder, "vocoder", "frames", "waveform", out, options.precision),
         "duration_predictor": export_sequence(

@@ -17,8 +17,8 @@ from im2sp.lab.data.voice import PiperSpeaker, VoiceConfig
 from im2sp.lab.evaluation.asr import SpeechRecogniser
 from im2sp.lab.evaluation.words import word_error_rate
 from im2sp.speech.audio import SAMPLE_RATE, read_audio
+from im2sp.speech.durations import LONGEST_UNIT
 from im2sp.speech.units import remove_repeats
-from im2sp.speech.vocoder import LONGEST_UNIT
 
 LONGEST_SENTENCE = 10  # seconds of "I am not sure what this shows"
 
