@@ -29,17 +29,20 @@ from rapidfuzz.distance import Levenshtein
 from rapidfuzz.process import cdist
 
 from im2sp.arrays import IntArray
-from im2sp.bundle import SPECIAL_TOKENS, Bundle
+from im2sp.bundle import Bundle
 from im2sp.captioner import Captioner
 from im2sp.lab.data.flickr8k import clean_text, photo_path
 from im2sp.lab.data.pronunciations import Pronunciations, phones_of_words
+from im2sp.lab.data.unit_subwords import said_by
 from im2sp.lab.data.voice import PiperSpeaker
 from im2sp.lab.evaluation.caption_metrics import caption_scores
 from im2sp.lab.evaluation.photo_sets import flickr8k_photos
 from im2sp.lab.evaluation.report import CAPTIONS
 from im2sp.lab.evaluation.words import differences, normalise_words, word_error_rate
 from im2sp.lab.recipe import Recipe
+from im2sp.lab.stages import listen
 from im2sp.lab.stages.distil import read_hypotheses
+from im2sp.lab.stages.mend import Sentence
 from im2sp.lab.stages.pronounce import TABLE
 from im2sp.speech.units import without_repeats
 
@@ -53,12 +56,8 @@ def known_sentences(recipe: Recipe, teacher: dict[str, str]) -> dict[tuple[int, 
     table, speaker = Pronunciations.load(recipe.lessons / TABLE), PiperSpeaker(recipe.voice)
     texts = set(teacher.values())
     texts.update(*read_hypotheses(recipe.distilled).values())
-    found = {}
-    for text in sorted(texts):
-        units = regular_units(text, table, speaker)
-        if units is not None:
-            found[tuple(units.tolist())] = text
-    return found
+    sentences = (Sentence(text, tuple(phones_of_words(speaker.phones(clean_text(text))))) for text in sorted(texts))
+    return {units: sentence.text for units, sentence in listen.known_sentences(sentences, table).items()}
 
 
 def regular_units(text: str, table: Pronunciations, speaker: PiperSpeaker) -> IntArray | None:
@@ -74,8 +73,7 @@ def said_about(recipe: Recipe, photos: list[str]) -> dict[str, tuple[int, ...]]:
     found = {}
     for image_id in photos:
         tokens = captioner.translate(captioner.encode(photo_path(recipe.data, image_id))).tokens
-        learned = [unit for token in tokens.tolist() for unit in subwords[token - SPECIAL_TOKENS]]
-        found[image_id] = tuple(without_repeats(learned).tolist())
+        found[image_id] = tuple(said_by(subwords, tokens.tolist()).tolist())
     return found
 
 

@@ -117,10 +117,8 @@ def pronounce(recipe: Recipe) -> None:
         log.info("pronounce: the recipe has no section [%s], so units stay as they were heard", PRONUNCIATIONS)
         return
     options = recipe.section(PRONUNCIATIONS, stage.PronunciationOptions, seed=recipe.seed)
-    if options.heard and HIFIGAN in recipe.sections and not recipe.keeps_voice:
-        raise Im2SpError(
-            f"[{PRONUNCIATIONS}] with `heard` speaks through our own vocoder, not a [{HIFIGAN}]: leave out one"
-        )
+    if options.heard:
+        _check_speaks(recipe, PRONUNCIATIONS)
     unspoken = read_sentences(recipe.unspoken)
 
     def mended(table: Pronunciations, recorded: RecordedWays, sentences: Sequence[Sentence]) -> None:
@@ -148,19 +146,23 @@ def resound(recipe: Recipe, learned: Path) -> None:
         learned: folder of the run in which the translator learned, with its table of pronunciations.
 
     Raises:
-        Im2SpError: the recipe has no regular units, or a part of one of the runs is missing.
+        Im2SpError: the recipe has no regular units, a part of one of the runs is missing, or what should be heard
+            cannot be spoken.
     """
     from im2sp.lab.data.flickr8k import clean_text
     from im2sp.lab.data.pronunciations import Pronunciations, phones_of_words
     from im2sp.lab.data.unit_subwords import UnitSubwords
     from im2sp.lab.data.voice import PiperSpeaker
     from im2sp.lab.stages import resound as stage
+    from im2sp.lab.stages.listen import Listening
     from im2sp.lab.stages.mend import Sentence
     from im2sp.lab.stages.pronounce import TABLE
     from im2sp.lab.stages.translate import distilled_rows
 
     if not recipe.pronounces:
         raise Im2SpError(f"resound: the recipe has no section [{PRONUNCIATIONS}], so its units are not regular")
+    if recipe.section("resound", Listening).heard:
+        _check_speaks(recipe, "resound")
     other = replace(recipe, runs=learned)
     stage.check((other.lessons / TABLE, recipe.lessons / TABLE, other.subword_file))
     units = unit_count(recipe)
@@ -220,6 +222,12 @@ def _listened(
     _mend(recipe, recipe.voice_of_lessons, table, recorded, sayable, options, recipe.lessons / "listened.jsonl")
     table.save(target)
     return table
+
+
+def _check_speaks(recipe: Recipe, section: str) -> None:
+    """Raise Im2SpError where `_voice` cannot speak for a section with `heard`."""
+    if HIFIGAN in recipe.sections and not recipe.keeps_voice:
+        raise Im2SpError(f"[{section}] with `heard` speaks through our own vocoder, not a [{HIFIGAN}]: leave out one")
 
 
 def _mend(

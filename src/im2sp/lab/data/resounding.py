@@ -20,8 +20,7 @@ from rapidfuzz.distance import Levenshtein
 from im2sp.arrays import IntArray
 from im2sp.errors import Im2SpError
 from im2sp.lab.data.pronunciations import Pronunciations, Units, plain
-from im2sp.lab.data.unit_subwords import FIRST_SUBWORD, UnitSubwords
-from im2sp.speech.units import without_repeats
+from im2sp.lab.data.unit_subwords import FIRST_SUBWORD, UnitSubwords, said_by
 
 CANDIDATES = 6  # ways of saying a subword that are compared
 ROUNDS = 4
@@ -80,8 +79,7 @@ def mean_difference(
     """
     differences = []
     for old, new in pairs:
-        tokens = subwords.encode(old)[1:-1]
-        found = without_repeats([unit for token in tokens for unit in table[token - FIRST_SUBWORD]])
+        found = said_by(table, subwords.encode(old))
         differences.append(Levenshtein.normalized_distance(found.tolist(), new.tolist()))
     return float(np.mean(differences))
 

@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer, models, trainers
 
+from im2sp.arrays import IntArray
 from im2sp.errors import Im2SpError
 from im2sp.files import replace_whole
+from im2sp.speech.units import without_repeats
 
 PAD, BOS, EOS = 0, 1, 2
 FIRST_SUBWORD = 3  # token id of subword 0; the runtime's vocabulary counts the same way
@@ -97,3 +99,10 @@ class UnitSubwords:
     def load(cls, path: Path, units: int) -> UnitSubwords:
         """Read what `save` wrote."""
         return cls(Tokenizer.from_file(str(path)), units)
+
+
+def said_by(table: Sequence[Sequence[int]], tokens: Iterable[int]) -> IntArray:
+    """Token ids -> units int64 without repeats, by the units of every subword; pad, BOS and EOS say nothing."""
+    return without_repeats(
+        [unit for token in tokens if token >= FIRST_SUBWORD for unit in table[token - FIRST_SUBWORD]]
+    )

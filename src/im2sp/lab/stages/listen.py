@@ -15,7 +15,7 @@ import torch
 
 from im2sp.lab.data.image_features import ImageFeatures
 from im2sp.lab.data.pronunciations import Pronunciations, Units, plain
-from im2sp.lab.data.unit_subwords import FIRST_SUBWORD, UnitSubwords
+from im2sp.lab.data.unit_subwords import UnitSubwords, said_by
 from im2sp.lab.models.beam_search import beam_searches
 from im2sp.lab.models.translator import DecoderStep, Translator
 from im2sp.lab.stages.mend import Mending, Sentence
@@ -65,5 +65,5 @@ def said_about(
         with torch.inference_mode():
             searched = beam_searches(step, views[:, None], options.beam, longest)
         for (_, tokens), *_ in searched:
-            counts[plain([unit for token in tokens for unit in units[token - FIRST_SUBWORD]])] += 1
+            counts[tuple(said_by(units, tokens).tolist())] += 1
     return [replace(known[said], count=count) for said, count in counts.most_common() if said in known]

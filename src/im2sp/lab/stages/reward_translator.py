@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from im2sp.lab.data.pronunciations import END, START, Pronunciations, phones_of_words
 from im2sp.lab.data.reading import Reader
 from im2sp.lab.data.text_tokenizer import EOS
-from im2sp.lab.data.unit_subwords import FIRST_SUBWORD, UnitSubwords
-from im2sp.speech.units import without_repeats
+from im2sp.lab.data.unit_subwords import UnitSubwords, said_by
 
 _REMEMBERED = 500_000  # sentences that were read; the same ones come again and again
 _MARKS = {ord(mark): None for mark in "\u02c8\u02cc.,!?;:"}  # stress and punctuation, which make no other word
@@ -45,8 +44,7 @@ class WordSymbols:
         if key not in self._read:
             if len(self._read) >= _REMEMBERED:
                 self._read.clear()
-            said = [unit for token in key if token >= FIRST_SUBWORD for unit in self._units[token - FIRST_SUBWORD]]
-            words = self._reader.words(without_repeats(said))
+            words = self._reader.words(said_by(self._units, key))
             ended = key[-1:] == (EOS,)
             self._read[key] = self._symbols([word for word in words if ended or word != END])
         return self._read[key]

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from im2sp.lab.data.clips import Clip
 from im2sp.lab.data.speech_shards import as_floats
 from im2sp.lab.precision import products
+from im2sp.lab.training.averaging import follow
 from im2sp.lab.training.processes import WHOLE, Part, Processes
 from im2sp.lab.training.progress import Checkpoint, TrainingLog
 from im2sp.lab.training.vocoder_losses import Combine, Judges, Verdicts, generator_loss
@@ -171,10 +172,7 @@ class AdversarialRun:
         nn.utils.clip_grad_norm_(self.model.parameters(), self.lessons.largest_gradient[adversarial])
         self.optimizer.step()
         self.step += 1
-        decay = min(options.average_decay, (1 + self.step) / (10 + self.step))
-        with torch.no_grad():
-            for name, value in self.model.state_dict().items():
-                self.average[name].lerp_(value, 1 - decay)
+        follow(self.average, self.model.state_dict(), options.average_decay, self.step)
         return losses
 
     def _speak(self, speaking: nn.Module, part: Part, cut: Segments) -> tuple[Tensor, Tensor | None]:

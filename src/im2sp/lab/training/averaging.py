@@ -92,11 +92,7 @@ def train_averaged(
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         step += 1
-        decay = min(pace.average_decay, (1 + step) / (10 + step))
-        with torch.no_grad():
-            for name, value in model.state_dict().items():
-                if value.is_floating_point():  # all but counters
-                    local(average[name]).lerp_(local(value), 1 - decay)
+        follow(average, model.state_dict(), pace.average_decay, step)
         if step % pace.report_every == 0 or step == pace.steps:
             (mean,) = processes.sums(float(np.mean(losses)))
             if processes.main or sharded:
@@ -107,6 +103,18 @@ def train_averaged(
         checkpoint.maybe_save()
     checkpoint.save()
     model.load_state_dict(average)
+
+
+@torch.no_grad()
+def follow(average: Weights, weights: Weights, decay: float, step: int) -> None:
+    """Move an exponential moving average of weights on after step 1, 2, ...; counters keep what they were.
+
+    Its memory is short at first, since early weights are soon out of date: a decay of at most (1 + step) / (10 + step).
+    """
+    decay = min(decay, (1 + step) / (10 + step))
+    for name, value in weights.items():
+        if value.is_floating_point():
+            local(average[name]).lerp_(local(value), 1 - decay)
 
 
 def _as_kept(found: Weights, kept: Weights) -> Weights:

@@ -21,6 +21,7 @@ from im2sp.lab.data.sentences import SentenceLookup
 from im2sp.lab.data.text_tokenizer import BOS, EOS
 from im2sp.lab.models.translator import DecoderStep, Translator
 from im2sp.lab.precision import products
+from im2sp.lab.training.averaging import follow
 from im2sp.lab.training.cider_reward import CiderReward
 from im2sp.lab.training.progress import Checkpoint, TrainingLog, warm_up_cosine
 from im2sp.lab.training.translator import PAD, Sentences, next_token_loss, pad, some_tokens
@@ -180,7 +181,7 @@ class SelfCriticalRun:
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.step += 1
-        _follow(self.average, self.model, min(options.average_decay, (1 + self.step) / (10 + self.step)))
+        follow(self.average, self.model.state_dict(), options.average_decay, self.step)
 
 
 def _photos(
@@ -207,13 +208,6 @@ def _cross_entropy(
     loss = next_token_loss(model, images, tokens.to(images.device), photo.to(images.device), options.label_smoothing)
     model.eval()
     return loss
-
-
-@torch.no_grad()
-def _follow(average: dict[str, Tensor], model: Translator, decay: float) -> None:
-    for name, value in model.state_dict().items():
-        if value.is_floating_point():
-            average[name].lerp_(value, 1 - decay)
 
 
 @torch.no_grad()  # and not inference mode, whose tensors a later backward pass refuses

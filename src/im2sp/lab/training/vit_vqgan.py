@@ -23,6 +23,7 @@ from im2sp.lab.models.image_backbone import ImageBackbone
 from im2sp.lab.models.saving import CONFIG
 from im2sp.lab.models.vit_vqgan import VitVqgan, VitVqganConfig
 from im2sp.lab.precision import products
+from im2sp.lab.training.averaging import follow
 from im2sp.lab.training.photo_crops import PhotoCrops
 from im2sp.lab.training.progress import Checkpoint, TrainingLog, warm_up_cosine
 
@@ -203,10 +204,7 @@ class TrainingRun:
     def _count(self, units: Tensor) -> None:
         chosen = torch.bincount(units.flatten(), minlength=len(self.recent))
         self.recent, self.reported = self.recent + chosen, self.reported + chosen
-        decay = min(self.options.average_decay, (1 + self.step) / (10 + self.step))
-        with torch.no_grad():
-            for name, value in self.model.state_dict().items():
-                self.average[name].lerp_(value, 1 - decay)
+        follow(self.average, self.model.state_dict(), self.options.average_decay, self.step)
 
     def _teach_judge(self, made: Tensor, photos: Tensor) -> Tensor:
         """One step of the judge by the hinge loss."""
