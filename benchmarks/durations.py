@@ -9,8 +9,8 @@ bundle's speech encoder and speech again by its vocoder. Durations, in frames of
     shifted        one unit of ten gives a frame to a neighbour: a fifth of the durations are wrong by one frame then,
                    as many as the predictor has wrong, and the whole is as long as it was
     grouped        as predicted, but every eight units together are as long as they were
-    running        predicted numbers rounded so that their running total is nearest, not each by itself
-    predicted      as the bundle predicts them
+    alone          as predicted, each rounded by itself
+    predicted      as the bundle predicts and rounds them
 
 Printed for each: how many durations are right, length against the true one, and the word error rate with its 95 %
 interval; then the ratio of the errors with predicted and with true durations. Everything is drawn with seed 0.
@@ -32,6 +32,7 @@ from im2sp.lab.data.speech_shards import as_floats, read_shards
 from im2sp.lab.evaluation.recognisers import open_recogniser
 from im2sp.lab.evaluation.words import word_error_rate
 from im2sp.lab.recipe import Recipe
+from im2sp.speech.durations import Rounding
 from im2sp.speech.units import remove_repeats
 
 GROUP = 8  # units
@@ -63,15 +64,6 @@ def grouped(means: FloatArray, true: IntArray) -> IntArray:
     return found
 
 
-def running(means: FloatArray) -> IntArray:
-    """Predicted durations [U], rounded so that what was rounded away is made good by the next."""
-    found, owed = np.ones(len(means), np.int64), 0.0
-    for place, mean in enumerate(np.maximum(means, 1).tolist()):
-        found[place] = max(1, round(mean + owed))
-        owed += mean - found[place]
-    return found
-
-
 def predicted_means(captioner: Captioner, units: IntArray) -> FloatArray:
     """What the predictor of a bundle expects, before it is rounded: float [U] frames of units int64 [U]."""
     (log_durations,) = captioner.graphs.open("duration_predictor").run(units=units[None])
@@ -86,7 +78,7 @@ def durations_of(captioner: Captioner, units: IntArray, true: IntArray, seed: in
         "true": true,
         "shifted": shifted(true, np.random.default_rng(seed)),
         "grouped": grouped(means, true),
-        "running": running(means),
+        "alone": Rounding(None).take(means),
         "predicted": captioner.vocoder.predict_durations(units),
     }
 
