@@ -241,7 +241,7 @@ def test_a_parent_gets_words_in_regular_units(run: Recipe, tmp_path: Path, monke
     pipeline.resound(listening, recipe.runs)
     assert len(Pronunciations.load(listening.lessons / "listened.table")) == len(table)
     assert listening.said.is_file()
-    with pytest.raises(Im2SpError, match="\\[resound\\] with `heard` .* not a \\[hifigan\\]: leave out one"):
+    with pytest.raises(Im2SpError, match=r"\[resound\] with `heard` .* not a \[hifigan\]: leave out one"):
         pipeline.resound(replace(listening, sections=sections | {"hifigan": {}}), recipe.runs)
 
     with pytest.raises(Im2SpError, match="learned other speech units than its voice has"):

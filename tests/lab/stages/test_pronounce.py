@@ -159,6 +159,19 @@ def test_an_entry_that_is_missed_in_every_way_stays_as_it_is(tmp_path: Path) -> 
     assert mend(*_table({7: 6, 6: 3}), Mending(0), _speak, _Hears(), tmp_path / "none.jsonl") == 0
 
 
+def test_a_way_that_spoils_the_next_word_is_not_taken(tmp_path: Path) -> None:
+    class Spoiled(_Hears):
+        """With the other way of "cat" what runs is not heard."""
+
+        def transcribe(self, waveform: FloatArray) -> str:
+            heard = super().transcribe(waveform)
+            return heard.replace("runs", "rung") if 6 in waveform.astype(int) else heard
+
+    table, recorded, sentences = _table({7: 6, 6: 3})
+    assert mend(table, recorded, sentences, Mending(100), _speak, Spoiled(), tmp_path / "heard.jsonl") == 0
+    assert table.way(("a", "cat", "runs.")) == (7, 7)
+
+
 def test_sentences_with_the_most_used_entries_are_heard_first(tmp_path: Path) -> None:
     table, recorded, sentences = _table({7: 6, 6: 3})
     rare = [sentence for sentence in sentences if "dog" in sentence.text][:1]

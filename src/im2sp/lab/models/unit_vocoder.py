@@ -24,7 +24,7 @@ from im2sp.files import replace_whole
 from im2sp.speech.audio import HOP
 from im2sp.speech.durations import Rounding
 
-DURATION_SLACK = 0.75  # frames, chosen on regular and on arbitrary sentences (docs/results.md)
+DURATION_SLACK = 1.5  # frames, chosen on regular and on arbitrary sentences (docs/results.md)
 FIRST_DURATION_KERNEL = 3  # of the duration predictor's first convolution
 
 

@@ -3,7 +3,9 @@
 Regular units say a word between the same neighbours always alike, so what is misheard once is misheard each time; and
 there is a finite number of such entries. Sentences that hold the most used ones are spoken by the vocoder and heard by
 the recogniser. An entry that is missed is said in another way, and its sentences are heard again; in the end each such
-entry keeps the way that was understood best.
+entry keeps the way with which it and the words beside it were understood best. Those beside it count because a way can
+take something from them: of 17 ways that were chosen by the word alone 6 did more harm than good (docs/results.md,
+0.11.0).
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from im2sp.arrays import FloatArray, IntArray
 from im2sp.lab.data.pronunciations import END, START, Context, Pronunciations, RecordedWays, Units
@@ -43,6 +46,13 @@ class Sentence:
     count: int = 1  # how often it is said
 
 
+class Outcome(NamedTuple):
+    """What was heard of a word in a sentence."""
+
+    understood: bool
+    missed_around: int  # of the word and those beside it, how many were missed
+
+
 def mend(
     table: Pronunciations,
     recorded: RecordedWays,
@@ -63,7 +73,7 @@ def mend(
     """
     entries = [table.entries(sentence.words) or [] for sentence in sentences]
     heard_in = _covering(sentences, entries, options)
-    outcomes: defaultdict[Context, defaultdict[Units, list[bool]]] = defaultdict(lambda: defaultdict(list))
+    outcomes: defaultdict[Context, defaultdict[Units, list[Outcome]]] = defaultdict(lambda: defaultdict(list))
     waiting: dict[Context, list[Units]] = {}
     sounding = heard_in
     for number in range(options.ways + 1):
@@ -71,9 +81,9 @@ def mend(
         heard = recogniser.transcribe_all(waves, cache)
         trying = set(waiting) if number else {entry for place in sounding for entry in entries[place]}
         for place in sounding:
-            for entry, understood in _understood(sentences[place], entries[place], heard[str(place)]):
+            for entry, outcome in _outcomes(sentences[place], entries[place], heard[str(place)]):
                 if entry in trying:
-                    outcomes[entry][table.way(entry)].append(understood)
+                    outcomes[entry][table.way(entry)].append(outcome)
         missed = [entry for entry in trying if _missed(outcomes[entry][table.way(entry)]) >= options.missed]
         log.info(
             "round %d: %d sentences, %d entries, %d not understood", number, len(sounding), len(trying), len(missed)
@@ -90,7 +100,7 @@ def mend(
     changed = 0
     for entry, ways in outcomes.items():
         first, *_ = ways
-        best = min(ways, key=lambda way: _missed(ways[way]))  # of equals the first
+        best = min(ways, key=lambda way: _missed_around(ways[way]))  # of equals the first
         table.change(entry, best)
         changed += best != first
     return changed
@@ -129,15 +139,22 @@ def _units(table: Pronunciations, sentence: Sentence) -> IntArray:
     return without_repeats([] if units is None else units)
 
 
-def _understood(sentence: Sentence, entries: Sequence[Context], heard: str) -> list[tuple[Context, bool]]:
-    """Entries of a sentence's words, and whether each was understood; none where words are not written as spoken."""
+def _outcomes(sentence: Sentence, entries: Sequence[Context], heard: str) -> list[tuple[Context, Outcome]]:
+    """Entries of a sentence's words, and what was heard of each; none where words are not written as spoken."""
     places = [place for place, word in enumerate(sentence.words) if word not in (START, END)]
     if len(places) != len(normalise_words(sentence.text).split()):
         return []
     missed = {place for written, _ in differences(sentence.text, heard) for place in places[written]}
-    return [(entries[place], place not in missed) for place in places]
+    return [
+        (entries[place], Outcome(place not in missed, len(missed & {place - 1, place, place + 1}))) for place in places
+    ]
 
 
-def _missed(outcomes: list[bool]) -> float:
+def _missed(outcomes: list[Outcome]) -> float:
     """Share of what was not understood; 0 where nothing can be said of it."""
-    return outcomes.count(False) / max(1, len(outcomes))
+    return sum(not outcome.understood for outcome in outcomes) / max(1, len(outcomes))
+
+
+def _missed_around(outcomes: list[Outcome]) -> float:
+    """How many words are missed in the mean, of a word and those beside it."""
+    return sum(outcome.missed_around for outcome in outcomes) / max(1, len(outcomes))
