@@ -241,8 +241,6 @@ def test_a_parent_gets_words_in_regular_units(run: Recipe, tmp_path: Path, monke
     pipeline.resound(listening, recipe.runs)
     assert len(Pronunciations.load(listening.lessons / "listened.table")) == len(table)
     assert listening.said.is_file()
-    with pytest.raises(Im2SpError, match=r"\[resound\] with `heard` .* not a \[hifigan\]: leave out one"):
-        pipeline.resound(replace(listening, sections=sections | {"hifigan": {}}), recipe.runs)
 
     with pytest.raises(Im2SpError, match="learned other speech units than its voice has"):
         adopt(resounded, tmp_path / "adopted", tmp_path / "subwords.json")
@@ -284,6 +282,9 @@ def test_a_parent_gets_finer_units_and_its_voice_learns_on_with_them(run: Recipe
     assert {path: path.stat().st_mtime_ns for path in recipe.hubert.rglob("*.*")} == made
     with pytest.raises(Im2SpError, match="not a \\[hifigan\\]: leave out one"):
         pipeline.pronounce(replace(recipe, runs=tmp_path / "other", sections=recipe.sections | {"hifigan": {}}))
+    sections = recipe.sections | {"hifigan": {}, "resound": {"heard": 2}}
+    with pytest.raises(Im2SpError, match=r"\[resound\] with `heard` .* not a \[hifigan\]: leave out one"):
+        pipeline.resound(replace(recipe, sections=sections), recipe.runs)
 
 
 def test_new_units_are_embedded_where_the_old_ones_of_their_frames_were() -> None:
