@@ -25,15 +25,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from msgspec import structs
 from rapidfuzz.distance import Levenshtein
 from rapidfuzz.process import cdist
 
-from im2sp.arrays import IntArray
 from im2sp.bundle import Bundle
 from im2sp.captioner import Captioner
 from im2sp.lab.data.flickr8k import clean_text, photo_path
 from im2sp.lab.data.pronunciations import Pronunciations, phones_of_words
-from im2sp.lab.data.unit_subwords import said_by
 from im2sp.lab.data.voice import PiperSpeaker
 from im2sp.lab.evaluation.caption_metrics import caption_scores
 from im2sp.lab.evaluation.photo_sets import flickr8k_photos
@@ -44,7 +43,7 @@ from im2sp.lab.stages import listen
 from im2sp.lab.stages.distil import read_hypotheses
 from im2sp.lab.stages.mend import Sentence
 from im2sp.lab.stages.pronounce import TABLE
-from im2sp.speech.units import without_repeats
+from im2sp.translation.vocabulary import Vocabulary
 
 ARTICLES, PREPOSITIONS = ("a", "an", "the"), ("in", "on", "at", "of", "to", "with", "by")
 OTHERS = ("is", "are", "and", "his", "her", "its", "their", "it")
@@ -60,20 +59,14 @@ def known_sentences(recipe: Recipe, teacher: dict[str, str]) -> dict[tuple[int, 
     return {units: sentence.text for units, sentence in listen.known_sentences(sentences, table).items()}
 
 
-def regular_units(text: str, table: Pronunciations, speaker: PiperSpeaker) -> IntArray | None:
-    """Units of a sentence without repeats, each word as the table says it; None where it does not know one."""
-    frames = table.say(phones_of_words(speaker.phones(clean_text(text))))
-    return None if frames is None else without_repeats(frames)
-
-
 def said_about(recipe: Recipe, photos: list[str]) -> dict[str, tuple[int, ...]]:
     """What the bundle of a run says about photos, in the units that its translator learned, without repeats."""
     captioner = Captioner(Bundle.load(recipe.bundle), threads=1)
-    subwords = captioner.bundle.config.vocabulary.subwords
+    learned = Vocabulary(structs.replace(captioner.bundle.config.vocabulary, said=None))
     found = {}
     for image_id in photos:
         tokens = captioner.translate(captioner.encode(photo_path(recipe.data, image_id))).tokens
-        found[image_id] = tuple(said_by(subwords, tokens.tolist()).tolist())
+        found[image_id] = tuple(learned.decode(tokens).tolist())
     return found
 
 

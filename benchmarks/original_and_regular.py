@@ -18,10 +18,11 @@ import os
 import tempfile
 from pathlib import Path
 
-from meant_and_heard import confusions, regular_units
+from meant_and_heard import confusions
 
+from im2sp.arrays import IntArray
 from im2sp.lab.data.flickr8k import clean_text
-from im2sp.lab.data.pronunciations import Pronunciations
+from im2sp.lab.data.pronunciations import Pronunciations, phones_of_words
 from im2sp.lab.data.speech_shards import as_floats
 from im2sp.lab.data.voice import PiperSpeaker
 from im2sp.lab.evaluation.recognisers import open_recogniser
@@ -29,6 +30,13 @@ from im2sp.lab.evaluation.words import word_error_rate
 from im2sp.lab.models.unit_vocoder import load_vocoder, say
 from im2sp.lab.recipe import Recipe
 from im2sp.lab.stages.pronounce import TABLE
+from im2sp.speech.units import without_repeats
+
+
+def regular_units(text: str, table: Pronunciations, speaker: PiperSpeaker) -> IntArray | None:
+    """Units of a sentence without repeats, each word as the table says it; None where it does not know one."""
+    frames = table.say(phones_of_words(speaker.phones(clean_text(text))))
+    return None if frames is None else without_repeats(frames)
 
 
 def main() -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from im2sp.bundle import Bundle
     from im2sp.lab.data.pronunciations import Pronunciations, RecordedWays
     from im2sp.lab.data.unit_subwords import UnitSubwords
+    from im2sp.lab.stages.listen import Listening
     from im2sp.lab.stages.mend import Mending, Sentence
 
 log = logging.getLogger(__name__)
@@ -161,7 +162,8 @@ def resound(recipe: Recipe, learned: Path) -> None:
 
     if not recipe.pronounces:
         raise Im2SpError(f"resound: the recipe has no section [{PRONUNCIATIONS}], so its units are not regular")
-    if recipe.section("resound", Listening).heard:
+    options = recipe.section("resound", Listening)
+    if options.heard:
         _check_speaks(recipe, "resound")
     other = replace(recipe, runs=learned)
     stage.check((other.lessons / TABLE, recipe.lessons / TABLE, other.subword_file))
@@ -176,22 +178,26 @@ def resound(recipe: Recipe, learned: Path) -> None:
         speaker, texts = PiperSpeaker(recipe.voice), [clean_text(row.text) for row in distilled_rows(other.lessons)]
         words = {text: tuple(phones_of_words(speaker.phones(text))) for text in dict.fromkeys(texts)}
         before = Pronunciations.load(other.lessons / TABLE)
-        after = _listened(recipe, other, before, subwords, [Sentence(*pair) for pair in words.items()])
+        after = _listened(recipe, other, before, subwords, [Sentence(*pair) for pair in words.items()], options)
         stage.resound(subwords, before, after, (words[text] for text in texts), recipe.said)
     stage.take_over(other.finished_translator(), other.subword_file, recipe.translator(), recipe.subword_file)
 
 
 def _listened(
-    recipe: Recipe, learned: Recipe, before: Pronunciations, subwords: UnitSubwords, sentences: Sequence[Sentence]
+    recipe: Recipe,
+    learned: Recipe,
+    before: Pronunciations,
+    subwords: UnitSubwords,
+    sentences: Sequence[Sentence],
+    options: Listening,
 ) -> Pronunciations:
     """The recipe's table of pronunciations, mended where what the translator of another run says is not understood.
-
-    Without `heard` in the recipe's section [resound], the table as it is.
 
     Args:
         before: the table in whose units that translator learned.
         subwords: of these units.
         sentences: that it may say.
+        options: without `heard`, the table stays as it is.
     """
     from im2sp.lab.data.flickr8k import read_split
     from im2sp.lab.data.image_features import ImageFeatures
@@ -201,7 +207,6 @@ def _listened(
     from im2sp.lab.stages.pronounce import TABLE, PronunciationOptions, read_recordings
 
     table, target = Pronunciations.load(recipe.lessons / TABLE), recipe.lessons / "listened.table"
-    options = recipe.section("resound", stage.Listening)
     if not options.heard:
         return table
     if target.is_file():

@@ -20,7 +20,8 @@ from rapidfuzz.distance import Levenshtein
 from im2sp.arrays import IntArray
 from im2sp.errors import Im2SpError
 from im2sp.lab.data.pronunciations import Pronunciations, Units, plain
-from im2sp.lab.data.unit_subwords import FIRST_SUBWORD, UnitSubwords, said_by
+from im2sp.lab.data.unit_subwords import FIRST_SUBWORD, UnitSubwords
+from im2sp.translation.vocabulary import Vocabulary
 
 CANDIDATES = 6  # ways of saying a subword that are compared
 ROUNDS = 4
@@ -70,16 +71,16 @@ def resounded(
 
 
 def mean_difference(
-    table: Sequence[Sequence[int]], subwords: UnitSubwords, pairs: Iterable[tuple[IntArray, IntArray]]
+    table: list[list[int]], subwords: UnitSubwords, pairs: Iterable[tuple[IntArray, IntArray]]
 ) -> float:
     """How far sentences that are put together by a table are from those that they should be: a share of their units.
 
     Args:
         pairs: units without repeats of sentences, old ones and new ones.
     """
-    differences = []
+    vocabulary, differences = Vocabulary(subwords.vocabulary(table)), []
     for old, new in pairs:
-        found = said_by(table, subwords.encode(old))
+        found = vocabulary.decode(subwords.encode(old))
         differences.append(Levenshtein.normalized_distance(found.tolist(), new.tolist()))
     return float(np.mean(differences))
 

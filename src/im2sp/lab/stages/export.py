@@ -21,7 +21,6 @@ from im2sp.bundle import (
     ImageConfig,
     ImageUnitsConfig,
     SpeechEncoderConfig,
-    VocabularyConfig,
     VocoderConfig,
     write_checksums,
     write_config,
@@ -134,7 +133,7 @@ def export_bundle(
         image=image,
         image_units=units_config,
         decoder=decoder_config(sizes),
-        vocabulary=VocabularyConfig(units=subwords.units, subwords=subwords.table(), said=said),
+        vocabulary=subwords.vocabulary(said),
         vocoder=voice,
         speech_encoder=hearing,
         decoding=DecodingDefaults(

@@ -15,11 +15,12 @@ import torch
 
 from im2sp.lab.data.image_features import ImageFeatures
 from im2sp.lab.data.pronunciations import Pronunciations, Units, plain
-from im2sp.lab.data.unit_subwords import UnitSubwords, said_by
+from im2sp.lab.data.unit_subwords import UnitSubwords
 from im2sp.lab.models.beam_search import beam_searches
 from im2sp.lab.models.translator import DecoderStep, Translator
 from im2sp.lab.stages.mend import Mending, Sentence
 from im2sp.lab.stages.pretrain import BATCH
+from im2sp.translation.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def said_about(
         known: by the units that the translator learned.
     """
     chosen = image_ids[:: max(1, -(-len(image_ids) // options.photos))]
-    step, units = DecoderStep(translator), subwords.table()
+    step, vocabulary = DecoderStep(translator), Vocabulary(subwords.vocabulary())
     longest = translator.config.max_positions - 1
     counts: Counter[Units] = Counter()
     for start in range(0, len(chosen), BATCH):
@@ -65,5 +66,5 @@ def said_about(
         with torch.inference_mode():
             searched = beam_searches(step, views[:, None], options.beam, longest)
         for (_, tokens), *_ in searched:
-            counts[tuple(said_by(units, tokens).tolist())] += 1
+            counts[tuple(vocabulary.decode(tokens).tolist())] += 1
     return [replace(known[said], count=count) for said, count in counts.most_common() if said in known]

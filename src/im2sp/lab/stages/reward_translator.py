@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from im2sp.lab.data.pronunciations import END, START, Pronunciations, phones_of_words
 from im2sp.lab.data.reading import Reader
 from im2sp.lab.data.text_tokenizer import EOS
-from im2sp.lab.data.unit_subwords import UnitSubwords, said_by
+from im2sp.lab.data.unit_subwords import UnitSubwords
+from im2sp.translation.vocabulary import Vocabulary
 
 _REMEMBERED = 500_000  # sentences that were read; the same ones come again and again
 _MARKS = {ord(mark): None for mark in "\u02c8\u02cc.,!?;:"}  # stress and punctuation, which make no other word
@@ -26,7 +27,7 @@ class WordSymbols:
 
     def __init__(self, table: Pronunciations, subwords: UnitSubwords, phones_of: Callable[[str], list[str]]) -> None:
         self._reader, self._phones_of = Reader(table), phones_of
-        self._units = subwords.table()
+        self._vocabulary = Vocabulary(subwords.vocabulary())
         self._numbers: dict[str, int] = {}
         self._read: dict[tuple[int, ...], list[int]] = {}
 
@@ -44,7 +45,7 @@ class WordSymbols:
         if key not in self._read:
             if len(self._read) >= _REMEMBERED:
                 self._read.clear()
-            words = self._reader.words(said_by(self._units, key))
+            words = self._reader.words(self._vocabulary.decode(key))
             ended = key[-1:] == (EOS,)
             self._read[key] = self._symbols([word for word in words if ended or word != END])
         return self._read[key]
