@@ -21,11 +21,11 @@ from pathlib import Path
 import numpy as np
 
 from im2sp.captioner import Captioner
-from im2sp.explaining.explanation import explain
-from im2sp.explaining.timing import attention_in_stretches
-from im2sp.images.finding import Photos
-from im2sp.translation.decoder import DecoderStep, KeptKeyValues, KeyValues, Prefix
-from im2sp.translation.decoding import DecodingOptions
+from im2sp.explain.explanation import explain
+from im2sp.explain.timing import attention_in_stretches
+from im2sp.image.finding import Photos
+from im2sp.decoding.decoder import DecoderStep, KeptKeyValues, KeyValues, Prefix
+from im2sp.decoding.search import DecodingOptions
 
 BOOTSTRAPS = 2000
 

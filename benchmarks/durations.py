@@ -28,10 +28,10 @@ import numpy as np
 
 from im2sp import Captioner
 from im2sp.arrays import FloatArray, IntArray
-from im2sp.lab.data.speech_shards import as_floats, read_shards
-from im2sp.lab.evaluation.recognisers import open_recogniser
-from im2sp.lab.evaluation.words import word_error_rate
-from im2sp.lab.recipe import Recipe
+from im2sp.train.data.speech_shards import as_floats, read_shards
+from im2sp.train.evaluate.recognisers import open_recogniser
+from im2sp.train.evaluate.words import word_error_rate
+from im2sp.train.recipe import Recipe
 from im2sp.speech.durations import Rounding
 from im2sp.speech.units import remove_repeats
 

@@ -24,8 +24,8 @@ from photo_to_wav import cascade, cold, parser_of, summary
 from PIL import Image
 
 from im2sp import Captioner, DecodingOptions
-from im2sp.images.loading import load_image
-from im2sp.lab.recipe import Recipe
+from im2sp.image.loading import load_image
+from im2sp.train.recipe import Recipe
 
 FIRST, LAST, WHOLE, CASCADE = "stream, first chunk", "stream, last chunk", "caption, whole", "cascade, whole"
 IM2SP, IMPORTS = "im2sp caption", "import torch, transformers"

@@ -12,7 +12,7 @@ weights, picture, number of tokens and threads, each in a process of its own, ta
 are shared, in processor time, and how soon the first unit is there, peak memory, and the share of the memory bandwidth:
 bytes that a step has to read (weights, keys and values) over time, against what this machine copies and reads in the
 same run. `--size small` tries the script itself, `--size decoder` has the decoder of "large" behind one layer of its
-image encoder, which is enough to compare steps. Needs im2sp[lab,units]; Linux for peak memory.
+image encoder, which is enough to compare steps. Needs im2sp[train,units]; Linux for peak memory.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from PIL import Image
 
 from im2sp.bundle import SPECIAL_TOKENS
 from im2sp.captioner import Captioner
-from im2sp.translation.decoding import DecodingOptions
+from im2sp.decoding.search import DecodingOptions
 
 OURS, THEIRS = "im2sp", "transformers"
 UNITS = 200
@@ -99,7 +99,7 @@ def random_git(settings: Settings) -> Any:
     sizes = SIZES[settings.size]
     vision = sizes["vision"]
     if settings.reads_units:
-        from im2sp.lab.models.token_vit import TokenVit, TokenVitConfig
+        from im2sp.train.models.token_vit import TokenVit, TokenVitConfig
 
         token_vit = TokenVit(TokenVitConfig(**sizes["token_vit"])).eval()
         vision = {"hidden_size": token_vit.config.width, "num_hidden_layers": 1, "intermediate_size": 8,
@@ -138,8 +138,8 @@ def write_checkpoints(settings: Settings) -> Figures:
     """The Im2Sp as published, and a converted vocoder; what takes memory is in this process."""
     import torch
 
-    from im2sp.lab.models.unit_hifigan import UnitHifigan, UnitHifiganConfig
-    from im2sp.lab.models.vit_vqgan import VitVqgan, VitVqganConfig
+    from im2sp.train.models.unit_hifigan import UnitHifigan, UnitHifiganConfig
+    from im2sp.train.models.vit_vqgan import VitVqgan, VitVqganConfig
 
     git, work = random_git(settings), settings.work
     state = {f"model.{name}": tensor for name, tensor in git.state_dict().items()}
@@ -169,7 +169,7 @@ class Ours:
         self._options = DecodingOptions(beam=settings.beam, max_repeats=2**31)
         self._image: Any = settings.work / "photo.png"
         if settings.reads_units:
-            from im2sp.images.units import ImageUnits
+            from im2sp.image.units import ImageUnits
 
             if not settings.image_units.exists():
                 np.save(settings.image_units, self._captioner.image_units(self._image))
@@ -200,8 +200,8 @@ class Theirs:
             edge = (side - crop) // 2
             self._pixels = vectors[..., edge : edge + crop, edge : edge + crop].contiguous()
         else:
-            from im2sp.images.loading import load_image, to_pixels
-            from im2sp.lab.convert.git import CLIP_MEAN, CLIP_STD
+            from im2sp.image.loading import load_image, to_pixels
+            from im2sp.train.convert.git import CLIP_MEAN, CLIP_STD
 
             side = self._git.config.vision_config.image_size
             pixels = to_pixels(load_image(settings.work / "photo.png"), side, side, CLIP_MEAN, CLIP_STD)
@@ -298,7 +298,7 @@ def watched(*command: str) -> tuple[float, float]:
 def make_bundle(settings: Settings, precision: str) -> Path:
     """Convert the checkpoint by the command line; prints what that took."""
     bundle = settings.work / precision
-    arguments = ["im2sp.lab", "convert", "im2sp", str(settings.work / "last.ckpt"), "--precision", precision]
+    arguments = ["im2sp.train", "convert", "im2sp", str(settings.work / "last.ckpt"), "--precision", precision]
     arguments += ["--config", str(settings.work / "config.json"), "--vocoder", str(settings.work / "vocoder")]
     if settings.reads_units:
         arguments += ["--codebook", str(settings.work / "codebook.ckpt")]

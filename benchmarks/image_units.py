@@ -32,24 +32,24 @@ from typing import Any
 import torch
 
 from im2sp.bundle import Bundle, find_bundle
-from im2sp.lab import pipeline
-from im2sp.lab.data.flickr8k import read_captions
-from im2sp.lab.data.image_features import ImageFeatures, PhotoInputs
-from im2sp.lab.data.text_tokenizer import TextTokenizer
-from im2sp.lab.data.unit_subwords import UnitSubwords
-from im2sp.lab.evaluation.bootstrap import CaptionStatistics, intervals
-from im2sp.lab.evaluation.caption_metrics import caption_scores
-from im2sp.lab.evaluation.photo_sets import flickr8k_photos
-from im2sp.lab.evaluation.report import CAPTIONS, EvaluationOptions, evaluate, fingerprint
-from im2sp.lab.logs import log_to_stderr
-from im2sp.lab.models.translator import Translator, TranslatorConfig
-from im2sp.lab.models.vit_vqgan import VitVqgan
-from im2sp.lab.recipe import FEATURES, INPUTS, SEMANTIC, VIT_VQGAN, Recipe
-from im2sp.lab.stages.pretrain import token_sentences, write_captions
-from im2sp.lab.stages.translate import train_and_keep
-from im2sp.lab.training.token_augmentation import TokenAugmentation
-from im2sp.lab.training.translator import TranslatorTraining, train_translator
-from im2sp.lab.unit_pipeline import SEMANTIC_AUGMENTATION, semantic_translator, vit_vqgan_translator
+from im2sp.train import pipeline
+from im2sp.train.data.flickr8k import read_captions
+from im2sp.train.data.image_features import ImageFeatures, PhotoInputs
+from im2sp.train.data.text_tokenizer import TextTokenizer
+from im2sp.train.data.unit_subwords import UnitSubwords
+from im2sp.train.evaluate.bootstrap import CaptionStatistics, intervals
+from im2sp.train.evaluate.caption_metrics import caption_scores
+from im2sp.train.evaluate.photo_sets import flickr8k_photos
+from im2sp.train.evaluate.report import CAPTIONS, EvaluationOptions, evaluate, fingerprint
+from im2sp.train.logs import log_to_stderr
+from im2sp.train.models.translator import Translator, TranslatorConfig
+from im2sp.train.models.vit_vqgan import VitVqgan
+from im2sp.train.recipe import FEATURES, INPUTS, SEMANTIC, VIT_VQGAN, Recipe
+from im2sp.train.stages.pretrain import token_sentences, write_captions
+from im2sp.train.stages.translate import train_and_keep
+from im2sp.train.training.token_augmentation import TokenAugmentation
+from im2sp.train.training.translator import TranslatorTraining, train_translator
+from im2sp.train.unit_pipeline import SEMANTIC_AUGMENTATION, semantic_translator, vit_vqgan_translator
 
 RATES = {64: (1, 16), 256: (2, 256), 512: (4, 256), 1120: (7, 1024), 4096: (32, 256), 16384: (128, 256)}
 SHARED = ("features", "units", "subwords.json", "image_tokenizer", "token_vit", "vit-vqgan-units")

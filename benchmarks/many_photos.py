@@ -28,7 +28,7 @@ from im2sp.bundle import find_bundle
 from im2sp.collections.cluster import Workers, cluster
 from im2sp.collections.planning import Plan, Reading, plan_shards
 from im2sp.collections.running import make_captions, make_units
-from im2sp.images.finding import Photos
+from im2sp.image.finding import Photos
 
 WORKER = b"ray::Map"  # how Ray Data names its workers
 TICKS = os.sysconf("SC_CLK_TCK")

@@ -31,19 +31,19 @@ from rapidfuzz.process import cdist
 
 from im2sp.bundle import Bundle
 from im2sp.captioner import Captioner
-from im2sp.lab.data.flickr8k import clean_text, photo_path
-from im2sp.lab.data.pronunciations import Pronunciations, phones_of_words
-from im2sp.lab.data.voice import PiperSpeaker
-from im2sp.lab.evaluation.caption_metrics import caption_scores
-from im2sp.lab.evaluation.photo_sets import flickr8k_photos
-from im2sp.lab.evaluation.report import CAPTIONS
-from im2sp.lab.evaluation.words import differences, normalise_words, word_error_rate
-from im2sp.lab.recipe import Recipe
-from im2sp.lab.stages import listen
-from im2sp.lab.stages.distil import read_hypotheses
-from im2sp.lab.stages.mend import Sentence
-from im2sp.lab.stages.pronounce import TABLE
-from im2sp.translation.vocabulary import Vocabulary
+from im2sp.train.data.flickr8k import clean_text, photo_path
+from im2sp.train.data.pronunciations import Pronunciations, phones_of_words
+from im2sp.train.data.voice import PiperSpeaker
+from im2sp.train.evaluate.caption_metrics import caption_scores
+from im2sp.train.evaluate.photo_sets import flickr8k_photos
+from im2sp.train.evaluate.report import CAPTIONS
+from im2sp.train.evaluate.words import differences, normalise_words, word_error_rate
+from im2sp.train.recipe import Recipe
+from im2sp.train.stages import listen
+from im2sp.train.stages.distil import read_hypotheses
+from im2sp.train.stages.mend import Sentence
+from im2sp.train.stages.pronounce import TABLE
+from im2sp.decoding.vocabulary import Vocabulary
 
 ARTICLES, PREPOSITIONS = ("a", "an", "the"), ("in", "on", "at", "of", "to", "with", "by")
 OTHERS = ("is", "are", "and", "his", "her", "its", "their", "it")

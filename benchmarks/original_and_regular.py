@@ -21,15 +21,15 @@ from pathlib import Path
 from meant_and_heard import confusions
 
 from im2sp.arrays import IntArray
-from im2sp.lab.data.flickr8k import clean_text
-from im2sp.lab.data.pronunciations import Pronunciations, phones_of_words
-from im2sp.lab.data.speech_shards import as_floats
-from im2sp.lab.data.voice import PiperSpeaker
-from im2sp.lab.evaluation.recognisers import open_recogniser
-from im2sp.lab.evaluation.words import word_error_rate
-from im2sp.lab.models.unit_vocoder import load_vocoder, say
-from im2sp.lab.recipe import Recipe
-from im2sp.lab.stages.pronounce import TABLE
+from im2sp.train.data.flickr8k import clean_text
+from im2sp.train.data.pronunciations import Pronunciations, phones_of_words
+from im2sp.train.data.speech_shards import as_floats
+from im2sp.train.data.voice import PiperSpeaker
+from im2sp.train.evaluate.recognisers import open_recogniser
+from im2sp.train.evaluate.words import word_error_rate
+from im2sp.train.models.unit_vocoder import load_vocoder, say
+from im2sp.train.recipe import Recipe
+from im2sp.train.stages.pronounce import TABLE
 from im2sp.speech.units import without_repeats
 
 

@@ -2,7 +2,7 @@
 
     python benchmarks/photo_to_wav.py [--runs runs/flickr8k] [--rounds 7] [--beam 3] PHOTO...
 
-Needs im2sp[lab,recipe] and a finished `pretrain` stage, whose text captioner is exported like the translator: same
+Needs im2sp[train,recipe] and a finished `pretrain` stage, whose text captioner is exported like the translator: same
 backbone, decoder sizes and decoding code, float32 weights on both sides once loaded. Both decode the photo, caption
 it, synthesise and write a 16-bit wav; rounds alternate, so drift of the machine meets both. Also measured: a cold
 `im2sp caption` of one photo (process start to wav on disk) and its peak resident memory.
@@ -25,18 +25,18 @@ import onnxruntime
 
 from im2sp import Captioner
 from im2sp.arrays import FloatArray
-from im2sp.images.loading import ImageSource, load_image, to_pixels
-from im2sp.lab.data.speech_shards import as_floats
-from im2sp.lab.data.text_tokenizer import BOS, EOS, PAD, TextTokenizer
-from im2sp.lab.data.voice import PiperSpeaker
-from im2sp.lab.models.image_backbone import BackboneConfig, ImageBackbone
-from im2sp.lab.models.translator import Translator
-from im2sp.lab.recipe import Recipe
-from im2sp.lab.stages.export import decoder_config, export_decoder, export_image_encoder
+from im2sp.image.loading import ImageSource, load_image, to_pixels
+from im2sp.train.data.speech_shards import as_floats
+from im2sp.train.data.text_tokenizer import BOS, EOS, PAD, TextTokenizer
+from im2sp.train.data.voice import PiperSpeaker
+from im2sp.train.models.image_backbone import BackboneConfig, ImageBackbone
+from im2sp.train.models.translator import Translator
+from im2sp.train.recipe import Recipe
+from im2sp.train.stages.export import decoder_config, export_decoder, export_image_encoder
 from im2sp.speech.audio import SAMPLE_RATE, write_wav
-from im2sp.translation.decoder import DecoderStep, Prefix
-from im2sp.translation.decoding import DecodingOptions, decode
-from im2sp.translation.vocabulary import SpecialTokens
+from im2sp.decoding.decoder import DecoderStep, Prefix
+from im2sp.decoding.search import DecodingOptions, decode
+from im2sp.decoding.vocabulary import SpecialTokens
 
 Speak = Callable[[ImageSource], FloatArray]  # photo -> waveform float32 [samples], 16 kHz
 

@@ -26,25 +26,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from im2sp.images.finding import Photos
-from im2sp.images.loading import load_image, to_pixels
-from im2sp.lab.data.image_features import ImageFeatures
-from im2sp.lab.data.unit_features import StoredUnits, UnitFeatures
-from im2sp.lab.image_encoders import efficientnet
-from im2sp.lab.models.image_backbone import BackboneConfig, ImageBackbone
-from im2sp.lab.models.semantic_units import SemanticUnits
-from im2sp.lab.models.token_vit import TokenVit, TokenVitConfig
-from im2sp.lab.models.translator import Translator, TranslatorConfig
-from im2sp.lab.models.vit_vqgan import VitVqgan, VitVqganConfig
-from im2sp.lab.precision import products
-from im2sp.lab.recipe import Recipe
-from im2sp.lab.stages.encode import encode
-from im2sp.lab.stages.semantic_units import SemanticUnitsOptions, make_semantic_units, stored_semantic_units
-from im2sp.lab.stages.token_vit import batches_of_units
-from im2sp.lab.stages.vit_vqgan_units import store_vit_vqgan_units, vit_vqgan_tokenizer
-from im2sp.lab.training.token_augmentation import TokenAugmentation
-from im2sp.lab.training.token_translator import TokenTranslator
-from im2sp.lab.training.translator import TranslatorTraining, input_of, optimizer_of, training_step
+from im2sp.image.finding import Photos
+from im2sp.image.loading import load_image, to_pixels
+from im2sp.train.data.image_features import ImageFeatures
+from im2sp.train.data.unit_features import StoredUnits, UnitFeatures
+from im2sp.train.image_encoders import efficientnet
+from im2sp.train.models.image_backbone import BackboneConfig, ImageBackbone
+from im2sp.train.models.semantic_units import SemanticUnits
+from im2sp.train.models.token_vit import TokenVit, TokenVitConfig
+from im2sp.train.models.translator import Translator, TranslatorConfig
+from im2sp.train.models.vit_vqgan import VitVqgan, VitVqganConfig
+from im2sp.train.precision import products
+from im2sp.train.recipe import Recipe
+from im2sp.train.stages.encode import encode
+from im2sp.train.stages.semantic_units import SemanticUnitsOptions, make_semantic_units, stored_semantic_units
+from im2sp.train.stages.token_vit import batches_of_units
+from im2sp.train.stages.vit_vqgan_units import store_vit_vqgan_units, vit_vqgan_tokenizer
+from im2sp.train.training.token_augmentation import TokenAugmentation
+from im2sp.train.training.token_translator import TokenTranslator
+from im2sp.train.training.translator import TranslatorTraining, input_of, optimizer_of, training_step
 
 WHOLE = ("whole",)
 STORED, CACHED, INSIDE = "stored units", "cached features", "tokenizer in every step"

@@ -19,7 +19,7 @@ from first_audio import seconds_of, stream_times
 
 from im2sp import Captioner
 from im2sp.bundle import find_bundle
-from im2sp.images.loading import load_image
+from im2sp.image.loading import load_image
 from im2sp.speech.audio import SAMPLE_RATE
 
 EXAMPLES = Path(__file__).parents[1] / "examples"

@@ -28,8 +28,8 @@ from PIL import Image
 from im2sp.arrays import IntArray
 from im2sp.bundle import ImageTokenizer
 from im2sp.captioner import Captioner
-from im2sp.images.loading import load_image
-from im2sp.images.unit_table import UnitTable, write_unit_table
+from im2sp.image.loading import load_image
+from im2sp.image.unit_table import UnitTable, write_unit_table
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SIDE = 256  # pixels

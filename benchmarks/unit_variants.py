@@ -4,7 +4,7 @@
 
 A small convolutional network learns to name the phone of every frame from the units around it. Its accuracy on dev
 clips says what a vocoder can still hear in the units, context included; phone information and purity
-(im2sp.lab.evaluation.unit_quality) judge each frame alone. Beside them: units a second without repeats, and subwords
+(im2sp.train.evaluate.unit_quality) judge each frame alone. Beside them: units a second without repeats, and subwords
 a caption. Seed 0; about two minutes a row on one core.
 """
 
@@ -18,14 +18,14 @@ import torch
 from torch import Tensor, nn
 from transformers import HubertModel
 
-from im2sp.lab.data.mfcc import WIDTH
-from im2sp.lab.data.speech_shards import SpokenCaption, as_floats, read_shards
-from im2sp.lab.data.unit_subwords import UnitSubwords
-from im2sp.lab.evaluation.unit_quality import frame_phones, unit_quality
-from im2sp.lab.models.speech_encoder import averaged, whole_frames
-from im2sp.lab.models.unit_vocoder import ConvNextBlock
-from im2sp.lab.precision import products
-from im2sp.lab.stages.hubert import fit_clusters, layer_features
+from im2sp.train.data.mfcc import WIDTH
+from im2sp.train.data.speech_shards import SpokenCaption, as_floats, read_shards
+from im2sp.train.data.unit_subwords import UnitSubwords
+from im2sp.train.evaluate.unit_quality import frame_phones, unit_quality
+from im2sp.train.models.speech_encoder import averaged, whole_frames
+from im2sp.train.models.unit_vocoder import ConvNextBlock
+from im2sp.train.precision import products
+from im2sp.train.stages.hubert import fit_clusters, layer_features
 from im2sp.speech.units import remove_repeats
 
 SEGMENT = 128  # frames

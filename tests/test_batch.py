@@ -21,7 +21,7 @@ from im2sp.batch import Outcome, Voice, speak_in_turn, speak_photos
 from im2sp.bundle import write_checksums
 from im2sp.captioner import Captioner
 from im2sp.errors import BundleError, Im2SpError
-from im2sp.journal import CAPTIONS, OutputError, open_journal
+from im2sp.manifest import CAPTIONS, OutputError, open_journal
 from im2sp.speech.audio import HOP, read_audio
 
 

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from im2sp.bundle import CONFIG_LIMIT, FORMAT_VERSION, Bundle, BundleConfig, find_bundle, write_checksums, write_config
 from im2sp.checksums import CHECKSUMS_LIMIT
 from im2sp.errors import BundleError
-from im2sp.graphs import GraphError, Graphs, contracts
+from im2sp.onnx import GraphError, Graphs, contracts
 from im2sp.schema import parse
 from tests.tiny_bundle import tiny_confidence, tiny_config, tiny_image_units, write_tiny_bundle
 

@@ -17,7 +17,7 @@ import im2sp
 from im2sp import Captioner, DecodingOptions, Im2SpError, SpeechCaption
 from im2sp.bundle import Bundle, write_checksums, write_config
 from im2sp.errors import AudioError, BundleError, ImageError
-from im2sp.images.units import ImageUnits
+from im2sp.image.units import ImageUnits
 from im2sp.speech.audio import HOP, SAMPLE_RATE
 from im2sp.speech.units import remove_repeats
 from tests.tiny_bundle import CODEBOOK, CODES, IMAGE_TOKENS, tiny_config, write_tiny_bundle
@@ -267,7 +267,7 @@ def test_captioning_imports_nothing_of_the_lab_and_stays_small(tiny_bundle: Path
 import sys, numpy, im2sp
 captioner = im2sp.Captioner.from_pretrained({str(tiny_bundle)!r}, threads=1)
 captioner.caption(numpy.zeros((9, 9, 3), numpy.uint8)).save({str(tmp_path / "x.wav")!r})
-lab = {{"torch", "transformers", "onnx", "pyarrow", "sklearn", "datasets", "scipy", "im2sp.lab"}}
+lab = {{"torch", "transformers", "onnx", "pyarrow", "sklearn", "datasets", "scipy", "im2sp.train"}}
 print(sorted(lab & set(sys.modules)))
 print(next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) // 1024 < 200)
 """

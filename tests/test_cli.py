@@ -21,7 +21,7 @@ import im2sp
 from im2sp import DecodingOptions, console, progress
 from im2sp.captioner import Captioner
 from im2sp.cli import app
-from im2sp.journal import CAPTIONS, open_journal
+from im2sp.manifest import CAPTIONS, open_journal
 from im2sp.playing import PAUSE, Loudspeaker
 from im2sp.speech.audio import SAMPLE_RATE, read_audio, write_wav
 from tests.test_playing import FAKE, heard, use_device

@@ -30,8 +30,8 @@ from typer.main import get_command
 
 from im2sp.captioner import Captioner
 from im2sp.cli import app
-from im2sp.lab.cli import app as lab
 from im2sp.server.settings import Settings
+from im2sp.train.cli import app as lab
 from tests.server.conftest import serving
 from tests.tiny_bundle import write_tiny_bundle
 

@@ -21,7 +21,7 @@ from im2sp.bundle import Bundle, write_checksums
 from im2sp.captioner import Captioner
 from im2sp.errors import BundleError
 from im2sp.external_data import check_external_data, data_file
-from im2sp.graphs import Graphs
+from im2sp.onnx import Graphs
 from tests.tiny_bundle import write_tiny_bundle
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (48, 48, 3), dtype=np.uint8)

@@ -17,8 +17,8 @@ from PIL import Image
 
 from im2sp.bundle import Bundle, write_checksums
 from im2sp.errors import BundleError
-from im2sp.graphs import Graphs
 from im2sp.hub import FILES, SIZE_LIMIT, HubId, bundle_files, check_sizes
+from im2sp.onnx import Graphs
 from tests.hub_stand_in import TOKEN, Hub, serving_hub
 from tests.tiny_bundle import write_tiny_bundle
 

@@ -18,8 +18,8 @@ from im2sp.checksums import write_checksums
 from im2sp.cli import app
 from im2sp.errors import BundleError
 from im2sp.external_data import data_file
-from im2sp.graphs import Graphs
-from im2sp.journal import CAPTIONS
+from im2sp.manifest import CAPTIONS
+from im2sp.onnx import Graphs
 from im2sp.optimised import GRAPH, LARGEST, MOST_GRAPHS, SMALLEST, WEIGHTS, OptimisedGraphs
 
 EXAMPLES = Path(__file__).parents[1] / "examples"

@@ -17,7 +17,7 @@ from msgspec import structs
 from im2sp import Captioner, DecodingOptions, Im2SpError, SpeechCaption, SpeechChunk
 from im2sp.bundle import Bundle, find_bundle, write_checksums, write_config
 from im2sp.errors import ImageError
-from im2sp.graphs import Graph
+from im2sp.onnx import Graph
 from im2sp.speech import vocoder as vocoder_module
 from im2sp.speech.audio import HOP
 from im2sp.speech.vocoder import Vocoder

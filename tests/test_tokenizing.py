@@ -17,10 +17,10 @@ from PIL import Image
 from im2sp.batch import Outcome
 from im2sp.captioner import Captioner
 from im2sp.errors import BundleError
-from im2sp.images.finding import Photos
-from im2sp.images.unit_table import UnitTable, write_unit_table
-from im2sp.images.units import ImageUnits
-from im2sp.journal import CAPTIONS, OutputError, locked
+from im2sp.image.finding import Photos
+from im2sp.image.unit_table import UnitTable, write_unit_table
+from im2sp.image.units import ImageUnits
+from im2sp.manifest import CAPTIONS, OutputError, locked
 from im2sp.speech.audio import read_audio
 from im2sp.tokenizing import tokenize_photos
 from tests.test_cli import call, command, sentence

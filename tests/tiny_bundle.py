@@ -25,7 +25,7 @@ from im2sp.bundle import (
     write_config,
 )
 from im2sp.files import sha256_of
-from im2sp.graphs import Tensor, contracts
+from im2sp.onnx import Tensor, contracts
 from im2sp.speech.audio import HOP
 
 UNITS = 20

@@ -18,7 +18,7 @@ from PIL import Image
 from im2sp import Captioner, SpeechCaption
 from im2sp.arrays import FloatArray
 from im2sp.files import replace_whole
-from im2sp.images.loading import load_image
+from im2sp.image.loading import load_image
 from im2sp.speech.audio import HOP, SAMPLE_RATE
 
 ROOT = Path(__file__).parents[2]

@@ -24,10 +24,10 @@ from PIL import Image
 from svg import beginning, text
 
 from im2sp.files import replace_whole
-from im2sp.images.loading import load_image
-from im2sp.lab.data.flickr8k import photo_path, read_split
-from im2sp.lab.models.vit_vqgan import VitVqgan
-from im2sp.lab.training.photo_crops import unit_pixels
+from im2sp.image.loading import load_image
+from im2sp.train.data.flickr8k import photo_path, read_split
+from im2sp.train.models.vit_vqgan import VitVqgan
+from im2sp.train.training.photo_crops import unit_pixels
 
 SIDE, TOP = 300, 64  # of the square that is plotted into
 LEFTS = (64, 64 + SIDE + 76)

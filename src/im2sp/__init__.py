@@ -14,8 +14,8 @@ from im2sp.errors import Im2SpError
 
 if TYPE_CHECKING:
     from im2sp.captioner import Captioner, SpeechCaption
+    from im2sp.decoding.search import DecodingOptions
     from im2sp.streaming import SpeechChunk
-    from im2sp.translation.decoding import DecodingOptions
 
     __version__: str
 
@@ -27,7 +27,7 @@ __all__ = ["Captioner", "DecodingOptions", "Im2SpError", "SpeechCaption", "Speec
 
 _HOMES = {
     "Captioner": "im2sp.captioner",
-    "DecodingOptions": "im2sp.translation.decoding",
+    "DecodingOptions": "im2sp.decoding.search",
     "SpeechCaption": "im2sp.captioner",
     "SpeechChunk": "im2sp.streaming",
 }

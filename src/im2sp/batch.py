@@ -17,19 +17,19 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from im2sp.bundle import Bundle, find_bundle
 from im2sp.errors import Im2SpError
-from im2sp.graphs import GraphError, Graphs, load_runtime_soon
-from im2sp.journal import Journal, OutputError, Record
+from im2sp.manifest import Journal, OutputError, Record
+from im2sp.onnx import GraphError, Graphs, load_runtime_soon
 from im2sp.optimised import OptimisedGraphs
 from im2sp.playing import PlaybackError, play
 from im2sp.sentences import about, unexpected
 
 if TYPE_CHECKING:
     from im2sp.captioner import Captioner, SpeechCaption
-    from im2sp.images.loading import ImageSource
-    from im2sp.images.stored import StoredPhoto
-    from im2sp.images.units import ImageUnits
+    from im2sp.decoding.search import DecodingOptions
+    from im2sp.image.loading import ImageSource
+    from im2sp.image.stored import StoredPhoto
+    from im2sp.image.units import ImageUnits
     from im2sp.playing import Sink
-    from im2sp.translation.decoding import DecodingOptions
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """A bundle: folder of config.json, SHA256SUMS, README.md and *.onnx in, a verified `Bundle` out.
 
-The graphs are opened by `im2sp.graphs`, one at a time, when they are first needed.
+The graphs are opened by `im2sp.onnx`, one at a time, when they are first needed.
 """
 
 from __future__ import annotations

@@ -16,19 +16,19 @@ from msgspec.structs import asdict
 from im2sp.arrays import FloatArray, IntArray
 from im2sp.bundle import Bundle, ImageUnitsConfig, find_bundle
 from im2sp.confidence import Confidence
+from im2sp.decoding.decoder import DecoderStep, KeptKeyValues, KeyValues, Prefix
+from im2sp.decoding.search import DecodingOptions, Search, Translation
+from im2sp.decoding.vocabulary import Vocabulary
 from im2sp.errors import BundleError, Im2SpError
-from im2sp.graphs import Graphs
-from im2sp.images.units import ImageUnits
+from im2sp.image.units import ImageUnits
+from im2sp.onnx import Graphs
 from im2sp.speech.audio import SAMPLE_RATE
 from im2sp.speech.encoder import SpeechEncoder
 from im2sp.speech.vocoder import Speech, Vocoder
 from im2sp.streaming import GrowingSpeech, SpeechChunk
-from im2sp.translation.decoder import DecoderStep, KeptKeyValues, KeyValues, Prefix
-from im2sp.translation.decoding import DecodingOptions, Search, Translation
-from im2sp.translation.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
-    from im2sp.images.loading import ImageSource
+    from im2sp.image.loading import ImageSource
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ class Captioner:
 
     def pixels(self, image: ImageSource) -> FloatArray:
         """A picture as the image encoder or tokenizer wants it: float32 [3, height, width]. Raises ImageError."""
-        from im2sp.images.loading import load_image, to_pixels
+        from im2sp.image.loading import load_image, to_pixels
 
         size = self.bundle.config.image
         return to_pixels(load_image(image), size.height, size.width, size.mean, size.std)

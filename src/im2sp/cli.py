@@ -38,9 +38,9 @@ if TYPE_CHECKING:
     from im2sp.batch import Outcome, Voice
     from im2sp.collections.planning import Plan
     from im2sp.collections.shards import ShardResult
-    from im2sp.images.finding import Photos
-    from im2sp.images.stored import StoredPhotos
-    from im2sp.journal import Journal
+    from im2sp.image.finding import Photos
+    from im2sp.image.stored import StoredPhotos
+    from im2sp.manifest import Journal
     from im2sp.playing import Loudspeaker
 
 # Numpy, onnxruntime and the rest are imported inside the commands, so that `im2sp --help` answers at once. A photo
@@ -184,8 +184,8 @@ def tokenize(
         raise click.BadParameter("several processes tokenize with --ray only; give both", param_hint="--workers")
     from im2sp.captioner import Captioner
     from im2sp.console import tally
-    from im2sp.images.finding import Photos
-    from im2sp.images.stored import SUFFIX
+    from im2sp.image.finding import Photos
+    from im2sp.image.stored import SUFFIX
     from im2sp.tokenizing import tokenize_photos
 
     if out.suffix.lower() != SUFFIX:
@@ -224,7 +224,7 @@ def reconstruct(tables: tuple[Path, ...], out: Path, model: str, threads: int) -
     TABLE is what im2sp tokenize wrote.
     """
     from im2sp.captioner import Captioner
-    from im2sp.images.stored import StoredPhotos
+    from im2sp.image.stored import StoredPhotos
     from im2sp.reconstructing import write_reconstructions
 
     captioner = Captioner.from_pretrained(model, threads=threads)
@@ -258,9 +258,9 @@ def explain(
     PHOTO is a photo, or a folder to look through.
     """
     from im2sp.captioner import Captioner
-    from im2sp.explaining.words import WordListener, can_listen
-    from im2sp.explaining.writing import write_explanations
-    from im2sp.images.finding import Photos
+    from im2sp.explain.words import WordListener, can_listen
+    from im2sp.explain.writing import write_explanations
+    from im2sp.image.finding import Photos
 
     sources = Photos(photos)
     survey = sources.survey()
@@ -276,43 +276,6 @@ def explain(
         failed |= not isinstance(result, Path)
         click.echo(str(result), err=not isinstance(result, Path))
     if failed:
-        raise click.exceptions.Exit(1)
-
-
-@app.command(short_help="Speak about the images of a document.")
-@click.argument("document", type=ANY_PATH, metavar="FILE")
-@out_option("Folder for the speech and the report.")
-@model_option
-@beam_option
-@threads_option
-@in_sentences
-def describe(document: Path, out: Path, model: str, beam: int | None, threads: int) -> None:
-    """Speak about the images of a document that lack a description; OUT/report.html tells which got what.
-
-    FILE is a folder of pictures, an HTML page or an EPUB. Run again, it goes on where it stopped.
-    """
-    from im2sp.batch import Voice
-    from im2sp.bundle import find_bundle
-    from im2sp.describing.documents import open_document
-    from im2sp.describing.report import count_states, write_report
-    from im2sp.describing.speaking import speak_document
-    from im2sp.journal import open_journal
-
-    model = str(find_bundle(model))  # a misspelt name must not leave an empty folder behind
-    voice = Voice(model, threads, (("beam", beam),) if beam else ())
-    with open_document(document) as opened, open_journal(out) as journal:
-        try:
-            entries = list(speak_document(opened, journal, voice))
-        except KeyboardInterrupt:
-            _fail(f"stopped: {journal.added} images spoken; run the same command again to go on", STOPPED)
-        report = write_report(out, document, opened.kind, entries)
-    for entry in entries:
-        if entry.error:
-            click.echo(": ".join(filter(None, (entry.page, entry.source, entry.error))), err=True)
-    counts = count_states(entries)
-    states = ", ".join(f"{number} {state}" for state, number in counts.items() if number)
-    click.echo(f"{report}: {states or 'no images'}")
-    if counts["failed"]:
         raise click.exceptions.Exit(1)
 
 
@@ -510,8 +473,8 @@ def _speak_all(sources: Sequence[Path], out: Path | None, aloud: bool, voice: Vo
 def _photos(sources: Sequence[Path], model: str) -> Photos | StoredPhotos:
     """The photos that are meant: files and folders, or tables for that bundle."""
     from im2sp.bundle import Bundle, find_bundle
-    from im2sp.images.finding import Photos
-    from im2sp.images.stored import StoredPhotos, is_table
+    from im2sp.image.finding import Photos
+    from im2sp.image.stored import StoredPhotos, is_table
 
     tables = [source for source in sources if is_table(source)]
     if not tables:
@@ -524,7 +487,7 @@ def _photos(sources: Sequence[Path], model: str) -> Photos | StoredPhotos:
 @contextmanager
 def _destinations(out: Path | None, aloud: bool) -> Iterator[tuple[Journal | None, Loudspeaker | None]]:
     """Where speech goes: the journal of a folder, a loudspeaker, or both."""
-    from im2sp.journal import open_journal
+    from im2sp.manifest import open_journal
     from im2sp.playing import Loudspeaker
 
     with ExitStack() as opened:

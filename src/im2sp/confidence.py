@@ -14,9 +14,9 @@ import numpy as np
 
 from im2sp.arrays import FloatArray
 from im2sp.bundle import ConfidenceConfig, FamiliarConfig, Signal
-from im2sp.translation.decoder import Prefix
-from im2sp.translation.decoding import Translation
-from im2sp.translation.strategies import DoubleArray
+from im2sp.decoding.decoder import Prefix
+from im2sp.decoding.search import Translation
+from im2sp.decoding.strategies import DoubleArray
 
 _STRANGEST = 10.0  # of the signal: far beyond any picture, and small enough for every weight
 _LEAST_DISTANCE = 1e-9  # whose logarithm is taken

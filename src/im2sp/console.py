@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from im2sp.batch import Outcome
     from im2sp.bundle import BundleDescription, ImageUnitsConfig
     from im2sp.collections.shards import ShardResult
-    from im2sp.journal import Record
+    from im2sp.manifest import Record
 
 
 # Rich is imported where something is drawn, so that the speech about one photo need not wait for it.

@@ -21,9 +21,9 @@ from im2sp.batch import Outcome
 from im2sp.bundle import ImageTokenizer
 from im2sp.captioner import Captioner
 from im2sp.errors import BundleError, Im2SpError
-from im2sp.images.finding import Photos
-from im2sp.images.unit_table import check_id, check_installed, write_unit_table
-from im2sp.journal import OutputError, append_whole, locked, open_to_append
+from im2sp.image.finding import Photos
+from im2sp.image.unit_table import check_id, check_installed, write_unit_table
+from im2sp.manifest import OutputError, append_whole, locked, open_to_append
 from im2sp.schema import checked
 from im2sp.sentences import reason, unexpected
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from im2sp.errors import ImageError
-from im2sp.images.finding import Photos
+from im2sp.image.finding import Photos
 
 INTERVAL = 0.25  # seconds between two looks
 CALM_LOOKS = 2  # looks in a row that find a photo as it was: then it is taken for complete

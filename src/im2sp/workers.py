@@ -15,7 +15,7 @@ from pathlib import Path
 
 from im2sp.batch import Outcome, Speaker, Voice
 from im2sp.errors import Im2SpError
-from im2sp.images.units import ImageUnits
+from im2sp.image.units import ImageUnits
 
 
 class Workers:

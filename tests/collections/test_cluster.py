@@ -22,7 +22,7 @@ from im2sp.collections.planning import Plan, Reading, plan_shards
 from im2sp.collections.running import make_captions, make_units
 from im2sp.collections.shards import ShardResult
 from im2sp.errors import BundleError
-from im2sp.images.unit_table import UnitTable
+from im2sp.image.unit_table import UnitTable
 from tests.collections.sources import picture, rows_of, write_photos, write_tar
 from tests.collections.waiting import GO_ON, MADE, WaitingWork, meeting_place
 from tests.test_cli import call, sentence

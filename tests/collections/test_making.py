@@ -21,8 +21,8 @@ from im2sp.collections.products import Captions, Product, Units
 from im2sp.collections.shards import Shard, ShardResult
 from im2sp.collections.slices import Slice, WholeTar
 from im2sp.errors import Im2SpError
-from im2sp.images.unit_table import UnitTable
-from im2sp.journal import OutputError
+from im2sp.image.unit_table import UnitTable
+from im2sp.manifest import OutputError
 from im2sp.speech.audio import encode_wav
 from tests.collections.sources import picture, rows_of, write_photos, write_table, write_tar
 

@@ -12,7 +12,7 @@ import pytest
 from im2sp.collections.planning import Reading, plan_shards
 from im2sp.collections.slices import PhotoFiles, Slice, TableRows, UnitRows, WholeTar, from_json, read_whole, to_json
 from im2sp.errors import Im2SpError, TableError
-from im2sp.images.unit_table import write_unit_table
+from im2sp.image.unit_table import write_unit_table
 from tests.collections.sources import picture, write_photos, write_table, write_tar
 from tests.tiny_bundle import tiny_image_units
 

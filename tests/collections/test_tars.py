@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from im2sp.collections import tars
 from im2sp.collections.tars import tar_photos
 from im2sp.errors import ImageError
-from im2sp.images.loading import load_image
+from im2sp.image.loading import load_image
 from tests.collections.sources import picture, write_tar
 
 

@@ -20,11 +20,11 @@ import soundfile
 from PIL import Image
 
 from im2sp.captioner import Captioner
+from im2sp.decoding.search import DecodingOptions
 from im2sp.server.answers import in_words
 from im2sp.server.guard import SECURITY_HEADERS
 from im2sp.server.settings import Settings
 from im2sp.speech.audio import SAMPLE_RATE, encode_wav
-from im2sp.translation.decoding import DecodingOptions
 from tests.server.conftest import JPEG, JSON, GatedCaptioner, Served, serving
 
 GREEDY = DecodingOptions(beam=1, length_penalty=1.0, max_tokens=40)

@@ -23,10 +23,10 @@ import pytest
 from PIL import Image
 
 from im2sp.captioner import Captioner
+from im2sp.decoding.search import DecodingOptions
 from im2sp.server.attention import attention_of
 from im2sp.server.settings import Settings
 from im2sp.speech.audio import SAMPLE_RATE
-from im2sp.translation.decoding import DecodingOptions
 from tests.server.conftest import GatedCaptioner, Served, serving
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ def test_what_is_heard_is_what_the_captioner_says(page: Page, captioner: Caption
 def test_the_words_that_are_heard_are_those_of_the_caption(browser: Browser) -> None:
     from faster_whisper import decode_audio
 
-    from im2sp.lab.evaluation.asr import Recogniser, normalise_words
+    from im2sp.train.evaluate.asr import Recogniser, normalise_words
 
     def words(waveform: np.ndarray) -> set[str]:
         return {word for word in normalise_words(recogniser.transcribe(waveform)).split() if len(word) > 3}

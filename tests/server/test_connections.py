@@ -16,8 +16,8 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from im2sp.captioner import Captioner
+from im2sp.decoding.search import DecodingOptions
 from im2sp.server.settings import Settings
-from im2sp.translation.decoding import DecodingOptions
 from tests.server.conftest import GatedCaptioner, Served, serving
 
 POST = b"POST /v1/captions HTTP/1.1\r\nHost: localhost\r\n"

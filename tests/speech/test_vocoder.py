@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from im2sp.bundle import Bundle
 from im2sp.errors import BundleError, Im2SpError
-from im2sp.graphs import Graph, Graphs
+from im2sp.onnx import Graph, Graphs
 from im2sp.speech import vocoder as module
 from im2sp.speech.audio import HOP
 from im2sp.speech.durations import LONGEST_UNIT

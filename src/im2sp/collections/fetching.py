@@ -19,7 +19,7 @@ from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 from im2sp.errors import ImageError
-from im2sp.images.loading import MAX_FILE_BYTES
+from im2sp.image.loading import MAX_FILE_BYTES
 from im2sp.sentences import reason
 
 MOST_URL = 8_192  # characters

@@ -14,7 +14,7 @@ from typing import Any
 from im2sp.collections.fetching import MOST_URL
 from im2sp.collections.photos import row_id
 from im2sp.errors import TableError
-from im2sp.images.unit_table import ID_BYTES, METADATA_KEY
+from im2sp.image.unit_table import ID_BYTES, METADATA_KEY
 from im2sp.parquet import opened_parquet, pyarrow_modules
 
 SUFFIX = ".parquet"

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from im2sp.images.unit_table import ID_BYTES
+from im2sp.image.unit_table import ID_BYTES
 
 if TYPE_CHECKING:
-    from im2sp.images.loading import ImageSource
-    from im2sp.images.units import ImageUnits
+    from im2sp.image.loading import ImageSource
+    from im2sp.image.units import ImageUnits
 
 
 @dataclass(frozen=True)

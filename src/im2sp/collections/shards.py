@@ -15,7 +15,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 from im2sp.files import replace_whole, sha256_of
-from im2sp.journal import OutputError
+from im2sp.manifest import OutputError
 from im2sp.sentences import reason
 
 CAPTIONS, WAVS, UNITS, ERRORS = "captions", "wavs", "units", "errors"  # kinds of files

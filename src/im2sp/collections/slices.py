@@ -17,8 +17,8 @@ from im2sp.collections.photo_tables import PhotoTable
 from im2sp.collections.photos import NamedBytes, Photo, failed, photo_of, row_id
 from im2sp.collections.tars import tar_photos
 from im2sp.errors import ImageError, TableError
-from im2sp.images.unit_table import UnitTable
-from im2sp.images.units import ImageUnits
+from im2sp.image.unit_table import UnitTable
+from im2sp.image.units import ImageUnits
 
 _FETCHES = 16  # photos that one worker fetches side by side
 

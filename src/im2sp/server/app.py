@@ -17,6 +17,7 @@ from starlette.requests import ClientDisconnect
 
 import im2sp
 from im2sp.captioner import Captioner, SpeechCaption
+from im2sp.decoding.search import DecodingOptions
 from im2sp.errors import ImageError
 from im2sp.server import answers
 from im2sp.server.guard import Guard
@@ -29,7 +30,6 @@ from im2sp.server.service import Service, with_min_confidence
 from im2sp.server.settings import Settings
 from im2sp.speech.audio import encode_wav
 from im2sp.streaming import SpeechChunk
-from im2sp.translation.decoding import DecodingOptions
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _FORM = {"schema": {"type": "object", "properties": {FIELD: _BINARY["schema"]}, "required": [FIELD]}}

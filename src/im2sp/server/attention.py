@@ -7,8 +7,8 @@ from pydantic import BaseModel, Field
 
 from im2sp.arrays import FloatArray
 from im2sp.captioner import Captioner, SpeechCaption
-from im2sp.explaining.explanation import place_in_words
-from im2sp.explaining.timing import attention_in_stretches, attention_maps, equal_stretches, token_boundaries
+from im2sp.explain.explanation import place_in_words
+from im2sp.explain.timing import attention_in_stretches, attention_maps, equal_stretches, token_boundaries
 from im2sp.speech.audio import UNIT_RATE
 
 _DIGITS = 5  # of a share of attention

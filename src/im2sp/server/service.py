@@ -11,6 +11,7 @@ from typing import Any
 from starlette.types import Scope
 
 from im2sp.captioner import Captioner
+from im2sp.decoding.search import DecodingOptions
 from im2sp.errors import Im2SpError
 from im2sp.server.admission import Admission, RateLimit, Slot, client_of
 from im2sp.server.metrics import Metrics
@@ -18,7 +19,6 @@ from im2sp.server.refusals import Refusal
 from im2sp.server.settings import Settings
 from im2sp.server.worker import Job, Worker
 from im2sp.streaming import SpeechChunk
-from im2sp.translation.decoding import DecodingOptions
 
 
 class Service:

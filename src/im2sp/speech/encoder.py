@@ -9,7 +9,7 @@ import numpy as np
 from im2sp.arrays import FloatArray, IntArray
 from im2sp.bundle import SpeechEncoderConfig
 from im2sp.errors import AudioError, BundleError
-from im2sp.graphs import Graph
+from im2sp.onnx import Graph
 from im2sp.speech.audio import HOP
 
 FRAME = 400  # samples that one unit is computed from; the next one starts HOP samples later

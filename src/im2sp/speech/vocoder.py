@@ -10,7 +10,7 @@ import numpy as np
 from im2sp.arrays import FloatArray, IntArray
 from im2sp.bundle import VocoderConfig
 from im2sp.errors import BundleError, Im2SpError
-from im2sp.graphs import Graphs
+from im2sp.onnx import Graphs
 from im2sp.speech.audio import UNIT_RATE
 from im2sp.speech.durations import GrowingDurations
 from im2sp.speech.units import check_units, expand, without_repeats

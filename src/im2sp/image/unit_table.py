@@ -1,0 +1,304 @@
+"""Tables of image units: a Parquet file with a row a photo, written and read row group by row group.
+
+Columns: `image_id` string, each once, and `image_units` list<uint16>. Which tokenizer made the units stands in the
+file's metadata. A table comes from outside and is not trusted: what its footer promises is checked before memory is
+taken for a row group, and every row before it is given out.
+"""
+
+from __future__ import annotations
+
+import json
+from array import array
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from im2sp.arrays import IntArray
+from im2sp.bundle import ImageTokenizer
+from im2sp.errors import ImageError, TableError
+from im2sp.files import replace_whole
+from im2sp.image.units import ImageUnits
+from im2sp.parquet import opened_parquet, pyarrow_modules
+from im2sp.schema import parse
+from im2sp.sentences import reason
+
+METADATA_KEY = b"im2sp"
+TABLE_VERSION = 1
+ID_BYTES = 4_096  # of an image id, as the longest path of a file system
+
+ROW_GROUP_UNITS, ROW_GROUP_ROWS = 2**20, 2**14  # of the row groups that are written: some megabytes in memory
+_MOST_ROWS, _MOST_UNITS, _MOST_BYTES = 2**20, 2**24, 2**28  # of a row group that is read
+_MOST_METADATA = 2**16  # bytes
+_BATCH_UNITS, _BATCH_ROWS = 2**18, 1_024  # read at a time
+
+
+@dataclass(frozen=True)
+class UnitTable:
+    """A table of image units that is there; iterating reads it from disk. Made by `UnitTable.open`."""
+
+    path: Path
+    tokenizer: ImageTokenizer
+    rows: int
+
+    @classmethod
+    def open(cls, path: Path) -> UnitTable:
+        """Read what the table says about itself.
+
+        Raises TableError: missing, no Parquet, cut short, without a column, of an unknown kind, too large in a part.
+        """
+        with _opened(path) as file:
+            _check_columns(path, file.schema_arrow)
+            tokenizer = _tokenizer_of(path, file.metadata.metadata or {})
+            for index in range(file.metadata.num_row_groups):
+                _check_row_group(path, index, file.metadata.row_group(index), tokenizer)
+            return cls(path, tokenizer, file.metadata.num_rows)
+
+    def batches(self) -> Iterator[tuple[list[str], IntArray]]:
+        """Image ids and image units int64 [batch, units] of some rows at a time, in order, each row checked.
+
+        Raises TableError for a row that cannot be, and for a file that is damaged.
+        """
+        rows = max(1, min(_BATCH_ROWS, _BATCH_UNITS // self.tokenizer.units))
+        done = 0
+        # As a dictionary, one long id that stands a million times stays one long id in memory.
+        with _opened(self.path, read_dictionary=["image_id"]) as file:
+            for index in range(file.metadata.num_row_groups):
+                groups = file.iter_batches(rows, row_groups=[index], columns=list(_COLUMNS), use_threads=False)
+                for batch in groups:
+                    ids = _ids(self.path, done, batch.column("image_id"))
+                    yield ids, self._units(done, ids, batch.column("image_units"))
+                    done += len(ids)
+        if done != self.rows:
+            raise TableError(f"{self.path}: has {done} rows where its footer promises {self.rows}; make it again")
+
+    def __iter__(self) -> Iterator[tuple[str, ImageUnits]]:
+        """Image id and image units of every row. Raises what `batches` raises."""
+        for ids, units in self.batches():
+            for image_id, row in zip(ids, units, strict=True):
+                yield image_id, ImageUnits(row, self.tokenizer)
+
+    def check(self) -> None:
+        """Read every row once. Raises TableError for anything wrong, also an image id that stands twice.
+
+        Memory does not grow with the table, but for 8 bytes a row.
+        """
+        seen = array("q")
+        for ids, _ in self.batches():
+            seen.extend(map(hash, ids))
+        twice = _repeated(seen)
+        if twice:  # hashes may agree by chance: look at the ids themselves
+            found: set[str] = set()
+            for ids, _ in self.batches():
+                for image_id in ids:
+                    if hash(image_id) in twice:
+                        if image_id in found:
+                            raise TableError(f"{self.path}: has two rows of the photo {_shown(image_id)}")
+                        found.add(image_id)
+
+    def _units(self, first: int, ids: list[str], column: Any) -> IntArray:
+        """The units of some rows, of which `first` is the number of the first: int64 [rows, units]."""
+        wanted, size = self.tokenizer.units, self.tokenizer.codebook_size
+        pa, _ = _pyarrow()
+        lengths = pa.compute.list_value_length(column).fill_null(-1).to_numpy(zero_copy_only=False)
+        if (wrong := np.flatnonzero(lengths != wanted)).size:
+            where, length = int(wrong[0]), max(0, int(lengths[wrong[0]]))
+            raise TableError(
+                f"{self._row(first + where, ids[where])} has {length} image units where {_grid(self.tokenizer)} needs "
+                f"{wanted}; tokenize that photo again"
+            )
+        values = column.flatten()
+        if values.null_count:
+            raise TableError(f"{self.path}: an image unit of the rows from {first + 1} on is missing; make it again")
+        numbers = values.to_numpy(zero_copy_only=False).reshape(len(ids), wanted)
+        outside = np.flatnonzero(((numbers < 0) | (numbers >= size)).any(axis=1))
+        if outside.size:
+            where = int(outside[0])
+            row = numbers[where]
+            unit = row[(row < 0) | (row >= size)][0]
+            raise TableError(
+                f"{self._row(first + where, ids[where])} has the image unit {unit}, which is not one of 0..{size - 1}; "
+                "tokenize that photo again"
+            )
+        wide: IntArray = numbers.astype(np.int64)
+        return wide
+
+    def _row(self, number: int, image_id: str) -> str:
+        return f"{self.path}: row {number + 1} ({_shown(image_id)})"
+
+
+def write_unit_table(path: Path, tokenizer: ImageTokenizer, rows: Iterable[tuple[str, IntArray]]) -> int:
+    """Write (image id, image units [units]) of photos as a table, whole or not at all; returns how many.
+
+    The rows are consumed as they are written. Units are split into their bytes and compressed with zstd, which came out
+    smallest (docs/image-units.md).
+
+    Raises TableError for an id that is empty, too long or there twice, ImageError for units that the tokenizer cannot
+    have made, Im2SpError where pyarrow is missing.
+    """
+    pa, pq = _pyarrow()
+    unit = pa.field("element", pa.uint16(), nullable=False)
+    columns = [("image_id", pa.string()), ("image_units", pa.list_(unit))]
+    fields = [pa.field(name, kind, nullable=False) for name, kind in columns]
+    description = {"format_version": TABLE_VERSION, **tokenizer.described()}
+    schema = pa.schema(fields, metadata={METADATA_KEY: json.dumps(description).encode()})
+    seen = array("q")
+    with replace_whole(path) as temporary:
+        with pq.ParquetWriter(
+            temporary,
+            schema,
+            compression="zstd",
+            use_dictionary=False,
+            column_encoding={"image_id": "PLAIN", "image_units.list.element": "BYTE_STREAM_SPLIT"},
+            write_statistics=False,
+        ) as writer:
+            for ids, units in _row_groups(path, tokenizer, rows):
+                seen.extend(map(hash, ids))
+                offsets = pa.array(np.arange(len(ids) + 1, dtype=np.int32) * tokenizer.units)
+                lists = pa.ListArray.from_arrays(offsets, pa.array(units.reshape(-1)), type=pa.list_(unit))
+                table = pa.Table.from_arrays([pa.array(ids, pa.string()), lists], schema=schema)
+                writer.write_table(table, row_group_size=len(ids))
+        if _repeated(seen):
+            _refuse_duplicates(temporary, path)
+    return len(seen)
+
+
+def check_installed() -> None:
+    """Raise Im2SpError, with what to install, where the library for tables is missing."""
+    _pyarrow()
+
+
+def _refuse_duplicates(temporary: Path, path: Path) -> None:
+    try:
+        UnitTable.open(temporary).check()
+    except TableError as error:
+        raise TableError(str(error).replace(str(temporary), str(path))) from error
+
+
+def _row_groups(
+    path: Path, tokenizer: ImageTokenizer, rows: Iterable[tuple[str, IntArray]]
+) -> Iterator[tuple[list[str], np.ndarray[Any, np.dtype[np.uint16]]]]:
+    """Rows, checked, in pieces: image ids, and units uint16 [rows, units]."""
+    most = max(1, min(ROW_GROUP_ROWS, ROW_GROUP_UNITS // tokenizer.units))
+    ids: list[str] = []
+    units = np.empty((most, tokenizer.units), dtype=np.uint16)
+    for image_id, row in rows:
+        try:
+            units[len(ids)] = ImageUnits(row, tokenizer).units
+        except ImageError as error:
+            raise ImageError(f"{path}: {_shown(image_id)} cannot be stored: {error}") from error
+        check_id(path, image_id)
+        ids.append(image_id)
+        if len(ids) == most:
+            yield ids, units
+            ids = []
+    if ids:
+        yield ids, units[: len(ids)]
+
+
+_COLUMNS = ("image_id", "image_units")
+
+
+class _Description(ImageTokenizer, frozen=True, kw_only=True):
+    """The JSON in the metadata of a table."""
+
+    format_version: int
+
+
+_WHAT = "table of image units"
+
+
+def _pyarrow() -> tuple[Any, Any]:
+    return pyarrow_modules("tables of image units")
+
+
+def _opened(path: Path, **options: Any) -> AbstractContextManager[Any]:
+    return opened_parquet(path, _WHAT, **options)
+
+
+def _check_columns(path: Path, schema: Any) -> None:
+    pa, _ = _pyarrow()
+    if missing := [name for name in _COLUMNS if schema.names.count(name) != 1]:
+        raise TableError(f"{path}: has no single column {missing[0]}; a table of image units has {', '.join(_COLUMNS)}")
+    ids, units = (schema.field(name).type for name in _COLUMNS)
+    ids = ids.value_type if pa.types.is_dictionary(ids) else ids
+    if not (pa.types.is_string(ids) or pa.types.is_large_string(ids)):
+        raise TableError(f"{path}: its column image_id is {ids}, not string")
+    is_list = pa.types.is_list(units) or pa.types.is_large_list(units) or pa.types.is_fixed_size_list(units)
+    if not is_list or not pa.types.is_integer(units.value_type):
+        raise TableError(f"{path}: its column image_units is {units}, not list<uint16>")
+
+
+def _tokenizer_of(path: Path, metadata: dict[bytes, bytes]) -> ImageTokenizer:
+    text = metadata.get(METADATA_KEY)
+    if text is None:
+        raise TableError(f"{path}: does not say which tokenizer made its units; im2sp tokenize writes tables that do")
+    try:
+        if len(text) > _MOST_METADATA:
+            raise ValueError("it is too long")
+        values = json.loads(text)
+        version = values.get("format_version") if isinstance(values, dict) else None
+        if isinstance(version, int) and version > TABLE_VERSION:
+            raise TableError(
+                f"{path}: has format version {version} but this im2sp reads {TABLE_VERSION}: upgrade im2sp"
+            )
+        found = parse(text, _Description)
+    except (ValueError, RecursionError) as error:
+        raise TableError(f"{path}: what it says about its tokenizer is not valid ({reason(error)})") from error
+    return ImageTokenizer(**found.described())
+
+
+def _check_row_group(path: Path, index: int, group: Any, tokenizer: ImageTokenizer) -> None:
+    """Refuse a row group by what the footer promises, before memory is taken for it."""
+    name = f"{path}: row group {index + 1}"
+    most = max(1, min(_MOST_ROWS, _MOST_UNITS // tokenizer.units))
+    if not 0 <= group.num_rows <= most:
+        raise TableError(f"{name} has {group.num_rows} rows where {most} are the most; write smaller row groups")
+    for column in (group.column(number) for number in range(group.num_columns)):
+        kind = column.path_in_schema.split(".")[0]
+        if kind in _COLUMNS and not 0 <= column.total_uncompressed_size <= _MOST_BYTES:
+            raise TableError(f"{name} has over {_MOST_BYTES >> 20} MB in {kind}; write smaller row groups")
+        if kind == "image_units" and column.num_values > group.num_rows * tokenizer.units:
+            raise TableError(
+                f"{name} has {column.num_values} image units for {group.num_rows} photos, where {_grid(tokenizer)} "
+                f"has {tokenizer.units} each; tokenize the photos again"
+            )
+
+
+def _ids(path: Path, first: int, column: Any) -> list[str]:
+    """Image ids of some rows, none of them empty or too long."""
+    pa, _ = _pyarrow()
+    if column.null_count:
+        raise TableError(f"{path}: a row from {first + 1} on has no image_id; make the table again")
+    strings = column.dictionary if pa.types.is_dictionary(column.type) else column
+    shortest, longest = (each.as_py() for each in pa.compute.min_max(pa.compute.binary_length(strings)).values())
+    if len(strings) and not 0 < shortest <= longest <= ID_BYTES:  # known before the strings are made
+        raise TableError(f"{path}: an image_id of the rows from {first + 1} on {_ID_LENGTH}")
+    ids: list[str] = column.to_pylist()
+    return ids
+
+
+_ID_LENGTH = f"is empty or longer than {ID_BYTES} bytes"
+
+
+def check_id(path: Path, image_id: str) -> None:
+    """Raise TableError for an image id that the table `path` cannot hold."""
+    if not 0 < len(image_id.encode("utf-8", "surrogatepass")) <= ID_BYTES:
+        raise TableError(f"{path}: the image id {_shown(image_id)} {_ID_LENGTH}")
+
+
+def _repeated(hashes: array[int]) -> set[int]:
+    """Hashes that are there more than once."""
+    ordered = np.sort(np.frombuffer(hashes, dtype=np.int64)) if hashes else np.zeros(0, np.int64)
+    return set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
+
+
+def _grid(tokenizer: ImageTokenizer) -> str:
+    return f"a grid of {tokenizer.grid[0]} x {tokenizer.grid[1]} cells with {tokenizer.codes} each"
+
+
+def _shown(image_id: str) -> str:
+    return repr(image_id if len(image_id) <= 100 else f"{image_id[:100]}...")

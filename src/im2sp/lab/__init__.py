@@ -1,1 +1,0 @@
-"""The lab: extracts units, trains, exports, evaluates. Needs `im2sp[lab]`; the runtime never imports it."""

@@ -1,0 +1,234 @@
+"""Published GIT (transformers layout) -> GIT's image encoder and our Translator (reference formats, section 1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from transformers import GitVisionConfig, GitVisionModel
+
+from im2sp.bundle import ImageConfig
+from im2sp.train.convert.checkpoints import read_checkpoint
+from im2sp.train.convert.configs import Epsilon, Layers, PublishedConfig, Size, read_config
+from im2sp.train.convert.state_dicts import StateDict, state_dict_of
+from im2sp.train.convert.streams import CheckpointError
+from im2sp.train.convert.weights import weights_file, with_weights
+from im2sp.train.models.translator import Translator, TranslatorConfig
+
+VISION = "git.image_encoder."
+POSITIONS = ("git.embeddings.position_ids", "git.image_encoder.vision_model.embeddings.position_ids")  # 0, 1, 2, ...
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+Pixels = Annotated[int, Field(ge=1, le=4_096)]
+
+
+class PublishedVision(PublishedConfig):
+    """The image encoder of a GIT: a CLIP vision transformer. The defaults are those of transformers."""
+
+    hidden_size: Size = 768
+    intermediate_size: Size = 3072
+    num_hidden_layers: Layers = 12
+    num_attention_heads: Size = 12
+    image_size: Pixels = 224
+    patch_size: Pixels = 16
+    hidden_act: Literal["quick_gelu", "gelu"] = "quick_gelu"
+    layer_norm_eps: Epsilon = 1e-5
+
+    @model_validator(mode="after")
+    def _supported(self) -> PublishedVision:
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError("hidden_size cannot be divided by the heads")
+        if self.image_size < self.patch_size:
+            raise ValueError("a patch is larger than the image")
+        return self
+
+    @property
+    def grid(self) -> int:
+        """Patches a side."""
+        return self.image_size // self.patch_size
+
+    @property
+    def image_tokens(self) -> int:
+        """One for each patch, and the class token before them."""
+        return self.grid**2 + 1
+
+
+class PublishedGit(PublishedConfig):
+    """What we need of a GIT's config.json. The defaults are those of the base model, as transformers has them."""
+
+    model_type: Literal["git"] = "git"
+    vision_config: PublishedVision = PublishedVision()
+    vocab_size: Size = 30_522
+    hidden_size: Size = 768
+    num_hidden_layers: Layers = 6
+    num_attention_heads: Size = 12
+    intermediate_size: Size = 3072
+    hidden_act: Literal["gelu"] = "gelu"
+    max_position_embeddings: Size = 1024
+    layer_norm_eps: Epsilon = 1e-12
+    tie_word_embeddings: bool = False
+    num_image_with_embedding: None = None  # a number for models of videos
+
+    @model_validator(mode="after")
+    def _supported(self) -> PublishedGit:
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError("hidden_size cannot be divided by the heads")
+        return self
+
+
+GIT_LARGE = PublishedGit(
+    vision_config=PublishedVision(
+        hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16, patch_size=14
+    )
+)
+
+
+class GitVision(nn.Module):
+    """GIT's image encoder: normalised pixels float32 [B, 3, H, W] -> features float32 [B, image_tokens, width]."""
+
+    def __init__(self, config: PublishedVision) -> None:
+        super().__init__()
+        settings = GitVisionConfig(**config.model_dump(), attn_implementation="eager")  # the only one that it has
+        self.config = config
+        self.model = GitVisionModel(settings)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """The class token, then the patches row by row."""
+        features: Tensor = self.model(pixels).last_hidden_state
+        return features
+
+
+@dataclass(frozen=True)
+class Git:
+    """A GIT as im2sp runs it."""
+
+    vision: GitVision
+    translator: Translator
+
+    def save(self, folder: Path) -> None:
+        """Write `vision/` in transformers layout and `translator/` in ours."""
+        self.vision.model.save_pretrained(folder / "vision")
+        self.translator.save(folder / "translator")
+
+
+def convert_git(folder: Path) -> Git:
+    """A published GIT, base or large.
+
+    Args:
+        folder: `config.json` and `model.safetensors` or `pytorch_model.bin`, as transformers writes them.
+
+    Raises:
+        CheckpointError: something is missing, damaged, hostile, or does not fit together.
+    """
+    path = weights_file(folder)
+    return git_of(state_dict_of(read_checkpoint(path), path), read_config(folder / "config.json", PublishedGit), path)
+
+
+def read_vision_config(folder: Path) -> PublishedVision:
+    """Sizes of what `load_vision` loads. Raises CheckpointError as `read_config` does."""
+    return read_config(folder / "config.json", PublishedVision)
+
+
+def load_vision(folder: Path) -> GitVision:
+    """The image encoder in `vision/` of what `Git.save` wrote.
+
+    Raises:
+        CheckpointError: something is missing, damaged, or does not fit together.
+    """
+    config, path = read_vision_config(folder), weights_file(folder)
+    state = {f"model.{name}": value for name, value in state_dict_of(read_checkpoint(path), path).items()}
+    return with_vision_buffers(with_weights(lambda: GitVision(config), state, path))
+
+
+def vision_image_config(config: PublishedVision) -> ImageConfig:
+    """What the runtime must know of GIT's image encoder to make pixels for it."""
+    return ImageConfig(
+        height=config.image_size,
+        width=config.image_size,
+        mean=CLIP_MEAN,
+        std=CLIP_STD,
+        image_tokens=config.image_tokens,
+        grid=(config.grid, config.grid),
+    )
+
+
+def git_of(state: StateDict, config: PublishedGit, path: Path) -> Git:
+    """A GIT out of the tensors of a GitForCausalLM. Raises CheckpointError when they do not fit the config."""
+    state = {name: tensor for name, tensor in state.items() if name not in POSITIONS}
+    vision = {f"model.{name.removeprefix(VISION)}": value for name, value in state.items() if name.startswith(VISION)}
+    translator = translator_of(state, config, config.vision_config.hidden_size, path)
+    return Git(with_vision_buffers(with_weights(lambda: GitVision(config.vision_config), vision, path)), translator)
+
+
+def translator_of(state: StateDict, config: PublishedGit, image_width: int, path: Path) -> Translator:
+    """The translator of a GitForCausalLM; tensors of its image encoder are passed by.
+
+    Args:
+        image_width: channels that the image encoder gives.
+
+    Raises:
+        CheckpointError: the tensors do not fit the config.
+    """
+    state = {name: value for name, value in state.items() if name not in POSITIONS and not name.startswith(VISION)}
+    embeddings, tied = state.get("git.embeddings.word_embeddings.weight"), config.tie_word_embeddings
+    if tied and embeddings is not None and not torch.equal(state.setdefault("output.weight", embeddings), embeddings):
+        raise CheckpointError(f"{path} has an output layer that is not tied to its embeddings: give its config")
+    names = translator_names(config.num_hidden_layers)
+    own = {}
+    for name, value in state.items():
+        module, _, kind = name.rpartition(".")
+        own[f"{names.get(module, module)}.{kind}"] = value  # an unknown name is refused further down
+    sizes = TranslatorConfig(
+        vocabulary_size=config.vocab_size,
+        image_width=image_width,
+        width=config.hidden_size,
+        layers=config.num_hidden_layers,
+        heads=config.num_attention_heads,
+        feed_forward=config.intermediate_size,
+        max_positions=config.max_position_embeddings,
+        layer_norm_eps=config.layer_norm_eps,
+        image_norm_eps=config.vision_config.layer_norm_eps,
+        tied=tied,
+    )
+    translator = with_weights(lambda: Translator(sizes), own, path)
+    if tied:
+        translator.output.weight = translator.word_embeddings.weight
+    return translator
+
+
+def with_vision_buffers(vision: GitVision) -> GitVision:
+    """Numbers of the positions, which no checkpoint keeps: they were made without memory like the weights."""
+    embeddings: Any = vision.model.vision_model.embeddings
+    embeddings.position_ids = torch.arange(vision.config.image_tokens)[None]
+    return vision
+
+
+def translator_names(layers: int) -> dict[str, str]:
+    """Modules of a GitForCausalLM -> modules of a Translator."""
+    names = {
+        "git.visual_projection.visual_projection.0": "image_projection",
+        "git.visual_projection.visual_projection.1": "image_norm",
+        "git.embeddings.word_embeddings": "word_embeddings",
+        "git.embeddings.position_embeddings": "position_embeddings",
+        "git.embeddings.LayerNorm": "embedding_norm",
+        "output": "output",
+    }
+    parts = {
+        "attention.self.query": "query",
+        "attention.self.key": "key",
+        "attention.self.value": "value",
+        "attention.output.dense": "attention_output",
+        "attention.output.LayerNorm": "attention_norm",
+        "intermediate.dense": "intermediate",
+        "output.dense": "output",
+        "output.LayerNorm": "output_norm",
+    }
+    for layer in range(layers):
+        names |= {f"git.encoder.layer.{layer}.{theirs}": f"layers.{layer}.{own}" for theirs, own in parts.items()}
+    return names

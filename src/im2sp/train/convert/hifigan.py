@@ -1,0 +1,122 @@
+"""Published unit HiFi-GAN, `config.json` and `{"generator": ...}` -> our UnitHifigan (reference formats, section 6)."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from im2sp.errors import Im2SpError
+from im2sp.speech.audio import HOP, SAMPLE_RATE
+from im2sp.train.convert.checkpoints import read_checkpoint
+from im2sp.train.convert.configs import PublishedConfig, Size, read_config
+from im2sp.train.convert.state_dicts import state_dict_of
+from im2sp.train.convert.streams import CheckpointError
+from im2sp.train.convert.weights import fold_weight_norm, with_weights
+from im2sp.train.export import Precision, export_sequence
+from im2sp.train.models.unit_hifigan import Durations, UnitHifigan, UnitHifiganConfig, Voice
+
+Sizes = Annotated[tuple[Size, ...], Field(min_length=1, max_length=16)]
+
+
+class DurationParameters(PublishedConfig):
+    """Sizes of the duration predictor."""
+
+    encoder_embed_dim: Size
+    var_pred_hidden_dim: Size
+    var_pred_kernel_size: Size
+    var_pred_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
+
+
+class PublishedHifigan(PublishedConfig):
+    """What we need of a unit HiFi-GAN's config.json."""
+
+    num_embeddings: Size
+    embedding_dim: Size
+    model_in_dim: Size
+    upsample_rates: Sizes
+    upsample_kernel_sizes: Sizes
+    upsample_initial_channel: Size
+    resblock: Literal["1", 1] = "1"
+    resblock_kernel_sizes: Sizes
+    resblock_dilation_sizes: Annotated[tuple[Sizes, ...], Field(min_length=1, max_length=16)]
+    dur_predictor_params: DurationParameters
+    multispkr: str | bool | None = None  # published files have text such as "_" or true
+    embedder_params: object = None
+    f0: object = None
+    code_hop_size: Literal[HOP] = HOP  # type: ignore[valid-type]
+    sampling_rate: Literal[SAMPLE_RATE] = SAMPLE_RATE  # type: ignore[valid-type]
+
+    @model_validator(mode="after")
+    def _supported(self) -> PublishedHifigan:
+        if self.embedder_params or self.f0:
+            raise ValueError("it needs speaker vectors or pitch beside the units, which im2sp does not give it")
+        if math.prod(self.upsample_rates) != self.code_hop_size:
+            raise ValueError("the product of upsample_rates is not code_hop_size")
+        if len(self.upsample_rates) != len(self.upsample_kernel_sizes):
+            raise ValueError("upsample_rates and upsample_kernel_sizes differ in length")
+        for rate, kernel in zip(self.upsample_rates, self.upsample_kernel_sizes, strict=True):
+            if kernel < rate or (kernel - rate) % 2:
+                raise ValueError(f"an upsampling by {rate} with a kernel of {kernel} has no whole number of samples")
+        if len(self.resblock_kernel_sizes) != len(self.resblock_dilation_sizes):
+            raise ValueError("resblock_kernel_sizes and resblock_dilation_sizes differ in length")
+        if not all(
+            kernel % 2 for kernel in (*self.resblock_kernel_sizes, self.dur_predictor_params.var_pred_kernel_size)
+        ):
+            raise ValueError("a kernel has an even size")
+        if self.upsample_initial_channel % 2 ** len(self.upsample_rates):
+            raise ValueError("upsample_initial_channel cannot be halved at every upsampling")
+        if self.dur_predictor_params.encoder_embed_dim != self.embedding_dim:
+            raise ValueError("the duration predictor does not take the embeddings of the units")
+        if self.model_in_dim != self.embedding_dim * (2 if self.multispkr else 1):
+            raise ValueError("model_in_dim is not the width of the embeddings of unit and speaker together")
+        return self
+
+
+def convert_hifigan(config: Path, checkpoint: Path) -> UnitHifigan:
+    """A published unit HiFi-GAN with its duration predictor, of one voice or of several.
+
+    Raises:
+        CheckpointError: a file is missing, damaged, hostile, or does not fit the other.
+    """
+    published = read_config(config, PublishedHifigan)
+    state = fold_weight_norm(state_dict_of(read_checkpoint(checkpoint), checkpoint, "generator"), checkpoint)
+    speakers = 0
+    if published.multispkr:
+        if "spkr.weight" not in state:
+            raise CheckpointError(f"{checkpoint} lacks spkr.weight: is it the checkpoint of this config?")
+        speakers = len(state["spkr.weight"])  # the configs do not say how many
+    durations = published.dur_predictor_params
+    sizes = UnitHifiganConfig(
+        units=published.num_embeddings,
+        speakers=speakers,
+        width=published.embedding_dim,
+        upsample_rates=published.upsample_rates,
+        upsample_kernels=published.upsample_kernel_sizes,
+        channels=published.upsample_initial_channel,
+        block_kernels=published.resblock_kernel_sizes,
+        block_dilations=published.resblock_dilation_sizes,
+        duration_width=durations.var_pred_hidden_dim,
+        duration_kernel=durations.var_pred_kernel_size,
+        duration_dropout=durations.var_pred_dropout,
+    )
+    return with_weights(lambda: UnitHifigan(sizes), state, checkpoint)
+
+
+def export_hifigan(model: UnitHifigan, folder: Path, precision: Precision, speaker: int = 0) -> dict[str, int]:
+    """Write the graphs `vocoder` and `duration_predictor` of a bundle; returns their parameters.
+
+    Raises:
+        Im2SpError: the model has no such speaker.
+    """
+    voices = max(1, model.config.speakers)
+    if not 0 <= speaker < voices:
+        raise Im2SpError(f"speaker {speaker} does not exist: this vocoder has speakers 0 to {voices - 1}")
+    return {
+        "vocoder": export_sequence(Voice(model, speaker), "vocoder", "frames", "waveform", folder, precision),
+        "duration_predictor": export_sequence(
+            Durations(model), "duration_predictor", "units", "log_durations", folder, precision
+        ),
+    }

@@ -1,0 +1,115 @@
+"""Speech shards and their unit tables -> the clips that a vocoder learns from, in files that are mapped.
+
+Shards are read once, one at a time, and never held: their samples go into one file, one clip behind the other, so a
+corpus may be larger than memory. What comes out follows from the shards and tables alone: every process of a run, and
+a run that goes on, sees the same.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from array import array
+from collections.abc import Sequence
+from itertools import chain
+from pathlib import Path
+from typing import NamedTuple, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from im2sp.errors import Im2SpError
+from im2sp.files import replace_whole
+from im2sp.speech.audio import SAMPLE_RATE
+from im2sp.train.data.speech_shards import read_shard
+from im2sp.train.data.unit_table import iterate_unit_tables, unit_table_files
+
+log = logging.getLogger(__name__)
+
+INDEX, WAVEFORMS, UNITS, BOUNDS = "index.json", "waveforms.bin", "units.bin", "bounds.npy"
+
+
+class Clip(NamedTuple):
+    """A recording and its units."""
+
+    units: npt.NDArray[np.integer]  # unit of each frame [F], 50 Hz, repeats kept
+    waveform: npt.NDArray[np.int16]  # [samples], 16 kHz
+    speaker: int = 0  # row of the speaker's embedding, where there are several speakers
+
+
+class StoredClips(Sequence[Clip]):
+    """Clips in the order of their shards."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open what `store_clips` wrote."""
+        self.speakers: list[str] = json.loads((folder / INDEX).read_text())["speakers"]  # their names, in order
+        self._bounds = np.load(folder / BOUNDS)  # int64 [clips, 5]: units from, to, samples from, to, speaker
+        # Plain arrays' views: slices of a memmap are slow to make.
+        self._units = np.asarray(np.memmap(folder / UNITS, np.uint16, "r"))
+        self._waveforms = np.asarray(np.memmap(folder / WAVEFORMS, np.int16, "r"))
+
+    def __len__(self) -> int:
+        return len(self._bounds)
+
+    @overload
+    def __getitem__(self, index: int) -> Clip: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Clip]: ...
+    def __getitem__(self, index: int | slice) -> Clip | list[Clip]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        first, last, start, stop, speaker = self._bounds[index].tolist()
+        return Clip(self._units[first:last], self._waveforms[start:stop], speaker)
+
+
+def store_clips(speech: Path, units: Path, split: str, out: Path, parts: tuple[str, ...] | None = None) -> StoredClips:
+    """Write the clips of a split to `out`, unless they are there. Recordings without units are left out.
+
+    Args:
+        speech: folder of the speech shards.
+        units: folder of the unit tables.
+        parts: what the names of its shards begin with, where it is not the split.
+
+    Raises:
+        Im2SpError: there is no table, tables of different encoders are mixed, or no recording has units.
+    """
+    parts = parts or (split,)
+    shards = sorted(path for part in parts for path in speech.glob(f"{part}-*.parquet"))
+    files = [*shards, *unit_table_files(units)]
+    made_of: dict[str, object] = {str(path): [path.stat().st_size, path.stat().st_mtime_ns] for path in files} | {
+        "split": split
+    }
+    if not (out / INDEX).is_file() or json.loads((out / INDEX).read_text())["made_of"] != made_of:
+        (out / INDEX).unlink(missing_ok=True)
+        _write(shards, speech, units, split, out, made_of)
+    return StoredClips(out)
+
+
+def _write(shards: list[Path], speech: Path, units: Path, split: str, out: Path, made_of: dict[str, object]) -> None:
+    spoken = {row.caption_id: row.speech_units for row in iterate_unit_tables(units, split)}
+    bounds, names, frames, samples = array("q"), list[str](), 0, 0
+    with (
+        replace_whole(out / UNITS) as unit_path,
+        unit_path.open("wb") as unit_file,
+        replace_whole(out / WAVEFORMS) as waveform_path,
+        waveform_path.open("wb") as waveform_file,
+    ):
+        for caption in chain.from_iterable(map(read_shard, shards)):
+            if (found := spoken.get(caption.caption_id)) is None or len(found) == 0:
+                continue
+            unit_file.write(found.astype(np.uint16).tobytes())
+            waveform_file.write(caption.waveform.astype(np.int16).tobytes())
+            bounds.extend((frames, frames + len(found), samples, samples + len(caption.waveform)))
+            frames, samples = frames + len(found), samples + len(caption.waveform)
+            names.append(caption.speaker)
+    if not names:
+        raise Im2SpError(f"no recording of the {split} part in {speech} has units in {units}: run the stage `units`")
+    speakers = sorted(set(names))
+    rows = {name: row for row, name in enumerate(speakers)}
+    places = np.array(bounds, np.int64).reshape(-1, 4)
+    whole = np.concatenate([places, np.array([[rows[name]] for name in names])], axis=1)
+    with replace_whole(out / BOUNDS) as temporary, temporary.open("wb") as file:
+        np.save(file, whole)
+    with replace_whole(out / INDEX) as temporary:
+        temporary.write_text(json.dumps({"made_of": made_of, "speakers": speakers}))
+    log.info("%s: %d clips, %.1f hours, %d speakers", out, len(names), samples / SAMPLE_RATE / 3600, len(speakers))

@@ -1,0 +1,193 @@
+"""The frozen image encoder of a recipe: what the stage `encode` runs, and what a bundle sees photos with.
+
+A recipe without the section [image_encoder] has an EfficientNet-Lite, of the section [backbone]. One with it has a
+converted checkpoint in its folder of runs: the image encoder of a GIT, or a token ViT behind an image tokenizer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from im2sp.bundle import ImageConfig
+from im2sp.errors import Im2SpError
+from im2sp.files import sha256_of
+from im2sp.train.convert.git import GIT_LARGE, PublishedVision, load_vision, read_vision_config, vision_image_config
+from im2sp.train.convert.weights import weights_file
+from im2sp.train.models.image_backbone import BackboneConfig, ImageBackbone
+from im2sp.train.models.saving import CONFIG, WEIGHTS, load_config
+from im2sp.train.models.token_vit import StemFromUnits, TokenVit, TokenVitConfig
+from im2sp.train.models.vit_vqgan import VitVqgan, VitVqganConfig
+from im2sp.train.recipe import IMAGE_ENCODER, Recipe
+
+GITS = {"git-base": PublishedVision(), "git-large": GIT_LARGE.vision_config}
+ANY_GIT, TOKEN_VIT = "git", "token-vit"
+KINDS = (*GITS, ANY_GIT, TOKEN_VIT)
+
+
+@dataclass(frozen=True)
+class ImageEncoderSection:
+    """Section [image_encoder]: what makes the features. It is frozen, so each photo goes through it once."""
+
+    kind: str  # git-base, git-large; git for one of any size; token-vit of the sizes in [token_vit_sizes]
+
+
+@dataclass(frozen=True)
+class ImageEncoder:
+    """A frozen image encoder."""
+
+    image: ImageConfig  # the pictures that it takes
+    made_by: dict[str, str | int | float]  # tells its features from those of all others
+    description: str  # for people
+    load: Callable[[], nn.Module]  # normalised pixels [B, 3, height, width] -> features [B, image_tokens, width]
+
+
+def image_encoder(recipe: Recipe) -> ImageEncoder:
+    """The image encoder that a recipe asks for.
+
+    Raises:
+        Im2SpError: there is no such kind, or its checkpoint has not been converted or is of other sizes.
+    """
+    if IMAGE_ENCODER not in recipe.sections:
+        return efficientnet(recipe.section("backbone", BackboneConfig), recipe.tuned_backbone)
+    if recipe.tunes:
+        raise Im2SpError("the recipe's [tune] is for the network of [backbone], which its [image_encoder] replaces")
+    kind = recipe.section(IMAGE_ENCODER, ImageEncoderSection).kind
+    if kind not in KINDS:
+        raise Im2SpError(f"the recipe has no image encoder {kind!r}: known are {', '.join(KINDS)}")
+    if kind == TOKEN_VIT:
+        encoder = token_vit(recipe.image_tokenizer, recipe.token_vit)
+        wanted = recipe.section("token_vit_sizes", TokenVitConfig)
+        found = replace(load_config(recipe.token_vit, TokenVitConfig), classes=wanted.classes)
+        _check_sizes(found, wanted, recipe.token_vit, "[token_vit_sizes]")
+        return encoder
+    vision = recipe.git / "vision"
+    encoder = git_vision(vision)
+    if kind in GITS:
+        _check_sizes(read_vision_config(vision), GITS[kind], vision, f"kind = {kind!r}")
+    return encoder
+
+
+def image_config(backbone: BackboneConfig) -> ImageConfig:
+    """What the runtime must know of a backbone to make pixels for it."""
+    return ImageConfig(
+        height=backbone.image_size,
+        width=backbone.image_size,
+        mean=(backbone.mean,) * 3,
+        std=(backbone.std,) * 3,
+        image_tokens=backbone.image_tokens,
+        grid=(backbone.grid, backbone.grid),
+    )
+
+
+def efficientnet(config: BackboneConfig, tuned: Path | None = None) -> ImageEncoder:
+    """An EfficientNet-Lite with the weights of its installed package.
+
+    Args:
+        tuned: weights of its late part that replace those, as the stage `tune` wrote them.
+    """
+    made_by: dict[str, str | int | float] = dict(config.__dict__)
+    if tuned is not None:
+        made_by["tuned"] = sha256_of(tuned)[:12]
+    return ImageEncoder(
+        image=image_config(config),
+        made_by=made_by,
+        description=f"{config.name}, ImageNet weights, {'last stages tuned by captioning' if tuned else 'frozen'}",
+        load=lambda: ImageBackbone.pretrained(config, tuned),
+    )
+
+
+def early_efficientnet(config: BackboneConfig) -> ImageEncoder:
+    """Its part before the last halving, which is never tuned and makes maps [B, C, height / 16, width / 16]."""
+    made_by = {name: value for name, value in config.__dict__.items() if name != "grid"}  # maps come before it
+    return ImageEncoder(
+        image=image_config(config),
+        made_by=made_by | {"part": "early"},
+        description=f"{config.name}, ImageNet weights, without its last stages",
+        load=lambda: ImageBackbone.pretrained(config).early_part(),
+    )
+
+
+def git_vision(folder: Path) -> ImageEncoder:
+    """The image encoder of a converted GIT, `vision/` of what `im2sp-lab convert git` wrote."""
+    _require(folder, f"im2sp-lab convert git GIT -o {folder.parent}")
+    config = read_vision_config(folder)
+    return ImageEncoder(
+        image=vision_image_config(config),
+        made_by={"kind": ANY_GIT, "weights": sha256_of(weights_file(folder))},
+        description=f"image encoder of a GIT, {config.num_hidden_layers} layers of {config.hidden_size}, frozen",
+        load=lambda: load_vision(folder),
+    )
+
+
+def token_vit(tokenizer_folder: Path, token_vit_folder: Path) -> ImageEncoder:
+    """A token ViT that sees photos by the units of an image tokenizer, both as `im2sp-lab convert` wrote them."""
+    _require(tokenizer_folder, f"im2sp-lab convert vit-vqgan TOKENIZER --codebook CODEBOOK -o {tokenizer_folder}")
+    _require(token_vit_folder, f"im2sp-lab convert seit CHECKPOINT -o {token_vit_folder}")
+    tokenizer = load_config(tokenizer_folder, VitVqganConfig)
+    sizes = load_config(token_vit_folder, TokenVitConfig)
+    if tokenizer.code_width != sizes.code_width:
+        raise Im2SpError(
+            f"{tokenizer_folder} has codes of {tokenizer.code_width} numbers where {token_vit_folder} takes "
+            f"{sizes.code_width}: convert files that belong together"
+        )
+    return ImageEncoder(
+        image=unit_image_config(tokenizer, sizes),
+        made_by={
+            "kind": TOKEN_VIT,
+            "tokenizer": sha256_of(tokenizer_folder / WEIGHTS),
+            "weights": sha256_of(token_vit_folder / WEIGHTS),
+        },
+        description=f"token ViT on image units, {sizes.layers} layers of {sizes.width}, frozen",
+        load=lambda: _by_units(VitVqgan.load(tokenizer_folder), TokenVit.load(token_vit_folder)),
+    )
+
+
+def unit_image_config(tokenizer: VitVqganConfig, sizes: TokenVitConfig) -> ImageConfig:
+    """The pictures that an image tokenizer takes, and the image tokens that a token ViT makes of its units."""
+    return ImageConfig(
+        height=tokenizer.image_size,
+        width=tokenizer.image_size,
+        mean=(0.0,) * 3,
+        std=(1.0,) * 3,
+        image_tokens=sizes.image_tokens,
+        grid=(sizes.grid, sizes.grid),
+    )
+
+
+def features_of_units(tokenizer: VitVqgan, sees: TokenVit) -> nn.Sequential:
+    """Image units int64 [B, units] of whole photos -> features [B, image_tokens, width]."""
+    return nn.Sequential(StemFromUnits(tokenizer.codebook.weight, tokenizer.config.grid, sees.config.crop), sees)
+
+
+class _ByUnits(nn.Module):
+    """Pixels -> image units -> features."""
+
+    def __init__(self, tokenizer: VitVqgan, features: nn.Module) -> None:
+        super().__init__()
+        self.tokenizer, self.features = tokenizer, features
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Pixels [B, 3, H, W] in [0, 1] -> features [B, image_tokens, width]."""
+        with torch.autocast(pixels.device.type, enabled=False):  # the nearest of many codes flips with less precision
+            units = self.tokenizer(pixels)
+        found: Tensor = self.features(units)
+        return found
+
+
+def _by_units(tokenizer: VitVqgan, sees: TokenVit) -> nn.Module:
+    return _ByUnits(tokenizer, features_of_units(tokenizer, sees)).eval()
+
+
+def _require(folder: Path, command: str) -> None:
+    if not (folder / CONFIG).is_file():
+        raise Im2SpError(f"{folder / CONFIG} is missing: run {command} first")
+
+
+def _check_sizes(found: object, wanted: object, folder: Path, where: str) -> None:
+    if found != wanted:
+        raise Im2SpError(f"{folder} has {found}, where {where} of the recipe stands for {wanted}: make them agree")

@@ -1,0 +1,196 @@
+"""Token ViT: the codebook vectors of image units -> image features (SeiT; reference formats, section 3).
+
+Names of parameters and the arithmetic are those of timm's vision transformer, but for the stem.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from im2sp.errors import Im2SpError
+from im2sp.train.models.attention import fused_attention
+from im2sp.train.models.saving import WEIGHTS, load_config, save_model
+
+STEM_KERNEL, STEM_STRIDE, STEM_PADDING = 4, 2, 1  # so that a side of 2 n units becomes n image tokens
+NORM_EPS = 1e-6
+
+
+@dataclass(frozen=True)
+class TokenVitConfig:
+    """Sizes of a token ViT; the defaults are those of SeiT's ViT-B."""
+
+    code_width: int = 32  # of a row of the codebook
+    crop: int = 28  # units a side
+    width: int = 768
+    layers: int = 12
+    heads: int = 12
+    feed_forward: int = 3072
+    classes: int = 0  # of a classifier on top; 0 for none
+
+    @property
+    def grid(self) -> int:
+        """Image tokens a side."""
+        return (self.crop + 2 * STEM_PADDING - STEM_KERNEL) // STEM_STRIDE + 1
+
+    @property
+    def image_tokens(self) -> int:
+        """One for each place of the grid, and the class token before them."""
+        return self.grid**2 + 1
+
+
+class Stem(nn.Module):
+    """Codebook vectors float32 [B, code_width, crop, crop] -> [B, grid * grid, width], row by row."""
+
+    def __init__(self, config: TokenVitConfig) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(config.code_width, config.width, STEM_KERNEL, STEM_STRIDE, STEM_PADDING)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """One token for each place."""
+        return self.proj(vectors).flatten(2).transpose(1, 2)
+
+
+class Attention(nn.Module):
+    """Self-attention."""
+
+    def __init__(self, config: TokenVitConfig) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.qkv = nn.Linear(config.width, 3 * config.width)
+        self.proj = nn.Linear(config.width, config.width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, N, width] -> [B, N, width]."""
+        y: Tensor = self.proj(fused_attention(self.qkv(x), self.heads))
+        return y
+
+
+class Mlp(nn.Module):
+    """Two matrices with a GELU between them."""
+
+    def __init__(self, config: TokenVitConfig) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(config.width, config.feed_forward)
+        self.fc2 = nn.Linear(config.feed_forward, config.width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, N, width] -> [B, N, width]."""
+        y: Tensor = self.fc2(F.gelu(self.fc1(x)))
+        return y
+
+
+class Block(nn.Module):
+    """One pre-norm layer."""
+
+    def __init__(self, config: TokenVitConfig) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(config.width, NORM_EPS)
+        self.attn = Attention(config)
+        self.norm2 = nn.LayerNorm(config.width, NORM_EPS)
+        self.mlp = Mlp(config)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, N, width] -> [B, N, width]."""
+        x = x + self.attn(self.norm1(x))
+        y: Tensor = x + self.mlp(self.norm2(x))
+        return y
+
+
+class TokenVit(nn.Module):
+    """Codebook vectors -> image features."""
+
+    def __init__(self, config: TokenVitConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.patch_embed = Stem(config)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width))
+        self.pos_embed = nn.Parameter(torch.zeros(1, config.image_tokens, config.width))
+        self.blocks = nn.Sequential(*(Block(config) for _ in range(config.layers)))
+        self.norm = nn.LayerNorm(config.width, NORM_EPS)
+        self.head = nn.Linear(config.width, config.classes) if config.classes else nn.Identity()
+        self.apply(_initialise)
+        nn.init.normal_(self.cls_token, std=0.02)
+        nn.init.normal_(self.pos_embed, std=0.02)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """Vectors float32 [B, code_width, crop, crop], unnormalised -> features float32 [B, image_tokens, width].
+
+        The class token comes first. The last norm is not applied: captioning takes what the blocks give.
+        """
+        tokens = self.patch_embed(vectors)
+        x = torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], 1) + self.pos_embed
+        features: Tensor = self.blocks(x)
+        return features
+
+    def classify(self, vectors: Tensor) -> Tensor:
+        """What `forward` takes -> scores of classes [B, classes], as SeiT was trained.
+
+        Raises:
+            Im2SpError: there is no classifier on top.
+        """
+        if not self.config.classes:
+            raise Im2SpError("this token ViT has no classifier: convert the checkpoint of a SeiT that has its head")
+        scores: Tensor = self.head(self.norm(self(vectors))[:, 0])
+        return scores
+
+    def save(self, folder: Path) -> None:
+        """Write `config.json` and `model.safetensors`."""
+        save_model(self.state_dict(), self.config, folder)
+
+    @classmethod
+    def load(cls, folder: Path) -> TokenVit:
+        """Read what `save` wrote, in evaluation mode."""
+        model = cls(load_config(folder, TokenVitConfig))
+        model.load_state_dict(load_file(folder / WEIGHTS))
+        return model.eval()
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        nn.init.zeros_(module.bias)
+
+
+class CodebookGrid(nn.Module):
+    """Image units of whole photos -> their codebook vectors in the grid of the photo.
+
+    Args:
+        codebook: float32 [codebook_size, code_width], unnormalised.
+        grid: units a side of a photo.
+        crop: units a side that the token ViT takes.
+        saved: whether the codebook is part of what a model saves.
+
+    Raises:
+        Im2SpError: the token ViT takes more units than a photo has.
+    """
+
+    codebook: Tensor
+
+    def __init__(self, codebook: Tensor, grid: int, crop: int, saved: bool = True) -> None:
+        super().__init__()
+        if crop > grid:
+            raise Im2SpError(f"a photo has {grid} x {grid} units, the token ViT takes {crop} x {crop}: crop less")
+        self.register_buffer("codebook", codebook.detach().clone(), persistent=saved)
+        self.grid, self.crop = grid, crop
+
+    def vectors(self, units: Tensor) -> Tensor:
+        """Units int64 [B, grid * grid], row by row, or [B, grid, grid] -> float32 [B, code_width, grid, grid]."""
+        # Not unflatten: the exporter takes the batch of its example to be the only one after it.
+        found = F.embedding(units, self.codebook).reshape(-1, self.grid, self.grid, self.codebook.shape[1])
+        return found.permute(0, 3, 1, 2)
+
+
+class StemFromUnits(CodebookGrid):
+    """Image units of a whole grid -> what a token ViT takes: their codebook vectors, cropped at the centre."""
+
+    def forward(self, units: Tensor) -> Tensor:
+        """Units int64 [B, grid * grid], row by row -> vectors float32 [B, code_width, crop, crop]."""
+        edge = (self.grid - self.crop) // 2
+        end = edge + self.crop
+        return self.vectors(units)[:, :, edge:end, edge:end]

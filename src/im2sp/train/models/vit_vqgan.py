@@ -1,0 +1,252 @@
+"""ViT-VQGAN, the image tokenizer: pixels -> image units -> pixels (reference formats, section 4).
+
+Names of parameters and the arithmetic are those of the published ViT-VQ "small". It was trained on
+pictures that were resized by bicubic interpolation.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from im2sp.errors import Im2SpError
+from im2sp.train.models.attention import fused_attention
+from im2sp.train.models.saving import WEIGHTS, load_config, save_model
+
+POSITION_BASE = 10_000
+
+
+@dataclass(frozen=True)
+class VitVqganConfig:
+    """Sizes of a ViT-VQGAN; the defaults are those of ViT-VQ "small"."""
+
+    image_size: int = 256  # pixels a side
+    patch: int = 8  # pixels a side
+    width: int = 512
+    layers: int = 8
+    heads: int = 8
+    head_width: int = 64
+    feed_forward: int = 2048
+    code_width: int = 32  # of a row of the codebook
+    codebook_size: int = 8192
+    decoder_layers: int = 8  # 0: no decoder, the units cannot be made pixels again
+
+    @property
+    def grid(self) -> int:
+        """Patches, and so units, a side."""
+        return self.image_size // self.patch
+
+    @property
+    def units(self) -> int:
+        """Units that a photo becomes."""
+        return self.grid**2
+
+    @property
+    def bits(self) -> int:
+        """Bits that the units of a photo take."""
+        return self.units * math.ceil(math.log2(self.codebook_size))
+
+
+def sine_cosine_positions(width: int, grid: int) -> Tensor:
+    """Fixed position embedding of a square grid, row by row: float32 [1, grid * grid, width].
+
+    The first half of the channels tells the column, the second the row; in each half stand all sines, then all
+    cosines, of the place times POSITION_BASE ** -(4 k / width).
+    """
+    rates = POSITION_BASE ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
+    angles = torch.arange(grid, dtype=torch.float64)[:, None] * rates
+    line = torch.cat([angles.sin(), angles.cos()], 1)  # [grid, width / 2]
+    columns, rows = line.repeat(grid, 1), line.repeat_interleave(grid, 0)
+    return torch.cat([columns, rows], 1).float()[None]
+
+
+class Normed(nn.Module):
+    """LayerNorm before a function."""
+
+    def __init__(self, width: int, function: nn.Module) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.fn = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, N, width] -> [B, N, width]."""
+        y: Tensor = self.fn(self.norm(x))
+        return y
+
+
+class Attention(nn.Module):
+    """Self-attention, queries, keys and values without bias."""
+
+    def __init__(self, config: VitVqganConfig) -> None:
+        super().__init__()
+        self.heads, inner = config.heads, config.heads * config.head_width
+        self.to_qkv = nn.Linear(config.width, 3 * inner, bias=False)
+        self.to_out = nn.Linear(inner, config.width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, N, width] -> [B, N, width]."""
+        y: Tensor = self.to_out(fused_attention(self.to_qkv(x), self.heads))
+        return y
+
+
+class FeedForward(nn.Module):
+    """Two matrices with a hyperbolic tangent between them."""
+
+    def __init__(self, config: VitVqganConfig) -> None:
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Linear(config.width, config.feed_forward), nn.Tanh(), nn.Linear(config.feed_forward, config.width)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, N, width] -> [B, N, width]."""
+        y: Tensor = self.net(x)
+        return y
+
+
+class Transformer(nn.Module):
+    """Pre-norm layers and a last norm."""
+
+    def __init__(self, config: VitVqganConfig, layers: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            nn.ModuleList([Normed(config.width, Attention(config)), Normed(config.width, FeedForward(config))])
+            for _ in range(layers)
+        )
+        self.norm = nn.LayerNorm(config.width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, N, width] -> [B, N, width]."""
+        for layer in self.layers:
+            attention, feed_forward = cast(nn.ModuleList, layer)
+            x = x + attention(x)
+            x = x + feed_forward(x)
+        y: Tensor = self.norm(x)
+        return y
+
+
+class Encoder(nn.Module):
+    """Pixels float32 [B, 3, H, W] in [0, 1] -> features [B, units, width], row by row."""
+
+    en_pos_embedding: Tensor
+
+    def __init__(self, config: VitVqganConfig) -> None:
+        super().__init__()
+        self.to_patch_embedding = nn.Sequential(nn.Conv2d(3, config.width, config.patch, config.patch))
+        self.register_buffer("en_pos_embedding", sine_cosine_positions(config.width, config.grid))
+        self.transformer = Transformer(config, config.layers)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Features of every patch."""
+        patches = self.to_patch_embedding(pixels).flatten(2).transpose(1, 2)
+        features: Tensor = self.transformer(patches + self.en_pos_embedding)
+        return features
+
+
+class Decoder(nn.Module):
+    """Features [B, units, width] -> pixels float32 [B, 3, H, W], about [0, 1] but not cut to it."""
+
+    de_pos_embedding: Tensor
+
+    def __init__(self, config: VitVqganConfig) -> None:
+        super().__init__()
+        self.grid = config.grid
+        self.register_buffer("de_pos_embedding", sine_cosine_positions(config.width, config.grid))
+        self.transformer = Transformer(config, config.decoder_layers)
+        last = nn.ConvTranspose2d(config.width, 3, config.patch, config.patch)
+        nn.init.normal_(last.weight, std=0.02)
+        nn.init.constant_(cast(Tensor, last.bias), 0.5)  # training starts from grey
+        # The published one has a rearrangement without parameters at index 0, too.
+        self.to_pixel = nn.Sequential(nn.Unflatten(2, (config.grid, config.grid)), last)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Pixels of every patch."""
+        pixels: Tensor = self.to_pixel(self.transformer(features + self.de_pos_embedding).transpose(1, 2))
+        return pixels
+
+
+class VitVqgan(nn.Module):
+    """Pixels <-> image units."""
+
+    def __init__(self, config: VitVqganConfig) -> None:
+        super().__init__()
+        if config.image_size % config.patch or config.width % 4:
+            raise Im2SpError(
+                f"a ViT-VQGAN of {config.image_size} pixels, patches of {config.patch} and width {config.width} cannot "
+                "be built: whole patches must fill the picture, and the width must be a multiple of 4"
+            )
+        self.config = config
+        self.encoder = Encoder(config)
+        self.pre_quant = nn.Linear(config.width, config.code_width)
+        self.codebook = nn.Embedding(config.codebook_size, config.code_width)
+        if config.decoder_layers:
+            self.post_quant = nn.Linear(config.code_width, config.width)
+            self.decoder = Decoder(config)
+
+    def before_codes(self, pixels: Tensor) -> Tensor:
+        """What is quantised: pixels float32 [B, 3, H, W] in [0, 1] -> float [B, units, code_width], unnormalised."""
+        found: Tensor = self.pre_quant(self.encoder(pixels))
+        return found
+
+    def nearest(self, vectors: Tensor) -> Tensor:
+        """Vectors [B, N, code_width] -> units int64 [B, N]: the row of the codebook in the most similar direction."""
+        directions = F.normalize(vectors.float(), dim=-1)
+        return (directions @ F.normalize(self.codebook.weight, dim=-1).T).argmax(-1)
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Pixels float32 [B, 3, H, W] in [0, 1], no mean or std -> units int64 [B, grid * grid], row by row."""
+        return self.nearest(self.before_codes(pixels))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """The same as `encode`, for export."""
+        return self.encode(pixels)
+
+    def vectors(self, units: Tensor) -> Tensor:
+        """Units int64 [B, N] -> their rows of the codebook float32 [B, N, code_width], unnormalised."""
+        rows: Tensor = self.codebook(units)
+        return rows
+
+    def pixels_of(self, directions: Tensor) -> Tensor:
+        """Vectors of length 1 [B, units, code_width] -> pixels float [B, 3, H, W], not cut to [0, 1].
+
+        Raises:
+            Im2SpError: this tokenizer came without a decoder.
+        """
+        if not self.config.decoder_layers:
+            raise Im2SpError("this image tokenizer has no decoder, so its units cannot be made pictures")
+        pixels: Tensor = self.decoder(self.post_quant(directions))
+        return pixels
+
+    def decode(self, units: Tensor) -> Tensor:
+        """Units int64 [B, grid * grid] -> pixels float32 [B, 3, H, W] in [0, 1]. Raises as `pixels_of` does."""
+        return self.pixels_of(F.normalize(self.vectors(units), dim=-1)).clamp(0, 1)
+
+    def save(self, folder: Path) -> None:
+        """Write `config.json` and `model.safetensors`."""
+        save_model(self.state_dict(), self.config, folder)
+
+    @classmethod
+    def load(cls, folder: Path) -> VitVqgan:
+        """Read what `save` wrote, in evaluation mode."""
+        model = cls(load_config(folder, VitVqganConfig))
+        model.load_state_dict(load_file(folder / WEIGHTS))
+        return model.eval()
+
+
+class PixelsFromUnits(nn.Module):
+    """Graph `image_decoder`: units int64 [B, grid * grid] -> pixels float32 [B, 3, H, W] in [0, 1], for export."""
+
+    def __init__(self, tokenizer: VitVqgan) -> None:
+        super().__init__()
+        self.tokenizer = tokenizer
+
+    def forward(self, units: Tensor) -> Tensor:
+        """The same as the tokenizer's `decode`."""
+        return self.tokenizer.decode(units)

@@ -1,0 +1,342 @@
+"""Search: against exhaustive search, and its promises (ends, never silent, no loops, never pad or BOS, seeded)."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from im2sp.decoding.search import (
+    DecodingOptions,
+    Search,
+    Translation,
+    decode,
+    length_before_repeat,
+    length_without_loop,
+)
+from im2sp.decoding.strategies import BeamSearch, GreedySearch
+from im2sp.decoding.vocabulary import SpecialTokens
+from im2sp.errors import BundleError, Im2SpError
+
+SPECIALS = SpecialTokens()
+VOCABULARY = 6  # pad, bos, eos and three units
+NO_LOOPS = 99  # max_repeats that no sentence here reaches
+
+
+@dataclass(frozen=True)
+class History:
+    """A cache that remembers the tokens themselves: int64 [batch, past]."""
+
+    tokens: np.ndarray
+
+    def reorder(self, indices: np.ndarray) -> History:
+        return History(self.tokens[indices])
+
+
+class ToyStep:
+    """A model without weights: the logits are drawn from the whole history, so that each branch has its own."""
+
+    def __init__(self, seed: int, spread: float = 2.0) -> None:
+        self.seed = seed
+        self.spread = spread
+
+    def logits(self, history: tuple[int, ...]) -> np.ndarray:
+        return np.random.default_rng([self.seed, *history]).normal(size=VOCABULARY) * self.spread
+
+    def __call__(self, tokens: np.ndarray, position: int, cache: History | None):
+        past = cache.tokens if cache else np.zeros((len(tokens), 0), dtype=np.int64)
+        assert past.shape == (len(tokens), position)
+        history = np.concatenate([past, tokens[:, None]], axis=1)
+        logits = np.stack([self.logits(tuple(row)) for row in history.tolist()]).astype(np.float32)
+        attention = np.repeat(tokens[:, None], 2, axis=1).astype(np.float32)  # tells what it was computed from
+        return logits, attention, History(history)
+
+
+class FixedStep(ToyStep):
+    """The same logits at every step."""
+
+    def __init__(self, *logits: float) -> None:
+        self._logits = np.array(logits)
+
+    def logits(self, history: tuple[int, ...]) -> np.ndarray:
+        return self._logits
+
+
+def search(step: ToyStep, strategy=None, positions: int = 64, **options) -> Translation:
+    return Search(step, SPECIALS, DecodingOptions(**options), strategy).run(positions)
+
+
+def log_probabilities(step: ToyStep, history: tuple[int, ...], min_tokens: int) -> np.ndarray:
+    logits = step.logits(history).astype(np.float32).astype(np.float64)
+    logits[[SPECIALS.pad, SPECIALS.bos]] = -np.inf
+    if len(history) - 1 < max(1, min_tokens):
+        logits[SPECIALS.eos] = -np.inf
+    return logits - np.logaddexp.reduce(logits)
+
+
+def exhaustive(step: ToyStep, max_tokens: int, min_tokens: int, length_penalty: float) -> tuple[float, list[int]]:
+    """The best rank of all sentences that end by themselves, and its tokens."""
+    best = (-math.inf, [0])
+    for length in range(max(1, min_tokens), max_tokens):
+        for tokens in itertools.product(range(3, VOCABULARY), repeat=length):
+            total = 0.0
+            for count, token in enumerate((*tokens, SPECIALS.eos)):
+                total += log_probabilities(step, (SPECIALS.bos, *tokens[:count]), min_tokens)[token]
+            best = max(best, (total / (length + 1) ** length_penalty, list(tokens)))
+    return best
+
+
+@given(seed=st.integers(0, 10_000), min_tokens=st.integers(0, 3), penalty=st.sampled_from([0.0, 0.6, 1.0, 2.0]))
+def test_a_wide_beam_finds_what_exhaustive_search_finds(seed: int, min_tokens: int, penalty: float) -> None:
+    step = ToyStep(seed)
+    limits = {"max_tokens": 4, "min_tokens": min_tokens, "length_penalty": penalty}
+    found = search(step, BeamSearch(200), max_repeats=NO_LOOPS, **limits)
+    rank, tokens = exhaustive(step, **limits)
+    assert found.ending == "eos"
+    assert found.tokens.tolist() == tokens
+    assert found.score == pytest.approx(rank * (len(tokens) + 1) ** (penalty - 1))
+
+
+@given(seed=st.integers(0, 10_000), width=st.integers(1, 8))
+def test_no_beam_beats_exhaustive_search(seed: int, width: int) -> None:
+    found = search(ToyStep(seed), BeamSearch(width), max_tokens=5, min_tokens=1, max_repeats=NO_LOOPS)
+    rank, _ = exhaustive(ToyStep(seed), max_tokens=5, min_tokens=1, length_penalty=1.0)
+    if found.ending == "eos":
+        assert found.score <= rank + 1e-9
+
+
+# With spreads near the last bit of a float, sums of a beam are equal where the single steps are not.
+@given(seed=st.integers(0, 10_000), spread=st.just(0.0) | st.floats(0.01, 20), repeats=st.integers(2, 5))
+def test_greedy_search_is_a_beam_of_one(seed: int, spread: float, repeats: int) -> None:
+    options = {"max_tokens": 30, "max_repeats": repeats}
+    greedy = search(ToyStep(seed, spread), GreedySearch(), **options)
+    beam = search(ToyStep(seed, spread), BeamSearch(1), **options)
+    assert greedy.tokens.tolist() == beam.tokens.tolist()
+    assert (greedy.score, greedy.ending) == (beam.score, beam.ending)
+    np.testing.assert_array_equal(greedy.attention, beam.attention)
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    spread=st.floats(0, 50),
+    beam=st.integers(1, 6),
+    temperature=st.sampled_from([0.0, 1e-9, 0.7, 5.0]),
+    top_k=st.integers(0, 9),
+    max_tokens=st.integers(1, 40),
+    min_tokens=st.integers(0, 50),
+    max_repeats=st.integers(2, 6),
+    positions=st.integers(1, 40),
+)
+def test_every_search_keeps_the_promises(seed: int, spread: float, positions: int, **options) -> None:
+    found = search(ToyStep(seed, spread), positions=positions, seed=seed, **options)
+    tokens = found.tokens.tolist()
+    assert 1 <= len(tokens) <= min(options["max_tokens"], positions)
+    assert all(3 <= token < VOCABULARY for token in tokens)
+    assert length_without_loop(tokens, options["max_repeats"]) == len(tokens)
+    assert found.ending != "eos" or len(tokens) >= options["min_tokens"]
+    assert found.score <= 0
+    # attention[t] comes from the step that saw the token before tokens[t]
+    np.testing.assert_array_equal(found.attention, np.repeat([[1], *([token] for token in tokens[:-1])], 2, axis=1))
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    spread=st.floats(0, 50),
+    beam=st.integers(1, 6),
+    temperature=st.sampled_from([0.0, 0.7, 5.0]),
+    penalty=st.sampled_from([0.0, 1.0, 2.0]),
+    max_tokens=st.integers(1, 40),
+    min_tokens=st.integers(0, 50),
+    max_repeats=st.integers(2, 6),
+    positions=st.integers(1, 40),
+)
+def test_what_is_settled_stays(seed: int, spread: float, penalty: float, positions: int, **options) -> None:
+    run = Search(ToyStep(seed, spread), SPECIALS, DecodingOptions(length_penalty=penalty, seed=seed, **options))
+    settled = [run.settled()]
+    settled += [run.settled() for _ in run.steps(positions)]
+    found = run.result()
+    for earlier, later in itertools.pairwise([*settled, tuple(found.tokens.tolist())]):
+        assert later[: len(earlier)] == earlier
+    whole = search(ToyStep(seed, spread), positions=positions, length_penalty=penalty, seed=seed, **options)
+    assert found.tokens.tolist() == whole.tokens.tolist()
+
+
+def test_greedy_tokens_are_settled_at_once_unless_they_repeat() -> None:
+    run = Search(Stuck(0), SPECIALS, DecodingOptions(beam=1, max_repeats=3, min_tokens=0))
+    lengths = [len(run.settled()) for _ in run.steps(64)]
+    # Of 3 4 5 5 4 3 4 3 4 3: the second 5, 4 and 3 might be first in a copy until what follows them shows otherwise.
+    assert lengths == [1, 2, 3, 3, 4, 5, 5, 6, 6]
+
+
+@given(
+    tokens=st.lists(st.integers(0, 2), min_size=1, max_size=24),
+    more=st.lists(st.integers(0, 2), max_size=24),
+    max_repeats=st.integers(2, 5),
+)
+def test_no_loop_reaches_before_the_repeat(tokens: list[int], more: list[int], max_repeats: int) -> None:
+    limit = len(tokens) + len(more)
+    if any(length_without_loop(tokens[:said], max_repeats) < said for said in range(1, len(tokens) + 1)):
+        return  # in a loop already
+    kept = length_before_repeat(tokens, max_repeats, limit)
+    for said in range(len(tokens), limit + 1):
+        length = length_without_loop([*tokens, *more][:said], max_repeats)
+        assert length >= kept
+        if length < said:
+            break
+
+
+@pytest.mark.parametrize(
+    ("tokens", "repeats", "limit", "length"),
+    [
+        ([], 2, 99, 0),
+        ([5], 2, 99, 1),
+        ([5, 5], 3, 99, 1),
+        ([5, 5], 3, 2, 2),  # no room for a third
+        ([5, 5, 6], 3, 99, 3),
+        ([1, 2, 3, 1], 3, 9, 3),
+        ([1, 2, 3, 1], 3, 8, 4),
+        ([9, 1, 2, 1, 2], 3, 99, 3),
+    ],
+)
+def test_length_before_repeat(tokens: list[int], repeats: int, limit: int, length: int) -> None:
+    assert length_before_repeat(tokens, repeats, limit) == length
+
+
+def test_score_is_the_mean_log_probability_with_the_end() -> None:
+    step = ToyStep(seed=5)
+    found = search(step, beam=1, min_tokens=2, max_tokens=60)
+    assert found.ending == "eos"
+    history = (SPECIALS.bos, *found.tokens.tolist())
+    said = [*found.tokens.tolist(), SPECIALS.eos]
+    parts = [log_probabilities(step, history[: i + 1], 2)[token] for i, token in enumerate(said)]
+    assert found.score == pytest.approx(np.mean(parts))
+
+
+def test_sampling_repeats_with_its_seed_and_varies_without() -> None:
+    draws = [search(ToyStep(1), temperature=1.0, seed=seed).tokens.tolist() for seed in (0, 0, 1, 2, 3)]
+    assert draws[0] == draws[1]
+    assert len({tuple(tokens) for tokens in draws}) > 2
+
+
+@pytest.mark.parametrize("options", [{"temperature": 1.0, "top_k": 1}, {"temperature": 1e-12}])
+def test_sampling_without_a_choice_is_greedy(options: dict[str, float]) -> None:
+    assert search(ToyStep(3), **options).tokens.tolist() == search(ToyStep(3), beam=1).tokens.tolist()
+
+
+def test_sampling_follows_the_probabilities() -> None:
+    logits = np.log([1e-9, 1e-9, 1e-9, 0.5, 0.3, 0.2])
+    draws = [search(FixedStep(*logits), temperature=1.0, seed=s, max_tokens=1).tokens[0] for s in range(2000)]
+    np.testing.assert_allclose(np.bincount(draws, minlength=6)[3:] / 2000, [0.5, 0.3, 0.2], atol=0.04)
+    hot = [search(FixedStep(*logits), temperature=2.0, top_k=2, seed=s, max_tokens=1).tokens[0] for s in range(2000)]
+    odds = np.sqrt([0.5, 0.3])
+    np.testing.assert_allclose(np.bincount(hot, minlength=6)[3:] / 2000, [*odds / odds.sum(), 0], atol=0.04)
+
+
+@pytest.mark.parametrize("beam", [1, 4])
+@pytest.mark.parametrize("limits", [{}, {"min_tokens": 0}])  # a subword may be a whole phrase, so one is enough
+def test_a_model_that_only_wants_to_stop_still_speaks(beam: int, limits: dict[str, int]) -> None:
+    found = search(FixedStep(9, 9, 9, 0, 0.1, 0), beam=beam, **limits)
+    assert found.tokens.tolist() == [4]
+    assert found.ending == "eos"
+
+
+@pytest.mark.parametrize("beam", [1, 4])
+def test_a_model_that_never_stops_is_stopped(beam: int) -> None:
+    found = search(ToyStepWithoutEnd(0), beam=beam, max_tokens=20, max_repeats=NO_LOOPS)
+    assert (len(found.tokens), found.ending) == (20, "length")
+    assert len(search(ToyStepWithoutEnd(0), beam=beam, positions=7).tokens) == 7
+
+
+class ToyStepWithoutEnd(ToyStep):
+    def logits(self, history: tuple[int, ...]) -> np.ndarray:
+        logits = super().logits(history)
+        logits[SPECIALS.eos] = -np.inf
+        return logits
+
+
+class Stuck(ToyStepWithoutEnd):
+    """Says 3 4 5 5 and then 4 3 for ever."""
+
+    def logits(self, history: tuple[int, ...]) -> np.ndarray:
+        logits = np.full(VOCABULARY, -5.0)
+        logits[[3, 4, 5, 5, *[4, 3] * 40][len(history) - 1]] = 5
+        return logits
+
+
+def test_a_model_in_a_loop_is_cut_back_to_one_copy() -> None:
+    found = search(Stuck(0), beam=1, max_repeats=3, min_tokens=0)
+    assert found.tokens.tolist() == [3, 4, 5, 5, 4, 3]
+    assert found.ending == "loop"
+    assert found.attention.shape == (6, 2)
+
+
+def test_a_beam_prefers_a_sentence_that_ends_to_one_that_was_cut() -> None:
+    found = search(Stuck(0), beam=4, max_repeats=3)
+    assert found.ending == "eos"
+
+
+@pytest.mark.parametrize(
+    ("tokens", "repeats", "length"),
+    [
+        ([], 2, 0),
+        ([5], 2, 1),
+        ([5, 5], 2, 1),
+        ([5, 5], 3, 2),
+        ([1, 2, 1, 2, 1, 2], 3, 2),
+        ([9, 1, 2, 1, 2, 1, 2], 3, 3),
+        ([1, 2, 1, 2, 1], 3, 5),
+        ([1, 2, 1, 2, 1, 2, 3], 3, 7),
+        ([7, *range(12), *range(12), *range(12)], 3, 13),
+        ([*range(12), *range(12)], 3, 24),
+        ([1, 1, 2] * 3, 3, 3),
+        ([4] * 10, 3, 1),
+    ],
+)
+def test_length_without_loop(tokens: list[int], repeats: int, length: int) -> None:
+    assert length_without_loop(tokens, repeats) == length
+
+
+@given(head=st.lists(st.integers(0, 3), max_size=6), cycle=st.lists(st.integers(0, 3), min_size=1, max_size=12))
+def test_a_loop_of_any_period_is_cut(head: list[int], cycle: list[int]) -> None:
+    tokens = [*head, *cycle * 4]
+    lengths = (length_without_loop(tokens[:said], 4) for said in range(1, len(tokens) + 1))
+    said, length = next((said, length) for said, length in enumerate(lengths, start=1) if length < said)
+    assert 0 < length < len(head) + 2 * len(cycle)
+    period = (said - length) // 3
+    assert tokens[length - period : said] == tokens[length - period : length] * 4
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("beam", [1, 3])
+def test_logits_that_are_not_numbers_are_said(bad: float, beam: int) -> None:
+    with pytest.raises(BundleError, match="not numbers after 0 tokens"):
+        search(FixedStep(0, 0, 0, bad, 0, 0), beam=beam)
+
+
+def test_logits_that_allow_nothing_are_said() -> None:
+    with pytest.raises(BundleError, match="rules out every token"):
+        search(FixedStep(0, 0, 0, -np.inf, -np.inf, -np.inf))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"beam": 0}, {"beam": 65}, {"length_penalty": -1}, {"length_penalty": math.nan}, {"temperature": -0.1},
+        {"temperature": math.inf}, {"top_k": -1}, {"seed": -1}, {"max_tokens": 0}, {"min_tokens": -1},
+        {"max_repeats": 1},
+    ],
+)  # fmt: skip
+def test_options_out_of_range_are_refused(options: dict[str, float]) -> None:
+    with pytest.raises(Im2SpError, match=f"^{next(iter(options))} is "):
+        DecodingOptions(**options)
+
+
+def test_decode_takes_the_strategy_from_the_options() -> None:
+    for options, strategy in (({"beam": 1}, GreedySearch()), ({"beam": 3}, BeamSearch(3))):
+        found = decode(ToyStep(8), SPECIALS, DecodingOptions(**options), 64)
+        assert found.tokens.tolist() == search(ToyStep(8), strategy).tokens.tolist()

@@ -1,0 +1,191 @@
+"""A published GIT against transformers: features, logits, graphs, and the runtime's decoding token by token."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from PIL import Image
+from transformers import CLIPImageProcessorPil, GitForCausalLM
+from typer.testing import CliRunner
+
+from im2sp.bundle import DecoderConfig
+from im2sp.decoding.decoder import DecoderStep, Prefix
+from im2sp.decoding.search import DecodingOptions, decode
+from im2sp.decoding.vocabulary import SpecialTokens
+from im2sp.image.loading import to_pixels
+from im2sp.onnx import Contract, Graph
+from im2sp.train.cli import app
+from im2sp.train.convert.git import (
+    CLIP_MEAN,
+    CLIP_STD,
+    GIT_LARGE,
+    Git,
+    GitVision,
+    PublishedGit,
+    convert_git,
+    translator_names,
+)
+from im2sp.train.convert.streams import CheckpointError
+from im2sp.train.models.translator import Translator, TranslatorConfig
+from im2sp.train.stages.export import decoder_config, export_decoder, export_image_encoder
+from tests.train.convert.published_git import IMAGE_TOKENS, POSITIONS, SIDE, generated, random_git
+
+BERT = SpecialTokens(pad=0, bos=101, eos=102)
+
+
+@pytest.fixture(scope="module")
+def published() -> GitForCausalLM:
+    return random_git(1)
+
+
+@pytest.fixture(scope="module")
+def converted(published: GitForCausalLM, tmp_path_factory: pytest.TempPathFactory) -> Git:
+    folder = tmp_path_factory.mktemp("git")
+    published.save_pretrained(folder)
+    return convert_git(folder)
+
+
+@pytest.fixture(scope="module")
+def graphs(converted: Git, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("graphs")
+    export_image_encoder(converted.vision, SIDE, converted.translator, folder, "fp32")
+    export_decoder(converted.translator, IMAGE_TOKENS, folder, "fp32")
+    return folder
+
+
+def photos(count: int) -> torch.Tensor:
+    return torch.randn(count, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(3))
+
+
+def open_graph(folder: Path, name: str, *outputs: str) -> Graph:
+    session = onnxruntime.InferenceSession(str(folder / f"{name}.onnx"), providers=["CPUExecutionProvider"])
+    return Graph(name, Contract({}, dict.fromkeys(outputs)), session)  # type: ignore[arg-type]
+
+
+def test_square_photos_become_the_pixels_of_its_processor() -> None:
+    """CLIP's mean and standard deviation, bicubic; photos that are not square are cropped there and squeezed here."""
+    photo = Image.fromarray(np.random.default_rng(0).integers(256, size=(300, 300, 3), dtype=np.uint8))
+    theirs = CLIPImageProcessorPil()(photo, return_tensors="np")["pixel_values"][0]
+    assert theirs.shape == (3, 224, 224)
+    assert np.abs(to_pixels(photo, 224, 224, CLIP_MEAN, CLIP_STD) - theirs).max() < 1e-5
+
+
+def test_features_and_logits_equal_transformers(published: GitForCausalLM, converted: Git) -> None:
+    pixels = photos(2)
+    tokens = torch.randint(1, 203, (2, 9), generator=torch.Generator().manual_seed(4))
+    with torch.inference_mode():
+        features = published.git.image_encoder(pixels).last_hidden_state
+        logits = published(input_ids=tokens, pixel_values=pixels).logits[:, IMAGE_TOKENS:]
+        found = converted.vision(pixels)
+        assert (found - features).abs().max() < 1e-5
+        assert (converted.translator(found, tokens, torch.arange(2)) - logits).abs().max() < 5e-5
+    assert logits.std() > 1
+
+
+def test_older_files_carry_positions_and_a_tied_head_may_be_left_out(tmp_path: Path) -> None:
+    tied = random_git(2, tied=True)
+    tied.save_pretrained(tmp_path)
+    state = tied.state_dict() | {
+        "git.embeddings.position_ids": torch.arange(POSITIONS)[None],
+        "git.image_encoder.vision_model.embeddings.position_ids": torch.arange(IMAGE_TOKENS)[None],
+    }
+    del state["output.weight"]
+    torch.save(state, tmp_path / "pytorch_model.bin")
+    (tmp_path / "model.safetensors").unlink()
+    translator = convert_git(tmp_path).translator
+    assert translator.output.weight is translator.word_embeddings.weight
+    pixels, tokens = photos(1), torch.tensor([[101, 7, 9]])
+    with torch.inference_mode():
+        logits = tied(input_ids=tokens, pixel_values=pixels).logits[:, IMAGE_TOKENS:]
+        features = tied.git.image_encoder(pixels).last_hidden_state
+        found = translator(features, tokens, torch.zeros(1, dtype=torch.int64))
+    assert (found - logits).abs().max() < 5e-5
+
+
+def test_image_graph_equals_the_model(converted: Git, graphs: Path) -> None:
+    encoder = open_graph(graphs, "image_encoder", "prefix_keys", "prefix_values")
+    pixels = photos(2)
+    keys, values = encoder.run(pixels=pixels.numpy())
+    with torch.inference_mode():
+        pairs = converted.translator.prefix(converted.vision(pixels))
+    assert keys.shape == (3, 2, 4, IMAGE_TOKENS, 6)
+    assert np.abs(keys - torch.stack([key for key, _ in pairs]).numpy()).max() < 5e-5
+    assert np.abs(values - torch.stack([value for _, value in pairs]).numpy()).max() < 5e-5
+
+
+@pytest.mark.parametrize("beam", [1, 3, 5])
+def test_runtime_decoding_equals_generate_token_by_token(
+    published: GitForCausalLM, converted: Git, graphs: Path, beam: int
+) -> None:
+    encoder = open_graph(graphs, "image_encoder", "prefix_keys", "prefix_values")
+    decoder = open_graph(graphs, "decoder", "logits", "keys", "values", "attention")
+    sizes: DecoderConfig = decoder_config(converted.translator.config)
+    # Random weights like to stop at once; four tokens at least tell sentences apart.
+    options = DecodingOptions(beam=beam, min_tokens=4, max_tokens=POSITIONS - 1, max_repeats=2**31)
+    different = set()
+    for pixels in photos(12):
+        expected = generated(published, pixels, options, [BERT.pad, BERT.bos])
+        keys, values = encoder.run(pixels=pixels[None].numpy())
+        found = decode(DecoderStep(decoder, sizes, Prefix(keys, values)), BERT, options, sizes.max_tokens)
+        ending = [BERT.eos] if found.ending == "eos" else []
+        assert ending or beam == 1
+        assert [BERT.bos, *found.tokens.tolist(), *ending] == expected
+        different.add(tuple(expected))
+    assert len(different) >= 10
+
+
+def test_the_command_writes_what_training_starts_from(
+    published: GitForCausalLM, converted: Git, tmp_path: Path
+) -> None:
+    published.save_pretrained(tmp_path / "published")
+    arguments = ["convert", "git", str(tmp_path / "published"), "-o", str(tmp_path / "git")]
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert f"{IMAGE_TOKENS} image tokens, 203 tokens" in result.output
+    loaded = Translator.load(tmp_path / "git" / "translator")
+    assert loaded.config == converted.translator.config
+    assert torch.equal(loaded.output.weight, converted.translator.output.weight)
+    assert not torch.equal(loaded.output.weight, loaded.word_embeddings.weight)
+    Translator(TranslatorConfig(60, image_width=32, width=24, layers=3, feed_forward=40)).transfer(loaded)
+
+
+@pytest.mark.parametrize(("config", "tokens", "width"), [(PublishedGit(), 197, 768), (GIT_LARGE, 257, 1024)])
+def test_published_sizes(config: PublishedGit, tokens: int, width: int) -> None:
+    """Base and large, at full size without memory: the shapes are those of transformers' own GIT."""
+    from transformers import GitConfig
+
+    with torch.device("meta"):
+        vision = GitVision(config.vision_config)
+        git = GitForCausalLM(GitConfig(**config.model_dump(exclude={"model_type"})))
+    assert config.vision_config.image_tokens == tokens
+    theirs = {name: tensor.shape for name, tensor in git.state_dict().items()}
+    assert theirs["git.image_encoder.vision_model.embeddings.position_embedding.weight"] == (tokens, width)
+    assert len(vision.state_dict()) + len(translator_names(6)) * 2 == len(theirs) + 2  # two embeddings have no bias
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"model_type": "blip"}, "model_type"),
+        ({"num_image_with_embedding": 6}, "num_image_with_embedding"),
+        ({"hidden_act": "relu"}, "hidden_act"),
+        ({"num_hidden_layers": 4}, "lacks layers.3"),
+        ({"vocab_size": 300}, r"has word_embeddings\.weight of shape|has output"),
+        ({"tie_word_embeddings": True}, "not tied"),
+        ({"num_attention_heads": 5}, "divided by the heads"),
+        ({"vision_config": {"image_size": 10**9}}, "vision_config.image_size"),
+    ],
+)
+def test_configs_that_do_not_fit_are_refused(
+    published: GitForCausalLM, change: dict[str, Any], why: str, tmp_path: Path
+) -> None:
+    published.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(CheckpointError, match=why):
+        convert_git(tmp_path)

@@ -1,0 +1,68 @@
+"""Published SeiT checkpoints, through the command, against the formulas; what is not one is refused."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from typer.testing import CliRunner
+
+from im2sp.train.cli import app
+from im2sp.train.convert.seit import convert_seit
+from im2sp.train.convert.streams import CheckpointError
+from im2sp.train.models.token_vit import TokenVit
+from tests.train.convert.test_checkpoints import Attack
+from tests.train.models import published_token_vit as published
+
+CLASSIFIER = replace(published.CONFIG, classes=7)
+
+
+def write_published(path: Path, **changes: Tensor | None) -> Path:
+    state = published.published_state(CLASSIFIER) | changes
+    content = {name: tensor for name, tensor in state.items() if tensor is not None}
+    torch.save({"model": content, "optimizer": {"lr": 0.1}, "epoch": 3}, path)
+    return path
+
+
+def test_the_command_makes_a_token_vit_that_agrees_with_the_formulas(tmp_path: Path) -> None:
+    checkpoint = write_published(tmp_path / "seit.pth")
+    arguments = ["convert", "seit", str(checkpoint), "-o", str(tmp_path / "out")]
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert "4 x 4 units become 5 image tokens of width 128" in result.output
+    model = TokenVit.load(tmp_path / "out")
+    assert model.config == CLASSIFIER
+    vectors = torch.randn(2, 8, 4, 4, generator=torch.Generator().manual_seed(8))
+    expected = published.features(published.published_state(CLASSIFIER), vectors.double().numpy())
+    with torch.inference_mode():
+        assert np.abs(model(vectors).numpy() - expected).max() < 1e-5 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"patch_embed.proj.weight": None}, r"lacks a whole patch_embed\.proj\.weight"),
+        ({"patch_embed.proj.weight": torch.zeros(128, 8, 3, 3)}, "kernel 3"),
+        ({"pos_embed": torch.zeros(1, 4, 128)}, "3 places"),
+        ({"blocks.1.attn.qkv.bias": None}, r"lacks blocks\.1\.attn\.qkv\.bias"),
+        ({"head.bias": torch.zeros(8)}, r"head\.bias of shape \[8\]"),
+        ({"fc_norm.weight": torch.zeros(128)}, "unknown 'fc_norm"),
+    ],
+)
+def test_checkpoints_that_do_not_fit_are_refused(changes: dict[str, Tensor | None], why: str, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=why):
+        convert_seit(write_published(tmp_path / "seit.pth", **changes))
+
+
+def test_files_of_another_kind_are_refused(tmp_path: Path) -> None:
+    torch.save(published.published_state(), tmp_path / "seit.pth")
+    with pytest.raises(CheckpointError, match="has no 'model'"):
+        convert_seit(tmp_path / "seit.pth")
+    torch.save({"model": Attack(os.system, f"touch {tmp_path / 'canary'}")}, tmp_path / "seit.pth")
+    with pytest.raises(CheckpointError, match="which no checkpoint needs"):
+        convert_seit(tmp_path / "seit.pth")
+    assert not (tmp_path / "canary").exists()

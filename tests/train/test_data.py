@@ -1,0 +1,231 @@
+"""Readers, tables, shards and tokenisers of the lab."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from im2sp.bundle import VocabularyConfig
+from im2sp.decoding.vocabulary import Vocabulary
+from im2sp.errors import Im2SpError
+from im2sp.train.data.flickr8k import clean_text, read_captions, read_split
+from im2sp.train.data.mfcc import mfcc
+from im2sp.train.data.speech_shards import SpokenCaption, read_shards, write_shard
+from im2sp.train.data.text_tokenizer import BOS, EOS, TextTokenizer
+from im2sp.train.data.tiny_flickr8k import write_tiny_flickr8k
+from im2sp.train.data.unit_subwords import UnitSubwords
+from im2sp.train.data.unit_table import UnitRow, read_unit_tables, write_unit_table
+from im2sp.train.evaluate.unit_quality import frame_phones, unit_quality
+from im2sp.train.recipe import Recipe
+from im2sp.train.stages.distil import Distillation
+from im2sp.train.stages.speak import speaking_order
+
+RECIPES = Path(__file__).parents[2] / "recipes" / "flickr8k"
+
+
+def test_tiny_data_set_has_the_official_layout(tmp_path: Path) -> None:
+    write_tiny_flickr8k(tmp_path)
+    captions = read_captions(tmp_path)
+    assert len(captions) == 60
+    assert len(read_split(tmp_path, "train")) == 9
+    assert captions[0].caption_id == "red_circle_0"
+    assert {caption.split for caption in captions} == {"train", "dev"}
+
+
+def test_captions_of_other_splits_are_left_out(tmp_path: Path) -> None:
+    write_tiny_flickr8k(tmp_path)
+    assert len(read_captions(tmp_path, ("dev",))) == 15
+
+
+def test_missing_and_broken_files_are_said(tmp_path: Path) -> None:
+    with pytest.raises(Im2SpError, match="official split files"):
+        read_captions(tmp_path)
+    write_tiny_flickr8k(tmp_path)
+    (tmp_path / "Flickr8k.token.txt").write_text("red_circle.jpg A red circle\n")
+    with pytest.raises(Im2SpError, match="line 1: expected"):
+        read_captions(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("raw", "spoken"),
+    [
+        ('A dog " runs " , and it \'s fast .', "A dog runs, and it's fast."),
+        ("Two men & a dog", "Two men and a dog."),
+        ("Is it a bird ?", "Is it a bird?"),
+        ("  A child .", "A child."),
+    ],
+)
+def test_clean_text(raw: str, spoken: str) -> None:
+    assert clean_text(raw) == spoken
+
+
+def test_speaking_order_is_fixed_and_complete(tmp_path: Path) -> None:
+    write_tiny_flickr8k(tmp_path)
+    captions = read_captions(tmp_path)
+    order = speaking_order(captions, seed=3, shard_size=10)
+    assert order == speaking_order(captions, seed=3, shard_size=10)
+    assert order[0][0] == "dev-0000"
+    assert sorted(c.caption_id for _, shard in order for c in shard) == sorted(c.caption_id for c in captions)
+
+
+def test_shards_come_back(tmp_path: Path) -> None:
+    wave = np.arange(-5, 5, dtype=np.int16)
+    clips = [
+        SpokenCaption(f"a_{k}", "a", "train", "joe", "text", wave[: k + 3], ["x", "y"], np.array([1, k + 2], np.int32))
+        for k in range(3)
+    ]
+    write_shard(tmp_path / "train-0000.parquet", clips)
+    (tmp_path / "train-0001.parquet.part").write_bytes(b"half")
+    found = list(read_shards(tmp_path, "train"))
+    assert [clip.caption_id for clip in found] == ["a_0", "a_1", "a_2"]
+    assert all(np.array_equal(a.waveform, b.waveform) for a, b in zip(found, clips, strict=True))
+    assert list(read_shards(tmp_path, "dev")) == []
+
+
+def test_unit_tables_come_back_and_do_not_mix(tmp_path: Path) -> None:
+    rows = [UnitRow("a", "a_0", np.array([3, 3, 5], np.uint16), "train", "joe", 0.06, "hello")]
+    write_unit_table(tmp_path / "train-0000.parquet", rows, {"speech_encoder": "one"})
+    (found,) = read_unit_tables(tmp_path)
+    assert found.speech_units.tolist() == [3, 3, 5]
+    assert read_unit_tables(tmp_path, "dev") == []
+    write_unit_table(tmp_path / "train-0001.parquet", rows, {"speech_encoder": "two"})
+    with pytest.raises(Im2SpError, match="mixes units"):
+        read_unit_tables(tmp_path)
+
+
+def test_datasets_reads_the_unit_table(tmp_path: Path) -> None:
+    import datasets
+
+    rows = [UnitRow("a", f"a_{k}", np.arange(k + 1, dtype=np.uint16), "train", "joe", 0.1, "hi") for k in range(4)]
+    write_unit_table(tmp_path / "t.parquet", rows, {"speech_encoder": "one"})
+    table = datasets.Dataset.from_parquet(str(tmp_path / "t.parquet"), cache_dir=str(tmp_path / "cache"))
+    assert table[3]["speech_units"] == [0, 1, 2, 3]
+
+
+def test_the_runtime_cuts_units_as_the_training_did(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    phrases = [rng.integers(20, size=5) for _ in range(6)]
+    sentences = [np.concatenate([phrases[i] for i in rng.integers(6, size=4)]) for _ in range(60)]
+    subwords = UnitSubwords.train(sentences, 20, 60)
+    subwords.save(tmp_path / "subwords.json")
+    assert UnitSubwords.load(tmp_path / "subwords.json", 20).table() == subwords.table()
+    vocabulary = Vocabulary(VocabularyConfig(units=20, subwords=subwords.table()))
+    for sentence in sentences:
+        deduplicated = sentence[np.flatnonzero(np.diff(sentence, prepend=-1))]
+        tokens = subwords.encode(deduplicated)
+        assert (tokens[0], tokens[-1]) == (1, 2)
+        assert vocabulary.encode(deduplicated).tolist() == tokens[1:-1]
+        assert vocabulary.decode(np.array(tokens[1:-1])).tolist() == deduplicated.tolist()
+
+
+def test_text_tokenizer_round_trip(tmp_path: Path) -> None:
+    tokenizer = TextTokenizer.train(["A dog's ball .", "a dog runs"] * 4, min_count=4)
+    tokenizer.save(tmp_path / "t.json")
+    tokens = TextTokenizer.load(tmp_path / "t.json").encode("A DOG runs, zebra")
+    assert (tokens[0], tokens[-1]) == (BOS, EOS)
+    assert tokenizer.decode(tokens) == "a dog runs"
+
+
+def test_mfcc_has_a_row_for_every_frame() -> None:
+    wave = np.sin(np.arange(3200) / 7).astype(np.float32)
+    assert mfcc(wave).shape == (10, 39)
+    assert np.isfinite(mfcc(np.zeros(320, np.float32))).all()
+
+
+def test_frame_phones_joins_marks_to_their_phone() -> None:
+    names = frame_phones(["w", "ˈ", "ɔ", "ː", "k"], np.array([320, 160, 320, 160, 320]), 4)  # noqa: RUF001
+    assert names.tolist() == ["w", "ɔ", "ɔ", "k"]
+
+
+def test_unit_quality_of_a_perfect_and_a_useless_set() -> None:
+    phones = np.array(list("aabbcc"), dtype=object)
+    perfect = unit_quality([(np.array([0, 0, 1, 1, 2, 2]), phones)])
+    assert perfect.phone_purity == perfect.cluster_purity == pytest.approx(1)
+    assert perfect.phone_information == pytest.approx(1)
+    assert perfect.rate == pytest.approx(25)
+    useless = unit_quality([(np.zeros(6, int), phones)])
+    assert useless.phone_information == pytest.approx(0, abs=1e-9)
+    assert useless.phone_purity == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize("name", ["recipe.toml", "smoke.toml", "retaught.toml", "gpu.toml", "image-units.toml"])
+def test_recipes_fit_their_stages(name: str) -> None:
+    from im2sp.train.models.image_backbone import BackboneConfig
+    from im2sp.train.models.token_vit import TokenVitConfig
+    from im2sp.train.models.translator import TranslatorConfig
+    from im2sp.train.models.unit_vocoder import VocoderConfig
+    from im2sp.train.models.vit_vqgan import VitVqganConfig
+    from im2sp.train.stages.calibrate import CalibrationOptions
+    from im2sp.train.stages.export import BundleOptions
+    from im2sp.train.stages.hubert import HubertStage
+    from im2sp.train.stages.image_tokenizer import TokenizerPhotos
+    from im2sp.train.stages.pronounce import PronunciationOptions
+    from im2sp.train.stages.revoice import RevoiceOptions
+    from im2sp.train.stages.semantic_units import SemanticUnitsOptions
+    from im2sp.train.stages.tune import TuneTraining
+    from im2sp.train.training.self_critical import SelfCriticalTraining
+    from im2sp.train.training.token_augmentation import TokenAugmentation
+    from im2sp.train.training.token_vit import TokenVitTraining
+    from im2sp.train.training.translator import TranslatorTraining
+    from im2sp.train.training.vit_vqgan import VitVqganTraining
+    from im2sp.train.training.vocoder import VocoderTraining
+    from im2sp.train.unit_pipeline import UnitTraining
+
+    recipe = Recipe.read(RECIPES / name)
+    kinds = {
+        "backbone": BackboneConfig,
+        "hubert": HubertStage,
+        "pretrain": TranslatorTraining,
+        "tune": TuneTraining,
+        "reward": SelfCriticalTraining,
+        "reward_translator": SelfCriticalTraining,
+        "distil": Distillation,
+        "pronunciations": PronunciationOptions,
+        "revoice": RevoiceOptions,
+        "ablation": TranslatorTraining,
+        "translate": TranslatorTraining,
+        "vocoder": VocoderTraining,
+        "vocoder_sizes": VocoderConfig,
+        "image_tokenizer": TokenizerPhotos,
+        "vit_vqgan_sizes": VitVqganConfig,
+        "vit_vqgan": VitVqganTraining,
+        "token_augmentation": TokenAugmentation,
+        "token_vit": TokenVitTraining,
+        "semantic_units": SemanticUnitsOptions,
+        "translate_units": UnitTraining,
+        "confidence": CalibrationOptions,
+        "bundle": BundleOptions,
+    }
+    for section, kind in kinds.items():
+        recipe.section(section, kind)
+    recipe.section("translator", TranslatorConfig, vocabulary_size=9)
+    assert recipe.voice.speaker == "piper-joe"
+    recipe.section("token_vit_sizes", TokenVitConfig, code_width=32)
+    assert set(recipe.sections) <= {*kinds, "translator", "token_vit_sizes", "voice"}
+
+
+def test_unknown_keys_of_a_recipe_are_said(tmp_path: Path) -> None:
+    path = tmp_path / "r.toml"
+    path.write_text('data = "x"\ncolour = 3\n')
+    with pytest.raises(Im2SpError, match="unknown key 'colour'"):
+        Recipe.read(path)
+    path.write_text("[voice]\npitch = 3\n")
+    with pytest.raises(Im2SpError, match=r"section \[voice\]"):
+        _ = Recipe.read(path).voice
+    path.write_text("= 3")
+    with pytest.raises(Im2SpError, match="cannot be read"):
+        Recipe.read(path)
+
+
+@pytest.mark.parametrize("left_out", ["parent", "distil", "pronunciations"])
+def test_finer_units_need_a_parent_and_sentences_in_them(tmp_path: Path, left_out: str) -> None:
+    lines = {"parent": 'parent = "default"', "distil": "[distil]", "pronunciations": "[pronunciations]"}
+    whole = tmp_path / "whole.toml"
+    whole.write_text("\n".join([*lines.values(), "[revoice]"]))
+    assert not Recipe.read(whole).keeps_voice
+    path = tmp_path / "recipe.toml"
+    path.write_text("\n".join([*(line for name, line in lines.items() if name != left_out), "[revoice]"]))
+    with pytest.raises(Im2SpError, match=r"has \[revoice\], by which a parent's units become others: it needs"):
+        Recipe.read(path)

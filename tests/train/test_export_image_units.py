@@ -1,0 +1,120 @@
+"""A bundle with image units, exported from torch modules, in the runtime: the same units, prefix and pictures."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from msgspec.structs import replace
+from torch import Tensor, nn
+
+from im2sp.bundle import write_checksums, write_config
+from im2sp.captioner import Captioner
+from im2sp.image.units import ImageUnits
+from im2sp.onnx import Graphs
+from im2sp.train.models.translator import ImagePrefix, Translator, TranslatorConfig
+from im2sp.train.stages.export import ImageUnitModules, decoder_config, export_decoder, export_image_units
+from tests.tiny_bundle import GRID, IMAGE_TOKENS, PATCH, tiny_config, tiny_image_units
+
+SIZE, LEVELS, WIDTH = 10, 2, 6
+CROP = 2  # cells a side that the decoder sees of the grid
+
+
+class Quantiser(nn.Module):
+    """pixels -> features of patches -> the nearest row of a codebook, and again for what is left."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, WIDTH, PATCH, PATCH)
+        self.codebooks = nn.Parameter(torch.randn(LEVELS, SIZE, WIDTH) / 2)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """pixels [B, 3, H, W] -> units int64 [B, cells * LEVELS]."""
+        rest = self.patches(pixels).flatten(2).transpose(1, 2)
+        units = []
+        for codebook in self.codebooks:
+            distances = (rest[:, :, None] - codebook).square().sum(-1)
+            units.append(distances.argmin(-1))
+            rest = rest - codebook[units[-1]]
+        return torch.stack(units, -1).flatten(1)
+
+    def vectors(self, units: Tensor) -> Tensor:
+        """units [B, cells * LEVELS] -> [B, cells, WIDTH]."""
+        levels = units.unflatten(1, (-1, LEVELS))
+        return torch.stack([self.codebooks[level][levels[..., level]] for level in range(LEVELS)]).sum(0)
+
+
+class Cropped(nn.Module):
+    """units -> features of the upper left cells."""
+
+    def __init__(self, quantiser: Quantiser) -> None:
+        super().__init__()
+        self.quantiser = quantiser
+
+    def forward(self, units: Tensor) -> Tensor:
+        grid = self.quantiser.vectors(units).unflatten(1, (GRID, GRID))
+        return grid[:, :CROP, :CROP].flatten(1, 2)
+
+
+class Painter(nn.Module):
+    """units -> a picture."""
+
+    def __init__(self, quantiser: Quantiser) -> None:
+        super().__init__()
+        self.quantiser = quantiser
+        self.to_pixels = nn.Linear(WIDTH, 3 * PATCH * PATCH)
+
+    def forward(self, units: Tensor) -> Tensor:
+        patches = self.to_pixels(self.quantiser.vectors(units)).sigmoid()
+        cells = patches.reshape(-1, GRID, GRID, 3, PATCH, PATCH)
+        return cells.permute(0, 3, 1, 4, 2, 5).reshape(-1, 3, GRID * PATCH, GRID * PATCH)
+
+
+@pytest.mark.parametrize("reconstructs", [True, False])
+def test_a_bundle_of_modules(tiny_bundle: Path, tmp_path: Path, reconstructs: bool) -> None:
+    torch.manual_seed(0)
+    quantiser = Quantiser().eval()
+    painter = Painter(quantiser).eval()
+    translator = Translator(
+        TranslatorConfig(
+            vocabulary_size=tiny_config().decoder.vocabulary_size, image_width=WIDTH, width=16, layers=2, heads=2
+        )
+    ).eval()
+    modules = ImageUnitModules(
+        image=replace(tiny_config().image, image_tokens=CROP * CROP, grid=(CROP, CROP)),
+        config=replace(tiny_image_units(), codes=LEVELS, codebook_size=SIZE, crop=(CROP, CROP)),
+        tokenizer=quantiser,
+        backbone=Cropped(quantiser).eval(),
+        decoder=painter if reconstructs else None,
+    )
+    folder = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+    (folder / "image_encoder.onnx").unlink()
+    units_config, parameters = export_image_units(modules, translator, folder, "fp32")
+    parameters["decoder"] = export_decoder(translator, CROP * CROP, folder, "fp32")
+    assert all(parameters.values())
+    changes = {"image": modules.image, "image_units": units_config, "decoder": decoder_config(translator.config)}
+    write_config(folder, replace(tiny_config(), **changes, parameters=parameters))
+    write_checksums(folder)
+
+    captioner = Captioner.from_pretrained(folder, threads=1)
+    Graphs(captioner.bundle, threads=1).check()
+    assert captioner.image_tokenizer.reconstructs is reconstructs
+    photos = np.random.default_rng(0).integers(0, 256, (3, 50, 70, 3), dtype=np.uint8)
+    pixels = np.stack([captioner.pixels(photo) for photo in photos])
+    with torch.inference_mode():
+        expected = quantiser(torch.from_numpy(pixels))
+        keys, _ = ImagePrefix(modules.backbone, translator)(expected)
+        pictures = painter(expected)
+    for index, photo in enumerate(photos):
+        units = ImageUnits(captioner.image_units(photo), captioner.image_tokenizer)
+        assert units.units.shape == (IMAGE_TOKENS * LEVELS,)
+        assert units.units.tolist() == expected[index].tolist()
+        np.testing.assert_allclose(captioner.encode(units).keys[:, 0], keys[:, index], atol=1e-5)
+        np.testing.assert_array_equal(captioner.caption(units).waveform, captioner.caption(photo).waveform)
+        if reconstructs:
+            wanted = pictures[index].permute(1, 2, 0).numpy() * 255
+            assert np.abs(captioner.reconstruct(units) - wanted).max() <= 0.51
+    assert len(captioner.encode_pixels(pixels)) == len(photos)

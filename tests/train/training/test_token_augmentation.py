@@ -1,0 +1,178 @@
+"""Token augmentations: what each may change and what it must leave alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from im2sp.errors import Im2SpError
+from im2sp.train.models.semantic_units import SemanticUnits, SemanticUnitsConfig
+from im2sp.train.models.token_vit import StemFromUnits
+from im2sp.train.training.token_augmentation import (
+    SemanticAugmenter,
+    TokenAugmentation,
+    TokenAugmenter,
+    embedding_noise,
+    near_neighbours,
+    nearest_centres,
+    random_crop,
+    replace_by_neighbours,
+    swap_patches,
+)
+
+CODEBOOK = torch.randn(40, 6, generator=torch.Generator().manual_seed(0)) * 3
+NOTHING = TokenAugmentation(replaced=0, swapped=0, noisy=0)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture
+def units() -> torch.Tensor:
+    return torch.randint(40, (64, 81), generator=generator(1))
+
+
+def test_crops_are_pieces_of_the_grid_from_everywhere() -> None:
+    grid = torch.arange(36.0).reshape(1, 1, 6, 6).repeat(200, 2, 1, 1)
+    found = random_crop(grid, 4, generator())
+    assert found.shape == (200, 2, 4, 4)
+    corners = found[:, 0, 0, 0]
+    expected = corners[:, None, None] + 6 * torch.arange(4)[:, None] + torch.arange(4)
+    assert torch.equal(found[:, 0], expected)
+    assert torch.equal(found[:, 0], found[:, 1])
+    assert set(corners.tolist()) == {row * 6 + column for row in range(3) for column in range(3)}
+    with pytest.raises(Im2SpError, match="crop less"):
+        random_crop(grid, 7, generator())
+
+
+def test_noise_has_its_two_parts_and_leaves_the_others_alone() -> None:
+    vectors = torch.randn(400, 5, 8, 8, generator=generator(2))
+    added = embedding_noise(vectors, 0.25, 2.0, 0.5, generator()) - vectors
+    noisy = added.flatten(1).abs().sum(1) > 0
+    assert 0.2 < noisy.float().mean() < 0.3
+    offsets = added[noisy].mean((2, 3))
+    assert 1.8 < offsets.std() < 2.2
+    assert 0.48 < (added[noisy] - offsets[..., None, None]).std() < 0.52
+    assert torch.equal(embedding_noise(vectors, 0.0, 2.0, 0.5, generator()), vectors)
+
+
+def test_neighbours_are_the_nearest_directions() -> None:
+    found = near_neighbours(CODEBOOK, 3)
+    rows = CODEBOOK.double().numpy()
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    distances = ((rows[:, None] - rows) ** 2).sum(-1)
+    np.testing.assert_array_equal(found.numpy(), distances.argsort(1)[:, 1:4])
+    for count in (0, 40):
+        with pytest.raises(Im2SpError, match="ask for fewer"):
+            near_neighbours(CODEBOOK, count)
+
+
+def test_a_share_of_the_units_becomes_a_neighbour(units: torch.Tensor) -> None:
+    neighbours = near_neighbours(CODEBOOK, 3)
+    found = replace_by_neighbours(units, neighbours, 0.3, generator())
+    changed = found != units
+    assert 0.27 < changed.float().mean() < 0.33
+    assert (neighbours[units[changed]] == found[changed][:, None]).any(1).all()
+    assert {0, 1, 2} == set((neighbours[units[changed]] == found[changed][:, None]).int().argmax(1).tolist())
+    assert torch.equal(replace_by_neighbours(units, neighbours, 0.0, generator()), units)
+
+
+@pytest.mark.parametrize(("share", "moved"), [(0.5, 8), (1.0, 16), (0.1, 0), (0.0, 0)])
+def test_patches_change_places_two_by_two(share: float, moved: int) -> None:
+    units = torch.arange(81).reshape(1, 9, 9).repeat(30, 1, 1)
+    found = swap_patches(units, 2, share, generator())
+    assert torch.equal(found.flatten(1).sort(1).values, units.flatten(1))
+    assert torch.equal(found[:, 8], units[:, 8])  # 9 is no multiple of 2
+    assert torch.equal(found[:, :, 8], units[:, :, 8])
+    corners = found[:, :8:2, :8:2]
+    inner = torch.tensor([[0, 1], [9, 10]]).repeat(4, 4)
+    assert torch.equal(found[:, :8, :8], corners.repeat_interleave(2, 1).repeat_interleave(2, 2) + inner)
+    assert ((corners != units[:, :8:2, :8:2]).flatten(1).sum(1) == moved).all()
+    places = {value: place for place, value in enumerate(units[0, :8:2, :8:2].flatten().tolist())}
+    order = torch.tensor([[places[value] for value in photo] for photo in corners.flatten(1).tolist()])
+    assert torch.equal(order.gather(1, order), torch.arange(16).repeat(30, 1))  # a swap undoes itself
+    assert len({tuple(photo) for photo in order.tolist()}) == (1 if moved == 0 else 30)
+
+
+def test_together_they_follow_the_generator_alone(units: torch.Tensor) -> None:
+    augment = TokenAugmenter(CODEBOOK, 9, 6, TokenAugmentation())
+    found = augment(units, generator(3))
+    assert found.shape == (64, 6, 6, 6)
+    assert torch.equal(found, augment(units, generator(3)))
+    assert not torch.equal(found, augment(units, generator(4)))
+
+
+def test_without_any_of_them_it_is_the_stem(units: torch.Tensor) -> None:
+    augment = TokenAugmenter(CODEBOOK, 9, 9, NOTHING)
+    assert torch.equal(augment(units, generator()), StemFromUnits(CODEBOOK, 9, 9)(units))
+
+
+@pytest.mark.parametrize("change", [{"replaced": 1.0}, {"swapped": 1.0}, {"noisy": 1.0}])
+def test_each_of_them_works_by_itself(change: dict[str, float], units: torch.Tensor) -> None:
+    augment = TokenAugmenter(CODEBOOK, 9, 9, replace(NOTHING, **change))
+    assert not torch.equal(augment(units, generator()), StemFromUnits(CODEBOOK, 9, 9)(units))
+
+
+LEVELS, SIZE, CELLS = 3, 8, 16
+
+
+@pytest.fixture(scope="module")
+def quantiser() -> SemanticUnits:
+    made = SemanticUnits(SemanticUnitsConfig(image_width=5, width=4, levels=LEVELS, size=SIZE))
+    made.codebooks.normal_(generator=generator(5))
+    return made
+
+
+@pytest.fixture
+def cell_units() -> torch.Tensor:
+    return torch.randint(SIZE, (32, CELLS * LEVELS), generator=generator(6))
+
+
+def test_nearest_centres_are_of_their_own_codebook(quantiser: SemanticUnits) -> None:
+    found = nearest_centres(quantiser.codebooks, 3)
+    for level, centres in enumerate(quantiser.codebooks.double().numpy()):
+        distances = ((centres[:, None] - centres) ** 2).sum(-1)
+        np.testing.assert_array_equal(found[level].numpy(), distances.argsort(1)[:, 1:4])
+    with pytest.raises(Im2SpError, match="8 centres has no 8 neighbours"):
+        nearest_centres(quantiser.codebooks, SIZE)
+
+
+def test_semantic_units_without_changes_say_what_they_say(quantiser: SemanticUnits, cell_units: torch.Tensor) -> None:
+    augment = SemanticAugmenter(quantiser.codebooks, NOTHING)
+    torch.testing.assert_close(augment(cell_units, generator()), quantiser.features(cell_units))
+
+
+def test_codes_of_semantic_units_become_neighbours_of_the_same_level(
+    quantiser: SemanticUnits, cell_units: torch.Tensor
+) -> None:
+    augment = SemanticAugmenter(quantiser.codebooks, replace(NOTHING, replaced=1.0, neighbours=2))
+    found = augment(cell_units, generator())
+    neighbours = nearest_centres(quantiser.codebooks, 2)
+    one = cell_units.reshape(32, CELLS, LEVELS)[0, 0]
+    possible = [
+        sum(quantiser.codebooks[level, neighbours[level, one[level], choice]] for level, choice in enumerate(choices))
+        for choices in np.ndindex(2, 2, 2)
+    ]
+    assert min(float((found[0, 0] - vector).abs().max()) for vector in possible) < 1e-5
+
+
+def test_whole_cells_of_semantic_units_change_places(quantiser: SemanticUnits, cell_units: torch.Tensor) -> None:
+    augment = SemanticAugmenter(quantiser.codebooks, replace(NOTHING, swapped=1.0, patch=1))
+    found, plain = augment(cell_units, generator()), quantiser.features(cell_units)
+    distances = torch.cdist(found, plain)
+    assert float(distances.min(-1).values.max()) < 1e-3
+    moved = distances.argmin(-1) != torch.arange(CELLS)
+    assert moved.float().mean() > 0.9
+
+
+def test_noise_of_semantic_units_is_that_of_the_first_codebook(
+    quantiser: SemanticUnits, cell_units: torch.Tensor
+) -> None:
+    options = replace(NOTHING, noisy=1.0, channel_noise=0.0, position_noise=0.5)
+    augment = SemanticAugmenter(quantiser.codebooks, options)
+    added = augment(cell_units, generator()) - quantiser.features(cell_units)
+    assert float(added.std()) == pytest.approx(0.5 * float(quantiser.codebooks[0].std()), rel=0.1)
