@@ -81,15 +81,15 @@ def test_the_reference_has_what_people_import(site: Path) -> None:
     reference = (site / "api" / "index.html").read_text(encoding="utf-8")
     for name in (
         "captioner.Captioner", "captioner.Captioner.caption", "captioner.Captioner.stream", "captioner.SpeechCaption",
-        "streaming.SpeechChunk", "translation.decoding.DecodingOptions", "bundle.Bundle", "errors.ImageError",
+        "streaming.SpeechChunk", "decoding.search.DecodingOptions", "bundle.Bundle", "errors.ImageError",
     ):  # fmt: skip
         assert f'id="im2sp.{name}"' in reference, name
 
 
 def test_links_out_of_the_documents_become_words(site: Path) -> None:
-    results = (site / "results" / "index.html").read_text(encoding="utf-8")
-    assert "recipes/flickr8k" in results
-    assert 'href="../recipes' not in results
+    page = (site / "compatibility" / "index.html").read_text(encoding="utf-8")
+    assert "recipes/paper" in page
+    assert 'href="../recipes' not in page
 
 
 def test_figure_shows_a_photo_its_units_and_their_sound(tiny_bundle: Path, tmp_path: Path) -> None:
