@@ -18,9 +18,9 @@ from click.testing import CliRunner
 from PIL import Image
 
 import im2sp
-from im2sp import DecodingOptions, console, progress
+from im2sp import DecodingOptions
 from im2sp.captioner import Captioner
-from im2sp.cli import app
+from im2sp.cli import app, console, progress
 from im2sp.manifest import CAPTIONS, open_journal
 from im2sp.playing import PAUSE, Loudspeaker
 from im2sp.speech.audio import SAMPLE_RATE, read_audio, write_wav

@@ -16,12 +16,11 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from im2sp.bundle import Bundle, find_bundle
-from im2sp.errors import Im2SpError
+from im2sp.errors import Im2SpError, about, unexpected
 from im2sp.manifest import Journal, OutputError, Record
 from im2sp.onnx import GraphError, Graphs, load_runtime_soon
 from im2sp.optimised import OptimisedGraphs
 from im2sp.playing import PlaybackError, play
-from im2sp.sentences import about, unexpected
 
 if TYPE_CHECKING:
     from im2sp.captioner import Captioner, SpeechCaption

@@ -17,10 +17,9 @@ import msgspec
 from msgspec import Meta
 
 from im2sp.checksums import CHECKSUMS, verify_checksums, write_checksums
-from im2sp.errors import BundleError
+from im2sp.errors import BundleError, reason
 from im2sp.external_data import data_file
 from im2sp.schema import NotJsonError, Schema, SchemaError, parse
-from im2sp.sentences import reason
 from im2sp.speech.audio import HOP, SAMPLE_RATE
 
 __all__ = [

@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
-from im2sp.errors import BundleError
+from im2sp.errors import BundleError, reason
 from im2sp.files import replace_whole, sha256_of
-from im2sp.sentences import reason
 
 CHECKSUMS = "SHA256SUMS"
 CHECKSUMS_LIMIT = 2**20  # bytes; thousands of files

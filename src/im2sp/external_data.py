@@ -11,8 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from im2sp.errors import BundleError
-from im2sp.sentences import reason
+from im2sp.errors import BundleError, reason
 
 MOST_NESTED = 64  # graphs within graphs
 MOST_BYTES = 8 * 2**30  # of one file of weights

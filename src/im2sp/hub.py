@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Self
 
 from im2sp.checksums import CHECKSUMS
-from im2sp.errors import BundleError, Im2SpError
-from im2sp.sentences import reason
+from im2sp.errors import BundleError, Im2SpError, reason
 
 FILES = ("config.json", CHECKSUMS, "README.md", "*.onnx", "*.data")  # `.data`: weights outside of their graph
 ELSEWHERE = ("*/*",)  # a bundle has no folders

@@ -13,8 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from im2sp.errors import Im2SpError
-from im2sp.sentences import reason
+from im2sp.errors import Im2SpError, reason
 
 CAPTIONS = "captions.jsonl"
 LOCK = ".im2sp.lock"

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from im2sp.bundle import Bundle, BundleConfig, DecoderConfig
-from im2sp.errors import BundleError, Im2SpError
+from im2sp.errors import BundleError, Im2SpError, reason
 from im2sp.external_data import check_external_data, data_file, graph_bytes
 from im2sp.optimised import WEIGHTS, OptimisedGraphs
-from im2sp.sentences import reason
 
 if TYPE_CHECKING:
     from pathlib import Path

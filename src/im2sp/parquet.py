@@ -10,8 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from im2sp.errors import Im2SpError, TableError
-from im2sp.sentences import reason
+from im2sp.errors import Im2SpError, TableError, reason
 
 _MOST_NAMES, _MOST_STRING = 2**20, 2**28  # of a list and of a string in a footer
 _MOST_FOOTER = 2**26  # bytes; the footer of some hundred thousand row groups

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 import numpy as np
 
 from im2sp.arrays import FloatArray
-from im2sp.errors import Im2SpError
-from im2sp.sentences import reason
+from im2sp.errors import Im2SpError, reason
 from im2sp.speech.audio import SAMPLE_RATE
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ from pathlib import Path
 from PIL import Image
 
 from im2sp.captioner import Captioner
+from im2sp.errors import reason
 from im2sp.files import replace_whole
 from im2sp.image.stored import StoredPhotos
 from im2sp.manifest import OutputError, folded, names_for
-from im2sp.sentences import reason
 
 SUFFIX = ".reconstructed.png"  # so that no photo is overwritten by its own shadow
 

@@ -20,12 +20,11 @@ from im2sp.arrays import IntArray
 from im2sp.batch import Outcome
 from im2sp.bundle import ImageTokenizer
 from im2sp.captioner import Captioner
-from im2sp.errors import BundleError, Im2SpError
+from im2sp.errors import BundleError, Im2SpError, reason, unexpected
 from im2sp.image.finding import Photos
 from im2sp.image.unit_table import check_id, check_installed, write_unit_table
 from im2sp.manifest import OutputError, append_whole, locked, open_to_append
 from im2sp.schema import checked
-from im2sp.sentences import reason, unexpected
 
 WORK = ".part"  # added to the name of the table
 _ROWS, _TABLE = "rows.jsonl", "table.parquet"

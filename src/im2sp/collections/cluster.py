@@ -26,8 +26,7 @@ from im2sp.collections.making import make_shard
 from im2sp.collections.products import Captions, Product, Units
 from im2sp.collections.shards import ShardResult
 from im2sp.collections.slices import Slice, from_json, to_json
-from im2sp.errors import Im2SpError
-from im2sp.sentences import debugging, reason, unexpected
+from im2sp.errors import Im2SpError, debugging, reason, unexpected
 
 _STARTS = 3  # Ray allows itself half a minute, which it exceeds on a machine that is very busy
 OBJECT_STORE = 128  # MB; what goes through it are descriptions of shards, of some ten kilobytes each

@@ -18,9 +18,8 @@ from functools import cache
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
-from im2sp.errors import ImageError
+from im2sp.errors import ImageError, reason
 from im2sp.image.loading import MAX_FILE_BYTES
-from im2sp.sentences import reason
 
 MOST_URL = 8_192  # characters
 SECONDS = 30.0  # for one photo, redirects and all

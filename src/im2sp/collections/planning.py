@@ -15,11 +15,10 @@ from im2sp.collections.ledger import RUN
 from im2sp.collections.photo_tables import PhotoTable, is_unit_table
 from im2sp.collections.shards import UNITS
 from im2sp.collections.slices import PhotoFiles, Slice, TableRows, UnitRows, WholeTar, to_json
-from im2sp.errors import Im2SpError, TableError
+from im2sp.errors import Im2SpError, TableError, reason
 from im2sp.image.finding import IMAGE_SUFFIXES, Photos
 from im2sp.image.unit_table import UnitTable
 from im2sp.image.units import other_tokenizer
-from im2sp.sentences import reason
 
 SHARD = 500  # photos, unless told otherwise
 MOST_SHARD = 100_000

@@ -15,12 +15,11 @@ from im2sp.batch import Speaker, Voice
 from im2sp.captioner import Captioner, SpeechCaption
 from im2sp.collections.photos import Photo
 from im2sp.collections.shards import CAPTIONS, ERRORS, UNITS, WAVS, Shard, ShardResult
-from im2sp.errors import BundleError, Im2SpError
+from im2sp.errors import BundleError, Im2SpError, about, unexpected
 from im2sp.files import replace_whole
 from im2sp.image.unit_table import write_unit_table
 from im2sp.image.units import ImageUnits
 from im2sp.parquet import pyarrow_modules
-from im2sp.sentences import about, unexpected
 from im2sp.speech.audio import encode_wav
 
 TABLES = "tables of captions"

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from im2sp.collections.photos import NamedBytes, Photo, photo_of
-from im2sp.errors import ImageError
+from im2sp.errors import ImageError, reason
 from im2sp.image.finding import IMAGE_SUFFIXES
 from im2sp.image.loading import MAX_FILE_BYTES
-from im2sp.sentences import reason
 
 SUFFIX = ".tar"
 

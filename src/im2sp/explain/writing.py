@@ -8,14 +8,13 @@ from pathlib import Path
 
 from im2sp.captioner import Captioner
 from im2sp.decoding.search import DecodingOptions
-from im2sp.errors import ImageError
+from im2sp.errors import ImageError, reason
 from im2sp.explain.drawing import draw_sheet
 from im2sp.explain.explanation import Explanation, explain
 from im2sp.explain.page import draw_page
 from im2sp.explain.words import WordListener
 from im2sp.files import replace_whole
 from im2sp.manifest import OutputError, folded, names_for
-from im2sp.sentences import reason
 
 SUFFIX = ".explained.html"  # of its own, so that OUT may be the folder of the photos: photo.png stays what it is
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from im2sp.sentences import reason
+from im2sp.errors import reason
 
 # What counts as a photo inside a folder; a file that is named on its own is always tried.
 _JPEG = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo")

@@ -22,8 +22,7 @@ from PIL import TiffImagePlugin as _tiff  # noqa: F401
 from PIL import WebPImagePlugin as _webp  # noqa: F401
 
 from im2sp.arrays import FloatArray
-from im2sp.errors import ImageError
-from im2sp.sentences import reason
+from im2sp.errors import ImageError, reason
 
 Image.preinit()  # registers BMP and PNG; the rest of Pillow's formats stay unknown to this process unless asked for
 

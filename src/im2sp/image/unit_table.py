@@ -19,12 +19,11 @@ import numpy as np
 
 from im2sp.arrays import IntArray
 from im2sp.bundle import ImageTokenizer
-from im2sp.errors import ImageError, TableError
+from im2sp.errors import ImageError, TableError, reason
 from im2sp.files import replace_whole
 from im2sp.image.units import ImageUnits
 from im2sp.parquet import opened_parquet, pyarrow_modules
 from im2sp.schema import parse
-from im2sp.sentences import reason
 
 METADATA_KEY = b"im2sp"
 TABLE_VERSION = 1

@@ -12,7 +12,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
-from im2sp.sentences import unexpected
+from im2sp.errors import unexpected
 from im2sp.server.admission import RateLimit, client_of
 from im2sp.server.refusals import Refusal
 from im2sp.server.settings import Settings, is_known_host

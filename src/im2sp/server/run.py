@@ -11,8 +11,7 @@ import numpy as np
 import uvicorn
 
 from im2sp.captioner import Captioner
-from im2sp.errors import Im2SpError
-from im2sp.sentences import reason
+from im2sp.errors import Im2SpError, reason
 from im2sp.server.app import create_app
 from im2sp.server.protocols import ServiceConfig
 from im2sp.server.settings import Settings

@@ -7,8 +7,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from im2sp.errors import Im2SpError
-from im2sp.sentences import reason
+from im2sp.errors import Im2SpError, reason
 
 TOKEN_VARIABLE = "IM2SP_TOKEN"
 SHORTEST_TOKEN = 16  # characters; shorter ones can be guessed

@@ -14,9 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from im2sp.arrays import FloatArray
-from im2sp.errors import AudioError
+from im2sp.errors import AudioError, reason
 from im2sp.files import replace_whole
-from im2sp.sentences import reason
 
 if TYPE_CHECKING:
     from soundfile import SoundFile

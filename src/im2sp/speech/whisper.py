@@ -8,8 +8,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from im2sp.errors import Im2SpError
-from im2sp.extras import needs
+from im2sp.errors import Im2SpError, require_extra
 from im2sp.files import replace_whole
 
 if TYPE_CHECKING:
@@ -41,7 +40,7 @@ def load_whisper(
 
     Raises Im2SpError when it cannot be loaded, or faster-whisper is missing, which `extra` brings.
     """
-    with needs(extra):
+    with require_extra(extra):
         from faster_whisper import WhisperModel
     try:
         return WhisperModel(
@@ -57,7 +56,7 @@ def load_whisper(
 
 
 def _package_folder(module: str, extra: str) -> Path:
-    with needs(extra):
+    with require_extra(extra):
         found = importlib.import_module(module)
     return Path(str(found.__file__)).parent
 

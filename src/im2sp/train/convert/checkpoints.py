@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from im2sp.sentences import reason
+from im2sp.errors import reason
 from im2sp.train.convert.constructors import CONSTRUCTORS, STORAGE_DTYPES
 from im2sp.train.convert.pickles import Global, load_pickle
 from im2sp.train.convert.streams import CheckpointError, Limits, Stream

@@ -8,8 +8,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from im2sp.errors import Im2SpError
-from im2sp.sentences import reason
+from im2sp.errors import Im2SpError, reason
 
 M = TypeVar("M")
 

@@ -8,7 +8,7 @@ from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from im2sp.sentences import reason
+from im2sp.errors import reason
 from im2sp.train.convert.streams import CheckpointError
 
 CONFIG_BYTES = 2**20

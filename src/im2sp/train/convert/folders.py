@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from im2sp.errors import Im2SpError
-from im2sp.sentences import reason
+from im2sp.errors import Im2SpError, reason
 
 
 @contextmanager

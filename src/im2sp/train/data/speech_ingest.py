@@ -20,10 +20,9 @@ from typing import IO, Any, Protocol
 
 import pyarrow.parquet as pq
 
-from im2sp.errors import AudioError, Im2SpError
+from im2sp.errors import AudioError, Im2SpError, reason
 from im2sp.files import replace_whole
 from im2sp.manifest import locked
-from im2sp.sentences import reason
 from im2sp.speech.audio import MAX_SECONDS, SAMPLE_RATE, read_audio
 from im2sp.train.data.corpora.items import Corpus, CorpusItem, Problem, Report, consistent, ignore
 from im2sp.train.data.speech_shards import SpokenCaption, write_shard

@@ -16,8 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from im2sp.arrays import FloatArray
-from im2sp.errors import Im2SpError
-from im2sp.extras import needs
+from im2sp.errors import Im2SpError, require_extra
 from im2sp.files import sha256_of
 from im2sp.speech.audio import mono_float32
 from im2sp.speech.whisper import WEIGHTS, find_weights, load_whisper
@@ -118,7 +117,7 @@ class Recogniser(SpeechRecogniser):
         Raises Im2SpError when the weights or faster-whisper are missing.
         """
         folder = find_weights(weights)
-        with needs("train"):
+        with require_extra("train"):
             import faster_whisper
         beam = beam or DEFAULT_BEAM.get(str(weights), 5)
         self.info = RecogniserInfo(

@@ -9,8 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from im2sp.arrays import FloatArray
-from im2sp.errors import Im2SpError
-from im2sp.extras import needs
+from im2sp.errors import Im2SpError, require_extra
 from im2sp.train.evaluate.caption_metrics import cider_of_each
 from im2sp.train.evaluate.words import normalise_words
 
@@ -47,7 +46,7 @@ class CaptionStatistics:
         """
         if lonely := sorted(set(captions) - set(references)):
             raise Im2SpError(f"photo {lonely[0]} has no references")
-        with needs("train"):
+        with require_extra("train"):
             from pycocoevalcap.bleu.bleu_scorer import BleuScorer
         images, scorer = sorted(captions), BleuScorer(n=ORDERS)
         for image in images:

@@ -15,8 +15,7 @@ import numpy.typing as npt
 from im2sp.arrays import FloatArray
 from im2sp.bundle import FamiliarConfig, Signal
 from im2sp.confidence import Familiar
-from im2sp.errors import Im2SpError
-from im2sp.extras import needs
+from im2sp.errors import Im2SpError, require_extra
 from im2sp.train.evaluate.words import normalise_words
 
 Doubles = npt.NDArray[np.float64]
@@ -122,7 +121,7 @@ def fit_regression(signals: Doubles, right: Flags) -> tuple[dict[Signal, float],
 
     Raises Im2SpError unless some are right and some are not.
     """
-    with needs("train"):
+    with require_extra("train"):
         from sklearn.linear_model import LogisticRegression
         from sklearn.preprocessing import StandardScaler
     if right.all() or not right.any():
@@ -195,7 +194,7 @@ def risk_coverage(confidences: Doubles, right: Flags, points: int = 50) -> list[
 
 def measure(confidences: Doubles, right: Flags, seed: int = 0) -> dict[str, Any]:
     """All of it for one set of captions, for a report."""
-    with needs("train"):
+    with require_extra("train"):
         from sklearn.metrics import roc_auc_score
     bins = reliability(confidences, right)
     return {

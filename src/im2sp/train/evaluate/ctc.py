@@ -10,10 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from im2sp.arrays import FloatArray
-from im2sp.errors import Im2SpError
-from im2sp.extras import needs
+from im2sp.errors import Im2SpError, reason, require_extra
 from im2sp.files import sha256_of
-from im2sp.sentences import reason
 from im2sp.speech.audio import SAMPLE_RATE, mono_float32
 from im2sp.train.convert.checkpoints import read_checkpoint
 from im2sp.train.convert.state_dicts import state_dict_of
@@ -33,7 +31,7 @@ class CtcRecogniser(SpeechRecogniser):
         `threads`: CPU threads of torch, for the whole process.
         Raises Im2SpError: something is missing, does not belong together, or wants another rate than 16 kHz.
         """
-        with needs("train"):
+        with require_extra("train"):
             import torch
             import transformers
         weights = weights_file(folder)

@@ -6,8 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from im2sp.errors import Im2SpError
-from im2sp.extras import needs
+from im2sp.errors import Im2SpError, require_extra
 from im2sp.train.evaluate.asr import DEFAULT_BEAM, Recogniser, SpeechRecogniser
 
 _MAX_CONFIG_BYTES = 2**20
@@ -43,7 +42,7 @@ def open_recogniser(name: str, threads: int = 1) -> SpeechRecogniser:
 
 def _cached(name: str) -> Path:
     """The hub's local copy of a model."""
-    with needs("train"):
+    with require_extra("train"):
         from faster_whisper.utils import available_models, download_model
         from huggingface_hub import snapshot_download
     try:

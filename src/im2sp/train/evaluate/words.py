@@ -9,8 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from im2sp.errors import Im2SpError
-from im2sp.extras import needs
+from im2sp.errors import Im2SpError, require_extra
 
 _NUMBERS = (
     "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
@@ -44,7 +43,7 @@ def differences(reference: str, hypothesis: str) -> list[tuple[slice, slice]]:
 
     By the alignment that the word error rate counts. Raises Im2SpError when jiwer is missing.
     """
-    with needs("train"):
+    with require_extra("train"):
         import jiwer
     spoken, heard = normalise_words(reference), normalise_words(hypothesis)
     if not spoken or not heard:  # jiwer refuses empty references
@@ -77,7 +76,7 @@ def word_error_rate(
     The interval is the percentile bootstrap over sentences: `resamples` draws with replacement, seeded.
     Raises Im2SpError when the two differ in length, the references hold no words, or jiwer is missing.
     """
-    with needs("train"):
+    with require_extra("train"):
         import jiwer
     if len(references) != len(hypotheses):
         raise Im2SpError(f"{len(references)} references but {len(hypotheses)} hypotheses: give one to each")

@@ -6,9 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from im2sp.errors import Im2SpError
-from im2sp.extras import needs
-from im2sp.sentences import reason
+from im2sp.errors import Im2SpError, reason, require_extra
 from im2sp.train.data.corpora.items import Problem, Report
 
 MAX_LINE_BYTES = 64 * 2**10
@@ -58,7 +56,7 @@ def json_entries(path: Path, array: str) -> Iterator[tuple[int, Any]]:
         Im2SpError: the file is missing, is no UTF-8 JSON, ends early, lacks the array, or has an entry or value
             that is too large (MAX_ENTRY_EVENTS, MAX_VALUE_BYTES).
     """
-    with needs("train"):
+    with require_extra("train"):
         import ijson
     try:
         with path.open("rb") as file:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import functools
 import gc
 import io
 import os
 import sys
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, ParamSpec
+from typing import TYPE_CHECKING
 
 import click
 
-from im2sp.cli_options import (
+from im2sp.cli.group import INTERRUPTED, TRAIN_COMMANDS, Group, fail
+from im2sp.cli.options import (
     ANY_PATH,
     Collection,
     Wishes,
@@ -30,7 +29,6 @@ from im2sp.cli_options import (
     threads_option,
 )
 from im2sp.errors import Im2SpError
-from im2sp.sentences import debugging, reason, unexpected
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -45,9 +43,6 @@ if TYPE_CHECKING:
 
 # Numpy, onnxruntime and the rest are imported inside the commands, so that `im2sp --help` answers at once. A photo
 # waits for all that is imported here: click takes a tenth of the time of typer, which loads pydantic to read a command.
-
-P = ParamSpec("P")
-STOPPED = 130  # exit code after Ctrl-C, as shells have it
 
 
 def main() -> None:
@@ -64,29 +59,6 @@ def main() -> None:
         gc.freeze()  # or the interpreter would look through all objects once more, only to end
 
 
-def in_sentences(command: Callable[P, None]) -> Callable[P, None]:
-    """Turn whatever a command raises into one sentence on stderr and an exit code."""
-
-    @functools.wraps(command)
-    def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
-        if not sys.warnoptions and not debugging():
-            warnings.simplefilter("ignore")  # of libraries about odd files, which say nothing to the one who captions
-        try:
-            command(*args, **kwargs)
-        except (click.exceptions.Exit, click.Abort, click.ClickException, BrokenPipeError):  # click's own business
-            raise
-        except KeyboardInterrupt:
-            _fail("stopped", STOPPED)
-        except Im2SpError as error:
-            _fail(str(error))
-        except OSError as error:
-            _fail(f"{error.filename}: {reason(error)}" if error.filename else reason(error))
-        except Exception as error:
-            _fail(unexpected(error))
-
-    return wrapped
-
-
 def _show_version(context: click.Context, option: click.Parameter, wanted: bool) -> None:
     if wanted and not context.resilient_parsing:
         import im2sp
@@ -95,7 +67,7 @@ def _show_version(context: click.Context, option: click.Parameter, wanted: bool)
         raise click.exceptions.Exit
 
 
-@click.group(no_args_is_help=True)
+@click.group(cls=Group, lazy=TRAIN_COMMANDS, no_args_is_help=True)
 @click.option(
     "--version",
     is_flag=True,
@@ -112,7 +84,6 @@ def app() -> None:
 @photos_argument()
 @speaking_options
 @collection_options
-@in_sentences
 def caption(wishes: Wishes, photos: tuple[Path, ...], workers: int, collection: Collection) -> None:
     """Speak about photos: OUT/<name>.wav for each, and a line in OUT/captions.jsonl; with --play, aloud.
 
@@ -134,7 +105,6 @@ def caption(wishes: Wishes, photos: tuple[Path, ...], workers: int, collection: 
 @app.command(short_help="Speak about each new photo in a folder.")
 @click.argument("folder", type=ANY_PATH)
 @speaking_options
-@in_sentences
 def watch(wishes: Wishes, folder: Path) -> None:
     """Speak about each new photo in a folder as it appears, aloud or into OUT, until Ctrl-C.
 
@@ -143,7 +113,7 @@ def watch(wishes: Wishes, folder: Path) -> None:
     voice = _voice(wishes)
     from im2sp.batch import speak_in_turn
     from im2sp.bundle import find_bundle
-    from im2sp.console import result_line
+    from im2sp.cli.console import result_line
     from im2sp.watching import Watch
 
     voice = replace(voice, model=str(find_bundle(voice.model)))  # a misspelt name must leave no empty folder behind
@@ -166,7 +136,6 @@ def watch(wishes: Wishes, folder: Path) -> None:
 @model_option
 @threads_option
 @collection_options
-@in_sentences
 def tokenize(
     photos: tuple[Path, ...], out: Path, model: str, threads: int, workers: int, collection: Collection
 ) -> None:
@@ -183,7 +152,7 @@ def tokenize(
     if workers > 1:
         raise click.BadParameter("several processes tokenize with --ray only; give both", param_hint="--workers")
     from im2sp.captioner import Captioner
-    from im2sp.console import tally
+    from im2sp.cli.console import tally
     from im2sp.image.finding import Photos
     from im2sp.image.stored import SUFFIX
     from im2sp.tokenizing import tokenize_photos
@@ -203,9 +172,9 @@ def tokenize(
                 for outcome in outcomes:
                     counts.add(outcome)
         except KeyboardInterrupt:
-            _fail(f"stopped: {counts}; run the same command again to go on", STOPPED)
+            fail(f"stopped: {counts}; run the same command again to go on", INTERRUPTED)
         except Im2SpError as error:
-            _fail(f"{error} ({counts})" if counts.done else str(error))
+            fail(f"{error} ({counts})" if counts.done else str(error))
     if counts.done or counts.skipped:
         click.echo(f"{out}: {counts}, {captioner.image_tokenizer.bits:,} bits each")
     if counts.failed or survey.problems:
@@ -217,7 +186,6 @@ def tokenize(
 @out_option("Folder for the pictures.")
 @model_option
 @threads_option
-@in_sentences
 def reconstruct(tables: tuple[Path, ...], out: Path, model: str, threads: int) -> None:
     """Show what image units still hold of the photos: OUT/<name>.reconstructed.png for each.
 
@@ -249,7 +217,6 @@ def reconstruct(tables: tuple[Path, ...], out: Path, model: str, threads: int) -
     default=None,
     help="Also show the words that a speech recogniser hears (extra `words`). By default where it is installed.",
 )
-@in_sentences
 def explain(
     photos: tuple[Path, ...], out: Path, model: str, beam: int | None, threads: int, words: bool | None
 ) -> None:
@@ -284,7 +251,6 @@ def explain(
 @out_option("The wav to write.")
 @model_option
 @threads_option
-@in_sentences
 def speak(units: tuple[str, ...], out: Path, model: str, threads: int) -> None:
     """Speak units: a waveform from their numbers, with predicted durations.
 
@@ -306,7 +272,6 @@ def speak(units: tuple[str, ...], out: Path, model: str, threads: int) -> None:
 @json_option
 @model_option
 @threads_option
-@in_sentences
 def units(speech: Path, keep_repeats: bool, as_json: bool, model: str, threads: int) -> None:
     """Print the units of a recording, repeats removed.
 
@@ -330,11 +295,10 @@ def units(speech: Path, keep_repeats: bool, as_json: bool, model: str, threads: 
 @app.command(short_help="Tell what a bundle is.")
 @model_option
 @json_option
-@in_sentences
 def info(model: str, as_json: bool) -> None:
     """Tell what a bundle is: sizes, checksums (verified), training data, measured quality."""
     from im2sp.bundle import Bundle, find_bundle
-    from im2sp.console import bundle_json, show_bundle
+    from im2sp.cli.console import bundle_json, show_bundle
 
     description = Bundle.load(find_bundle(model)).describe()
     if as_json:
@@ -373,7 +337,6 @@ def info(model: str, as_json: bool) -> None:
 )
 @model_option
 @threads_option
-@in_sentences
 def serve(
     host: str,
     port: int,
@@ -437,7 +400,7 @@ def _voice(wishes: Wishes) -> Voice:
 def _speak_all(sources: Sequence[Path], out: Path | None, aloud: bool, voice: Voice, workers: int) -> None:
     """Run a batch and tell about it. Ends in exit code 1 when anything could not be spoken."""
     from im2sp.bundle import find_bundle
-    from im2sp.console import result_line, tally
+    from im2sp.cli.console import result_line, tally
 
     photos = _photos(sources, voice.model)
     survey = photos.survey()
@@ -457,11 +420,11 @@ def _speak_all(sources: Sequence[Path], out: Path | None, aloud: bool, voice: Vo
                         click.echo(result_line(outcome.record, out))
         except KeyboardInterrupt:
             if journal is None or sink is not None:
-                _fail(f"stopped: {counts}", STOPPED)
+                fail(f"stopped: {counts}", INTERRUPTED)
             counts.done = journal.added  # with those that were finished while stopping
-            _fail(f"stopped: {counts}; run the same command again to go on", STOPPED)
+            fail(f"stopped: {counts}; run the same command again to go on", INTERRUPTED)
         except Im2SpError as error:
-            _fail(f"{error} ({counts})" if counts.done else str(error))
+            fail(f"{error} ({counts})" if counts.done else str(error))
     if not single or counts.skipped:
         click.echo(f"{out}: {counts}" if out else str(counts))
     if counts.failed > 1 or (counts.failed and not single):
@@ -515,8 +478,8 @@ def _collect(
 ) -> None:
     """Make a collection on Ray and tell about it. Ends in exit code 1 when anything could not be read."""
     from im2sp.bundle import Bundle, find_bundle
+    from im2sp.cli.console import tally
     from im2sp.collections.planning import SHARD, Reading, plan_shards
-    from im2sp.console import tally
 
     bundle = Bundle.load(find_bundle(voice.model))
     voice = replace(voice, model=str(bundle.folder.absolute()))  # one folder for all workers
@@ -535,9 +498,9 @@ def _collect(
                 for result in results:
                     counts.add_shard(result)
         except KeyboardInterrupt:
-            _fail(f"stopped: {counts}; run the same command again to go on", STOPPED)
+            fail(f"stopped: {counts}; run the same command again to go on", INTERRUPTED)
         except Im2SpError as error:
-            _fail(f"{error} ({counts})" if counts.done else str(error))
+            fail(f"{error} ({counts})" if counts.done else str(error))
     click.echo(f"{out}: {counts}")
     if counts.failed:
         where = out / f"{'captions' if captions else 'errors'}-*.parquet"
@@ -570,12 +533,3 @@ def _units_text(words: Sequence[str]) -> str:
     except UnicodeDecodeError as error:
         raise Im2SpError(f"{'standard input' if text == '-' else text[1:]}: is not a text of units") from error
     return text
-
-
-def _fail(sentence: str, code: int = 1) -> NoReturn:
-    click.echo(sentence, err=True)
-    raise click.exceptions.Exit(code)
-
-
-if __name__ == "__main__":
-    main()

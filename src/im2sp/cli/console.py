@@ -82,7 +82,7 @@ def tally(total: int | None, doing: str = "speaking", done: str = "spoken") -> I
     if (total is not None and total < 2) or not _on_terminal():
         yield Tally(None, total, doing, done)
         return
-    from im2sp.progress import progress_bar
+    from im2sp.cli.progress import progress_bar
 
     with progress_bar() as progress:
         yield Tally(progress, total, doing, done)
