@@ -16,6 +16,21 @@ _NUMBERS = (
     "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty",
 )  # fmt: skip
 _DIGITS = {str(number): word for number, word in enumerate(_NUMBERS)}
+_ENGLISH = """
+a about above across after against all along also an and another any are around as at away be been before behind
+being below beneath beside between both but by can do does doing down during each for from get getting has have
+having he her hers him his how i in inside into is it its just like near next no not of off on one onto or other
+out outside over own past several she so some something someone than that the their them then there these they
+this those through to together toward towards two three four under up upon very was we were what when where which
+while who whose with within without you your
+"""
+FUNCTION_WORDS = frozenset(_ENGLISH.split())  # say nothing about what a photo shows
+_IRREGULAR = {
+    "men": "man", "women": "woman", "children": "child", "people": "person", "mice": "mouse", "geese": "goose",
+    "feet": "foot", "teeth": "tooth", "knives": "knife", "calves": "calf", "wolves": "wolf", "leaves": "leaf",
+    "loaves": "loaf", "shelves": "shelf", "halves": "half", "scarves": "scarf", "buses": "bus", "shoes": "shoe",
+    "canoes": "canoe", "toes": "toe", "policemen": "policeman", "firemen": "fireman", "snowmen": "snowman",
+}  # fmt: skip
 _T_SHIRT = re.compile(r"\b(?:t|tee)[- ]?shirt(s?)\b")
 
 
@@ -36,6 +51,17 @@ def normalise_words(text: str) -> str:
     text = re.sub("['\u2018\u2019\u02bc`]", "", text)
     text = re.sub(r"[\W_]+", " ", text)
     return " ".join(_DIGITS.get(word, word) for word in text.split())
+
+
+def singular(word: str) -> str:
+    """Reduce an English plural to the same form as its singular; other words stay as they are."""
+    if word in _IRREGULAR:
+        return _IRREGULAR[word]
+    if word.endswith("ies") and len(word) > 4:
+        return word[:-3] + "y"
+    if word.endswith(("sses", "shes", "ches", "xes", "zzes", "oes")):
+        return word[:-2]
+    return word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is")) else word
 
 
 def differences(reference: str, hypothesis: str) -> list[tuple[slice, slice]]:

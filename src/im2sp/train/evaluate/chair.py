@@ -1,0 +1,115 @@
+"""Captions and the true objects of their photos in; hit rate, CHAIR and recall of objects out.
+
+CHAIR (Rohrbach et al. 2018, "Object Hallucination in Image Captioning") counts the objects that a caption names and
+that are not in the photo. Objects and their synonyms are those of COCO.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from im2sp.errors import Im2SpError
+from im2sp.train.evaluate.words import FUNCTION_WORDS, normalise_words, singular
+
+Phrase = tuple[str, ...]
+Synonyms = Mapping[Phrase, str]  # words in the singular -> object; "" where the phrase names none
+
+_NO_OBJECT = ("train track", "train station", "toilet paper", "table tennis", "bow and arrow")
+_ANIMALS = ("bird", "cat", "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe")
+_VEHICLES = ("airplane", "boat", "bus", "car", "train")
+_ONE_OBJECT = (("baby", _ANIMALS), ("adult", _ANIMALS), ("passenger", _VEHICLES))  # "a baby elephant" is no person
+_COLOURS = ("black", "white", "red", "blue", "green", "yellow", "brown", "pink", "purple", "grey", "gray", "orange")
+
+
+@dataclass(frozen=True)
+class ChairScores:
+    """How well captions name the objects of their photos, in per cent."""
+
+    hit: float  # captions that name an object of their photo
+    chair_i: float  # named objects that are not in the photo
+    chair_s: float  # captions that name an object that is not in the photo
+    recall: float  # objects of the photos that are named
+    captions: int  # about photos with known objects
+
+
+def read_synonyms(path: Path) -> Synonyms:
+    """Read a line for each object: its name, then its synonyms, separated by commas.
+
+    Raises Im2SpError when the file cannot be read or names no object.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise Im2SpError(f"the synonyms of objects {path} cannot be read: {error}") from error
+    synonyms: dict[Phrase, str] = {}
+    for line in lines:
+        names = [name.strip() for name in line.split(",") if name.strip()]
+        synonyms |= {_phrase(name): names[0] for name in names}
+    if not synonyms:
+        raise Im2SpError(f"{path} names no object: give a line for each object, its synonyms separated by commas")
+    for first, kinds in _ONE_OBJECT:
+        synonyms |= {(first, *phrase): name for phrase, name in synonyms.items() if name in kinds}
+    if "toilet" in synonyms.values():
+        synonyms[_phrase("toilet seat")] = "toilet"
+    return synonyms | {_phrase(name): "" for name in _NO_OBJECT}
+
+
+def named_objects(caption: str, synonyms: Synonyms) -> list[str]:
+    """List the objects that a caption names, one entry a mention, the longest phrase first."""
+    written = normalise_words(caption).split()
+    words = [singular(word) for word in written]
+    longest = max(map(len, synonyms), default=0)
+    found, start = [], 0
+    while start < len(words):
+        lengths = range(min(longest, len(words) - start), 0, -1)
+        length = next((n for n in lengths if tuple(words[start : start + n]) in synonyms), 0)
+        name = synonyms[tuple(words[start : start + length])] if length else ""
+        if name and not (written[start] == "orange" and _is_colour(words[start + 1 :])):
+            found.append(name)
+        start += length or 1
+    return found
+
+
+def chair(captions: Mapping[str, str], objects: Mapping[str, Sequence[str]], synonyms: Synonyms) -> ChairScores:
+    """Score captions (photo -> sentence) against the objects of their photos (photo -> names).
+
+    Photos whose objects are not known are left out. Raises Im2SpError when that leaves none.
+    """
+    true = {photo: set(objects[photo]) for photo in captions if objects.get(photo)}
+    if not true:
+        raise Im2SpError("the objects of none of the photos are known: give objects of the same photos")
+    counts: Counter[str] = Counter()
+    for photo, present in true.items():
+        named = named_objects(captions[photo], synonyms)
+        absent = [name for name in named if name not in present]
+        counts.update(
+            hit=len(absent) < len(named),
+            mentions=len(named),
+            absent=len(absent),
+            hallucinating=bool(absent),
+            present=len(present),
+            recalled=len(present.intersection(named)),
+        )
+    return ChairScores(
+        hit=100 * counts["hit"] / len(true),
+        chair_i=100 * counts["absent"] / max(1, counts["mentions"]),
+        chair_s=100 * counts["hallucinating"] / len(true),
+        recall=100 * counts["recalled"] / counts["present"],
+        captions=len(true),
+    )
+
+
+def _phrase(name: str) -> Phrase:
+    return tuple(singular(word) for word in normalise_words(name).split())
+
+
+def _is_colour(following: list[str]) -> bool:
+    """Whether "orange" before these words is a colour: a noun follows, or "and" with another colour."""
+    if not following:
+        return False
+    if following[0] == "and":
+        return len(following) > 1 and following[1] in _COLOURS
+    return following[0] not in FUNCTION_WORDS
