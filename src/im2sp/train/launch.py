@@ -13,3 +13,8 @@ def process_count() -> int:
 def process_number() -> int:
     """Number of this process, from 0."""
     return int(os.environ.get("RANK", "0"))
+
+
+def is_main_process() -> bool:
+    """Whether this process writes what the processes of a run make together."""
+    return process_number() == 0

@@ -1,0 +1,1 @@
+"""Tasks of the trainer: one short file for each training."""
