@@ -70,8 +70,8 @@ class MicroBatch:
         """
         if size < self.count:
             raise Im2SpError(
-                f"a batch of {size} cannot be cut into {self.count} micro-batches (processes times `grad_accum_steps`): use "
-                "fewer processes, a smaller `grad_accum_steps` or a larger batch"
+                f"a batch of {size} cannot be cut into {self.count} micro-batches (processes times "
+                "`grad_accum_steps`): make one of the three fit"
             )
         return slice(self.index * size // self.count, (self.index + 1) * size // self.count)
 
