@@ -25,18 +25,18 @@ import onnxruntime
 
 from im2sp import Captioner
 from im2sp.arrays import FloatArray
-from im2sp.image.loading import ImageSource, load_image, to_pixels
-from im2sp.train.data.speech_shards import as_floats
-from im2sp.train.data.text_tokenizer import BOS, EOS, PAD, TextTokenizer
-from im2sp.train.data.voice import PiperSpeaker
-from im2sp.train.models.image_backbone import BackboneConfig, ImageBackbone
-from im2sp.train.models.translator import Translator
-from im2sp.train.recipe import Recipe
-from im2sp.train.stages.export import decoder_config, export_decoder, export_image_encoder
-from im2sp.speech.audio import SAMPLE_RATE, write_wav
 from im2sp.decoding.decoder import DecoderStep, Prefix
 from im2sp.decoding.search import DecodingOptions, decode
 from im2sp.decoding.vocabulary import SpecialTokens
+from im2sp.image.loading import ImageSource, load_image, to_pixels
+from im2sp.speech.audio import SAMPLE_RATE, write_wav
+from im2sp.train.data.speech_shards import as_floats
+from im2sp.train.data.text_tokenizer import BOS, EOS, PAD, TextTokenizer
+from im2sp.train.data.voice import PiperSpeaker
+from im2sp.train.export import decoder_config, export_decoder, export_image_encoder
+from im2sp.train.models.image_backbone import BackboneConfig, ImageBackbone
+from im2sp.train.models.translator import Translator
+from im2sp.train.recipe import Recipe
 
 Speak = Callable[[ImageSource], FloatArray]  # photo -> waveform float32 [samples], 16 kHz
 

@@ -23,6 +23,7 @@ from im2sp.train.data.pronunciations import Pronunciations
 from im2sp.train.data.speech_shards import as_floats, read_shards
 from im2sp.train.data.unit_subwords import UnitSubwords
 from im2sp.train.data.unit_table import read_unit_tables
+from im2sp.train.export import SPEECH_GRAPHS
 from im2sp.train.models.speech_encoder import SpeechEncoder, whole_frames
 from im2sp.train.models.translator import DecoderStep, Translator
 from im2sp.train.models.unit_vocoder import (
@@ -35,7 +36,6 @@ from im2sp.train.models.unit_vocoder import (
 )
 from im2sp.train.recipe import SEMANTIC, Recipe
 from im2sp.train.stages.adopt import adopt
-from im2sp.train.stages.export import SPEECH_GRAPHS
 from im2sp.train.stages.pronounce import TABLE
 from im2sp.train.stages.revoice import with_units
 from tests.train.tiny_run import SPEECH_UNITS, write_tiny_run

@@ -22,9 +22,9 @@ from im2sp.train.data import off_domain
 from im2sp.train.evaluate.photo_sets import PhotoSet
 from im2sp.train.evaluate.recognisers import open_recogniser
 from im2sp.train.evaluate.report import EvaluationOptions, fingerprint, speak_and_hear
+from im2sp.train.export import set_quality
 from im2sp.train.recipe import Recipe
 from im2sp.train.stages.calibrate import REPORT, CalibrationOptions, calibrate
-from im2sp.train.stages.export import set_quality
 from im2sp.train.stages.unsure_sentence import Take
 from tests.tiny_bundle import tiny_config, write_tiny_bundle
 from tests.train.evaluate.tiny_ctc import write_tiny_ctc

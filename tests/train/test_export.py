@@ -17,13 +17,13 @@ from im2sp.decoding.decoder import DecoderStep, Prefix
 from im2sp.errors import BundleError
 from im2sp.external_data import check_external_data, data_file
 from im2sp.onnx import Contract, Graph
-from im2sp.train import export
-from im2sp.train.export import export_graph, export_sequence
+from im2sp.train import onnx_export
+from im2sp.train.export import decoder_config, export_decoder, export_speech_encoder
 from im2sp.train.models.speech_encoder import Clusters, SpeechEncoder, edge_padding, small_hubert_config
 from im2sp.train.models.translator import DecoderStep as LabDecoderStep
 from im2sp.train.models.translator import Translator, TranslatorConfig
 from im2sp.train.models.unit_vocoder import DurationPredictor, UnitVocoder, VocoderConfig
-from im2sp.train.stages.export import decoder_config, export_decoder, export_speech_encoder
+from im2sp.train.onnx_export import export_graph, export_sequence
 
 VOCODER = VocoderConfig(
     units=20, width=64, feed_forward=96, slow_blocks=1, fast_blocks=1, duration_width=48, duration_blocks=1
@@ -145,7 +145,7 @@ def test_large_weights_are_kept_beside_their_graph(
     count = export_graph(layers, [x], (["x"], ["y"]), free, path, precision)
     (whole,) = _run(path, x=x)
     assert not data_file(path).exists()
-    monkeypatch.setattr(export, "LARGE_GRAPH", 2**12)
+    monkeypatch.setattr(onnx_export, "LARGE_GRAPH", 2**12)
     assert export_graph(layers, [x], (["x"], ["y"]), free, path, precision) == count
     assert path.stat().st_size < 8_000
     check_external_data(path, listed=True)

@@ -15,8 +15,8 @@ from im2sp.bundle import write_checksums, write_config
 from im2sp.captioner import Captioner
 from im2sp.image.units import ImageUnits
 from im2sp.onnx import Graphs
+from im2sp.train.export import ImageUnitModules, decoder_config, export_decoder, export_image_units
 from im2sp.train.models.translator import ImagePrefix, Translator, TranslatorConfig
-from im2sp.train.stages.export import ImageUnitModules, decoder_config, export_decoder, export_image_units
 from tests.tiny_bundle import GRID, IMAGE_TOKENS, PATCH, tiny_config, tiny_image_units
 
 SIZE, LEVELS, WIDTH = 10, 2, 6

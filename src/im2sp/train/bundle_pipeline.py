@@ -21,9 +21,9 @@ log = logging.getLogger(__name__)
 
 def export(recipe: Recipe, start: str = "pretrained", seen: str = FEATURES) -> None:
     """Finished stages -> a bundle."""
+    from im2sp.train.export import BundleOptions, BundleSources, export_bundle
     from im2sp.train.image_encoders import image_encoder
     from im2sp.train.models.saving import WEIGHTS
-    from im2sp.train.stages.export import BundleOptions, BundleSources, export_bundle
     from im2sp.train.unit_pipeline import frozen_unit_modules, image_unit_modules
 
     translator = recipe.finished_translator(start, seen)
@@ -121,7 +121,7 @@ def evaluate(recipe: Recipe, seen: str = FEATURES) -> None:
     """The bundle on the dev part -> report.json, a table row, and the figures into the bundle itself."""
     from im2sp.train.evaluate.report import TABLE_HEADER, table_row
     from im2sp.train.evaluate.report import evaluate as measure
-    from im2sp.train.stages.export import set_quality
+    from im2sp.train.export import set_quality
 
     bundle, out = recipe.bundle_of(seen), recipe.evaluation_of(seen)
     options = _evaluation_options(recipe, "im2sp-lab evaluate")

@@ -1,278 +1,340 @@
-"""Lab models -> a bundle: ONNX graphs with compressed weights, config, model card and checksums (docs/bundle.md)."""
+"""Stage `export`: trained models of a run -> a bundle that the runtime loads."""
 
 from __future__ import annotations
 
-import tempfile
-import warnings
-from collections.abc import Iterator, Sequence
+import json
+import shutil
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
-import numpy as np
-import onnx
+import msgspec
 import torch
-from onnx import TensorProto, helper, numpy_helper
-from onnx.external_data_helper import set_external_data
-from torch import Tensor, nn
 
+from im2sp.bundle import (
+    FIRST_WITH_CONFIDENCE,
+    Bundle,
+    BundleConfig,
+    ConfidenceConfig,
+    DecoderConfig,
+    DecodingDefaults,
+    ImageConfig,
+    ImageUnitsConfig,
+    SpeechEncoderConfig,
+    VocoderConfig,
+    write_checksums,
+    write_config,
+)
+from im2sp.errors import Im2SpError
 from im2sp.external_data import data_file
-from im2sp.files import replace_whole
+from im2sp.files import replace_whole, sha256_of
+from im2sp.onnx import Graphs
+from im2sp.speech.audio import SAMPLE_RATE
+from im2sp.train.convert.hifigan import export_hifigan
+from im2sp.train.data.unit_subwords import UnitSubwords
+from im2sp.train.image_encoders import ImageEncoder
+from im2sp.train.model_card import model_card
+from im2sp.train.models.saving import WEIGHTS
+from im2sp.train.models.speech_encoder import SpeechEncoder
+from im2sp.train.models.translator import ImagePrefix, KeptCacheStep, Translator, TranslatorConfig
+from im2sp.train.models.unit_hifigan import UnitHifigan
+from im2sp.train.models.unit_vocoder import DURATION_SLACK, load_vocoder
+from im2sp.train.onnx_export import Precision, export_graph, export_sequence
 
-OPSET = 18
-CONTRIBUTED = "com.microsoft"  # onnxruntime's own operators, with MatMulNBits among them
-BLOCK = 128  # rows of a matrix that share a scale in each column; smaller blocks are slower and not much closer
-LARGE_GRAPH = 64 * 2**20  # bytes; more than that in weights goes to a file of its own, as graphs end at 2 GB
-PAGE = 4096  # bytes; weights outside of their graph begin at whole pages, so that they are mapped and not copied
-LARGE_CONVOLUTION = 200_000  # values; as many sit in the last layers, whose rounding little amplifies
-SMALL = 1024  # values; smaller tensors (biases, norms) stay in float32
-# "fp32"; "fp16"; "int8", which multiplies matrices in int8; or "mixed", which stores as int8 and multiplies in float32,
-# with delicate weights as fp16.
-Precision = str
+Facts = dict[str, str | int | float]
+SPEECH_GRAPHS = ("vocoder", "duration_predictor", "speech_encoder")
 
 
-def export_graph(
-    module: nn.Module,
-    inputs: Sequence[Tensor],
-    names: tuple[Sequence[str], Sequence[str]],
-    dynamic: dict[str, dict[int, str]],
-    path: Path,
-    precision: Precision,
-) -> int:
-    """Trace a module, compress its weights and write `path`; returns the number of its parameters.
+@dataclass(frozen=True)
+class BundleSources:
+    """The finished stages that a bundle is made of."""
 
-    Weights of more than LARGE_GRAPH bytes go to `<path>.data`.
+    encoder: ImageEncoder
+    translator: Path
+    subwords: Path
+    vocoder: Path  # of the stage `vocoder`, or of `im2sp-lab convert hifigan`
+    speech_encoder: Path
+    parent: Bundle | None = None  # gives its voice in place of vocoder and speech encoder
+    said: Path | None = None  # by which units of the voice the subwords are said (stage `resound`), where by others
+
+
+@dataclass(frozen=True)
+class BundleOptions:
+    """How a bundle is written."""
+
+    name: str = "flickr8k-joe"
+    version: str = "0.1.0"
+    description: str = "Describes photos of people, animals and sports aloud, in English, in one male voice"
+    language: str = "en"
+    license: str = "weights for research use (trained on Flickr8k photos); voice CC0; image backbone Apache-2.0"
+    precision: Precision = "mixed"
+    beam: int = 5
+    length_penalty: float = 1.0
+    longest: int = 96  # tokens of a description
+    speaker: int = 0  # voice of a converted vocoder that has several
+
+
+@dataclass(frozen=True)
+class ImageUnitModules:
+    """What a bundle with image units is made of, where another has an image encoder."""
+
+    image: ImageConfig  # the pictures that the tokenizer takes
+    config: ImageUnitsConfig  # the units that it makes; the export fills in `checksum` and `reconstructs`
+    tokenizer: torch.nn.Module  # normalised pixels [B, 3, height, width] -> image units int64 [B, units]
+    backbone: torch.nn.Module  # image units int64 [B, units], the whole grid -> image features [B, image_tokens, width]
+    decoder: torch.nn.Module | None = None  # image units int64 [B, units] -> pixels [B, 3, height, width] in [0, 1]
+
+
+def export_bundle(
+    sources: BundleSources,
+    options: BundleOptions,
+    training: Facts,
+    quality: Facts,
+    out: Path,
+    image_units: ImageUnitModules | None = None,
+) -> Bundle:
+    """Write a bundle beside `out`, check that the runtime accepts it, then move it into place.
 
     Args:
-        inputs: example inputs.
-        names: (input names, output names).
-        dynamic: for each name the dimensions that vary.
-        precision: how weights are stored; arithmetic stays float32, but for matrix products where it is "int8".
+        image_units: what sees photos instead of the image encoder of `sources`.
+
+    Raises:
+        Im2SpError: the parts do not have the same units.
     """
-    module = module.eval()
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder, warnings.catch_warnings(), torch.inference_mode():
-        warnings.simplefilter("ignore")  # the tracer warns about every shape that is read in Python
-        traced = Path(folder) / "traced.onnx"  # in a folder, as beyond 2 GB every weight becomes a file beside it
-        torch.onnx.export(
-            module,
-            tuple(inputs),
-            str(traced),
-            input_names=list(names[0]),
-            output_names=list(names[1]),
-            dynamic_axes=dynamic,
-            opset_version=OPSET,
-            dynamo=False,
-        )
-        model = onnx.load(str(traced))
-    compress(model, precision, [buffer.numpy() for buffer in module.buffers()])
-    parameters = sum(int(np.prod(item.dims)) for item in _stored(model) if item.data_type in _WEIGHT_TYPES)
-    _save(model, path)
-    onnx.checker.check_model(str(path))
-    return parameters
-
-
-def _save(model: onnx.ModelProto, path: Path) -> None:
-    """Write a graph, and its weights beside it where they are many."""
-    weights = [item for item in _stored(model) if len(item.raw_data) >= SMALL]
-    beside = data_file(path)
-    if sum(len(item.raw_data) for item in weights) <= LARGE_GRAPH:
-        beside.unlink(missing_ok=True)
+    staging = out.with_name(f".{out.name}.part")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    translator = Translator.load(sources.translator)
+    sizes = translator.config
+    units_config: ImageUnitsConfig | None = None
+    if image_units is None:
+        image = sources.encoder.image
+        seen = sources.encoder.load()
+        encoder_size = export_image_encoder(seen, image.height, translator, staging, options.precision)
+        seeing = {"image_encoder": encoder_size}
     else:
-        with replace_whole(beside) as temporary, temporary.open("wb") as file:
-            for item in weights:
-                file.write(bytes(-file.tell() % PAGE))
-                set_external_data(item, beside.name, file.tell(), len(item.raw_data))
-                file.write(item.raw_data)
-                item.ClearField("raw_data")
-    with replace_whole(path) as temporary:
-        onnx.save(model, str(temporary))
+        image = image_units.image
+        units_config, seeing = export_image_units(image_units, translator, staging, options.precision)
+    voice, hearing, speaking = _export_speech(sources, staging, options)
+    subwords = UnitSubwords.load(sources.subwords, voice.units)
+    said = None if sources.said is None else json.loads(sources.said.read_text())
+    parameters = {
+        **seeing,
+        "decoder": export_decoder(translator, image.image_tokens, staging, options.precision),
+        **speaking,
+    }
+    config = BundleConfig(
+        name=options.name,
+        version=options.version,
+        description=options.description,
+        license=options.license,
+        language=options.language,
+        created=datetime.now(UTC).strftime("%Y-%m-%d"),
+        image=image,
+        image_units=units_config,
+        decoder=decoder_config(sizes),
+        vocabulary=subwords.vocabulary(said),
+        vocoder=voice,
+        speech_encoder=hearing,
+        decoding=DecodingDefaults(
+            beam=options.beam,
+            length_penalty=options.length_penalty,
+            max_tokens=min(options.longest, sizes.max_positions),
+        ),
+        training=training,
+        quality=quality,
+        parameters=parameters,
+    )
+    finish_bundle(staging, config, model_card(config))
+    Graphs(Bundle.load(staging)).check()
+    shutil.rmtree(out, ignore_errors=True)
+    staging.rename(out)
+    return Bundle.load(out)
 
 
-def export_sequence(
-    module: torch.nn.Module, name: str, source: str, target: str, folder: Path, precision: Precision
+def check_units(units: int, parts: dict[str, int]) -> None:
+    """Make sure that the parts of a bundle, by name, have the units of its translator.
+
+    Raises:
+        Im2SpError: one has others.
+    """
+    for part, found in parts.items():
+        if found != units:
+            raise Im2SpError(f"the {part} has {found} units, the translator {units}: give parts that belong together")
+
+
+def _export_speech(
+    sources: BundleSources, out: Path, options: BundleOptions
+) -> tuple[VocoderConfig, SpeechEncoderConfig | None, dict[str, int]]:
+    """Graphs of what speaks and hears, those of a parent as they are; their configs and parameters."""
+    if sources.parent is not None:
+        config = sources.parent.config
+        names = [name for name in SPEECH_GRAPHS if f"{name}.onnx" in sources.parent.checksums]
+        for name in names:
+            for file in (f"{name}.onnx", data_file(Path(f"{name}.onnx")).name):
+                if file in sources.parent.checksums:
+                    shutil.copyfile(sources.parent.folder / file, out / file)
+        return config.vocoder, config.speech_encoder, {name: config.parameters[name] for name in names}
+    encoder = SpeechEncoder.load(sources.speech_encoder)
+    voice, parameters = export_voice(sources.vocoder, out, options)
+    check_units(encoder.units, {"vocoder": voice.units})
+    parameters["speech_encoder"] = export_speech_encoder(encoder, out, options.precision)
+    return voice, SpeechEncoderConfig(units=encoder.units), parameters
+
+
+def export_voice(folder: Path, out: Path, options: BundleOptions) -> tuple[VocoderConfig, dict[str, int]]:
+    """Graphs `vocoder` and `duration_predictor`; returns what the runtime must know of them, and their parameters."""
+    if (folder / WEIGHTS).is_file():  # ours has two files of weights
+        published = UnitHifigan.load(folder)
+        sizes = VocoderConfig(units=published.config.units, context_frames=published.config.context_frames)
+        return sizes, export_hifigan(published, out, options.precision, options.speaker)
+    vocoder, durations = load_vocoder(folder)
+    own = vocoder.config
+    sizes = VocoderConfig(
+        units=own.units,
+        context_frames=own.context_frames,
+        duration_context=own.duration_context,
+        duration_slack=DURATION_SLACK,
+    )
+    return sizes, {
+        "vocoder": export_sequence(vocoder, "vocoder", "frames", "waveform", out, options.precision),
+        "duration_predictor": export_sequence(
+            durations, "duration_predictor", "units", "log_durations", out, options.precision
+        ),
+    }
+
+
+def decoder_config(sizes: TranslatorConfig) -> DecoderConfig:
+    """What the runtime must know of a translator to run its decoder graph."""
+    return DecoderConfig(
+        layers=sizes.layers,
+        heads=sizes.heads,
+        head_dim=sizes.head_dim,
+        vocabulary_size=sizes.vocabulary_size,
+        max_tokens=sizes.max_positions,
+        cache="kept",
+    )
+
+
+def set_quality(folder: Path, quality: Facts) -> Bundle:
+    """Write measured figures, beside those of other stages, into a bundle's config and card; renew its checksums."""
+    return _change(folder, quality)
+
+
+def set_confidence(folder: Path, confidence: ConfidenceConfig, quality: Facts) -> Bundle:
+    """The same for a calibration and its figures."""
+    version = max(Bundle.load(folder).config.format_version, FIRST_WITH_CONFIDENCE)
+    return _change(folder, quality, format_version=version, confidence=confidence)
+
+
+def _change(folder: Path, quality: Facts, **update: object) -> Bundle:
+    before = Bundle.load(folder).config
+    config = msgspec.structs.replace(before, **update, quality=before.quality | quality)
+    finish_bundle(folder, config, model_card(config))
+    return Bundle.load(folder)
+
+
+def finish_bundle(folder: Path, config: BundleConfig, card: str) -> None:
+    """Write what stands beside the graphs of a bundle: config, model card and, last, the checksums of all files."""
+    write_config(folder, config)
+    with replace_whole(folder / "README.md") as temporary:
+        temporary.write_text(card, encoding="utf-8")
+    write_checksums(folder)
+
+
+def read_facts(path: Path) -> Facts:
+    """Facts from a JSON file; none when there is no such file."""
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def export_image_encoder(
+    backbone: torch.nn.Module, side: int, translator: Translator, folder: Path, precision: Precision
 ) -> int:
-    """A graph from one int64 sequence [1, n] to one output; returns its parameters."""
+    """Graph `image_encoder` for pictures of side x side pixels; returns its parameters."""
     return export_graph(
-        module,
-        [torch.zeros(1, 50, dtype=torch.int64)],
-        ([source], [target]),
-        {source: {1: source}, target: {1: target}},
-        folder / f"{name}.onnx",
+        ImagePrefix(backbone, translator),
+        [torch.zeros(1, 3, side, side)],
+        (["pixels"], ["prefix_keys", "prefix_values"]),
+        {"pixels": {0: "batch"}, "prefix_keys": {1: "batch"}, "prefix_values": {1: "batch"}},
+        folder / "image_encoder.onnx",
         precision,
     )
 
 
-_WEIGHT_TYPES = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT8, TensorProto.UINT8)
+def export_image_units(
+    modules: ImageUnitModules, translator: Translator, folder: Path, precision: Precision
+) -> tuple[ImageUnitsConfig, dict[str, int]]:
+    """Graphs `image_tokenizer`, `image_decoder_prefix` and, where there is a decoder, `image_decoder`.
 
+    A tokenizer is not stored as int8 where the precision is mixed or int8, but as float16: the nearest of many centres
+    flips where a feature moves a little. With the late convolutions and the projection in int8, one cell in ten got
+    other semantic units than torch gives it. Below fp32, a few units still differ from those that training saw.
 
-def _stored(model: onnx.ModelProto) -> list[TensorProto]:
-    return list(model.graph.initializer)
-
-
-def compress(model: onnx.ModelProto, precision: Precision, given: Sequence[np.ndarray] = ()) -> None:
-    """Store large float weights as float16, or as int8 with one scale a channel; the graph widens them again.
-
-    onnxruntime folds the widening when it loads the graph, so only the file shrinks: speed and arithmetic are those
-    of float32, and the rounding of the weights is the whole loss. With "int8", products with matrices that nothing
-    else uses are taken in int8 instead (`_multiply_in_int8`).
-
-    Args:
-        given: weights that no training has made robust (buffers of the module), such as Fourier bases and k-means
-            centres: delicate.
+    Returns:
+        The config of the image units with the checksum of the tokenizer, and the parameters of each graph.
     """
-    _fold_constants(model)
-    if precision == "fp32":
-        return
-    if precision == "int8":
-        _multiply_in_int8(model)
-    kept, nodes = [], []
-    for item in model.graph.initializer:
-        values = numpy_helper.to_array(item)
-        if item.data_type != TensorProto.FLOAT or values.size < SMALL or values.ndim < 2:
-            kept.append(item)
-            continue
-        if precision == "fp16" or (
-            precision == "mixed" and (_is_delicate(model, item.name, values) or _is_among(values, given))
-        ):
-            kept.append(numpy_helper.from_array(values.astype(np.float16), item.name + ".fp16"))
-            nodes.append(helper.make_node("Cast", [item.name + ".fp16"], [item.name], to=TensorProto.FLOAT))
-            continue
-        axis = _channel_axis(model, item.name, values.ndim)
-        others = tuple(i for i in range(values.ndim) if i != axis)
-        scale = np.maximum(np.abs(values).max(axis=others, keepdims=True) / 127, 1e-12).astype(np.float32)
-        kept.append(numpy_helper.from_array(np.round(values / scale).astype(np.int8), item.name + ".int8"))
-        kept.append(numpy_helper.from_array(scale, item.name + ".scale"))
-        nodes.append(helper.make_node("Cast", [item.name + ".int8"], [item.name + ".wide"], to=TensorProto.FLOAT))
-        nodes.append(helper.make_node("Mul", [item.name + ".wide", item.name + ".scale"], [item.name]))
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(kept)
-    every = [*nodes, *model.graph.node]
-    del model.graph.node[:]
-    model.graph.node.extend(every)
+    image, units = modules.image, modules.config.units
+    examples = {"pixels": torch.zeros(2, 3, image.height, image.width), "image_units": torch.zeros(2, units).long()}
+
+    def export(
+        name: str,
+        module: torch.nn.Module,
+        source: str,
+        targets: list[str],
+        batch: int = 0,
+        stored: Precision = precision,
+    ) -> int:
+        dynamic = {source: {0: "batch"}, **{target: {batch: "batch"} for target in targets}}
+        return export_graph(module, [examples[source]], ([source], targets), dynamic, folder / f"{name}.onnx", stored)
+
+    prefix = ImagePrefix(modules.backbone, translator)
+    parameters = {
+        "image_tokenizer": export(
+            "image_tokenizer",
+            modules.tokenizer,
+            "pixels",
+            ["image_units"],
+            stored="fp16" if precision in ("mixed", "int8") else precision,
+            # The checksum of the image units is that of this file, so its weights are in it.
+        ),
+        "image_decoder_prefix": export(
+            "image_decoder_prefix", prefix, "image_units", ["prefix_keys", "prefix_values"], batch=1
+        ),
+    }
+    if modules.decoder is not None:
+        parameters["image_decoder"] = export("image_decoder", modules.decoder, "image_units", ["pixels"])
+    checksum = sha256_of(folder / "image_tokenizer.onnx")
+    filled_in = msgspec.structs.replace(modules.config, checksum=checksum, reconstructs=modules.decoder is not None)
+    return filled_in, parameters
 
 
-def _multiply_in_int8(model: onnx.ModelProto) -> None:
-    """Replace products with large matrices by MatMulNBits of 8 bits.
-
-    Each column of a matrix has a scale for every BLOCK rows; what it is multiplied with is rounded row by row and
-    block by block, too, so no row of a batch depends on the others.
-    """
-    weights = {item.name: item for item in model.graph.initializer}
-    users: dict[str, list[onnx.NodeProto]] = {}
-    for node in model.graph.node:
-        for name in node.input:
-            users.setdefault(name, []).append(node)
-    replaced: dict[str, list[TensorProto]] = {}
-    for name, item in weights.items():
-        large = item.data_type == TensorProto.FLOAT and len(item.dims) == 2 and int(np.prod(item.dims)) >= SMALL
-        if large and users.get(name) and all(_is_product(node, name) for node in users[name]):
-            transposed = users[name][0].op_type == "Gemm" and _attribute(users[name][0], "transB") == 1
-            matrix = numpy_helper.to_array(item)
-            replaced[name] = _in_blocks(matrix.T if transposed else matrix, name)
-    if not replaced:
-        return
-    kept = [item for item in model.graph.initializer if item.name not in replaced]
-    kept += [part for parts in replaced.values() for part in parts]
-    nodes = [new for node in model.graph.node for new in _product_nodes(node, weights, replaced)]
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(kept)
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
-    model.opset_import.append(helper.make_opsetid(CONTRIBUTED, 1))
+def export_decoder(translator: Translator, image_tokens: int, folder: Path, precision: Precision) -> int:
+    """Graph `decoder`; returns its parameters."""
+    config = translator.config
+    batch, capacity, heads, dim = 3, 8, config.heads, config.head_dim
+    layer = {
+        "prefix_keys": (torch.zeros(heads, dim, image_tokens), {}),
+        "prefix_values": (torch.zeros(heads, image_tokens, dim), {}),
+        "past_keys": (torch.zeros(batch, heads, dim, capacity), {0: "batch", 3: "capacity"}),
+        "past_values": (torch.zeros(batch, heads, capacity, dim), {0: "batch", 2: "capacity"}),
+    }
+    cache = {f"{kind}_{index}": part for index in range(config.layers) for kind, part in layer.items()}
+    examples = [example.clone() for example, _ in cache.values()]
+    inputs = [torch.ones(batch, dtype=torch.int64), torch.tensor([5]), *examples]
+    outputs = {"logits": {0: "batch"}, "keys": {1: "batch"}, "values": {1: "batch"}, "attention": {0: "batch"}}
+    dynamic = {"tokens": {0: "batch"}, **{name: free for name, (_, free) in cache.items()}, **outputs}
+    names = (["tokens", "position", *cache], list(outputs))
+    step = KeptCacheStep(translator, image_tokens)
+    return export_graph(step, inputs, names, dynamic, folder / "decoder.onnx", precision)
 
 
-def _is_product(node: onnx.NodeProto, name: str) -> bool:
-    """Whether a node does nothing with a matrix but multiply rows by it."""
-    if list(node.input).count(name) != 1 or node.input[1:2] != [name]:
-        return False
-    plain = _attribute(node, "alpha", 1.0) == _attribute(node, "beta", 1.0) == 1 and not _attribute(node, "transA")
-    return node.op_type == "MatMul" or (node.op_type == "Gemm" and bool(plain))
-
-
-def _attribute(node: onnx.NodeProto, name: str, default: float = 0) -> float:
-    """A number that a node has as an attribute."""
-    values = [helper.get_attribute_value(item) for item in node.attribute if item.name == name]
-    return float(values[0]) if values else default
-
-
-def _in_blocks(matrix: np.ndarray, name: str) -> list[TensorProto]:
-    """A matrix float32 [K, N] -> uint8 [N, blocks, BLOCK], where 128 is zero, and scales float32 [N, blocks]."""
-    rows, columns = matrix.shape
-    blocks = np.zeros((columns, -(-rows // BLOCK) * BLOCK), dtype=np.float32)
-    blocks[:, :rows] = matrix.T
-    blocks = blocks.reshape(columns, -1, BLOCK)
-    scales = np.maximum(np.abs(blocks).max(axis=-1) / 127, 1e-12)
-    rounded = (np.round(blocks / scales[..., None]) + 128).astype(np.uint8)
-    return [numpy_helper.from_array(rounded, f"{name}.int8"), numpy_helper.from_array(scales, f"{name}.scales")]
-
-
-def _product_nodes(
-    node: onnx.NodeProto, weights: dict[str, TensorProto], replaced: dict[str, list[TensorProto]]
-) -> Iterator[onnx.NodeProto]:
-    """A node as it is, or what stands for it where its matrix was replaced."""
-    if len(node.input) < 2 or node.input[1] not in replaced:
-        yield node
-        return
-    rounded, scales = replaced[node.input[1]]
-    rows, columns = weights[node.input[1]].dims
-    if node.op_type == "Gemm" and _attribute(node, "transB") == 1:
-        rows, columns = columns, rows
-    has_bias = len(node.input) == 3
-    product = f"{node.output[0]}.product" if has_bias else node.output[0]
-    yield helper.make_node(
-        "MatMulNBits",
-        [node.input[0], rounded.name, scales.name],
-        [product],
-        domain=CONTRIBUTED,
-        K=rows,
-        N=columns,
-        bits=8,
-        block_size=BLOCK,
-        accuracy_level=4,  # in int8; without it, weights would be widened at every step
+def export_speech_encoder(encoder: SpeechEncoder, folder: Path, precision: Precision) -> int:
+    """Graph `speech_encoder`; returns its parameters."""
+    return export_graph(
+        encoder,
+        [torch.zeros(1, SAMPLE_RATE)],
+        (["waveform"], ["units"]),
+        {"waveform": {1: "samples"}, "units": {1: "frames"}},
+        folder / "speech_encoder.onnx",
+        precision,
     )
-    if has_bias:
-        yield helper.make_node("Add", [product, node.input[2]], [node.output[0]])
-
-
-def _fold_constants(model: onnx.ModelProto) -> None:
-    """Turn large Constant nodes into initializers, so that they are compressed, too."""
-    rest = []
-    for node in model.graph.node:
-        if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
-            tensor = node.attribute[0].t
-            if int(np.prod(tensor.dims)) >= SMALL:
-                tensor.name = node.output[0]
-                model.graph.initializer.append(tensor)
-                continue
-        rest.append(node)
-    del model.graph.node[:]
-    model.graph.node.extend(rest)
-
-
-def _is_delicate(model: onnx.ModelProto, name: str, values: np.ndarray) -> bool:
-    """Weights that lose too much as int8: two-dimensional convolutions but for the large late ones.
-
-    With all of EfficientNet-Lite2 in int8 its features are off by 9 %, in float16 by 0.2 %, like this by 3 %.
-    """
-    users = {node.op_type for node in model.graph.node if name in node.input}
-    return "Conv" in users and values.ndim == 4 and values.size < LARGE_CONVOLUTION
-
-
-def _is_among(values: np.ndarray, given: Sequence[np.ndarray]) -> bool:
-    """Whether it is one of the arrays, or one turned over or flattened: the exporter does that to them."""
-    return any(
-        np.array_equal(values, other)
-        or np.array_equal(values, other.T)
-        or (values.size == other.size and np.array_equal(values.ravel(), other.ravel()))
-        for other in given
-    )
-
-
-def _channel_axis(model: onnx.ModelProto, name: str, dimensions: int) -> int:
-    """Axis of the output channels: the last of a matrix multiplied from the right, the first of all else."""
-    for node in model.graph.node:
-        if name in node.input:
-            if node.op_type == "MatMul" and node.input[1] == name:
-                return dimensions - 1
-            if node.op_type == "Gemm":
-                transposed = any(a.name == "transB" and a.i == 1 for a in node.attribute)
-                return 0 if transposed else 1
-    return 0

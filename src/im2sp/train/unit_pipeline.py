@@ -13,6 +13,7 @@ from im2sp.errors import Im2SpError
 from im2sp.train.data.image_features import PhotoInputs
 from im2sp.train.data.unit_features import StoredUnits, UnitFeatures
 from im2sp.train.data.unit_subwords import UnitSubwords
+from im2sp.train.export import ImageUnitModules
 from im2sp.train.image_encoders import TOKEN_VIT as TOKEN_VIT_KIND
 from im2sp.train.image_encoders import ImageEncoderSection, image_config
 from im2sp.train.models.image_backbone import BackboneConfig, ImageBackbone
@@ -22,7 +23,6 @@ from im2sp.train.models.token_vit import TokenVit
 from im2sp.train.models.translator import Translator, TranslatorConfig
 from im2sp.train.models.vit_vqgan import VitVqgan
 from im2sp.train.recipe import IMAGE_ENCODER, SEMANTIC, VIT_VQGAN, Recipe
-from im2sp.train.stages.export import ImageUnitModules
 from im2sp.train.stages.semantic_units import load_semantic_units, semantic_tokenizer, stored_semantic_units
 from im2sp.train.stages.translate import train_and_keep
 from im2sp.train.stages.vit_vqgan_units import store_vit_vqgan_units, vit_vqgan_modules, vit_vqgan_tokenizer

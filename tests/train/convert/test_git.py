@@ -32,8 +32,8 @@ from im2sp.train.convert.git import (
     translator_names,
 )
 from im2sp.train.convert.streams import CheckpointError
+from im2sp.train.export import decoder_config, export_decoder, export_image_encoder
 from im2sp.train.models.translator import Translator, TranslatorConfig
-from im2sp.train.stages.export import decoder_config, export_decoder, export_image_encoder
 from tests.train.convert.published_git import IMAGE_TOKENS, POSITIONS, SIDE, generated, random_git
 
 BERT = SpecialTokens(pad=0, bos=101, eos=102)

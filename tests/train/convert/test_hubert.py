@@ -20,8 +20,8 @@ from im2sp.speech.audio import HOP, SAMPLE_RATE
 from im2sp.train.cli import app
 from im2sp.train.convert.hubert import PublishedHubert, convert_hubert, read_centres
 from im2sp.train.convert.streams import CheckpointError
+from im2sp.train.export import export_speech_encoder
 from im2sp.train.models.speech_encoder import SpeechEncoder
-from im2sp.train.stages.export import export_speech_encoder
 
 WIDTH, UNITS, LAYER = 32, 20, 3
 

@@ -9,10 +9,10 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
-from im2sp.train.export import export_graph
 from im2sp.train.models.token_vit import StemFromUnits, TokenVit
 from im2sp.train.models.translator import ImagePrefix, Translator, TranslatorConfig
 from im2sp.train.models.vit_vqgan import PixelsFromUnits, VitVqgan
+from im2sp.train.onnx_export import export_graph
 from tests.train.models import published_token_vit, published_vit_vqgan
 from tests.train.models.published_vit_vqgan import CONFIG
 

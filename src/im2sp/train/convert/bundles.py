@@ -21,10 +21,7 @@ from im2sp.onnx import Graphs
 from im2sp.train.convert.git import Git, vision_image_config
 from im2sp.train.convert.hifigan import export_hifigan
 from im2sp.train.convert.im2sp import ImageUnitGit
-from im2sp.train.export import Precision
-from im2sp.train.models.speech_encoder import SpeechEncoder
-from im2sp.train.models.unit_hifigan import UnitHifigan
-from im2sp.train.stages.export import (
+from im2sp.train.export import (
     check_units,
     decoder_config,
     export_decoder,
@@ -33,6 +30,9 @@ from im2sp.train.stages.export import (
     export_speech_encoder,
     finish_bundle,
 )
+from im2sp.train.models.speech_encoder import SpeechEncoder
+from im2sp.train.models.unit_hifigan import UnitHifigan
+from im2sp.train.onnx_export import Precision
 from im2sp.train.stages.vit_vqgan_units import vit_vqgan_modules
 
 BEAM, LENGTH_PENALTY, LONGEST = 5, 1.0, 512  # the paper's generation: at most 512 tokens, greedy or beam search

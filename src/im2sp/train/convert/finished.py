@@ -139,7 +139,7 @@ def _tensor(values: npt.NDArray[np.float32]) -> Tensor:
 
 
 class _Graph:
-    """The weights of a graph as `im2sp.train.export` wrote it."""
+    """The weights of a graph as `im2sp.train.onnx_export` wrote it."""
 
     def __init__(self, path: Path) -> None:
         self._graph = onnx.load(str(path)).graph

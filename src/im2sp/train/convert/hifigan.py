@@ -15,8 +15,8 @@ from im2sp.train.convert.configs import PublishedConfig, Size, read_config
 from im2sp.train.convert.state_dicts import state_dict_of
 from im2sp.train.convert.streams import CheckpointError
 from im2sp.train.convert.weights import fold_weight_norm, with_weights
-from im2sp.train.export import Precision, export_sequence
 from im2sp.train.models.unit_hifigan import Durations, UnitHifigan, UnitHifiganConfig, Voice
+from im2sp.train.onnx_export import Precision, export_sequence
 
 Sizes = Annotated[tuple[Size, ...], Field(min_length=1, max_length=16)]
 

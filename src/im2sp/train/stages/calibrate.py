@@ -41,7 +41,7 @@ from im2sp.train.evaluate.calibration import (
 from im2sp.train.evaluate.photo_sets import PhotoSet
 from im2sp.train.evaluate.recognisers import open_recogniser
 from im2sp.train.evaluate.report import EvaluationOptions, chosen, fingerprint, speak_and_hear, versions
-from im2sp.train.stages.export import set_confidence
+from im2sp.train.export import set_confidence
 from im2sp.train.stages.unsure_sentence import Take, best_take
 
 log = logging.getLogger(__name__)

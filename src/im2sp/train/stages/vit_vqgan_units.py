@@ -11,11 +11,11 @@ from im2sp.bundle import ImageTokenizer, ImageUnitsConfig
 from im2sp.files import sha256_of
 from im2sp.image.unit_table import write_unit_table
 from im2sp.train.data.unit_features import unit_table_file
+from im2sp.train.export import ImageUnitModules
 from im2sp.train.image_encoders import features_of_units, unit_image_config
 from im2sp.train.models.saving import WEIGHTS
 from im2sp.train.models.token_vit import TokenVit
 from im2sp.train.models.vit_vqgan import PixelsFromUnits, VitVqgan
-from im2sp.train.stages.export import ImageUnitModules
 from im2sp.train.stages.token_vit import batches_of_units
 
 log = logging.getLogger(__name__)
