@@ -30,7 +30,7 @@ class LazyCommand:
 # They live in im2sp.train, which nothing else imports.
 TRAIN_COMMANDS: dict[str, LazyCommand] = {
     # Switched on as click versions of them land (issue 19):
-    # "train": LazyCommand("im2sp.train.cli:train", "Train a voice or a captioner.", "train"),
+    "train": LazyCommand("im2sp.train.cli:train", "Train a voice or a captioner.", "train"),
     # "evaluate": LazyCommand("im2sp.train.evaluate.commands:evaluate", "Measure the quality of a bundle.", "train"),
     # "convert": LazyCommand("im2sp.train.convert.commands:convert", "Convert published checkpoints.", "train"),
     # "push": LazyCommand("im2sp.train.publishing:push", "Upload a bundle to the hub.", "hub"),

@@ -1,1 +1,102 @@
+"""Stages of a recipe: each reads folders, makes one, and is done when that folder is complete."""
 
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from im2sp.errors import Im2SpError
+from im2sp.files import replace_whole
+from im2sp.train.launch import is_main_process, process_count
+from im2sp.train.recipe import BaseRecipe
+from im2sp.train.trainer import CHECKPOINT
+
+log = logging.getLogger(__name__)
+
+DONE = "stage.json"  # in the folder of a stage that is done: its name, the options of the run and how long it took
+POLL_SECONDS = 1.0
+
+R = TypeVar("R", bound=BaseRecipe)
+
+
+@dataclass(frozen=True)
+class Stage(Generic[R]):
+    """One step of a recipe.
+
+    Attributes:
+        run: recipe, folder to fill. Run again after it was stopped, it goes on where it was.
+        makes: name of that folder in `recipe.runs`.
+        needs: folders in `recipe.runs` that other stages make.
+        when: whether a recipe has this stage.
+        distributed: several processes run it together; otherwise the first one runs it and the others wait.
+    """
+
+    name: str
+    makes: str
+    run: Callable[[R, Path], None]
+    needs: tuple[str, ...] = ()
+    when: Callable[[R], bool] = lambda recipe: True
+    distributed: bool = False
+
+
+def is_done(folder: Path) -> bool:
+    """Whether a stage has completed this folder."""
+    return (folder / DONE).is_file()
+
+
+def run_stages(recipe: R, stages: Sequence[Stage[R]], only: str | None = None) -> None:
+    """Run the stages of a recipe that are not done yet, in order.
+
+    Args:
+        only: name of the single stage to run.
+
+    Raises:
+        Im2SpError: there is no such stage, or a folder that a stage needs is not complete.
+    """
+    listed = [stage for stage in stages if stage.when(recipe)]
+    if only is not None and only not in {stage.name for stage in listed}:
+        names = ", ".join(stage.name for stage in listed)
+        raise Im2SpError(f"this recipe has no stage {only!r}: it has {names}")
+    if process_count() > 1:
+        from im2sp.train.distributed import Distributed
+
+        Distributed(recipe.timeout_minutes)
+    for stage in listed:
+        if only in (None, stage.name):
+            _run(recipe, stage)
+
+
+def _run(recipe: R, stage: Stage[R]) -> None:
+    folder = recipe.runs / stage.makes
+    if is_done(folder):
+        log.info("%s: done (%s)", stage.name, folder)
+        return
+    for need in stage.needs:
+        if not is_done(recipe.runs / need):
+            raise Im2SpError(f"the stage {stage.name} needs {recipe.runs / need}: run the stage that makes it first")
+    if is_main_process() or stage.distributed:
+        log.info("%s: starts", stage.name)
+        started = time.monotonic()
+        folder.mkdir(parents=True, exist_ok=True)
+        stage.run(recipe, folder)
+        if is_main_process():
+            _complete(recipe, stage, folder, (time.monotonic() - started) / 60)
+    while not is_done(folder):
+        time.sleep(POLL_SECONDS)
+
+
+def _complete(recipe: BaseRecipe, stage: Stage[Any], folder: Path, minutes: float) -> None:
+    """Mark a folder as complete; checkpoints of its training go, as nothing resumes from them any more."""
+    for checkpoint in folder.rglob(CHECKPOINT):
+        checkpoint.unlink()
+    options = msgspec.to_builtins(recipe, enc_hook=str)
+    with replace_whole(folder / DONE) as temporary:
+        temporary.write_text(json.dumps({"stage": stage.name, "minutes": minutes, "recipe": options}, indent=1))
+    log.info("%s: done in %.1f minutes (%s)", stage.name, minutes, folder)
