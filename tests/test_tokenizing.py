@@ -23,7 +23,7 @@ from im2sp.image.units import ImageUnits
 from im2sp.manifest import CAPTIONS, OutputError, locked
 from im2sp.speech.audio import read_audio
 from im2sp.tokenizing import tokenize_photos
-from tests.test_cli import call, command, sentence
+from tests.cli.test_commands import call, command, sentence
 from tests.tiny_bundle import write_tiny_bundle
 
 GOOD = ["a.png", "b.png", "deep/a.png", "deep/c.png"]

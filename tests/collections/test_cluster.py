@@ -23,9 +23,9 @@ from im2sp.collections.running import make_captions, make_units
 from im2sp.collections.shards import ShardResult
 from im2sp.errors import BundleError
 from im2sp.image.unit_table import UnitTable
+from tests.cli.test_commands import call, sentence
 from tests.collections.sources import picture, rows_of, write_photos, write_tar
 from tests.collections.waiting import GO_ON, MADE, WaitingWork, meeting_place
-from tests.test_cli import call, sentence
 
 SHARDS, SHARD = 6, 12
 TWO = Workers(2)

@@ -82,7 +82,7 @@ def captioner(tiny_bundle: Path) -> Captioner:
 @pytest.fixture(scope="module")
 def served(captioner: Captioner) -> Iterator[Served]:
     """With the defaults, but for the limits that one client who is all tests would meet."""
-    with serving(captioner, Settings(rate=0, share=16)) as service:
+    with serving(captioner, Settings(rate=0, max_per_client=16)) as service:
         yield service
 
 

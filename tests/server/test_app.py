@@ -273,7 +273,7 @@ def test_a_defect_is_a_sentence_and_no_more(captioner: Captioner, photo: bytes) 
 
 
 def test_a_full_queue_says_when_to_come_back(gated: GatedCaptioner, photo: bytes) -> None:
-    with serving(gated, Settings(queue=2, share=2, batch=1, rate=0)) as service, ThreadPoolExecutor(2) as pool:
+    with serving(gated, Settings(queue=2, max_per_client=2, batch=1, rate=0)) as service, ThreadPoolExecutor(2) as pool:
         asked = [pool.submit(service.client.post, "/v1/captions", content=photo) for _ in range(2)]
         assert gated.reached.acquire(timeout=10)
         service.wait_for("im2sp_queue 2.0")

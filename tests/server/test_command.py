@@ -78,4 +78,7 @@ def test_without_the_extra_it_says_what_to_install(tiny_bundle: Path) -> None:
         "import sys; sys.modules['fastapi'] = None; sys.argv = ['im2sp', 'serve']; from im2sp.cli import main; main()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stderr) == (1, "im2sp serve needs fastapi: pip install 'im2sp[serve]'\n")
+    assert (done.returncode, done.stderr) == (
+        1,
+        "im2sp serve needs fastapi, which is not installed: pip install 'im2sp[serve]'\n",
+    )

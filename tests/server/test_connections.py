@@ -70,7 +70,7 @@ def test_a_body_that_does_not_come(captioner: Captioner, photo: bytes) -> None:
 
 
 def test_slow_bodies_do_not_block_other_clients(captioner: Captioner, photo: bytes) -> None:
-    with serving(captioner, Settings(queue=3, share=2)) as service:
+    with serving(captioner, Settings(queue=3, max_per_client=2)) as service:
         slow = [socket.create_connection(("127.0.0.1", service.port)) for _ in range(2)]
         for connection in slow:
             connection.sendall(POST + b"Content-Length: 1000\r\n\r\nx")

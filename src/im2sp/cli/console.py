@@ -6,11 +6,14 @@ import json
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
+import click
 from msgspec import to_builtins
 from msgspec.structs import asdict
 
+from im2sp.cli.group import INTERRUPTED, fail
+from im2sp.errors import Im2SpError
 from im2sp.speech.audio import UNIT_RATE
 
 if TYPE_CHECKING:
@@ -23,88 +26,134 @@ if TYPE_CHECKING:
     from im2sp.collections.shards import ShardResult
     from im2sp.manifest import Record
 
+# Rich is imported where something is drawn: the speech about one photo need not wait for it.
 
-# Rich is imported where something is drawn, so that the speech about one photo need not wait for it.
+
+class Survey(Protocol):
+    """A first look at the sources of photos."""
+
+    @property
+    def count(self) -> int | None:
+        """Photos; None where it is not known."""
+        ...
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """One sentence for each source that cannot be used."""
+        ...
 
 
-class Tally:
-    """Counts outcomes, shows them as a bar (on a terminal, for more than one photo), names failures on stderr."""
+class Counts:
+    """Photos that were done, skipped or failed. Shows a bar on a terminal, and prints failures on stderr."""
 
-    def __init__(self, progress: Progress | None, total: int | None, doing: str, done: str) -> None:
+    def __init__(self, total: int | None, done: str, bar: Progress | None = None) -> None:
+        """`done`: the participle, such as "spoken". `bar`: with one task."""
         self.done = self.skipped = self.failed = 0
-        self._progress = progress
         self._total = total
-        self._word = done
-        if progress:
-            progress.add_task(doing, total=total)
+        self._verb = done
+        self._bar = bar
 
     def add(self, outcome: Outcome) -> None:
-        """Count one outcome. What was skipped leaves the total, or it would spoil the rate and the time left."""
+        """Count the outcome of one photo."""
         if outcome.skipped:
             self.skipped += 1
         elif outcome.error is None:
             self.done += 1
         else:
             self.failed += 1
-            if self._progress:
-                self._progress.console.print(outcome.error, markup=False, highlight=False, soft_wrap=True)
+            if self._bar:
+                self._bar.console.print(outcome.error, markup=False, highlight=False, soft_wrap=True)
             else:
-                print(outcome.error, file=sys.stderr)
-        self._show()
+                click.echo(outcome.error, err=True)
+        self._draw()
 
     def add_shard(self, result: ShardResult) -> None:
-        """Count the photos of a shard. Why some failed stands in its table, where there is room for millions."""
-        well = result.photos - result.failed
+        """Count the photos of a shard. Its table has the reasons of those that failed."""
+        succeeded = result.photos - result.failed
         self.failed += result.failed
         if result.skipped:
-            self.skipped += well
+            self.skipped += succeeded
         else:
-            self.done += well
-        self._show()
+            self.done += succeeded
+        self._draw()
 
-    def _show(self) -> None:
-        if self._progress:
+    def _draw(self) -> None:
+        if self._bar:  # what was skipped leaves the total, or it would spoil the rate and the time left
             total = None if self._total is None else self._total - self.skipped
-            self._progress.update(self._progress.task_ids[0], completed=self.done + self.failed, total=total)
+            self._bar.update(self._bar.task_ids[0], completed=self.done + self.failed, total=total)
 
     def __str__(self) -> str:
-        parts = [f"{_count(self.done, 'photo')} {self._word}"]
+        parts = [f"{_plural(self.done, 'photo')} {self._verb}"]
         if self.skipped:
-            parts.append(f"{self.skipped} skipped ({self._word} before)")
+            parts.append(f"{self.skipped} skipped ({self._verb} before)")
         if self.failed:
             parts.append(f"{self.failed} failed")
         return ", ".join(parts)
 
 
 @contextmanager
-def tally(total: int | None, doing: str = "speaking", done: str = "spoken") -> Iterator[Tally]:
-    """A Tally whose bar is gone afterwards. `total` is None where it is not known."""
-    if (total is not None and total < 2) or not _on_terminal():
-        yield Tally(None, total, doing, done)
-        return
-    from im2sp.cli.progress import progress_bar
+def progress(total: int | None, doing: str, done: str, *, resumable: bool = True) -> Iterator[Counts]:
+    """Count photos during the block, with a bar on a terminal unless there is one photo only.
 
-    with progress_bar() as progress:
-        yield Tally(progress, total, doing, done)
+    Ctrl-C and Im2SpError end the command with a sentence that has the counts; `resumable`: and says how to go on.
+    """
+    counts = Counts(total, done)
+    try:
+        if (total is not None and total < 2) or not sys.stderr.isatty():
+            yield counts
+        else:
+            with _bar() as bar:
+                bar.add_task(doing, total=total)
+                counts._bar = bar
+                yield counts
+    except KeyboardInterrupt:
+        fail(f"stopped: {counts}{'; run the same command again to go on' if resumable else ''}", INTERRUPTED)
+    except Im2SpError as error:
+        fail(f"{error} ({counts})" if counts.done else str(error))
 
 
-def _on_terminal() -> bool:
-    return sys.stderr.isatty()
+def _bar() -> Progress:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(f"{task.speed:.1f}/s" if task.speed else "-/s")
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
+    return Progress(*columns, console=Console(stderr=True), transient=True)
+
+
+def show_problems(survey: Survey) -> None:
+    """Print what is wrong with the sources; end with exit code 1 when they have no photo at all."""
+    for problem in survey.problems:
+        click.echo(problem, err=True)
+    if survey.count == 0:
+        raise click.exceptions.Exit(1)
 
 
 def result_line(record: Record, out: Path | None) -> str:
-    """What a single photo is answered with: its wav in `out`, or the photo itself when it was only played."""
-    spoken = sum(record.durations) / UNIT_RATE
-    sure = "" if record.confidence is None else f"confidence {record.confidence:.2f}, "
+    """Describe one caption in a line: its wav in `out`, or the photo where it was only played, and figures."""
+    seconds = sum(record.durations) / UNIT_RATE
+    confidence = "" if record.confidence is None else f"confidence {record.confidence:.2f}, "
     return (
         f"{out / record.wav if out else record.image}: {'not sure what it shows, ' if record.withheld else ''}"
-        f"{spoken:.1f} s of speech, {_count(len(record.units), 'unit')}, "
-        f"score {record.score:.2f}, {sure}made in {record.seconds:.2f} s"
+        f"{seconds:.1f} s of speech, {_plural(len(record.units), 'unit')}, "
+        f"score {record.score:.2f}, {confidence}made in {record.seconds:.2f} s"
     )
 
 
 def show_bundle(description: BundleDescription) -> None:
-    """Print what a bundle is, as a table on stdout."""
+    """Print a table about a bundle on stdout."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -113,7 +162,26 @@ def show_bundle(description: BundleDescription) -> None:
     table = Table(title=f"{config.name} {config.version}", show_header=False, title_justify="left")
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    facts = {
+    sections: dict[str, Mapping[str, object]] = {
+        "what it is": _facts(description),
+        "what it was trained on": config.training,
+        "measured quality": config.quality,
+        "parameters": {graph: f"{number:,}" for graph, number in config.parameters.items()},
+        "files, checksums verified": {
+            file.name: f"{_megabytes(file.size)} {file.sha256}" for file in description.files
+        },
+    }
+    for title, rows in sections.items():
+        table.add_row(Text(title, style="bold"))
+        for name, value in rows.items():
+            table.add_row(Text(f"  {name}"), Text(str(value)))
+        table.add_section()
+    Console().print(table)
+
+
+def _facts(description: BundleDescription) -> dict[str, str]:
+    config = description.config
+    return {
         "description": config.description,
         "license": config.license,
         "language": config.language,
@@ -130,25 +198,10 @@ def show_bundle(description: BundleDescription) -> None:
         if config.confidence
         else "not calibrated",
     }
-    sections: dict[str, Mapping[str, object]] = {
-        "what it is": facts,
-        "what it was trained on": config.training,
-        "measured quality": config.quality,
-        "parameters": {graph: f"{number:,}" for graph, number in config.parameters.items()},
-        "files, checksums verified": {
-            file.name: f"{_megabytes(file.size)} {file.sha256}" for file in description.files
-        },
-    }
-    for title, rows in sections.items():
-        table.add_row(Text(title, style="bold"))
-        for name, value in rows.items():
-            table.add_row(Text(f"  {name}"), Text(str(value)))
-        table.add_section()
-    Console().print(table)
 
 
 def bundle_json(description: BundleDescription) -> str:
-    """The same as JSON; the list of subwords and the tables of the confidence stay in config.json."""
+    """Return the config and files of a bundle as JSON, without the long tables of subwords and of the confidence."""
     config: dict[str, Any] = to_builtins(description.config)
     for part, name in (("vocabulary", "subwords"), ("confidence", "familiar")):
         if config[part]:
@@ -165,8 +218,8 @@ def _image_units(config: ImageUnitsConfig | None) -> str:
         return "none"
     rows, columns = config.grid
     return (
-        f"{config.tokenizer} ({config.kind}): {rows} x {columns} cells, {_count(config.codes, 'code')} each of "
-        f"{config.codebook_size}; {_count(config.units, 'unit')}, {config.bits:,} bits a photo"
+        f"{config.tokenizer} ({config.kind}): {rows} x {columns} cells, {_plural(config.codes, 'code')} each of "
+        f"{config.codebook_size}; {_plural(config.units, 'unit')}, {config.bits:,} bits a photo"
     )
 
 
@@ -174,5 +227,5 @@ def _megabytes(size: int) -> str:
     return f"{size / 1e6:.2f} MB"
 
 
-def _count(number: int, noun: str) -> str:
+def _plural(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"

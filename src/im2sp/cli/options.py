@@ -1,4 +1,4 @@
-"""Options of the command line that more than one command has, and what they say."""
+"""Options that several commands share, and the frozen dataclasses that their values arrive in."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, ParamSpec
+from typing import Any
 
 import click
 
-P = ParamSpec("P")
+AnyCommand = Callable[..., None]
 
-ANY_PATH = click.Path(path_type=Path)  # what it leads to is looked at by those who use it
+ANY_PATH = click.Path(path_type=Path)  # opened, and complained about, by the function that reads it
 
 model_option = click.option(
     "--model",
@@ -28,7 +28,7 @@ threads_option = click.option(
     show_default=True,
     help="CPU threads of each process; 0 takes what is there.",
 )
-beam_option = click.option("--beam", type=click.IntRange(1, 64), help="Hypotheses side by side; 1 is fastest.")
+beam_option = click.option("--beam", type=click.IntRange(1, 64), help="Beam size; 1 is greedy and fastest.")
 workers_option = click.option(
     "--workers",
     type=click.IntRange(1, 256),
@@ -37,21 +37,17 @@ workers_option = click.option(
     help="Processes, each with its own copy of the model.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+photos_argument = click.argument("photos", type=ANY_PATH, nargs=-1, required=True, metavar="PHOTO...")
 
 
-def out_option(help: str, *, required: bool = True) -> Callable[[Callable[P, None]], Callable[P, None]]:
-    """`--out`, with what goes there."""
+def out_option(help: str, *, required: bool = True) -> Callable[[AnyCommand], AnyCommand]:
+    """Return the option `--out` with this help text."""
     return click.option("--out", "-o", type=ANY_PATH, required=required, help=help)
 
 
-def photos_argument(metavar: str = "PHOTO...") -> Callable[[Callable[P, None]], Callable[P, None]]:
-    """Photos and folders to look through."""
-    return click.argument("photos", type=ANY_PATH, nargs=-1, required=True, metavar=metavar)
-
-
 @dataclass(frozen=True)
-class Wishes:
-    """What the options of `caption` and `watch` say about the speech."""
+class CaptionOptions:
+    """Options of `caption` and `watch`."""
 
     out: Path | None
     play: bool
@@ -62,41 +58,50 @@ class Wishes:
     seed: int
     min_confidence: float
 
+    def __post_init__(self) -> None:
+        if self.out is None and not self.play:
+            raise click.BadParameter("say where the speech goes: give --out, --play or both", param_hint="--out")
+        if self.temperature > 0 and (self.beam or 1) > 1:
+            raise click.BadParameter("sampling knows no beam; give --temperature or --beam", param_hint="--beam")
 
-def speaking_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The options of a command that speaks about photos; it gets them as its first argument, `Wishes`."""
+    @property
+    def decoding(self) -> tuple[tuple[str, int | float], ...]:
+        """Fields of DecodingOptions that differ from the bundle's defaults. Playing is greedy unless told otherwise."""
+        beam = self.beam or (1 if self.play else None)
+        chosen = {"temperature": self.temperature, "seed": self.seed, "min_confidence": self.min_confidence}
+        return tuple(({**chosen, "beam": beam} if beam else chosen).items())
 
-    @out_option("Folder for the speech and captions.jsonl.", required=False)
-    @click.option("--play", is_flag=True, help="Speak aloud, while it decodes; greedily unless --beam says else.")
-    @model_option
-    @beam_option
-    @click.option(
-        "--temperature",
-        type=click.FloatRange(0, 100),
-        default=0.0,
-        show_default=True,
-        help="Above 0: sample, without a beam.",
+
+def caption_options(command: AnyCommand) -> AnyCommand:
+    """Add the options of a command that captions photos; it receives them as `options`, a CaptionOptions."""
+    decorators = (
+        out_option("Folder for the speech and captions.jsonl.", required=False),
+        click.option("--play", is_flag=True, help="Speak aloud while it decodes; greedy unless --beam is given."),
+        model_option,
+        beam_option,
+        click.option(
+            "--temperature",
+            type=click.FloatRange(0, 100),
+            default=0.0,
+            show_default=True,
+            help="Above 0: sample, without a beam.",
+        ),
+        click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the sampling."),
+        click.option(
+            "--min-confidence",
+            type=click.FloatRange(0, 1),
+            default=0.0,
+            show_default=True,
+            help="Abstain, and say so, where a caption is less likely to be right; 0: never.",
+        ),
+        threads_option,
     )
-    @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the sampling.")
-    @click.option(
-        "--min-confidence",
-        type=click.FloatRange(0, 1),
-        default=0.0,
-        show_default=True,
-        help="Say that it is not sure where a caption is less likely to be right; 0: never.",
-    )
-    @threads_option
-    @functools.wraps(command)
-    def wrapped(**options: Any) -> None:
-        wishes = Wishes(**{field.name: options.pop(field.name) for field in fields(Wishes)})
-        command(wishes, **options)
-
-    return wrapped
+    return _grouped("options", CaptionOptions, decorators)(command)
 
 
 @dataclass(frozen=True)
-class Collection:
-    """What the options of `caption` and `tokenize` say about work on Ray; `ray`: whether it is wanted at all."""
+class RayOptions:
+    """Options of `caption` and `tokenize` for work on Ray; `ray`: whether it is wanted at all."""
 
     ray: bool
     shard: int | None
@@ -104,8 +109,7 @@ class Collection:
     fetch_urls: bool
     private_addresses: bool
 
-    def check(self) -> None:
-        """Raises BadParameter for options that have no meaning without others."""
+    def __post_init__(self) -> None:
         given = {
             "--shard": self.shard is not None,
             "--object-store": self.object_store is not None,
@@ -121,23 +125,32 @@ class Collection:
             )
 
 
-def collection_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The options of a command that can work on Ray; it gets them as `collection`, and `workers` beside."""
-
-    @workers_option
-    @click.option(
-        "--ray", is_flag=True, help="For very many photos, also in tars and Parquet: shards, by workers on Ray."
+def ray_options(command: AnyCommand) -> AnyCommand:
+    """Add the options of a command that can run on Ray; it receives them as `ray`, a RayOptions."""
+    decorators = (
+        click.option(
+            "--ray", is_flag=True, help="For very many photos, also in tars and Parquet: shards, by workers on Ray."
+        ),
+        click.option("--shard", type=click.IntRange(1, 100_000), help="With --ray: photos of a shard."),
+        click.option("--object-store", type=click.IntRange(80, 2**20), help="With --ray: MB that its processes share."),
+        click.option("--fetch-urls", is_flag=True, help="With --ray: fetch photos that Parquet tables name by URL."),
+        click.option(
+            "--private-addresses", is_flag=True, help="With --fetch-urls: also from private networks and this machine."
+        ),
     )
-    @click.option("--shard", type=click.IntRange(1, 100_000), help="With --ray: photos of a shard.")
-    @click.option("--object-store", type=click.IntRange(80, 2**20), help="With --ray: MB that its processes share.")
-    @click.option("--fetch-urls", is_flag=True, help="With --ray: fetch the photos that Parquet tables name by URL.")
-    @click.option(
-        "--private-addresses", is_flag=True, help="With --fetch-urls: also from private networks and this machine."
-    )
-    @functools.wraps(command)
-    def wrapped(*arguments: Any, **options: Any) -> None:
-        collection = Collection(**{field.name: options.pop(field.name) for field in fields(Collection)})
-        collection.check()
-        command(*arguments, **options, collection=collection)
+    return _grouped("ray", RayOptions, decorators)(command)
 
-    return wrapped
+
+def _grouped(name: str, kind: type, decorators: tuple[Callable[[AnyCommand], AnyCommand], ...]) -> Any:
+    """Return a decorator: these options reach the command as one argument, an instance of the dataclass `kind`."""
+
+    def decorate(command: AnyCommand) -> AnyCommand:
+        @functools.wraps(command)
+        def wrapped(**values: Any) -> None:
+            command(**{name: kind(**{field.name: values.pop(field.name) for field in fields(kind)})}, **values)
+
+        for decorator in reversed(decorators):
+            decorator(wrapped)
+        return wrapped
+
+    return decorate

@@ -30,7 +30,7 @@ class Service:
         self.metrics = metrics
         self.worker = Worker(captioner, settings.batch, metrics)
         self.rate = RateLimit(settings.rate)
-        self._admission = Admission(settings.queue, settings.share, self.worker.wait)
+        self._admission = Admission(settings.queue, settings.max_per_client, self.worker.wait)
         metrics.queue.set_function(lambda: self._admission.taken)
 
     @asynccontextmanager

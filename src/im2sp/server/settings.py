@@ -24,7 +24,7 @@ class Settings:
     token: str | None = None  # what clients must present; needed for every host but this machine
     allowed_hosts: tuple[str, ...] = ()  # names by which clients may call the service, besides addresses and localhost
     queue: int = 16  # photos taken on at a time: being received, waiting or being spoken about
-    share: int = 8  # of them, by one client
+    max_per_client: int = 8  # of them, by one client
     batch: int = 1  # photos that the image encoder sees at once; more did not pay on a CPU (docs/service.md)
     rate: int = 120  # requests a minute by one client; 0 switches the limit off
     connections: int = 256  # open at a time; more are answered 503

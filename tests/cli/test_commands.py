@@ -1,4 +1,4 @@
-"""The command line: results on stdout, one sentence on stderr for what went wrong, exit codes 0, 1, 2 and 130."""
+"""What commands do beyond the table of test_behaviour: files, playback, interrupts, real processes."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-import im2sp
 from im2sp import DecodingOptions
 from im2sp.captioner import Captioner
-from im2sp.cli import app, console, progress
+from im2sp.cli import app
 from im2sp.manifest import CAPTIONS, open_journal
 from im2sp.playing import PAUSE, Loudspeaker
 from im2sp.speech.audio import SAMPLE_RATE, read_audio, write_wav
@@ -52,42 +51,6 @@ def photo(tmp_path: Path) -> Path:
     return tmp_path / "photo.png"
 
 
-# ---- what it costs to ask ----
-
-
-def test_help_version_and_nothing() -> None:
-    assert call("--help")[0] == 0
-    for name in ("caption", "watch", "speak", "units", "info"):
-        code, stdout, _ = call(name, "--help")
-        assert code == 0
-        assert "--model" in stdout
-    assert call("--version")[:2] == (0, f"im2sp {im2sp.__version__}\n")
-    assert call()[0] == 2
-
-
-def test_help_loads_nothing_heavy() -> None:
-    heavy = {"numpy", "onnxruntime", "PIL", "pydantic", "rich", "soundfile", "typer"}
-    script = f"import sys, im2sp.cli; print(*{heavy} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout == "\n"
-
-
-# ---- caption ----
-
-
-def test_one_photo(photo: Path, tmp_path: Path, tiny_bundle: Path) -> None:
-    out = tmp_path / "new" / "out"
-    code, stdout, stderr = call("caption", photo, "-o", out, "--model", tiny_bundle)
-    assert (code, stderr) == (0, "")
-    assert stdout.startswith(f"{out / 'photo.wav'}: ")
-    assert "units, score -" in stdout
-    assert stdout.count("\n") == 1
-    assert len(read_audio(out / "photo.wav")) > 0
-    assert (0, f"{out}: 0 photos spoken, 1 skipped (spoken before)\n", "") == call(
-        "caption", photo, "-o", out, "--model", tiny_bundle
-    )
-
-
 def test_what_is_not_sure_enough_is_withheld(photo: Path, tmp_path: Path, calibrated_bundle: Path) -> None:
     sure, unsure = tmp_path / "sure", tmp_path / "unsure"
     code, stdout, _ = call("caption", photo, "-o", sure, "--model", calibrated_bundle)
@@ -106,78 +69,6 @@ def test_what_is_not_sure_enough_is_withheld(photo: Path, tmp_path: Path, calibr
     assert len(read_audio(unsure / "photo.wav")) == 24 * SAMPLE_RATE // 50
 
 
-def test_a_bundle_that_does_not_know_how_sure_it_is(photo: Path, tmp_path: Path, tiny_bundle: Path) -> None:
-    for workers in (1, 2):
-        code, stdout, stderr = call(
-            "caption", photo, "-o", tmp_path / "out", "--model", tiny_bundle, "--min-confidence", 0.5,
-            "--workers", workers,
-        )  # fmt: skip
-        assert (code, stdout) == (1, "")
-        assert "has no calibrated confidence" in sentence(stderr)
-    assert call("caption", photo, "-o", tmp_path, "--min-confidence", 1.5)[0] == 2
-
-
-def test_info_tells_the_threshold(tiny_bundle: Path, calibrated_bundle: Path) -> None:
-    assert "--min-confidence 0.25" in " ".join(call("info", "--model", calibrated_bundle)[1].split())
-    assert "not calibrated" in call("info", "--model", tiny_bundle)[1]
-    told = json.loads(call("info", "--json", "--model", calibrated_bundle)[1])["confidence"]
-    assert told["threshold"] == 0.25
-    assert "familiar" not in told
-
-
-def test_the_real_command(photo: Path, tmp_path: Path, tiny_bundle: Path) -> None:
-    done = command(
-        "caption", photo, tmp_path / "none.jpg", "-o", tmp_path / "out", "--model", tiny_bundle, "--workers", 2
-    )
-    assert done.returncode == 1
-    assert done.stdout == f"{tmp_path / 'out'}: 1 photo spoken, 1 failed\n"
-    assert done.stderr == (
-        f"{tmp_path / 'none.jpg'}: cannot be read (there is no such file)\n1 of 2 photos could not be spoken\n"
-    )
-
-
-def test_a_folder_with_bad_photos(photo: Path, tmp_path: Path, tiny_bundle: Path) -> None:
-    folder = tmp_path / "folder"
-    (folder / "deep").mkdir(parents=True)
-    for name in ("a.png", "b.png", "deep/a.png"):
-        shutil.copy(photo, folder / name)
-    (folder / "cut.png").write_bytes(photo.read_bytes()[:1000])
-    Image.new("1", (20_000, 20_000)).save(folder / "bomb.png")
-    code, stdout, stderr = call("caption", folder, "-o", tmp_path / "out", "--model", tiny_bundle)
-    assert code == 1
-    assert stdout == f"{tmp_path / 'out'}: 3 photos spoken, 2 failed\n"
-    assert stderr.splitlines() == [
-        f"{folder / 'bomb.png'}: is too large (the limit is 64 megapixels); make it smaller first",
-        f"{folder / 'cut.png'}: is cut short; the file ends before the picture does",
-        "2 of 5 photos could not be spoken",
-    ]
-    (folder / "cut.png").unlink()
-    (folder / "bomb.png").unlink()
-    assert call("caption", folder, "-o", tmp_path / "out", "--model", tiny_bundle) == (
-        0,
-        f"{tmp_path / 'out'}: 0 photos spoken, 3 skipped (spoken before)\n",
-        "",
-    )
-
-
-def test_one_bad_photo_is_one_sentence(tmp_path: Path, tiny_bundle: Path) -> None:
-    code, stdout, stderr = call("caption", tmp_path / "none.jpg", "-o", tmp_path / "out", "--model", tiny_bundle)
-    assert (code, stdout) == (1, "")
-    assert sentence(stderr) == f"{tmp_path / 'none.jpg'}: cannot be read (there is no such file)"
-
-
-def test_a_folder_without_photos(photo: Path, tmp_path: Path, tiny_bundle: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    code, _, stderr = call("caption", tmp_path / "empty", "-o", tmp_path / "out", "--model", tiny_bundle)
-    assert code == 1
-    assert sentence(stderr).startswith(f"{tmp_path / 'empty'}: holds no photos")
-    assert not (tmp_path / "out").exists()
-    code, stdout, stderr = call("caption", tmp_path / "empty", photo, "-o", tmp_path / "out", "--model", tiny_bundle)
-    assert code == 1
-    assert "holds no photos" in sentence(stderr)
-    assert "photo.wav" in stdout or "1 photo spoken" in stdout
-
-
 def test_sampling_is_seeded(photo: Path, tmp_path: Path, tiny_bundle: Path) -> None:
     said = {}
     for name, options in {
@@ -189,39 +80,6 @@ def test_sampling_is_seeded(photo: Path, tmp_path: Path, tiny_bundle: Path) -> N
         assert call("caption", photo, "-o", tmp_path / name, "--model", tiny_bundle, *options)[0] == 0
         said[name] = json.loads((tmp_path / name / CAPTIONS).read_text())["units"]
     assert said["once"] == said["again"] != said["other"]
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["caption"],
-        ["caption", "a.jpg"],
-        ["caption", "a.jpg", "--play", "--workers", "2"],
-        ["caption", "a.jpg", "-o", "out", "--beam", "0"],
-        ["caption", "a.jpg", "-o", "out", "--workers", "0"],
-        ["caption", "a.jpg", "-o", "out", "--temperature", "-1"],
-        ["caption", "a.jpg", "-o", "out", "--temperature", "1", "--beam", "3"],
-        ["caption", "a.jpg", "-o", "out", "--nonsense"],
-        ["watch", "."],
-        ["watch", ".", "--play", "--temperature", "1", "--beam", "3"],
-        ["speak", "1 2"],
-        ["units"],
-        ["nonsense"],
-    ],
-)
-def test_wrong_usage(arguments: list[str]) -> None:
-    assert call(*arguments)[0] == 2
-
-
-def test_places_that_cannot_be_written(photo: Path, tmp_path: Path, tiny_bundle: Path) -> None:
-    (tmp_path / "file").touch()
-    for out in (tmp_path / "file", tmp_path / "file" / "below"):
-        code, stdout, stderr = call("caption", photo, "-o", out, "--model", tiny_bundle)
-        assert (code, stdout) == (1, "")
-        assert sentence(stderr).startswith(f"{out}: cannot be written to (")
-    code, _, stderr = call("speak", "1 2", "-o", tmp_path / "file" / "x.wav", "--model", tiny_bundle)
-    assert code == 1
-    assert sentence(stderr).startswith(f"{tmp_path / 'file' / 'x.wav'}: cannot be written (")
 
 
 def test_two_runs_at_once(photo: Path, tmp_path: Path, tiny_bundle: Path) -> None:
@@ -264,23 +122,6 @@ def test_a_write_that_really_fails(photo: Path, tmp_path: Path, tiny_bundle: Pat
     assert done.returncode == 1
     assert sentence(done.stderr) == f"{tmp_path / 'out' / 'photo.wav'}: cannot be written (file too large)"
     assert [path.suffix for path in (tmp_path / "out").iterdir() if path.suffix in (".wav", ".part")] == []
-
-
-def test_bundles_that_are_none(photo: Path, tmp_path: Path, tiny_bundle: Path) -> None:
-    for arguments in (["caption", photo, "-o", tmp_path / "out"], ["speak", "1", "-o", tmp_path / "x.wav"], ["info"]):
-        code, _, stderr = call(*arguments, "--model", tmp_path / "nowhere")
-        assert code == 1
-        assert "there is no bundle" in sentence(stderr)
-    assert not (tmp_path / "out").exists()
-    broken = tmp_path / "broken"
-    shutil.copytree(tiny_bundle, broken)
-    (broken / "vocoder.onnx").write_bytes(b"nonsense")
-    code, _, stderr = call("caption", photo, "-o", tmp_path / "out", "--model", broken)
-    assert code == 1
-    assert "vocoder.onnx" in sentence(stderr)
-
-
-# ---- aloud ----
 
 
 def test_a_photo_is_spoken_aloud(
@@ -372,55 +213,6 @@ def test_watching_a_folder(photo: Path, tmp_path: Path, tiny_bundle: Path) -> No
     assert len(heard(tmp_path / "heard")) > 0
 
 
-def test_watching_what_is_no_folder(photo: Path, tmp_path: Path, tiny_bundle: Path) -> None:
-    code, _, stderr = call("watch", photo, "-o", tmp_path / "out", "--model", tiny_bundle)
-    assert code == 1
-    assert sentence(stderr) == f"{photo}: is not a folder that can be watched"
-    assert not (tmp_path / "out").exists()
-
-
-# ---- defects and interrupts ----
-
-
-def test_a_defect_is_a_sentence(tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def defective(self: Captioner, units: object) -> None:
-        raise ZeroDivisionError("of all\nthings")
-
-    monkeypatch.setattr(Captioner, "speak", defective)
-    monkeypatch.delenv("IM2SP_DEBUG", raising=False)
-    code, _, stderr = call("speak", "1 2", "-o", tmp_path / "x.wav", "--model", tiny_bundle)
-    assert code == 1
-    assert sentence(stderr).startswith("unexpected ZeroDivisionError (of all things); set IM2SP_DEBUG=1")
-    monkeypatch.setenv("IM2SP_DEBUG", "1")
-    result = CliRunner().invoke(app, ["speak", "1 2", "-o", str(tmp_path / "x.wav"), "--model", str(tiny_bundle)])
-    assert result.exit_code == 1
-    assert "Traceback" in result.stderr
-
-
-@pytest.mark.parametrize(
-    ("error", "expected"),
-    [
-        (KeyboardInterrupt(), (130, "stopped")),
-        (MemoryError(), (1, "unexpected MemoryError (there is not enough memory)")),
-        (OSError(errno.ENOSPC, "No space left on device", "/x"), (1, "/x: the disk is full")),
-        (OSError("odd"), (1, "odd")),
-    ],
-)
-def test_other_ends(
-    error: BaseException,
-    expected: tuple[int, str],
-    tmp_path: Path,
-    tiny_bundle: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def defective(self: Captioner, units: object) -> None:
-        raise error
-
-    monkeypatch.setattr(Captioner, "speak", defective)
-    code, _, stderr = call("speak", "1 2", "-o", tmp_path / "x.wav", "--model", tiny_bundle)
-    assert (code, sentence(stderr)[: len(expected[1])]) == expected
-
-
 def test_a_reader_that_goes_away(tiny_bundle: Path) -> None:
     words = [sys.executable, "-m", "im2sp", "info", "--json", "--model", str(tiny_bundle)]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -439,9 +231,6 @@ def test_names_that_cannot_be_printed(photo: Path, tmp_path: Path, tiny_bundle: 
     assert "ph\\udcffoto.wav" in done.stdout
 
 
-# ---- speak, units, info ----
-
-
 def test_speak_from_words_file_and_standard_input(tmp_path: Path, tiny_bundle: Path) -> None:
     (tmp_path / "units.txt").write_text("12, 5 7\n7\n")
     ways = {"a": ["12 5 7 7"], "b": [12, 5, 7, 7], "c": [f"@{tmp_path / 'units.txt'}"], "d": ["-"]}
@@ -452,31 +241,6 @@ def test_speak_from_words_file_and_standard_input(tmp_path: Path, tiny_bundle: P
         assert stdout.startswith(f"{wav}: ")
         assert "from 3 units" in stdout
     assert len({(tmp_path / f"{name}.wav").read_bytes() for name in ways}) == 1
-
-
-@pytest.mark.parametrize(
-    ("units", "part"),
-    [
-        ("", "no units"),
-        ("1 x 2", "'x' is not a unit"),
-        ("1 99", "unit 99 does not exist"),
-        ("1.5", "'1.5' is not a unit"),
-        ("@nowhere.txt", "nowhere.txt: there is no such file"),
-        ("@.", ".: it is a folder"),
-    ],
-)
-def test_units_that_are_none(units: str, part: str, tmp_path: Path, tiny_bundle: Path) -> None:
-    code, _, stderr = call("speak", units, "-o", tmp_path / "x.wav", "--model", tiny_bundle)
-    assert code == 1
-    assert part in sentence(stderr)
-    assert not (tmp_path / "x.wav").exists()
-
-
-def test_a_file_of_units_that_is_no_text(tmp_path: Path, tiny_bundle: Path) -> None:
-    (tmp_path / "units.bin").write_bytes(b"\xff\xfe\x00")
-    code, _, stderr = call("speak", f"@{tmp_path / 'units.bin'}", "-o", tmp_path / "x.wav", "--model", tiny_bundle)
-    assert code == 1
-    assert "is not a text of units" in sentence(stderr)
 
 
 def test_units(tmp_path: Path, tiny_bundle: Path) -> None:
@@ -494,43 +258,3 @@ def test_units(tmp_path: Path, tiny_bundle: Path) -> None:
     code, _, stderr = call("units", tmp_path / "none.wav", "--model", tiny_bundle)
     assert code == 1
     assert sentence(stderr) == f"{tmp_path / 'none.wav'}: cannot be read (there is no such file)"
-
-
-def test_units_go_round(tmp_path: Path, tiny_bundle: Path) -> None:
-    assert call("speak", "3 1 4 1 5 9", "-o", tmp_path / "a.wav", "--model", tiny_bundle)[0] == 0
-    units = call("units", tmp_path / "a.wav", "--model", tiny_bundle)[1]
-    assert call("speak", "-", "-o", tmp_path / "b.wav", "--model", tiny_bundle, stdin=units)[0] == 0
-
-
-def test_info(tiny_bundle: Path) -> None:
-    code, stdout, stderr = call("info", "--model", tiny_bundle)
-    assert (code, stderr) == (0, "")
-    for part in ("tiny 0.0.1", "Apache-2.0", "dev BLEU-4", "12,345", "vocoder.onnx", "20 units"):
-        assert part in stdout
-    described = json.loads(call("info", "--json", "--model", tiny_bundle)[1])
-    assert described["name"] == "tiny"
-    assert "subwords" not in described["vocabulary"]
-    sizes = {file["name"]: file["size"] for file in described["files"]}
-    assert sizes["decoder.onnx"] == (tiny_bundle / "decoder.onnx").stat().st_size
-    assert described["size"] == sum(sizes.values())
-    assert all(len(file["sha256"]) == 64 for file in described["files"])
-
-
-# ---- the bar ----
-
-
-def test_a_folder_shows_a_bar_on_a_terminal(
-    photo: Path, tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shutil.copy(photo, tmp_path / "second.png")
-    (tmp_path / "bad.png").touch()
-    terminal = progress.Console
-
-    monkeypatch.setattr(console, "_on_terminal", lambda: True)
-    monkeypatch.setattr(progress, "Console", lambda **options: terminal(**options, force_terminal=True, width=100))
-    code, _, stderr = call("caption", tmp_path, "-o", tmp_path / "out", "--model", tiny_bundle)
-    assert code == 1
-    assert "speaking" in stderr
-    assert "3/3" in stderr
-    assert "/s" in stderr
-    assert f"{tmp_path / 'bad.png'}: is empty (zero bytes)" in stderr.replace("\n", "")
