@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from itertools import chain, islice, zip_longest
 from pathlib import Path
 
-from im2sp.batch import Voice
+from im2sp.batch import CaptionerConfig
 from im2sp.bundle import find_bundle
 from im2sp.collections.cluster import Workers, cluster
 from im2sp.collections.planning import Plan, Reading, plan_shards
@@ -135,7 +135,7 @@ def chosen(folders: Sequence[Path], count: int) -> list[Path]:
     return found
 
 
-def measure(plan: Plan, out: Path, voice: Voice, workers: int, units: bool) -> Measured:
+def measure(plan: Plan, out: Path, voice: CaptionerConfig, workers: int, units: bool) -> Measured:
     """One run into a new folder."""
     make = make_units if units else make_captions
     load, begin = os.getloadavg()[0], time.perf_counter()
@@ -196,7 +196,7 @@ def main() -> None:
     given = parser.parse_args()
     photos = chosen(given.folders, given.photos)
     plan = plan_shards(photos, Reading(shard=given.shard))
-    voice = Voice(str(find_bundle(given.model).absolute()), threads=1)
+    voice = CaptionerConfig(str(find_bundle(given.model).absolute()), threads=1)
     runs, sums = [], set()
     print(f"| {' | '.join(COLUMNS)} |")
     print("|---" * len(COLUMNS) + "|")

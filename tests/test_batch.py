@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from im2sp.batch import Outcome, Voice, speak_in_turn, speak_photos
+from im2sp.batch import CaptionerConfig, Result, caption_live, caption_photos
 from im2sp.bundle import write_checksums
 from im2sp.captioner import Captioner
-from im2sp.errors import BundleError, Im2SpError
-from im2sp.manifest import CAPTIONS, OutputError, open_journal
+from im2sp.errors import BundleError, Im2SpError, OutputError
+from im2sp.manifest import CAPTIONS, open_manifest
 from im2sp.speech.audio import HOP, read_audio
 
 
@@ -44,10 +44,10 @@ def photos(tmp_path: Path) -> list[Path]:
     return [good[0], empty, *good[1:], text, missing, tiny]
 
 
-def run(photos: list[Path], out: Path, bundle: Path, workers: int = 1, **decoding: float) -> list[Outcome]:
-    voice = Voice(str(bundle), threads=1, decoding=tuple(decoding.items()))
-    with open_journal(out) as journal:
-        return list(speak_photos(photos, journal, voice, workers))
+def run(photos: list[Path], out: Path, bundle: Path, workers: int = 1, **decoding: float) -> list[Result]:
+    voice = CaptionerConfig(str(bundle), threads=1, decoding=tuple(decoding.items()))
+    with open_manifest(out) as manifest:
+        return list(caption_photos(photos, manifest, voice, workers))
 
 
 def records(out: Path) -> list[dict[str, object]]:
@@ -69,27 +69,27 @@ def test_the_good_are_spoken_and_the_bad_named(
     workers: int, photos: list[Path], tmp_path: Path, tiny_bundle: Path
 ) -> None:
     out = tmp_path / "out"
-    outcomes = run(photos, out, tiny_bundle, workers)
-    errors = {outcome.photo.name: outcome.error for outcome in outcomes if outcome.error}
+    results = run(photos, out, tiny_bundle, workers)
+    errors = {result.photo.name: result.error for result in results if result.error}
     assert set(errors) == {"empty.jpg", "text.jpg", "missing.jpg"}
     assert all(str(tmp_path / "in" / name) in str(error) for name, error in errors.items())
     found = consistent(out)
     assert {record["image"] for record in found} == {str(photo) for photo in photos if photo.name not in errors}
-    assert sorted(outcome.record.wav for outcome in outcomes if outcome.record) == sorted(
+    assert sorted(result.row.wav for result in results if result.row) == sorted(
         name for name in os.listdir(out) if name.endswith(".wav")
     )
     if workers == 1:
-        assert [outcome.photo for outcome in outcomes] == photos
+        assert [result.photo for result in results] == photos
 
 
 def test_a_record_is_what_the_captioner_says(tmp_path: Path, tiny_bundle: Path) -> None:
     photo = picture(tmp_path / "a.png")
-    (outcome,) = run([photo], tmp_path / "out", tiny_bundle)
+    (result,) = run([photo], tmp_path / "out", tiny_bundle)
     caption = Captioner.from_pretrained(tiny_bundle).caption(photo)
-    assert outcome.record is not None
-    assert outcome.record.units == caption.units.tolist()
-    assert outcome.record.durations == caption.durations.tolist()
-    assert outcome.record.score == pytest.approx(caption.score, abs=1e-3)
+    assert result.row is not None
+    assert result.row.units == caption.units.tolist()
+    assert result.row.durations == caption.durations.tolist()
+    assert result.row.score == pytest.approx(caption.score, abs=1e-3)
     spoken = read_audio(tmp_path / "out" / "a.wav")
     assert np.abs(spoken - caption.waveform).max() < 1e-4
 
@@ -107,27 +107,27 @@ def test_workers_and_order_change_nothing(photos: list[Path], tmp_path: Path, ti
 
 def test_it_goes_on_where_it_stopped(photos: list[Path], tmp_path: Path, tiny_bundle: Path) -> None:
     out = tmp_path / "out"
-    with open_journal(out) as journal:
-        outcomes = speak_photos(photos, journal, Voice(str(tiny_bundle)))
+    with open_manifest(out) as manifest:
+        results = caption_photos(photos, manifest, CaptionerConfig(str(tiny_bundle)))
         for _ in range(3):
-            next(outcomes)
-        outcomes.close()
+            next(results)
+        results.close()
     assert [record["wav"] for record in records(out)] == ["a.wav", "b.wav"]
     (out / "b.wav").unlink()  # on record, but gone
     before = (out / "a.wav").stat().st_mtime_ns
     outcomes_again = run(photos, out, tiny_bundle)
-    assert [outcome.photo for outcome in outcomes_again if outcome.skipped] == [photos[0]]
+    assert [result.photo for result in outcomes_again if result.skipped] == [photos[0]]
     assert (out / "a.wav").stat().st_mtime_ns == before
     assert len({record["image"] for record in consistent(out)}) == 5
-    assert sum(outcome.skipped for outcome in run(photos, out, tiny_bundle)) == 5
+    assert sum(result.skipped for result in run(photos, out, tiny_bundle)) == 5
 
 
 def test_a_wav_without_record_is_spoken_again(tmp_path: Path, tiny_bundle: Path) -> None:
     photo, out = picture(tmp_path / "a.png"), tmp_path / "out"
     out.mkdir()
     (out / "a.wav").write_bytes(b"half")
-    (outcome,) = run([photo], out, tiny_bundle)
-    assert not outcome.skipped
+    (result,) = run([photo], out, tiny_bundle)
+    assert not result.skipped
     assert len(consistent(out)) == 1
 
 
@@ -140,11 +140,11 @@ def test_photos_are_taken_one_by_one(tmp_path: Path, tiny_bundle: Path) -> None:
             asked += 1
             yield picture(tmp_path / f"{asked}.png", asked)
 
-    with open_journal(tmp_path / "out") as journal:
-        outcomes = speak_photos(endless(), journal, Voice(str(tiny_bundle)))
+    with open_manifest(tmp_path / "out") as manifest:
+        results = caption_photos(endless(), manifest, CaptionerConfig(str(tiny_bundle)))
         for _ in range(3):
-            next(outcomes)
-        outcomes.close()
+            next(results)
+        results.close()
     assert asked == 3
 
 
@@ -168,7 +168,7 @@ def test_a_graph_that_is_none_is_said_once(workers: int, photos: list[Path], tmp
     assert records(tmp_path / "out") == []
     asked = iter(photos)
     with pytest.raises(BundleError, match=r"^vocoder\.onnx"):
-        next(speak_in_turn(asked, Voice(str(bundle), threads=1)))
+        next(caption_live(asked, CaptionerConfig(str(bundle), threads=1)))
     assert next(asked) == photos[0]  # it was said before the first photo was asked for
 
 
@@ -209,8 +209,8 @@ def test_a_defect_does_not_stop_the_others(
 
     monkeypatch.setattr(Captioner, "caption", defective)
     monkeypatch.delenv("IM2SP_DEBUG", raising=False)
-    outcomes = run(photos[:2], tmp_path / "out", tiny_bundle)
-    assert [outcome.error for outcome in outcomes] == [
+    results = run(photos[:2], tmp_path / "out", tiny_bundle)
+    assert [result.error for result in results] == [
         f"{photo}: unexpected ZeroDivisionError (of all things); set IM2SP_DEBUG=1 to see where, and please report it"
         for photo in photos[:2]
     ]
@@ -221,9 +221,9 @@ def test_a_defect_does_not_stop_the_others(
 
 
 def test_threads_are_shared_out() -> None:
-    assert Voice(threads=3).shared_by(4).threads == 3
-    assert Voice().shared_by(1).threads == 0
-    assert Voice().shared_by(1000).threads == 1
+    assert CaptionerConfig(threads=3).for_workers(4).threads == 3
+    assert CaptionerConfig().for_workers(1).threads == 0
+    assert CaptionerConfig().for_workers(1000).threads == 1
 
 
 # ---- runs that are ended from outside ----
@@ -323,7 +323,7 @@ def test_workers_do_not_outlive_a_killed_run(start: Start, many: Path, tmp_path:
     while not all(map(ended, workers)):
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    with open_journal(out):  # neither locked nor torn; sweeps what was half written
+    with open_manifest(out):  # neither locked nor torn; sweeps what was half written
         assert len(consistent(out)) >= 3
 
 
@@ -337,5 +337,5 @@ def test_a_worker_that_dies_is_a_sentence(start: Start, many: Path, tmp_path: Pa
     assert process.returncode == 1
     assert "a worker process was ended from outside" in stderr
     assert "Traceback" not in stderr
-    with open_journal(out):
+    with open_manifest(out):
         assert len(consistent(out)) >= 3

@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from im2sp.batch import Outcome
+from im2sp.batch import Result
 from im2sp.captioner import Captioner
-from im2sp.errors import BundleError
+from im2sp.errors import BundleError, OutputError
 from im2sp.image.finding import Photos
 from im2sp.image.unit_table import UnitTable, write_unit_table
 from im2sp.image.units import ImageUnits
-from im2sp.manifest import CAPTIONS, OutputError, locked
+from im2sp.manifest import CAPTIONS, locked
 from im2sp.speech.audio import read_audio
 from im2sp.tokenizing import tokenize_photos
 from tests.cli.test_commands import call, command, sentence
@@ -44,11 +44,11 @@ def photos(tmp_path: Path) -> Path:
     return tmp_path / "in"
 
 
-def run(photos: Path, table: Path, captioner: Captioner, most: int = 10**6) -> list[Outcome]:
+def run(photos: Path, table: Path, captioner: Captioner, most: int = 10**6) -> list[Result]:
     """Tokenize; stop after `most` photos."""
-    outcomes = tokenize_photos(Photos([photos]), table, captioner)
-    found = [outcome for _, outcome in zip(range(most), outcomes, strict=False)]
-    outcomes.close()
+    results = tokenize_photos(Photos([photos]), table, captioner)
+    found = [result for _, result in zip(range(most), results, strict=False)]
+    results.close()
     return found
 
 
@@ -61,8 +61,8 @@ def ids(table: Path) -> list[str]:
 
 def test_each_photo_has_one_row(photos: Path, tmp_path: Path, captioner: Captioner) -> None:
     table = tmp_path / "new" / "units.parquet"
-    outcomes = run(photos, table, captioner)
-    assert [outcome.error for outcome in outcomes] == [None] * 4
+    results = run(photos, table, captioner)
+    assert [result.error for result in results] == [None] * 4
     assert os.listdir(table.parent) == ["units.parquet"]
     opened = UnitTable.open(table)
     assert opened.tokenizer.makes_the_units_of(captioner.image_tokenizer)
@@ -74,7 +74,7 @@ def test_each_photo_has_one_row(photos: Path, tmp_path: Path, captioner: Caption
 def test_bad_photos_have_none(photos: Path, tmp_path: Path, captioner: Captioner) -> None:
     (photos / "b.png").write_text("not a picture")
     (photos / "empty.png").touch()
-    errors = [outcome.error for outcome in run(photos, tmp_path / "units.parquet", captioner) if outcome.error]
+    errors = [result.error for result in run(photos, tmp_path / "units.parquet", captioner) if result.error]
     assert [error.split(": ")[0] for error in errors] == [str(photos / "b.png"), str(photos / "empty.png")]
     assert ids(tmp_path / "units.parquet") == ["a.png", "deep/a.png", "deep/c.png"]
 
@@ -82,7 +82,7 @@ def test_bad_photos_have_none(photos: Path, tmp_path: Path, captioner: Captioner
 def test_only_bad_photos_make_no_table(photos: Path, tmp_path: Path, captioner: Captioner) -> None:
     for name in GOOD:
         (photos / name).write_text("not a picture")
-    assert all(outcome.error for outcome in run(photos, tmp_path / "units.parquet", captioner))
+    assert all(result.error for result in run(photos, tmp_path / "units.parquet", captioner))
     assert os.listdir(tmp_path) == ["in"]
 
 
@@ -94,7 +94,7 @@ def test_it_goes_on_where_it_stopped(photos: Path, tmp_path: Path, captioner: Ca
     with (tmp_path / "units.parquet.part" / "rows.jsonl").open("ab") as file:
         file.write(torn)
     again = run(photos, table, captioner)
-    assert [outcome.skipped for outcome in again] == [True, True, False, False]
+    assert [result.skipped for result in again] == [True, True, False, False]
     assert ids(table) == GOOD
     run(photos, tmp_path / "whole.parquet", captioner)
     assert table.read_bytes() == (tmp_path / "whole.parquet").read_bytes()
@@ -138,7 +138,7 @@ def test_what_was_begun_otherwise_is_not_gone_on_with(photos: Path, tmp_path: Pa
     with pytest.raises(OutputError, match=r"holds .*in/a.png as a.png"):
         run(photos / "deep", table, captioner)
     (work / "rows.jsonl").write_text("[]\n")
-    with pytest.raises(OutputError, match="is damaged; delete that folder"):
+    with pytest.raises(OutputError, match="line 1 is damaged; delete its folder"):
         run(photos, table, captioner)
     assert not table.exists()
 

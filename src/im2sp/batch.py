@@ -1,6 +1,6 @@
-"""Many photos in, their spoken captions in one folder out, or aloud: streamed, in one or several processes.
+"""Caption many photos: paths or stored image units in; wav files and captions.jsonl out, or speech played aloud.
 
-What is done stands in the folder's journal, so a run goes on where the last one stopped, however that one ended.
+The manifest of the output folder records every finished photo, so that a run continues where the last one stopped.
 """
 
 from __future__ import annotations
@@ -9,240 +9,321 @@ import os
 import signal
 import threading
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from im2sp.bundle import Bundle, find_bundle
-from im2sp.errors import Im2SpError, about, unexpected
-from im2sp.manifest import Journal, OutputError, Record
+from im2sp.errors import Im2SpError, OutputError, about, unexpected
+from im2sp.manifest import Manifest, Row
 from im2sp.onnx import GraphError, Graphs, load_runtime_soon
 from im2sp.optimised import OptimisedGraphs
 from im2sp.playing import PlaybackError, play
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from im2sp.captioner import Captioner, SpeechCaption
     from im2sp.decoding.search import DecodingOptions
     from im2sp.image.loading import ImageSource
-    from im2sp.image.stored import StoredPhoto
+    from im2sp.image.unit_table import StoredPhoto
     from im2sp.image.units import ImageUnits
     from im2sp.playing import Sink
 
 
 @dataclass(frozen=True)
-class Voice:
-    """What speaks, and how."""
+class CaptionerConfig:
+    """Bundle, threads and decoding options of a captioner; small enough to send to another process."""
 
-    model: str = "default"  # what Captioner.from_pretrained takes
-    threads: int = 0  # CPU threads of each process; 0: the cores, shared out between the processes
+    model: str = "default"  # argument of Captioner.from_pretrained
+    threads: int = 0  # CPU threads of each process; 0: divide the cores among the processes
     decoding: tuple[tuple[str, int | float], ...] = ()  # fields of DecodingOptions that differ from the bundle's
 
-    def shared_by(self, workers: int) -> Voice:
-        """The same with threads for each of so many processes."""
+    def for_workers(self, workers: int) -> CaptionerConfig:
+        """Divide the cores of this machine among `workers` processes, unless `threads` is given."""
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         return self if self.threads or workers == 1 else replace(self, threads=max(1, cores // workers))
 
     def options(self, captioner: Captioner) -> DecodingOptions:
-        """How the captioner is to decode. Raises Im2SpError for what its bundle cannot do."""
+        """Return the bundle's decoding options with those of `decoding`. Raises Im2SpError for unsupported ones."""
         options = replace(captioner.default_options, **dict[str, Any](self.decoding))
         captioner.check(options)
         return options
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What became of a photo."""
+class Result:
+    """Result of one photo: a row of the manifest, an error, or neither where it was skipped."""
 
     photo: Path
-    record: Record | None = None  # when it was spoken in this run
-    error: str | None = None  # why it could not be spoken, in one sentence
-    skipped: bool = False  # it had been spoken before
+    row: Row | None = None  # captioned in this run
+    error: str | None = None  # one sentence
+    skipped: bool = False  # captioned by an earlier run
 
 
-def speak_photos(
-    photos: Iterable[Path | StoredPhoto], journal: Journal, voice: Voice, workers: int = 1
-) -> Generator[Outcome, None, None]:
-    """Speak about each photo that the journal does not know yet; each outcome comes as soon as it is on record.
+def caption_photos(
+    photos: Iterable[Path | StoredPhoto], manifest: Manifest, config: CaptionerConfig, workers: int = 1
+) -> Generator[Result, None, None]:
+    """Caption each photo that the manifest does not list; yield each result when it is recorded.
 
-    A photo that cannot be spoken is an outcome like any other. When the iteration is left early, the photos that are
-    being spoken are finished and recorded. Ctrl-C is heard between photos; a second one at once.
+    A photo that cannot be captioned gives a result with its error. When the generator is closed early, photos in
+    progress are finished and recorded. Ctrl-C takes effect between photos, a second Ctrl-C at once.
 
-    Raises BundleError for a bundle that cannot be used, OutputError when the folder cannot be written (a full disk),
-    Im2SpError when a worker process dies.
+    Raises BundleError for an unusable bundle, OutputError when the folder cannot be written (a full disk), Im2SpError
+    when a worker process dies.
     """
-    voices: Voices = _Here(voice) if workers == 1 else _several(voice, workers)
+    executor: _Executor = _Inline(config) if workers == 1 else _Processes(config.for_workers(workers), workers)
+    running: set[Future[Result]] = set()
     with _Interrupts() as interrupts:
         try:
-            for photo, image in map(_named, photos):
+            for photo, image in map(_key_and_image, photos):
                 interrupts.check()
-                if journal.is_spoken(photo):
-                    yield Outcome(photo, skipped=True)
+                if manifest.has(photo):
+                    yield Result(photo, skipped=True)
                     continue
-                for outcome in voices.speak(photo, journal.wav_for(photo), image):
-                    yield _recorded(outcome, journal)
-            for outcome in voices.rest():
-                yield _recorded(outcome, journal)
+                for result in _wait(running, executor.waiting):
+                    yield _recorded(result, manifest)
+                running.add(executor.submit(photo, manifest.wav_for(photo), image))
+                for result in _wait(running, executor.running):
+                    yield _recorded(result, manifest)
+            for result in _wait(running, 0):
+                yield _recorded(result, manifest)
                 interrupts.check()
         finally:
-            for outcome in voices.close():
-                with suppress(OutputError):  # what broke the run off has been said; next time these are spoken again
-                    _recorded(outcome, journal)
+            executor.shutdown()
+            for future in running:
+                if not future.cancelled() and future.exception() is None:
+                    with suppress(OutputError):  # the error that ended the run has been raised already
+                        _recorded(future.result(), manifest)
 
 
-def speak_in_turn(
-    photos: Iterable[Path | StoredPhoto], voice: Voice, journal: Journal | None = None, sink: Sink | None = None
-) -> Generator[Outcome, None, None]:
-    """Speak about each photo when it comes, aloud where there is a sink, on record where there is a journal.
+def caption_live(
+    photos: Iterable[Path | StoredPhoto],
+    config: CaptionerConfig,
+    manifest: Manifest | None = None,
+    sink: Sink | None = None,
+) -> Generator[Result, None, None]:
+    """Caption each photo as it comes, aloud where there is a sink, recorded where there is a manifest.
 
-    Unlike in `speak_photos`, the voice is ready before the first photo comes, photos on record are spoken again, and
-    Ctrl-C is heard at once. Raises what `speak_photos` raises, and PlaybackError.
+    Unlike `caption_photos`, this loads the captioner before it asks for the first photo, captions photos of the
+    manifest again, and stops at once on Ctrl-C. Raises the errors of `caption_photos`, and PlaybackError.
     """
-    speaker = Speaker(voice)
-    speaker.wait()
-    for photo, image in map(_named, photos):
-        outcome = speaker.speak(photo, journal.wav_for(photo) if journal else None, sink, image)
-        yield _recorded(outcome, journal) if journal else outcome
+    worker = CaptionWorker(config)
+    worker.wait()
+    for photo, image in map(_key_and_image, photos):
+        result = worker.caption(photo, manifest.wav_for(photo) if manifest else None, sink, image)
+        yield _recorded(result, manifest) if manifest else result
 
 
-def _named(photo: Path | StoredPhoto) -> tuple[Path, ImageUnits | None]:
-    """What stands for a photo on record, and what to look at where that is no file."""
+def _key_and_image(photo: Path | StoredPhoto) -> tuple[Path, ImageUnits | None]:
     return (photo, None) if isinstance(photo, Path) else (photo.key, photo.units)
 
 
-def _recorded(outcome: Outcome, journal: Journal) -> Outcome:
-    if outcome.record is not None:
-        journal.append(outcome.record)
-    return outcome
+def _recorded(result: Result, manifest: Manifest) -> Result:
+    if result.row is not None:
+        manifest.append(result.row)
+    return result
 
 
-class Speaker:
-    """The captioner of one process."""
+class CaptionWorker:
+    """Captioner of one process: photo in, wav file and Result out."""
 
-    def __init__(self, voice: Voice) -> None:
-        """Raises BundleError for a bundle that cannot be used; where it is a graph, `wait` or the first `speak` do."""
+    def __init__(self, config: CaptionerConfig) -> None:
+        """Open the bundle; its graphs open in the background.
+
+        Raises BundleError for an unusable bundle. An invalid graph raises in `wait` or the first caption.
+        """
         load_runtime_soon()
-        bundle = Bundle.load(find_bundle(voice.model))
-        graphs = Graphs(bundle, voice.threads, OptimisedGraphs.of_user())
+        bundle = Bundle.load(find_bundle(config.model))
+        graphs = Graphs(bundle, config.threads, OptimisedGraphs.of_user())
         self._opening = graphs.open_soon(bundle.config.speaking_graphs)
-        from im2sp.captioner import Captioner  # while graphs are being opened, and so is the first photo
+        from im2sp.captioner import Captioner  # imports while the graphs open
 
         self._captioner = Captioner(bundle, graphs=graphs)
-        self._options = voice.options(self._captioner)
+        self._options = config.options(self._captioner)
 
     def wait(self) -> None:
-        """Return when all graphs are open. Raises GraphError for one that cannot be opened."""
+        """Wait until all graphs are open. Raises GraphError for one that cannot be opened."""
         for opening in self._opening:
             opening.result()
 
-    def speak(
+    def caption(
         self,
         photo: Path,
         wav: Path | None,
         sink: Sink | None = None,
         image: ImageSource | ImageUnits | None = None,
-    ) -> Outcome:
-        """Caption a photo, aloud where there is a sink, and write its wav where that has a path.
+    ) -> Result:
+        """Caption a photo, play it where there is a sink, and write its wav where `wav` is a path.
 
-        `image`: what to look at where `photo` is a name on record and not a file. Raises OutputError when the wav
-        cannot be written, PlaybackError when the sink takes no more, GraphError when the bundle is broken.
+        `image`: what to caption where `photo` is only a key of the manifest. Raises OutputError when the wav cannot be
+        written, PlaybackError when the sink fails, GraphError for a broken bundle.
         """
-        caption = self.say(photo if image is None else image, str(photo), sink)
+        caption = self.try_caption(photo if image is None else image, str(photo), sink)
         if isinstance(caption, str):
-            return Outcome(photo, error=caption)
+            return Result(photo, error=caption)
         try:
             if wav:
                 caption.save(wav)
         except Im2SpError as error:
             raise OutputError(str(error)) from error
-        name = wav.name if wav else ""
-        units, durations = caption.units.tolist(), caption.durations.tolist()
-        record = Record(
-            os.path.abspath(photo),
-            name,
-            units,
-            durations,
-            round(caption.score, 4),
-            round(caption.seconds, 3),
-            None if caption.confidence is None else round(caption.confidence, 4),
-            caption.withheld,
+        row = Row(
+            image=os.path.abspath(photo),
+            wav=wav.name if wav else "",
+            units=caption.units.tolist(),
+            durations=caption.durations.tolist(),
+            score=round(caption.score, 4),
+            seconds=round(caption.seconds, 3),
+            confidence=None if caption.confidence is None else round(caption.confidence, 4),
+            withheld=caption.withheld,
         )
-        return Outcome(photo, record)
+        return Result(photo, row)
 
-    def say(self, image: ImageSource | ImageUnits, name: str, sink: Sink | None = None) -> SpeechCaption | str:
-        """A caption, spoken aloud where there is a sink; or why there is none, in a sentence about `name`.
+    def try_caption(self, image: ImageSource | ImageUnits, name: str, sink: Sink | None = None) -> SpeechCaption | str:
+        """Caption an image, or return one sentence about `name` that says why it cannot be captioned.
 
-        Raises PlaybackError when the sink takes no more, GraphError when the bundle is broken.
+        Raises PlaybackError and GraphError, which would fail every photo.
         """
         try:
-            return self._caption(image, sink)
-        except (PlaybackError, GraphError):  # would fail every photo
+            if sink is None:
+                return self._captioner.caption(image, self._options)
+            with closing(self._captioner.stream(image, self._options)) as chunks:
+                return play(chunks, sink)
+        except (PlaybackError, GraphError):
             raise
         except Im2SpError as error:
             return about(name, error)
-        except Exception as error:  # a defect of ours must not silence the other photos
+        except Exception as error:  # a defect must not stop the other photos
             return f"{name}: {unexpected(error)}"
 
-    def _caption(self, photo: ImageSource | ImageUnits, sink: Sink | None) -> SpeechCaption:
-        if sink is None:
-            return self._captioner.caption(photo, self._options)
-        with closing(self._captioner.stream(photo, self._options)) as chunks:
-            return play(chunks, sink)
 
+class _Executor(Protocol):
+    """Runs CaptionWorker.caption in this process or in others."""
 
-class Voices(Protocol):
-    """One or several speakers at work."""
+    waiting: int  # photos in progress at most before another one is submitted
+    running: int  # photos in progress at most before another one is asked for
 
-    def speak(self, photo: Path, wav: Path, image: ImageUnits | None) -> Iterator[Outcome]:
-        """Take on a photo; give what is done by now."""
-        ...
+    def submit(self, photo: Path, wav: Path, image: ImageUnits | None) -> Future[Result]: ...
 
-    def rest(self) -> Iterator[Outcome]:
-        """Give what is still being spoken."""
-        ...
-
-    def close(self) -> Iterator[Outcome]:
-        """Stop; give what was spoken and not yet given."""
+    def shutdown(self) -> None:
+        """Finish the photos in progress, cancel the others."""
         ...
 
 
-class _Here:
-    """Speaks in this process."""
+class _Inline:
+    """Captions in this process; loads the captioner for the first photo."""
 
-    def __init__(self, voice: Voice) -> None:
-        self._voice = voice
-        self._speaker: Speaker | None = None
+    waiting = running = 0
 
-    def speak(self, photo: Path, wav: Path, image: ImageUnits | None) -> Iterator[Outcome]:
-        if self._speaker is None:  # not before there is something to say
-            self._speaker = Speaker(self._voice)
-        yield self._speaker.speak(photo, wav, image=image)
+    def __init__(self, config: CaptionerConfig) -> None:
+        self._config = config
+        self._worker: CaptionWorker | None = None
 
-    def rest(self) -> Iterator[Outcome]:
-        return iter(())
+    def submit(self, photo: Path, wav: Path, image: ImageUnits | None) -> Future[Result]:
+        from concurrent.futures import Future
 
-    def close(self) -> Iterator[Outcome]:
-        return iter(())
+        self._worker = self._worker or CaptionWorker(self._config)
+        future: Future[Result] = Future()
+        future.set_result(self._worker.caption(photo, wav, image=image))
+        return future
+
+    def shutdown(self) -> None:
+        pass
 
 
-def _several(voice: Voice, workers: int) -> Voices:
-    from im2sp.workers import Workers  # and with it all that starts processes, which one photo need not wait for
+class _Processes:
+    """Captions in several processes, each with a captioner of its own."""
 
-    return Workers(voice.shared_by(workers), workers)
+    def __init__(self, config: CaptionerConfig, count: int) -> None:
+        import multiprocessing  # a single photo need not wait for these
+        from concurrent.futures import ProcessPoolExecutor
+
+        self._config = config
+        self.waiting = count  # one photo in the queue keeps all processes busy; more would delay a stop
+        self.running = count + 1
+        spawn = multiprocessing.get_context("spawn")  # fork would copy locks of the runtime's threads
+        self._pool = ProcessPoolExecutor(count, mp_context=spawn, initializer=_follow_parent)
+
+    def submit(self, photo: Path, wav: Path, image: ImageUnits | None) -> Future[Result]:
+        from concurrent.futures import BrokenExecutor
+
+        try:
+            with _sigint_blocked():
+                return self._pool.submit(_caption_in_process, self._config, photo, wav, image)
+        except BrokenExecutor as error:
+            raise _worker_died() from error
+
+    def shutdown(self) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _wait(running: set[Future[Result]], most: int) -> Iterator[Result]:
+    """Yield results until at most `most` photos are in progress."""
+    from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, wait
+
+    while len(running) > most:
+        for future in wait(running, return_when=FIRST_COMPLETED).done:
+            running.discard(future)
+            try:
+                result = future.result()
+            except BrokenExecutor as error:
+                raise _worker_died() from error
+            yield result
+
+
+def _worker_died() -> Im2SpError:
+    return Im2SpError("a worker process was ended from outside, perhaps for want of memory; use fewer --workers")
+
+
+_worker_of_process = lru_cache(maxsize=1)(CaptionWorker)
+
+
+def _caption_in_process(config: CaptionerConfig, photo: Path, wav: Path, image: ImageUnits | None) -> Result:
+    return _worker_of_process(config).caption(photo, wav, image=image)
+
+
+def _follow_parent() -> None:
+    """Ignore Ctrl-C, which the main process handles, and exit when the main process ends."""
+    import multiprocessing
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+@contextmanager
+def _sigint_blocked() -> Iterator[None]:
+    """Block SIGINT while a process may be started: it inherits the mask for life. Windows has no such mask."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _Interrupts:
-    """Ctrl-C, noted when it comes and raised by `check`, where nothing is half done; a second one is raised at once.
+    """Ctrl-C, deferred until `check`; a second one is raised at once.
 
-    Raised inside the process pool it could leave a lock taken, and the run would hang instead of ending.
+    Raised inside the process pool it could leave a lock taken, and the run would hang.
     """
 
     def __init__(self) -> None:
         self._noted = False
         self._before = signal.getsignal(signal.SIGINT)
-        here = threading.current_thread() is threading.main_thread()  # no other thread may set handlers, or needs to
-        self._ours = here and callable(self._before)  # a run in the background may have been told to ignore Ctrl-C
+        main = threading.current_thread() is threading.main_thread()  # other threads may not set handlers
+        self._ours = main and callable(self._before)  # a background job may ignore Ctrl-C
 
     def __enter__(self) -> Self:
         if self._ours:

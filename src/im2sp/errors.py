@@ -29,6 +29,10 @@ class BundleError(Im2SpError):
     """A bundle that is missing, damaged, too new or inconsistent."""
 
 
+class OutputError(Im2SpError):
+    """An output folder that cannot be written, is in use, or holds files of another program."""
+
+
 _REASONS = {
     errno.ENOENT: "there is no such file",
     errno.EACCES: "permission denied",

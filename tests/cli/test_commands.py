@@ -20,7 +20,7 @@ from PIL import Image
 from im2sp import DecodingOptions
 from im2sp.captioner import Captioner
 from im2sp.cli import app
-from im2sp.manifest import CAPTIONS, open_journal
+from im2sp.manifest import CAPTIONS, open_manifest
 from im2sp.playing import PAUSE, Loudspeaker
 from im2sp.speech.audio import SAMPLE_RATE, read_audio, write_wav
 from tests.test_playing import FAKE, heard, use_device
@@ -83,7 +83,7 @@ def test_sampling_is_seeded(photo: Path, tmp_path: Path, tiny_bundle: Path) -> N
 
 
 def test_two_runs_at_once(photo: Path, tmp_path: Path, tiny_bundle: Path) -> None:
-    with open_journal(tmp_path / "out"):
+    with open_manifest(tmp_path / "out"):
         code, _, stderr = call("caption", photo, "-o", tmp_path / "out", "--model", tiny_bundle)
     assert code == 1
     assert "another im2sp is writing there" in sentence(stderr)

@@ -9,12 +9,12 @@ from pathlib import Path
 import click
 import pytest
 
-from im2sp.batch import Outcome
+from im2sp.batch import Result
 from im2sp.cli.console import progress
 from im2sp.errors import Im2SpError
 
 PHOTO = Path("a.png")
-OUTCOMES = (Outcome(PHOTO), Outcome(PHOTO, skipped=True), Outcome(PHOTO, error="a.png: is empty"), Outcome(PHOTO))
+OUTCOMES = (Result(PHOTO), Result(PHOTO, skipped=True), Result(PHOTO, error="a.png: is empty"), Result(PHOTO))
 
 
 class Terminal(io.StringIO):
@@ -28,8 +28,8 @@ def test_counts_and_failures(terminal: bool, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setenv("TERM", "xterm")
     with progress(4, "speaking", "spoken") as counts:
-        for outcome in OUTCOMES:
-            counts.add(outcome)
+        for result in OUTCOMES:
+            counts.add(result)
     assert str(counts) == "2 photos spoken, 1 skipped (spoken before), 1 failed"
     shown = sys.stderr.getvalue()  # type: ignore[attr-defined]
     if terminal:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from im2sp.batch import Voice
+from im2sp.batch import CaptionerConfig
 from im2sp.collections import running
 from im2sp.collections.cluster import Workers, _end_processes_of, cluster
 from im2sp.collections.planning import Plan, Reading, plan_shards
@@ -41,8 +41,8 @@ def ray() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def voice(tiny_bundle: Path) -> Voice:
-    return Voice(str(tiny_bundle), threads=1)
+def voice(tiny_bundle: Path) -> CaptionerConfig:
+    return CaptionerConfig(str(tiny_bundle), threads=1)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, plan: Plan, voice: Voice) -> Path:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, plan: Plan, voice: CaptionerConfig) -> Path:
     """What one worker makes."""
     out = tmp_path_factory.mktemp("undisturbed") / "out"
     results = list(make_captions(plan, out, voice))
@@ -85,7 +85,7 @@ def kill_one(out: Path) -> list[str]:
 
 
 def test_a_killed_worker_costs_no_photo_and_doubles_none(
-    tmp_path: Path, plan: Plan, voice: Voice, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, plan: Plan, voice: CaptionerConfig, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
     meeting_place(out).mkdir()
@@ -104,7 +104,7 @@ def test_a_killed_worker_costs_no_photo_and_doubles_none(
 
 
 def test_a_stopped_run_goes_on_with_the_missing_shards(
-    tmp_path: Path, plan: Plan, voice: Voice, undisturbed: Path
+    tmp_path: Path, plan: Plan, voice: CaptionerConfig, undisturbed: Path
 ) -> None:
     out = tmp_path / "out"
     with closing(make_captions(plan, out, voice)) as results:
@@ -145,7 +145,7 @@ def test_units_by_the_command(tmp_path: Path, unit_bundle: Path) -> None:
 
 def test_what_ends_the_run_is_one_sentence(tmp_path: Path, plan: Plan, unit_bundle: Path, tiny_bundle: Path) -> None:
     with pytest.raises(BundleError, match="has no image units"):
-        make_units(plan, tmp_path / "out", Voice(str(tiny_bundle), 1))
+        make_units(plan, tmp_path / "out", CaptionerConfig(str(tiny_bundle), 1))
     code, _, stderr = call("caption", tmp_path, "-o", tmp_path / "out", "--ray", "--model", "nowhere")
     assert code == 1
     assert re.search("nowhere", sentence(stderr))

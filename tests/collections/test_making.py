@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from im2sp.batch import Voice
+from im2sp.batch import CaptionerConfig
 from im2sp.captioner import Captioner
 from im2sp.collections.ledger import Run, open_ledger
 from im2sp.collections.making import make_shard
@@ -20,9 +20,8 @@ from im2sp.collections.planning import Reading, plan_shards
 from im2sp.collections.products import Captions, Product, Units
 from im2sp.collections.shards import Shard, ShardResult
 from im2sp.collections.slices import Slice, WholeTar
-from im2sp.errors import Im2SpError
+from im2sp.errors import Im2SpError, OutputError
 from im2sp.image.unit_table import UnitTable
-from im2sp.manifest import OutputError
 from im2sp.speech.audio import encode_wav
 from tests.collections.sources import picture, rows_of, write_photos, write_table, write_tar
 
@@ -31,7 +30,7 @@ RUN = Run("captions", "0" * 64, {"beam": 1}, "1" * 64, 2)
 
 @pytest.fixture(scope="module")
 def captions(tiny_bundle: Path) -> Captions:
-    return Captions(Voice(str(tiny_bundle), threads=1))
+    return Captions(CaptionerConfig(str(tiny_bundle), threads=1))
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +135,8 @@ def test_units_are_tables_that_caption_reads(
     tables.mkdir()
     os.link(tmp_path / "out" / "units-000000.parquet", tables / "units.parquet")
     plan = plan_shards([tables], Reading(tokenizer=captioner.image_tokenizer))
-    assert made(tmp_path / "spoken", plan.slices, Captions(Voice(str(unit_bundle), 1))) == [ShardResult(0, 2, 0)]
+    captions = Captions(CaptionerConfig(str(unit_bundle), 1))
+    assert made(tmp_path / "spoken", plan.slices, captions) == [ShardResult(0, 2, 0)]
 
 
 def test_tables_without_rows_are_not_written(tmp_path: Path, units: Units) -> None:
@@ -275,4 +275,4 @@ def test_captions_are_tables_with_types(tmp_path: Path, captions: Captions) -> N
 
 def test_options_that_a_bundle_cannot_follow(tiny_bundle: Path) -> None:
     with pytest.raises(Im2SpError, match="has no calibrated confidence"):
-        Captions(Voice(str(tiny_bundle), 1, (("min_confidence", 0.5),)))
+        Captions(CaptionerConfig(str(tiny_bundle), 1, (("min_confidence", 0.5),)))

@@ -9,47 +9,50 @@ from typing import TYPE_CHECKING
 
 import click
 
-from im2sp.batch import Voice, speak_in_turn, speak_photos
+from im2sp import batch
+from im2sp.batch import CaptionerConfig
 from im2sp.bundle import Bundle, find_bundle
 from im2sp.cli.console import progress, result_line, show_problems
 from im2sp.image.finding import Photos
-from im2sp.image.stored import SUFFIX, StoredPhotos, is_table
-from im2sp.manifest import open_journal
+from im2sp.image.unit_table import SUFFIX, UnitTables, is_table
+from im2sp.manifest import open_manifest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from im2sp.cli.options import RayOptions
-    from im2sp.manifest import Journal
+    from im2sp.manifest import Manifest
     from im2sp.playing import Loudspeaker
 
 
-def caption_photos(sources: Sequence[Path], out: Path | None, play: bool, voice: Voice, workers: int) -> None:
+def caption_photos(
+    sources: Sequence[Path], out: Path | None, play: bool, config: CaptionerConfig, workers: int
+) -> None:
     """Caption photos into a folder, aloud, or both. Ends in exit code 1 when a photo failed."""
-    photos = _photos_of(sources, voice.model)
+    photos = _photos_of(sources, config.model)
     survey = photos.survey()
     show_problems(survey)
     # Before the folder is made: a misspelt name must leave no empty one behind. And all workers read the same files.
-    voice = replace(voice, model=str(find_bundle(voice.model)))
+    config = replace(config, model=str(find_bundle(config.model)))
     single = survey.count == 1 and not sources[0].is_dir()
     resumable = out is not None and not play
     with (
-        _outputs(out, play) as (journal, loudspeaker),
+        _outputs(out, play) as (manifest, loudspeaker),
         progress(survey.count, "speaking", "spoken", resumable=resumable) as counts,
     ):
-        if journal is not None and loudspeaker is None:
-            outcomes = speak_photos(photos, journal, voice, workers)
+        if manifest is not None and loudspeaker is None:
+            results = batch.caption_photos(photos, manifest, config, workers)
         else:
-            outcomes = speak_in_turn(photos, voice, journal, loudspeaker)
+            results = batch.caption_live(photos, config, manifest, loudspeaker)
         try:
-            with closing(outcomes):
-                for outcome in outcomes:
-                    counts.add(outcome)
-                    if single and outcome.record is not None:
-                        click.echo(result_line(outcome.record, out))
+            with closing(results):
+                for result in results:
+                    counts.add(result)
+                    if single and result.row is not None:
+                        click.echo(result_line(result.row, out))
         except KeyboardInterrupt:
-            if journal is not None and resumable:
-                counts.done = journal.added  # with those that were finished while stopping
+            if manifest is not None and resumable:
+                counts.done = manifest.added  # with those that were finished while stopping
             raise
     if not single or counts.skipped:
         click.echo(f"{out}: {counts}" if out else str(counts))
@@ -59,20 +62,20 @@ def caption_photos(sources: Sequence[Path], out: Path | None, play: bool, voice:
         raise click.exceptions.Exit(1)
 
 
-def caption_new_photos(folder: Path, out: Path | None, play: bool, voice: Voice) -> None:
+def caption_new_photos(folder: Path, out: Path | None, play: bool, config: CaptionerConfig) -> None:
     """Caption photos that appear in a folder until Ctrl-C."""
     from im2sp.watching import Watch
 
-    voice = replace(voice, model=str(find_bundle(voice.model)))
+    config = replace(config, model=str(find_bundle(config.model)))
     photos = Watch(folder)
-    with _outputs(out, play) as (journal, loudspeaker):
+    with _outputs(out, play) as (manifest, loudspeaker):
         click.echo(f"{folder}: waiting for new photos until Ctrl-C")
         try:
-            for outcome in speak_in_turn(photos, voice, journal, loudspeaker):
-                if outcome.record is not None:
-                    click.echo(result_line(outcome.record, out))
+            for result in batch.caption_live(photos, config, manifest, loudspeaker):
+                if result.row is not None:
+                    click.echo(result_line(result.row, out))
                 else:
-                    click.echo(outcome.error, err=True)
+                    click.echo(result.error, err=True)
         except KeyboardInterrupt:  # the way to end it
             raise click.exceptions.Exit from None
 
@@ -90,10 +93,10 @@ def tokenize_photos(sources: Sequence[Path], out: Path, model: str, threads: int
     captioner = Captioner.from_pretrained(model, threads=threads)
     with (
         progress(survey.count, "tokenizing", "tokenized") as counts,
-        closing(tokenize_photos(photos, out, captioner)) as outcomes,
+        closing(tokenize_photos(photos, out, captioner)) as results,
     ):
-        for outcome in outcomes:
-            counts.add(outcome)
+        for result in results:
+            counts.add(result)
     if counts.done or counts.skipped:
         click.echo(f"{out}: {counts}, {captioner.image_tokenizer.bits:,} bits each")
     if counts.failed or survey.problems:
@@ -101,15 +104,15 @@ def tokenize_photos(sources: Sequence[Path], out: Path, model: str, threads: int
 
 
 def run_on_ray(
-    sources: Sequence[Path], out: Path, voice: Voice, workers: int, options: RayOptions, *, captions: bool
+    sources: Sequence[Path], out: Path, config: CaptionerConfig, workers: int, options: RayOptions, *, captions: bool
 ) -> None:
     """Caption or tokenize photos in shards on Ray. Ends in exit code 1 when a photo failed."""
     from im2sp.collections.cluster import OBJECT_STORE, Workers
     from im2sp.collections.planning import SHARD, Reading, plan_shards
     from im2sp.collections.running import make_captions, make_units
 
-    bundle = Bundle.load(find_bundle(voice.model))
-    voice = replace(voice, model=str(bundle.folder.absolute()))  # one folder for all workers
+    bundle = Bundle.load(find_bundle(config.model))
+    config = replace(config, model=str(bundle.folder.absolute()))  # one folder for all workers
     tokenizer = bundle.config.image_units if captions else None
     reading = Reading(options.shard or SHARD, options.fetch_urls, options.private_addresses, tokenizer)
     plan = plan_shards(sources, reading)
@@ -121,7 +124,7 @@ def run_on_ray(
     verbs = ("speaking", "spoken") if captions else ("tokenizing", "tokenized")
     with (
         progress(plan.photos, *verbs) as counts,
-        closing(make(plan, out, voice, Workers(workers, options.object_store or OBJECT_STORE))) as results,
+        closing(make(plan, out, config, Workers(workers, options.object_store or OBJECT_STORE))) as results,
     ):
         for result in results:
             counts.add_shard(result)
@@ -133,21 +136,21 @@ def run_on_ray(
         raise click.exceptions.Exit(1)
 
 
-def _photos_of(sources: Sequence[Path], model: str) -> Photos | StoredPhotos:
+def _photos_of(sources: Sequence[Path], model: str) -> Photos | UnitTables:
     tables = [source for source in sources if is_table(source)]
     if not tables:
         return Photos(sources)
     if len(tables) < len(sources):
         raise click.BadParameter("give photos or tables of image units, not both at once", param_hint="PHOTO")
-    return StoredPhotos(tables, Bundle.load(find_bundle(model)).image_tokenizer)
+    return UnitTables(tables, Bundle.load(find_bundle(model)).image_tokenizer)
 
 
 @contextmanager
-def _outputs(out: Path | None, play: bool) -> Iterator[tuple[Journal | None, Loudspeaker | None]]:
+def _outputs(out: Path | None, play: bool) -> Iterator[tuple[Manifest | None, Loudspeaker | None]]:
     with ExitStack() as opened:
         loudspeaker = None
         if play:
             from im2sp.playing import Loudspeaker
 
             loudspeaker = opened.enter_context(Loudspeaker())
-        yield opened.enter_context(open_journal(out)) if out else None, loudspeaker
+        yield opened.enter_context(open_manifest(out)) if out else None, loudspeaker

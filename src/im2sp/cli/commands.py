@@ -80,15 +80,16 @@ def caption(photos: tuple[Path, ...], options: CaptionOptions, workers: int, ray
     """
     if options.play and workers > 1:
         raise click.BadParameter("only one can speak aloud at a time; give --play or --workers", param_hint="--workers")
-    from im2sp.cli.batch import Voice, caption_photos, run_on_ray
+    from im2sp.batch import CaptionerConfig
+    from im2sp.cli.batch import caption_photos, run_on_ray
 
-    voice = Voice(options.model, options.threads, options.decoding)
+    config = CaptionerConfig(options.model, options.threads, options.decoding)
     if not ray.ray:
-        caption_photos(photos, options.out, options.play, voice, workers)
+        caption_photos(photos, options.out, options.play, config, workers)
     elif options.play or options.out is None:
         raise click.BadParameter("what Ray makes goes to a folder; give --out, not --play", param_hint="--ray")
     else:
-        run_on_ray(photos, options.out, voice, workers, ray, captions=True)
+        run_on_ray(photos, options.out, config, workers, ray, captions=True)
 
 
 @app.command(short_help="Speak about each new photo in a folder.")
@@ -99,10 +100,11 @@ def watch(folder: Path, options: CaptionOptions) -> None:
 
     Photos may also appear in folders below FOLDER.
     """
-    from im2sp.cli.batch import Voice, caption_new_photos
+    from im2sp.batch import CaptionerConfig
+    from im2sp.cli.batch import caption_new_photos
 
-    voice = Voice(options.model, options.threads, options.decoding)
-    caption_new_photos(folder, options.out, options.play, voice)
+    config = CaptionerConfig(options.model, options.threads, options.decoding)
+    caption_new_photos(folder, options.out, options.play, config)
 
 
 @app.command(short_help="Store photos as image units.")
@@ -120,10 +122,11 @@ def tokenize(photos: tuple[Path, ...], out: Path, model: str, threads: int, work
     """
     if workers > 1 and not ray.ray:
         raise click.BadParameter("several processes tokenize with --ray only; give both", param_hint="--workers")
-    from im2sp.cli.batch import Voice, run_on_ray, tokenize_photos
+    from im2sp.batch import CaptionerConfig
+    from im2sp.cli.batch import run_on_ray, tokenize_photos
 
     if ray.ray:
-        run_on_ray(photos, out, Voice(model, threads), workers, ray, captions=False)
+        run_on_ray(photos, out, CaptionerConfig(model, threads), workers, ray, captions=False)
     else:
         tokenize_photos(photos, out, model, threads)
 
@@ -139,13 +142,13 @@ def reconstruct(tables: tuple[Path, ...], out: Path, model: str, threads: int) -
     TABLE is what im2sp tokenize wrote.
     """
     from im2sp.captioner import Captioner
-    from im2sp.image.stored import StoredPhotos
-    from im2sp.reconstructing import write_reconstructions
+    from im2sp.image.unit_table import UnitTables
+    from im2sp.tokenizing import reconstruct_photos
 
     captioner = Captioner.from_pretrained(model, threads=threads)
-    photos = StoredPhotos(tables, captioner.image_tokenizer)
+    photos = UnitTables(tables, captioner.image_tokenizer)
     survey = photos.survey()
-    for path in write_reconstructions(photos, out, captioner):
+    for path in reconstruct_photos(photos, out, captioner):
         click.echo(str(path))
     for problem in survey.problems:
         click.echo(problem, err=True)

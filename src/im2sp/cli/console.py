@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
     from rich.progress import Progress
 
-    from im2sp.batch import Outcome
+    from im2sp.batch import Result
     from im2sp.bundle import BundleDescription, ImageUnitsConfig
     from im2sp.collections.shards import ShardResult
-    from im2sp.manifest import Record
+    from im2sp.manifest import Row
 
 # Rich is imported where something is drawn: the speech about one photo need not wait for it.
 
@@ -53,18 +53,18 @@ class Counts:
         self._verb = done
         self._bar = bar
 
-    def add(self, outcome: Outcome) -> None:
-        """Count the outcome of one photo."""
-        if outcome.skipped:
+    def add(self, result: Result) -> None:
+        """Count the result of one photo."""
+        if result.skipped:
             self.skipped += 1
-        elif outcome.error is None:
+        elif result.error is None:
             self.done += 1
         else:
             self.failed += 1
             if self._bar:
-                self._bar.console.print(outcome.error, markup=False, highlight=False, soft_wrap=True)
+                self._bar.console.print(result.error, markup=False, highlight=False, soft_wrap=True)
             else:
-                click.echo(outcome.error, err=True)
+                click.echo(result.error, err=True)
         self._draw()
 
     def add_shard(self, result: ShardResult) -> None:
@@ -141,7 +141,7 @@ def show_problems(survey: Survey) -> None:
         raise click.exceptions.Exit(1)
 
 
-def result_line(record: Record, out: Path | None) -> str:
+def result_line(record: Row, out: Path | None) -> str:
     """Describe one caption in a line: its wav in `out`, or the photo where it was only played, and figures."""
     seconds = sum(record.durations) / UNIT_RATE
     confidence = "" if record.confidence is None else f"confidence {record.confidence:.2f}, "

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from im2sp.batch import Voice
+from im2sp.batch import CaptionerConfig
 from im2sp.collections.making import make_shard
 from im2sp.collections.products import Captions, Product, Units
 from im2sp.collections.shards import ShardResult
@@ -37,7 +37,7 @@ class Work:
     """What a worker makes, and where. `voice` without decoding makes image units where `captions` is False."""
 
     folder: Path  # absolute, on a disk that all workers see
-    voice: Voice
+    voice: CaptionerConfig
     captions: bool
 
     def product(self) -> Product:

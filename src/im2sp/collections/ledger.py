@@ -16,9 +16,9 @@ from typing import Any
 
 from im2sp.checksums import CHECKSUMS, format_checksums
 from im2sp.collections.shards import Shard, ShardResult, StoredFile
-from im2sp.errors import reason
+from im2sp.errors import OutputError, reason
 from im2sp.files import replace_whole
-from im2sp.manifest import OutputError, locked
+from im2sp.manifest import locked
 
 RUN = "run.json"
 FORMAT_VERSION = 1

@@ -9,8 +9,7 @@ from im2sp.collections.photos import Photo
 from im2sp.collections.products import Product
 from im2sp.collections.shards import MOST_DEATHS, Attempts, Shard, ShardResult, attempts_at
 from im2sp.collections.slices import Slice, read_whole, rest_of
-from im2sp.errors import reason
-from im2sp.manifest import OutputError
+from im2sp.errors import OutputError, reason
 
 _ENDED = f"ended the process that worked on it {MOST_DEATHS} times, perhaps for want of memory, and is left out"
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from im2sp.arrays import IntArray
-from im2sp.batch import Speaker, Voice
+from im2sp.batch import CaptionerConfig, CaptionWorker
 from im2sp.captioner import Captioner, SpeechCaption
 from im2sp.collections.photos import Photo
 from im2sp.collections.shards import CAPTIONS, ERRORS, UNITS, WAVS, Shard, ShardResult
@@ -55,9 +55,9 @@ class _Row:
 class Captions:
     """Captions: `captions-000000.parquet` with a row for each photo, `wavs-000000.tar` with the speech of the rows."""
 
-    def __init__(self, voice: Voice) -> None:
+    def __init__(self, voice: CaptionerConfig) -> None:
         """Raises BundleError, and Im2SpError for options that the bundle cannot follow."""
-        self._speaker = Speaker(voice)
+        self._speaker = CaptionWorker(voice)
 
     def make(self, photos: Iterable[Photo], shard: Shard) -> tuple[ShardResult, list[Path]]:
         """See `Product`."""
@@ -65,7 +65,7 @@ class Captions:
         rows: list[_Row] = []
         with replace_whole(wavs) as temporary, tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
             for number, photo in enumerate(photos):
-                caption = photo.error if photo.image is None else self._speaker.say(photo.image, photo.image_id)
+                caption = photo.error if photo.image is None else self._speaker.try_caption(photo.image, photo.image_id)
                 if isinstance(caption, SpeechCaption):
                     rows.append(_spoken(photo.image_id, f"{shard.number:06d}-{number:06d}.wav", caption))
                     _add(tar, rows[-1].wav or "", encode_wav(caption.waveform))

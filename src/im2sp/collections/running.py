@@ -8,7 +8,7 @@ from collections.abc import Generator
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from im2sp.batch import Voice
+from im2sp.batch import CaptionerConfig
 from im2sp.bundle import Bundle
 from im2sp.captioner import Captioner
 from im2sp.checksums import format_checksums
@@ -19,7 +19,7 @@ from im2sp.collections.shards import CAPTIONS, UNITS, ShardResult
 
 
 def make_captions(
-    plan: Plan, folder: Path, voice: Voice, workers: Workers | None = None
+    plan: Plan, folder: Path, voice: CaptionerConfig, workers: Workers | None = None
 ) -> Generator[ShardResult, None, None]:
     """Speak about each photo of a plan: rows in `folder`/captions-000000.parquet, wavs in `folder`/wavs-000000.tar.
 
@@ -36,7 +36,7 @@ def make_captions(
 
 
 def make_units(
-    plan: Plan, folder: Path, voice: Voice, workers: Workers | None = None
+    plan: Plan, folder: Path, voice: CaptionerConfig, workers: Workers | None = None
 ) -> Generator[ShardResult, None, None]:
     """Store each photo of a plan as image units: `folder`/units-000000.parquet, tables that `im2sp caption` reads.
 
@@ -52,7 +52,7 @@ def _made(
     makes: str,
     plan: Plan,
     folder: Path,
-    voice: Voice,
+    voice: CaptionerConfig,
     options: dict[str, int | float],
     bundle: Bundle,
     workers: Workers,
@@ -71,8 +71,8 @@ def _made(
         ledger.close_off()
 
 
-def _shared(voice: Voice, workers: Workers) -> Voice:
+def _shared(voice: CaptionerConfig, workers: Workers) -> CaptionerConfig:
     """With threads for each worker: one on a cluster, which shares out its cores itself."""
     if os.environ.get("RAY_ADDRESS"):
         return replace(voice, threads=voice.threads or 1)
-    return voice.shared_by(workers.count)
+    return voice.for_workers(workers.count)

@@ -14,9 +14,8 @@ from dataclasses import asdict, dataclass
 from itertools import zip_longest
 from pathlib import Path
 
-from im2sp.errors import reason
+from im2sp.errors import OutputError, reason
 from im2sp.files import replace_whole, sha256_of
-from im2sp.manifest import OutputError
 
 CAPTIONS, WAVS, UNITS, ERRORS = "captions", "wavs", "units", "errors"  # kinds of files
 MOST_DEATHS = 3  # so often a photo may end the process that works on it before it is left out

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from im2sp.captioner import Captioner
 from im2sp.decoding.search import DecodingOptions
-from im2sp.errors import ImageError, reason
+from im2sp.errors import ImageError, OutputError, reason
 from im2sp.explain.drawing import draw_sheet
 from im2sp.explain.explanation import Explanation, explain
 from im2sp.explain.page import draw_page
 from im2sp.explain.words import WordListener
 from im2sp.files import replace_whole
-from im2sp.manifest import OutputError, folded, names_for
+from im2sp.manifest import FileNames
 
 SUFFIX = ".explained.html"  # of its own, so that OUT may be the folder of the photos: photo.png stays what it is
 
@@ -31,15 +31,14 @@ def write_explanations(
     Two photos of one name get two pages, one with a hash of the photo's path; pages of an earlier run are replaced.
     Raises OutputError when the folder cannot be written.
     """
-    taken: set[str] = set()
+    names = FileNames()
     for photo in photos:
         try:
             explanation = explain(captioner, photo, options, listener)
         except ImageError as error:
             yield error
             continue
-        page = out / next(name for name in names_for(os.path.abspath(photo), SUFFIX) if folded(name) not in taken)
-        taken.add(folded(page.name))
+        page = out / names.name(os.path.abspath(photo), SUFFIX)
         _write(explanation, page)
         yield page
 

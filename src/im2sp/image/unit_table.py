@@ -1,17 +1,20 @@
-"""Tables of image units: a Parquet file with a row a photo, written and read row group by row group.
+"""Tables of image units: Parquet files with one row a photo, written and read row group by row group.
 
-Columns: `image_id` string, each once, and `image_units` list<uint16>. Which tokenizer made the units stands in the
-file's metadata. A table comes from outside and is not trusted: what its footer promises is checked before memory is
-taken for a row group, and every row before it is given out.
+Columns: `image_id` string, unique, and `image_units` list<uint16>. The file's metadata describes the tokenizer. Tables
+come from outside and are not trusted: what the footer promises is checked before memory is taken for a row group, and
+every row is checked before it is yielded.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import re
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +24,12 @@ from im2sp.arrays import IntArray
 from im2sp.bundle import ImageTokenizer
 from im2sp.errors import ImageError, TableError, reason
 from im2sp.files import replace_whole
-from im2sp.image.units import ImageUnits
+from im2sp.image.finding import Survey
+from im2sp.image.units import ImageUnits, other_tokenizer
 from im2sp.parquet import opened_parquet, pyarrow_modules
 from im2sp.schema import parse
 
+SUFFIX = ".parquet"
 METADATA_KEY = b"im2sp"
 TABLE_VERSION = 1
 ID_BYTES = 4_096  # of an image id, as the longest path of a file system
@@ -33,11 +38,15 @@ ROW_GROUP_UNITS, ROW_GROUP_ROWS = 2**20, 2**14  # of the row groups that are wri
 _MOST_ROWS, _MOST_UNITS, _MOST_BYTES = 2**20, 2**24, 2**28  # of a row group that is read
 _MOST_METADATA = 2**16  # bytes
 _BATCH_UNITS, _BATCH_ROWS = 2**18, 1_024  # read at a time
+_COLUMNS = ("image_id", "image_units")
+_WHAT = "table of image units"
+_ID_LENGTH = f"is empty or longer than {ID_BYTES} bytes"
+_UNSAFE = re.compile(r'[\x00-\x1f\x7f\\:*?"<>|%]')  # not allowed in file names of some system; % is the escape
 
 
 @dataclass(frozen=True)
 class UnitTable:
-    """A table of image units that is there; iterating reads it from disk. Made by `UnitTable.open`."""
+    """A table of image units on disk; iterating reads it. Made by `UnitTable.open`."""
 
     path: Path
     tokenizer: ImageTokenizer
@@ -45,7 +54,7 @@ class UnitTable:
 
     @classmethod
     def open(cls, path: Path) -> UnitTable:
-        """Read what the table says about itself.
+        """Read the footer of a table.
 
         Raises TableError: missing, no Parquet, cut short, without a column, of an unknown kind, too large in a part.
         """
@@ -57,9 +66,9 @@ class UnitTable:
             return cls(path, tokenizer, file.metadata.num_rows)
 
     def batches(self) -> Iterator[tuple[list[str], IntArray]]:
-        """Image ids and image units int64 [batch, units] of some rows at a time, in order, each row checked.
+        """Yield image ids and image units int64 [batch, units] of some rows at a time, in order.
 
-        Raises TableError for a row that cannot be, and for a file that is damaged.
+        Raises TableError for an invalid row and for a damaged file.
         """
         rows = max(1, min(_BATCH_ROWS, _BATCH_UNITS // self.tokenizer.units))
         done = 0
@@ -75,31 +84,30 @@ class UnitTable:
             raise TableError(f"{self.path}: has {done} rows where its footer promises {self.rows}; make it again")
 
     def __iter__(self) -> Iterator[tuple[str, ImageUnits]]:
-        """Image id and image units of every row. Raises what `batches` raises."""
+        """Yield image id and image units of every row. Raises the errors of `batches`."""
         for ids, units in self.batches():
             for image_id, row in zip(ids, units, strict=True):
                 yield image_id, ImageUnits(row, self.tokenizer)
 
     def check(self) -> None:
-        """Read every row once. Raises TableError for anything wrong, also an image id that stands twice.
+        """Read every row once. Raises TableError for an invalid row, and for an image id that stands twice.
 
-        Memory does not grow with the table, but for 8 bytes a row.
+        Memory grows with the table by 8 bytes a row only.
         """
         seen = array("q")
         for ids, _ in self.batches():
             seen.extend(map(hash, ids))
-        twice = _repeated(seen)
-        if twice:  # hashes may agree by chance: look at the ids themselves
+        if repeated := _repeated(seen):  # hashes may agree by chance: compare the ids themselves
             found: set[str] = set()
             for ids, _ in self.batches():
                 for image_id in ids:
-                    if hash(image_id) in twice:
+                    if hash(image_id) in repeated:
                         if image_id in found:
                             raise TableError(f"{self.path}: has two rows of the photo {_shown(image_id)}")
                         found.add(image_id)
 
     def _units(self, first: int, ids: list[str], column: Any) -> IntArray:
-        """The units of some rows, of which `first` is the number of the first: int64 [rows, units]."""
+        """Return the units int64 [rows, units] of rows from number `first` on."""
         wanted, size = self.tokenizer.units, self.tokenizer.codebook_size
         pa, _ = _pyarrow()
         lengths = pa.compute.list_value_length(column).fill_null(-1).to_numpy(zero_copy_only=False)
@@ -113,14 +121,12 @@ class UnitTable:
         if values.null_count:
             raise TableError(f"{self.path}: an image unit of the rows from {first + 1} on is missing; make it again")
         numbers = values.to_numpy(zero_copy_only=False).reshape(len(ids), wanted)
-        outside = np.flatnonzero(((numbers < 0) | (numbers >= size)).any(axis=1))
-        if outside.size:
-            where = int(outside[0])
-            row = numbers[where]
-            unit = row[(row < 0) | (row >= size)][0]
+        outside = (numbers < 0) | (numbers >= size)
+        if outside.any():
+            where, cell = map(int, np.argwhere(outside)[0])
             raise TableError(
-                f"{self._row(first + where, ids[where])} has the image unit {unit}, which is not one of 0..{size - 1}; "
-                "tokenize that photo again"
+                f"{self._row(first + where, ids[where])} has the image unit {numbers[where, cell]}, which is not one "
+                f"of 0..{size - 1}; tokenize that photo again"
             )
         wide: IntArray = numbers.astype(np.int64)
         return wide
@@ -129,11 +135,73 @@ class UnitTable:
         return f"{self.path}: row {number + 1} ({_shown(image_id)})"
 
 
-def write_unit_table(path: Path, tokenizer: ImageTokenizer, rows: Iterable[tuple[str, IntArray]]) -> int:
-    """Write (image id, image units [units]) of photos as a table, whole or not at all; returns how many.
+@dataclass(frozen=True)
+class StoredPhoto:
+    """One row of a table."""
 
-    The rows are consumed as they are written. Units are split into their bytes and compressed with zstd, which came out
-    smallest (docs/image-units.md).
+    key: Path  # stands for the photo in the manifest: path of the table and image id, as if in a folder
+    units: ImageUnits
+
+
+@dataclass(frozen=True)
+class UnitTables:
+    """The photos of some tables, for a bundle that reads the units of `tokenizer`. Iterating reads the tables anew."""
+
+    sources: Sequence[Path]
+    tokenizer: ImageTokenizer
+
+    def survey(self) -> Survey:
+        """Read and count every row, so that nothing is begun with a table that is invalid far below.
+
+        Raises TableError for a table that cannot be read, or whose units another tokenizer made.
+        """
+        for table in self.tables:
+            table.check()
+        empty = tuple(f"{table.path}: holds no photos" for table in self.tables if not table.rows)
+        return Survey(sum(table.rows for table in self.tables), empty)
+
+    def __iter__(self) -> Iterator[StoredPhoto]:
+        """Yield photos in the order of the tables and of their rows. Raises TableError."""
+        for table in self.tables:
+            for image_id, units in table:
+                yield StoredPhoto(photo_key(table.path, image_id), units)
+
+    @cached_property
+    def tables(self) -> list[UnitTable]:
+        """The tables, each once. Raises TableError."""
+        once = {os.path.abspath(source): source for source in self.sources}
+        tables = [UnitTable.open(source) for source in once.values()]
+        for table in tables:
+            if not table.tokenizer.makes_the_units_of(tables[0].tokenizer):
+                raise TableError(
+                    f"{tables[0].path} and {table.path} hold units of different tokenizers: give them one at a time, "
+                    "each with the bundle that made it"
+                )
+            if not table.tokenizer.makes_the_units_of(self.tokenizer):
+                raise TableError(f"{table.path}: {other_tokenizer('its image units', table.tokenizer, self.tokenizer)}")
+        return tables
+
+
+def is_table(path: Path) -> bool:
+    """Return whether a path is to be read as a Parquet table."""
+    return path.suffix.lower() == SUFFIX and not path.is_dir()
+
+
+def photo_key(table: Path, image_id: str) -> Path:
+    """Return a path below `table` for any image id: different for each, and never outside."""
+    return table.joinpath(*map(_part, image_id.split("/")))
+
+
+def _part(part: str) -> str:
+    if part.strip(".") == "":  # "", ".", ".."
+        return part.replace(".", "%2E") or "%"
+    return _UNSAFE.sub(lambda match: f"%{ord(match[0]):02X}", part)
+
+
+def write_unit_table(path: Path, tokenizer: ImageTokenizer, rows: Iterable[tuple[str, IntArray]]) -> int:
+    """Write (image id, image units [units]) of photos as a table, whole or not at all; return the number of rows.
+
+    Rows are consumed as they are written. BYTE_STREAM_SPLIT with zstd came out smallest (docs/image-units.md).
 
     Raises TableError for an id that is empty, too long or there twice, ImageError for units that the tokenizer cannot
     have made, Im2SpError where pyarrow is missing.
@@ -161,7 +229,10 @@ def write_unit_table(path: Path, tokenizer: ImageTokenizer, rows: Iterable[tuple
                 table = pa.Table.from_arrays([pa.array(ids, pa.string()), lists], schema=schema)
                 writer.write_table(table, row_group_size=len(ids))
         if _repeated(seen):
-            _refuse_duplicates(temporary, path)
+            try:
+                UnitTable.open(temporary).check()
+            except TableError as error:
+                raise TableError(str(error).replace(str(temporary), str(path))) from error
     return len(seen)
 
 
@@ -170,17 +241,16 @@ def check_installed() -> None:
     _pyarrow()
 
 
-def _refuse_duplicates(temporary: Path, path: Path) -> None:
-    try:
-        UnitTable.open(temporary).check()
-    except TableError as error:
-        raise TableError(str(error).replace(str(temporary), str(path))) from error
+def check_id(path: Path, image_id: str) -> None:
+    """Raise TableError for an image id that the table `path` cannot hold."""
+    if not 0 < len(image_id.encode("utf-8", "surrogatepass")) <= ID_BYTES:
+        raise TableError(f"{path}: the image id {_shown(image_id)} {_ID_LENGTH}")
 
 
 def _row_groups(
     path: Path, tokenizer: ImageTokenizer, rows: Iterable[tuple[str, IntArray]]
 ) -> Iterator[tuple[list[str], np.ndarray[Any, np.dtype[np.uint16]]]]:
-    """Rows, checked, in pieces: image ids, and units uint16 [rows, units]."""
+    """Check rows and collect them to row groups: image ids, and units uint16 [rows, units]."""
     most = max(1, min(ROW_GROUP_ROWS, ROW_GROUP_UNITS // tokenizer.units))
     ids: list[str] = []
     units = np.empty((most, tokenizer.units), dtype=np.uint16)
@@ -198,16 +268,10 @@ def _row_groups(
         yield ids, units[: len(ids)]
 
 
-_COLUMNS = ("image_id", "image_units")
-
-
 class _Description(ImageTokenizer, frozen=True, kw_only=True):
     """The JSON in the metadata of a table."""
 
     format_version: int
-
-
-_WHAT = "table of image units"
 
 
 def _pyarrow() -> tuple[Any, Any]:
@@ -268,7 +332,7 @@ def _check_row_group(path: Path, index: int, group: Any, tokenizer: ImageTokeniz
 
 
 def _ids(path: Path, first: int, column: Any) -> list[str]:
-    """Image ids of some rows, none of them empty or too long."""
+    """Return the image ids of rows from number `first` on; none is empty or too long."""
     pa, _ = _pyarrow()
     if column.null_count:
         raise TableError(f"{path}: a row from {first + 1} on has no image_id; make the table again")
@@ -280,17 +344,8 @@ def _ids(path: Path, first: int, column: Any) -> list[str]:
     return ids
 
 
-_ID_LENGTH = f"is empty or longer than {ID_BYTES} bytes"
-
-
-def check_id(path: Path, image_id: str) -> None:
-    """Raise TableError for an image id that the table `path` cannot hold."""
-    if not 0 < len(image_id.encode("utf-8", "surrogatepass")) <= ID_BYTES:
-        raise TableError(f"{path}: the image id {_shown(image_id)} {_ID_LENGTH}")
-
-
 def _repeated(hashes: array[int]) -> set[int]:
-    """Hashes that are there more than once."""
+    """Return the hashes that are there more than once."""
     ordered = np.sort(np.frombuffer(hashes, dtype=np.int64)) if hashes else np.zeros(0, np.int64)
     return set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
 

@@ -24,13 +24,13 @@ import msgspec
 import numpy as np
 
 from im2sp.arrays import FloatArray
-from im2sp.batch import Voice, speak_photos
+from im2sp.batch import CaptionerConfig, caption_photos
 from im2sp.bundle import Bundle
 from im2sp.captioner import Captioner
 from im2sp.checksums import CHECKSUMS
 from im2sp.errors import Im2SpError
 from im2sp.files import replace_whole, sha256_of
-from im2sp.manifest import Journal, open_journal
+from im2sp.manifest import Manifest, open_manifest
 from im2sp.speech.audio import SAMPLE_RATE, read_audio
 from im2sp.speech.units import remove_repeats
 from im2sp.train.data.speech_shards import SpokenCaption, as_floats, read_shards
@@ -172,23 +172,23 @@ def speak_and_hear(
 
     What lies under `work` is not spoken or heard again. A photo that cannot be spoken is a problem, a sentence.
     """
-    voice = Voice(str(bundle_dir.resolve()), options.threads, options.decoding)
-    with open_journal(work / "speech") as journal:
-        unspoken = _speak(list(photos.values()), journal, voice, options.workers)
-        wavs = {image: journal.wav_for(photo) for image, photo in photos.items() if journal.is_spoken(photo)}
+    voice = CaptionerConfig(str(bundle_dir.resolve()), options.threads, options.decoding)
+    with open_manifest(work / "speech") as manifest:
+        unspoken = _speak(list(photos.values()), manifest, voice, options.workers)
+        wavs = {image: manifest.wav_for(photo) for image, photo in photos.items() if manifest.has(photo)}
     waveforms = ((image, read_audio(wav)) for image, wav in wavs.items())
     heard = recogniser.transcribe_all(waveforms, options.heard or work / "captions.heard.jsonl")
     return heard, wavs, unspoken
 
 
-def _speak(photos: list[Path], journal: Journal, voice: Voice, workers: int) -> list[str]:
+def _speak(photos: list[Path], manifest: Manifest, voice: CaptionerConfig, workers: int) -> list[str]:
     """Speak about the photos that are not spoken yet; why some could not be, a sentence each."""
     problems = []
-    with closing(speak_photos(photos, journal, voice, workers)) as outcomes:
-        for count, outcome in enumerate(outcomes, start=1):
-            if outcome.error is not None:
-                log.warning(outcome.error)
-                problems.append(outcome.error)
+    with closing(caption_photos(photos, manifest, voice, workers)) as results:
+        for count, result in enumerate(results, start=1):
+            if result.error is not None:
+                log.warning(result.error)
+                problems.append(result.error)
             if count % _LOG_EVERY == 0:
                 log.info("%d of %d photos spoken", count, len(photos))
     return problems

@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from im2sp.errors import TableError
-from im2sp.image.stored import StoredPhotos, is_table, photo_key
-from im2sp.image.unit_table import write_unit_table
-from im2sp.manifest import names_for
+from im2sp.image.unit_table import UnitTables, is_table, photo_key, write_unit_table
+from im2sp.manifest import FileNames
 from tests.tiny_bundle import tiny_image_units
 
 HOSTILE = [
@@ -43,7 +42,8 @@ def table(path: Path, ids: list[str], **changes: object) -> Path:
 def test_ids_stay_below_the_table(image_id: str) -> None:
     key = os.path.abspath(photo_key(Path("/data/units.parquet"), image_id))
     assert key.startswith("/data/units.parquet/")
-    for name in names_for(key):
+    names = FileNames()
+    for name in [names.name(key, ".wav") for _ in range(2)]:
         assert name.isprintable()
         assert not set(name) & set("/\\:")
         assert name.strip(".") != ""
@@ -61,25 +61,25 @@ def test_usual_ids_stay_readable() -> None:
 
 def test_photos_of_several_tables(tmp_path: Path) -> None:
     first, second = table(tmp_path / "a.parquet", ["x.jpg", "y.jpg"]), table(tmp_path / "b.parquet", ["x.jpg"])
-    photos = StoredPhotos([first, second, first], tiny_image_units())
+    photos = UnitTables([first, second, first], tiny_image_units())
     assert (photos.survey().count, photos.survey().problems) == (3, ())
     assert [photo.key for photo in photos] == [first / "x.jpg", first / "y.jpg", second / "x.jpg"]
     assert next(iter(photos)).units.units.tolist() == [5] * 18
 
 
 def test_an_empty_table(tmp_path: Path) -> None:
-    survey = StoredPhotos([table(tmp_path / "a.parquet", [])], tiny_image_units()).survey()
+    survey = UnitTables([table(tmp_path / "a.parquet", [])], tiny_image_units()).survey()
     assert (survey.count, survey.problems) == (0, (f"{tmp_path / 'a.parquet'}: holds no photos",))
 
 
 def test_other_tokenizers(tmp_path: Path) -> None:
     mine, other = table(tmp_path / "a.parquet", ["x"]), table(tmp_path / "b.parquet", ["x"], checksum="1" * 64)
     with pytest.raises(TableError, match=r"a.parquet and .*b.parquet hold units of different tokenizers"):
-        StoredPhotos([mine, other], tiny_image_units()).survey()
+        UnitTables([mine, other], tiny_image_units()).survey()
     with pytest.raises(
         TableError, match=r"b.parquet: its image units were made by the tokenizer 'tiny-semantic' .1111"
     ):
-        StoredPhotos([other], tiny_image_units()).survey()
+        UnitTables([other], tiny_image_units()).survey()
 
 
 def test_what_is_taken_for_a_table(tmp_path: Path) -> None:
