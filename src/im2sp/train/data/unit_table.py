@@ -24,6 +24,7 @@ SCHEMA = pa.schema(
         ("speaker", pa.string()),
         ("duration_s", pa.float32()),
         ("text", pa.string()),  # for scoring only
+        ("word_frames", pa.list_(pa.uint16())),  # frames of each word; null where nobody knows the words
     ]
 )
 METADATA_KEY = b"im2sp"
@@ -42,6 +43,13 @@ class UnitRow:
     duration_s: float
     text: str
     image_units: np.ndarray | None = None
+    word_frames: np.ndarray | None = None  # uint16 [words], frames of each word; None where nobody knows the words
+
+    def words(self) -> list[np.ndarray]:
+        """Units of each word, repeats kept; all units as one word where nobody knows the words."""
+        if self.word_frames is None:
+            return [self.speech_units]
+        return np.split(self.speech_units, np.cumsum(self.word_frames.astype(np.int64))[:-1])
 
 
 def write_unit_table(path: Path, rows: Iterable[UnitRow], description: dict[str, str | int]) -> None:
@@ -76,16 +84,17 @@ def unit_table_files(folder: Path, tables: str = "*") -> list[Path]:
 
 def read_unit_table(path: Path, split: str | None = None) -> Iterator[UnitRow]:
     """The rows of a table one by one; ROWS_AT_ONCE of them are in memory."""
-    names = ("image_id", "caption_id", "split", "speaker", "duration_s", "text")
+    names = ("image_id", "caption_id", "split", "speaker", "duration_s", "text", "word_frames")
     with pq.ParquetFile(path) as file:
         for table in file.iter_batches(ROWS_AT_ONCE, columns=[*names, "speech_units"]):
             units = table["speech_units"]
             offsets, values = units.offsets.to_numpy(), units.values.to_numpy()
             for row, cells in enumerate(zip(*(table[name].to_pylist() for name in names), strict=True)):
-                image_id, caption_id, part, speaker, duration, text = cells
+                image_id, caption_id, part, speaker, duration, text, words = cells
                 if split is None or part == split:
                     piece = values[offsets[row] : offsets[row + 1]]
-                    yield UnitRow(image_id, caption_id, piece, part, speaker, duration, text)
+                    frames = None if words is None else np.array(words, np.uint16)
+                    yield UnitRow(image_id, caption_id, piece, part, speaker, duration, text, word_frames=frames)
 
 
 def iterate_unit_tables(folder: Path, split: str | None = None, tables: str = "*") -> Iterator[UnitRow]:

@@ -1,0 +1,121 @@
+"""Pronunciation lexicon: words between their neighbours -> speech units.
+
+An entry maps a word in a context (the words before and after it) to units of its frames. A sentence is a function of
+its words then: two recordings of one sentence differ in a few units, its lexicon units never do.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from im2sp.errors import Im2SpError
+from im2sp.files import replace_whole
+
+START, END = "^", "$"  # phones of the silence before and after a sentence, words of their own
+PAUSE = " "  # phone between words; belongs to the word before it
+
+Units = tuple[int, ...]  # of the frames of a word, 50 Hz, repeats kept
+Context = tuple[str | None, str, str | None]  # word before, word, word after; None stands for any word
+
+# espeak writes some function words as one; tokens are words or less, so they are taken apart here.
+_CONTRACTED = re.compile(
+    "(əv|ʌv|ˌ?ɪn|ɔn|æɾ|fɚɹ?|wɪð|fɹʌm|ðæt)(ə|ɐ|ən|ɚ|ðə|ðɪʲ)"  # of, in, on, at, for, with, from, that; a, an, the
+    "|(ðɛɹ)(ˌɑːɹ)|(ˌaʊɾ)(əv)|(tə)(biʲ?)|(hɐ[zv])(bɪn)"  # there are, out of, to be, has been
+)
+_SCHEMA = pa.schema(
+    [("before", pa.string()), ("word", pa.string()), ("after", pa.string()), ("units", pa.list_(pa.uint16()))]
+)
+
+
+def split_words(phones: Sequence[str]) -> list[tuple[str, int, int]]:
+    """Phones of a sentence -> its words: (phones of the word, index of its first phone, index after its last)."""
+    words: list[tuple[str, int, int]] = []
+    first = 0
+    for index, phone in enumerate([*phones, PAUSE]):
+        if phone not in (START, END, PAUSE):
+            continue
+        after = min(index + 1, len(phones)) if phone == PAUSE else index
+        words += _without_contraction(phones, first, index, after)
+        if phone != PAUSE:
+            words.append((phone, index, index + 1))
+        first = index + 1
+    return words
+
+
+def _without_contraction(phones: Sequence[str], first: int, last: int, after: int) -> Iterator[tuple[str, int, int]]:
+    """Words in phones[first:last], which reach to `after`: none, one, or two that espeak writes as one."""
+    word = "".join(phones[first:last])
+    if contracted := _CONTRACTED.fullmatch(word):
+        left, right = (group for group in contracted.groups() if group)
+        cut = next(index for index in range(first, last) if "".join(phones[first : index + 1]) == left) + 1
+        yield left, first, cut
+        yield right, cut, after
+    elif word:
+        yield word, first, after
+
+
+def words_of(phones: Sequence[str]) -> tuple[str, ...]:
+    """Phones of a sentence -> the phones of each word."""
+    return tuple(word for word, _, _ in split_words(phones))
+
+
+def contexts_of(words: Sequence[str]) -> Iterator[tuple[Context, ...]]:
+    """Words -> the contexts that an entry may have for each: both neighbours, the next, the previous, any."""
+    around = ["", *words, ""]
+    for before, word, after in zip(around, words, around[2:], strict=False):
+        yield (before, word, after), (None, word, after), (before, word, None), (None, word, None)
+
+
+class PronunciationLexicon:
+    """Entries by context. A word is said by the entry of its narrowest known context."""
+
+    def __init__(self, entries: dict[Context, Units]) -> None:
+        self.entries = entries
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def lookup(self, words: Sequence[str]) -> list[Context] | None:
+        """Words (phones of each) -> the context of each word's entry; None when a word has no entry."""
+        found = [next((c for c in contexts if c in self.entries), None) for contexts in contexts_of(words)]
+        return None if None in found else [context for context in found if context]
+
+    def pronounce(self, words: Sequence[str]) -> list[Units] | None:
+        """Words (phones of each) -> units of each word; None when a word has no entry."""
+        contexts = self.lookup(words)
+        return None if contexts is None else [self.entries[context] for context in contexts]
+
+    def save(self, path: Path) -> None:
+        """Write a Parquet table: before, word, after (phones; null for any word) and units, sorted by word."""
+        rows = sorted(self.entries.items(), key=lambda row: (row[0][1], row[0][0] or "", row[0][2] or ""))
+        columns: dict[str, Iterable[object]] = {
+            name: [context[place] for context, _ in rows] for place, name in enumerate(_SCHEMA.names[:3])
+        }
+        table = pa.table(columns | {"units": [units for _, units in rows]}, schema=_SCHEMA)
+        with replace_whole(path) as temporary:
+            pq.write_table(table, temporary, compression="zstd", compression_level=19)
+
+    @classmethod
+    def load(cls, path: Path) -> PronunciationLexicon:
+        """Read what `save` wrote.
+
+        Raises:
+            Im2SpError: the file is missing or no such table.
+        """
+        try:
+            *contexts, units = (column.to_pylist() for column in pq.read_table(path, schema=_SCHEMA).columns)
+        except (OSError, pa.ArrowException) as error:
+            raise Im2SpError(f"the lexicon {path} cannot be read: {error}") from error
+        keys = zip(*contexts, strict=True)
+        return cls({context: tuple(frames) for context, frames in zip(keys, units, strict=True)})
+
+
+def frames_of(words: Iterable[Units]) -> np.ndarray:
+    """Units of each word -> uint16 [F], 50 Hz, repeats kept."""
+    return np.array([unit for units in words for unit in units], np.uint16)

@@ -1,0 +1,125 @@
+"""Recordings of a voice -> entries of the lexicon: of all pronunciations in a context, the medoid by edit distance."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from rapidfuzz.distance import Levenshtein
+from rapidfuzz.process import cdist
+
+from im2sp.speech.units import without_repeats
+from im2sp.train.lexicon.lexicon import Context, PronunciationLexicon, Units, contexts_of, split_words
+
+MEDOID_CANDIDATES = 60  # pronunciations of a context that are compared at most
+
+
+@dataclass(frozen=True)
+class SpokenWord:
+    """A word of one recording."""
+
+    phones: str
+    units: Units
+
+
+def align(phones: Sequence[str], phone_samples: np.ndarray, units: np.ndarray) -> list[SpokenWord]:
+    """Cut a recording into words.
+
+    Args:
+        phones, phone_samples: what the voice said, and how long each phone took [samples].
+        units: int [F], 50 Hz, repeats kept.
+    """
+    ends = np.cumsum([0, *phone_samples])
+    frames = np.rint(ends * (len(units) / max(1, ends[-1]))).astype(int)
+    return [
+        SpokenWord(word, tuple(units[frames[first] : frames[after]].tolist()))
+        for word, first, after in split_words(phones)
+    ]
+
+
+class RecordedPronunciations:
+    """All recorded pronunciations by context."""
+
+    def __init__(
+        self, sentences: Iterable[Sequence[SpokenWord]], min_recordings: int = 3, rng: random.Random | None = None
+    ) -> None:
+        """Collect what was recorded.
+
+        Args:
+            min_recordings: of a word between the same neighbours for an entry of its own; a word alone needs one.
+            rng: draws the candidates for the medoid of a context with many pronunciations.
+        """
+        counts: defaultdict[Context, Counter[Units]] = defaultdict(Counter)
+        for sentence in sentences:
+            for spoken, contexts in zip(sentence, contexts_of([word.phones for word in sentence]), strict=True):
+                for context in contexts:
+                    counts[context][spoken.units] += 1
+        rng = rng or random.Random(0)
+        self._variants = {
+            context: _Variants(counts[context], rng)
+            for context in sorted(counts, key=lambda context: [word or "" for word in context])
+            if context == (None, context[1], None) or counts[context].total() >= min_recordings
+        }
+        self._medoids = {context: variants.medoid() for context, variants in self._variants.items()}
+
+    def lexicon(self) -> PronunciationLexicon:
+        """The medoid of every context."""
+        return PronunciationLexicon(dict(self._medoids))
+
+    def alternatives(self, context: Context, count: int) -> list[Units]:
+        """Up to `count` other pronunciations for an entry, unlike each other, the most usual first.
+
+        Each is the medoid of the half of the recordings that is farther from the one before. Recordings in wider
+        contexts follow.
+        """
+        before, word, after = context
+        wider: list[Context] = [(None, word, after), (before, word, None), (None, word, None)]
+        found = [self._medoids[context]] if context in self._medoids else []
+        for one in dict.fromkeys([context, *wider]):
+            variants = self._variants.get(one)
+            while variants and len(found) <= count:
+                medoid = variants.medoid()
+                if all(reduced(units) != reduced(medoid) for units in found):
+                    found.append(medoid)
+                variants = variants.far_half(found[-1])
+        return found[1 : count + 1]
+
+
+class _Variants:
+    """Pronunciations of a context and how often each was recorded."""
+
+    def __init__(self, counts: Counter[Units], rng: random.Random) -> None:
+        self._frames: defaultdict[Units, Counter[Units]] = defaultdict(Counter)  # without repeats -> with repeats
+        for frames, count in sorted(counts.items()):
+            self._frames[reduced(frames)][frames] += count
+        self._rng = rng
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def medoid(self) -> Units:
+        """The variant nearest to all others by edit distance without repeats, with its commonest durations."""
+        candidates = sorted(self._frames, key=lambda units: (-self._frames[units].total(), units))
+        if len(candidates) > MEDOID_CANDIDATES:
+            half = MEDOID_CANDIDATES // 2
+            candidates = candidates[:half] + self._rng.sample(candidates[half:], half)
+        weights = np.array([self._frames[units].total() for units in candidates], np.float32)
+        distances = cdist(candidates, candidates, scorer=Levenshtein.normalized_distance, dtype=np.float32)
+        best = candidates[int(np.argmin(distances @ weights))]
+        return self._frames[best].most_common(1)[0][0]
+
+    def far_half(self, pronunciation: Units) -> _Variants:
+        """The half of the variants, rounded down, farthest from a pronunciation; never that one."""
+        given = reduced(pronunciation)
+        distance = {units: Levenshtein.normalized_distance(units, given) for units in self._frames if units != given}
+        kept = sorted(distance, key=lambda units: (-distance[units], units))[: len(self._frames) // 2]
+        counts = Counter({frames: count for units in kept for frames, count in self._frames[units].items()})
+        return _Variants(counts, self._rng)
+
+
+def reduced(frames: Sequence[int]) -> Units:
+    """Units without repeats."""
+    return tuple(without_repeats(frames).tolist())

@@ -1,0 +1,72 @@
+"""Recordings for the lexicon: sentences spoken by the synthetic voice -> their phones and speech units, in shards."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from im2sp.arrays import FloatArray, IntArray
+from im2sp.files import replace_whole
+from im2sp.speech.audio import HOP, SAMPLE_RATE
+from im2sp.train.data.speech_shards import as_floats
+from im2sp.train.data.synthesis import PiperSynthesizer
+from im2sp.train.lexicon.medoids import SpokenWord, align
+
+log = logging.getLogger(__name__)
+
+SHARD_SIZE = 250  # sentences
+
+_SCHEMA = pa.schema(
+    [
+        ("text", pa.string()),
+        ("phones", pa.list_(pa.string())),
+        ("phone_samples", pa.list_(pa.int32())),
+        ("units", pa.list_(pa.uint16())),  # 50 Hz, repeats kept
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A recorded sentence, cut into words."""
+
+    text: str
+    words: list[SpokenWord]
+
+
+def record(texts: Sequence[str], voice: PiperSynthesizer, encode: Callable[[FloatArray], IntArray], out: Path) -> None:
+    """Speak texts and write `out/NNNN.parquet` for each SHARD_SIZE of them that is not there yet.
+
+    Args:
+        encode: waveform float32 [samples], 16 kHz -> units [F], 50 Hz.
+    """
+    for first in range(0, len(texts), SHARD_SIZE):
+        path = out / f"{first // SHARD_SIZE:04d}.parquet"
+        if path.is_file():
+            continue
+        began, seconds, rows = time.monotonic(), 0.0, []
+        for text in texts[first : first + SHARD_SIZE]:
+            spoken = voice.synthesize(text)
+            waveform = spoken.waveform[: len(spoken.waveform) // HOP * HOP]
+            units = encode(as_floats(waveform)).astype(np.uint16)
+            seconds += len(waveform) / SAMPLE_RATE
+            rows.append((text, spoken.phones, spoken.phone_samples, units))
+        columns = dict(zip(_SCHEMA.names, map(list, zip(*rows, strict=True)), strict=True))
+        with replace_whole(path) as temporary:
+            pq.write_table(pa.table(columns, schema=_SCHEMA), temporary, compression="zstd")
+        log.info("%s: %.0f s of speech, %.1f times real time", path, seconds, seconds / (time.monotonic() - began))
+
+
+def read_recordings(folder: Path) -> Iterator[Recording]:
+    """Recordings of all shards in the order of their names."""
+    for path in sorted(folder.glob("*.parquet")):
+        columns = (column.to_pylist() for column in pq.read_table(path, columns=_SCHEMA.names).columns)
+        for text, phones, samples, units in zip(*columns, strict=True):
+            yield Recording(text, align(phones, np.array(samples), np.array(units)))

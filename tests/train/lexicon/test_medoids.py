@@ -1,0 +1,52 @@
+"""Recordings become entries: the medoid of each context, and alternatives to it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from im2sp.train.lexicon.medoids import RecordedPronunciations, SpokenWord, align
+
+
+def _spoken(*words: tuple[str, tuple[int, ...]]) -> list[SpokenWord]:
+    return [SpokenWord(phones, units) for phones, units in words]
+
+
+def test_each_word_has_the_units_of_its_time() -> None:
+    samples = np.array([320, 640, 320, 320, 640, 320, 320, 640])
+    units = np.array([9, 1, 1, 2, 5, 6, 6, 7, 8, 3, 3], np.uint16)
+    words = align(["^", "@", " ", "d", "o", "g", ".", "$"], samples, units)
+    assert [word.phones for word in words] == ["^", "@", "dog.", "$"]
+    assert [word.units for word in words] == [(9,), (1, 1, 2), (5, 6, 6, 7, 8), (3, 3)]
+
+
+def test_an_entry_is_the_medoid_of_its_context() -> None:
+    usual, other, odd = (1, 1, 2, 3), (1, 2, 2, 3), (7, 8, 9)
+    sentences = [_spoken(("a", units), ("b", (4,))) for units in (usual, other, odd)]
+    sentences.append(_spoken(("a", (6,)), ("c", (5,))))
+    entries = RecordedPronunciations(sentences, min_recordings=3).lexicon().entries
+    assert entries["", "a", "b"] in (usual, other)  # without repeats they are one, which two of three recordings have
+    assert ("", "a", "c") not in entries
+    assert entries[None, "c", None] == (5,)
+    assert RecordedPronunciations(sentences, min_recordings=1).lexicon().entries["", "a", "c"] == (6,)
+
+
+def test_alternatives_are_unlike_each_other_and_wider_contexts_come_last() -> None:
+    usual, near, far, elsewhere = (1, 1, 2, 3, 4), (1, 2, 3, 4, 5), (1, 8, 9), (5, 6)
+    sentences = [_spoken(("a", units), ("b", (4,))) for units in [usual] * 4 + [near] * 2 + [far] * 2]
+    recorded = RecordedPronunciations(sentences + [_spoken(("a", elsewhere), ("c", (4,)))] * 3)
+    context = ("", "a", "b")
+    assert recorded.lexicon().entries[context] == usual
+    assert recorded.alternatives(context, 1) == [far]
+    alternatives = recorded.alternatives(context, 5)
+    assert len(alternatives) == len(set(alternatives)) >= 2
+    assert alternatives[-1] == elsewhere
+
+
+def test_the_order_of_recordings_does_not_matter() -> None:
+    rng = np.random.default_rng(0)
+    sentences = [
+        _spoken(*((word, tuple(rng.integers(9, size=6).tolist())) for word in rng.choice(list("abc"), 4)))
+        for _ in range(150)
+    ]
+    one, other = RecordedPronunciations(sentences), RecordedPronunciations(sentences[::-1])
+    assert one.lexicon().entries == other.lexicon().entries
