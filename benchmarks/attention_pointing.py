@@ -21,11 +21,12 @@ from pathlib import Path
 import numpy as np
 
 from im2sp.captioner import Captioner
+from im2sp.decoding.cache import KVCache
+from im2sp.decoding.decoder import DecoderStep, Prefix
+from im2sp.decoding.search import DecodingOptions
 from im2sp.explain.explanation import explain
 from im2sp.explain.timing import attention_in_stretches
 from im2sp.image.finding import Photos
-from im2sp.decoding.decoder import DecoderStep, KeptKeyValues, KeyValues, Prefix
-from im2sp.decoding.search import DecodingOptions
 
 BOOTSTRAPS = 2000
 
@@ -73,15 +74,13 @@ def occluded(pixels: np.ndarray, grid: tuple[int, int]) -> list[np.ndarray]:
 def token_scores(captioner: Captioner, pixels: np.ndarray, tokens: np.ndarray) -> np.ndarray:
     """pixels float32 [N, 3, H, W], tokens int64 [T] -> log probability of each token after those before, [N, T]."""
     seen = captioner.encode_pixels(pixels)
-    if captioner.bundle.config.decoder.cache is None:  # such a decoder takes several pictures at once
-        seen = [Prefix(*(np.concatenate([getattr(one, part) for one in seen], axis=1) for part in ("keys", "values")))]
     return np.concatenate([_token_scores(captioner, prefix, tokens) for prefix in seen])
 
 
 def _token_scores(captioner: Captioner, prefix: Prefix, tokens: np.ndarray) -> np.ndarray:
     """The same for a prefix: [pictures in it, T]."""
     step = DecoderStep(captioner.graphs.open("decoder"), captioner.bundle.config.decoder, prefix)
-    cache: KeyValues | KeptKeyValues | None = None
+    cache: KVCache | None = None
     scores = []
     for position, (before, token) in enumerate(
         zip([captioner.vocabulary.specials.bos, *tokens[:-1]], tokens, strict=True)

@@ -28,12 +28,12 @@ import numpy as np
 
 from im2sp import Captioner
 from im2sp.arrays import FloatArray, IntArray
+from im2sp.speech.durations import ErrorDiffusion
+from im2sp.speech.units import remove_repeats
 from im2sp.train.data.speech_shards import as_floats, read_shards
 from im2sp.train.evaluate.recognisers import open_recogniser
 from im2sp.train.evaluate.words import word_error_rate
 from im2sp.train.recipe import Recipe
-from im2sp.speech.durations import Rounding
-from im2sp.speech.units import remove_repeats
 
 GROUP = 8  # units
 SHIFTED = 0.105  # share of the units that give a frame away
@@ -78,7 +78,7 @@ def durations_of(captioner: Captioner, units: IntArray, true: IntArray, seed: in
         "true": true,
         "shifted": shifted(true, np.random.default_rng(seed)),
         "grouped": grouped(means, true),
-        "alone": Rounding(None).take(means),
+        "alone": ErrorDiffusion(100).round(means),
         "predicted": captioner.vocoder.predict_durations(units),
     }
 

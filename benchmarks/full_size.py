@@ -178,7 +178,7 @@ class Ours:
     def say(self, tokens: int) -> list[int]:
         """So many tokens about the photo, as published ids."""
         options = replace(self._options, min_tokens=tokens, max_tokens=tokens)
-        found = self._captioner.translate(self._captioner.encode(self._image), options).tokens
+        found = self._captioner.decode(self._captioner.encode(self._image), options).tokens
         units = (int(token) - SPECIAL_TOKENS for token in found)
         return [unit + 1 if unit <= 100 else unit + 3 for unit in units]
 

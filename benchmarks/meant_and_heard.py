@@ -31,6 +31,7 @@ from rapidfuzz.process import cdist
 
 from im2sp.bundle import Bundle
 from im2sp.captioner import Captioner
+from im2sp.decoding.vocabulary import Vocabulary
 from im2sp.train.data.flickr8k import clean_text, photo_path
 from im2sp.train.data.pronunciations import Pronunciations, phones_of_words
 from im2sp.train.data.voice import PiperSpeaker
@@ -43,7 +44,6 @@ from im2sp.train.stages import listen
 from im2sp.train.stages.distil import read_hypotheses
 from im2sp.train.stages.mend import Sentence
 from im2sp.train.stages.pronounce import TABLE
-from im2sp.decoding.vocabulary import Vocabulary
 
 ARTICLES, PREPOSITIONS = ("a", "an", "the"), ("in", "on", "at", "of", "to", "with", "by")
 OTHERS = ("is", "are", "and", "his", "her", "its", "their", "it")
@@ -62,10 +62,10 @@ def known_sentences(recipe: Recipe, teacher: dict[str, str]) -> dict[tuple[int, 
 def said_about(recipe: Recipe, photos: list[str]) -> dict[str, tuple[int, ...]]:
     """What the bundle of a run says about photos, in the units that its translator learned, without repeats."""
     captioner = Captioner(Bundle.load(recipe.bundle), threads=1)
-    learned = Vocabulary(structs.replace(captioner.bundle.config.vocabulary, said=None))
+    learned = Vocabulary(structs.replace(captioner.bundle.config.vocabulary, output_units=None))
     found = {}
     for image_id in photos:
-        tokens = captioner.translate(captioner.encode(photo_path(recipe.data, image_id))).tokens
+        tokens = captioner.decode(captioner.encode(photo_path(recipe.data, image_id))).tokens
         found[image_id] = tuple(learned.decode(tokens).tolist())
     return found
 

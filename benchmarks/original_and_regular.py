@@ -21,6 +21,7 @@ from pathlib import Path
 from meant_and_heard import confusions
 
 from im2sp.arrays import IntArray
+from im2sp.speech.units import without_repeats
 from im2sp.train.data.flickr8k import clean_text
 from im2sp.train.data.pronunciations import Pronunciations, phones_of_words
 from im2sp.train.data.speech_shards import as_floats
@@ -30,7 +31,6 @@ from im2sp.train.evaluate.words import word_error_rate
 from im2sp.train.models.unit_vocoder import load_vocoder, say
 from im2sp.train.recipe import Recipe
 from im2sp.train.stages.pronounce import TABLE
-from im2sp.speech.units import without_repeats
 
 
 def regular_units(text: str, table: Pronunciations, speaker: PiperSpeaker) -> IntArray | None:

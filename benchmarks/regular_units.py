@@ -25,12 +25,12 @@ from pathlib import Path
 
 import numpy as np
 
+from im2sp.speech.units import without_repeats
 from im2sp.train.data.pronunciations import phones_of_words, spoken_words
 from im2sp.train.data.speech_shards import read_phones
 from im2sp.train.data.unit_subwords import UnitSubwords
 from im2sp.train.data.unit_table import description_of, iterate_unit_tables, unit_table_files
 from im2sp.train.recipe import Recipe
-from im2sp.speech.units import without_repeats
 
 FIRST_WORDS = 6
 PAIRS = 300  # of sentences that are compared

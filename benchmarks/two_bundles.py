@@ -54,7 +54,7 @@ def main() -> None:
     for captioner in captioners:
         captions = [captioner.caption(photo) for photo in photos]
         config = captioner.bundle.config
-        tokens = statistics.mean(len(captioner.translate(captioner.encode(photo)).tokens) for photo in photos)
+        tokens = statistics.mean(len(captioner.decode(captioner.encode(photo)).tokens) for photo in photos)
         seconds = statistics.mean(len(caption.waveform) / SAMPLE_RATE for caption in captions)
         print(f"{config.name} {config.version}: {tokens:.1f} tokens, {seconds:.1f} s of speech a sentence")
     print(f"{len(photos)} photos, {options.rounds} rounds, {options.threads} thread(s)")

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers import HubertModel
 
+from im2sp.speech.units import remove_repeats
 from im2sp.train.data.mfcc import WIDTH
 from im2sp.train.data.speech_shards import SpokenCaption, as_floats, read_shards
 from im2sp.train.data.unit_subwords import UnitSubwords
@@ -26,7 +27,6 @@ from im2sp.train.models.speech_encoder import averaged, whole_frames
 from im2sp.train.models.unit_vocoder import ConvNextBlock
 from im2sp.train.precision import products
 from im2sp.train.stages.hubert import fit_clusters, layer_features
-from im2sp.speech.units import remove_repeats
 
 SEGMENT = 128  # frames
 STEPS, BATCH, RATE = 700, 16, 2e-3

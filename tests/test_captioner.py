@@ -50,7 +50,7 @@ def test_a_caption_is_consistent(captioner: Captioner, photo: np.ndarray) -> Non
 
 
 def test_the_steps_make_the_caption(captioner: Captioner, photo: np.ndarray) -> None:
-    translation = captioner.translate(captioner.encode(photo))
+    translation = captioner.decode(captioner.encode(photo))
     speech = captioner.speak(captioner.vocabulary.decode(translation.tokens))
     caption = captioner.caption(photo)
     assert caption.tokens.tolist() == translation.tokens.tolist()
@@ -92,7 +92,7 @@ def test_options(captioner: Captioner, photo: np.ndarray) -> None:
     sampled = [captioner.caption(photo, DecodingOptions(temperature=1.5, seed=seed)) for seed in (1, 1, 2)]
     tokens = [caption.tokens.tolist() for caption in sampled]
     assert tokens[0] == tokens[1] != tokens[2]
-    unlimited = captioner.translate(captioner.encode(photo), DecodingOptions(max_tokens=10**6, min_tokens=10**6))
+    unlimited = captioner.decode(captioner.encode(photo), DecodingOptions(max_tokens=10**6, min_tokens=10**6))
     assert len(unlimited.tokens) <= captioner.bundle.config.decoder.max_tokens
 
 

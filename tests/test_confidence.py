@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from im2sp import Captioner, DecodingOptions, Im2SpError
-from im2sp.confidence import Familiar, Signals, logistic, pool
+from im2sp.confidence import PPCADensity, Signals, logistic, pool
 from im2sp.speech.audio import HOP
 from tests.tiny_bundle import WIDTH, tiny_confidence
 
@@ -27,21 +27,21 @@ def photo() -> np.ndarray:
 
 def plain_distance(pooled: np.ndarray) -> float:
     """Log of the squared Mahalanobis distance over the dimensions, from the whole covariance matrix."""
-    familiar = tiny_confidence().familiar
+    density = tiny_confidence().density
     across = np.eye(WIDTH)
     covariance = np.zeros((WIDTH, WIDTH))
-    for direction, deviation in zip(familiar.directions, familiar.deviations, strict=True):
+    for direction, deviation in zip(density.components, density.deviations, strict=True):
         outer = np.outer(direction, direction)
         covariance += deviation**2 * outer
         across -= outer
-    covariance += familiar.rest**2 * across
-    centred = pooled.astype(np.float64) - familiar.mean
+    covariance += density.noise**2 * across
+    centred = pooled.astype(np.float64) - density.mean
     return math.log(centred @ np.linalg.inv(covariance) @ centred / WIDTH)
 
 
 def test_the_probability_is_what_plain_arithmetic_gives(captioner: Captioner, photo: np.ndarray) -> None:
     prefix = captioner.encode(photo)
-    translation = captioner.translate(prefix)
+    translation = captioner.decode(prefix)
     values = prefix.values[0, 0]  # [heads, image tokens, head_dim]
     pooled = np.array([values[head, :, place].mean() for head in range(2) for place in range(WIDTH // 2)])
     np.testing.assert_allclose(pool(prefix), pooled, rtol=1e-5)
@@ -53,10 +53,10 @@ def test_the_probability_is_what_plain_arithmetic_gives(captioner: Captioner, ph
 
 
 def test_what_is_near_is_not_strange_and_what_is_far_is_bounded() -> None:
-    config = tiny_confidence().familiar
+    config = tiny_confidence().density
     for pooled, expected in ((np.full(WIDTH, 0.1), 0.0), (np.full(WIDTH, 1e30), 10.0)):
-        values = Signals(-1.0, 2.0, pooled.astype(np.float32)).values(Familiar(config))
-        assert values == {"score": -1.0, "length": 2.0, "strangeness": expected}
+        values = Signals(-1.0, 2.0, pooled.astype(np.float32)).values(PPCADensity(config))
+        assert values == {"score": -1.0, "length": 2.0, "ood_score": expected}
 
 
 def test_no_weights_overflow() -> None:
@@ -68,18 +68,18 @@ def test_no_weights_overflow() -> None:
 def test_a_caption_is_withheld_below_the_threshold_only(captioner: Captioner, photo: np.ndarray) -> None:
     said = captioner.caption(photo)
     assert said.confidence is not None
-    assert not said.withheld
-    for least, withheld in ((said.confidence, False), (math.nextafter(said.confidence, 1), True), (1.0, True)):
+    assert not said.abstained
+    for least, abstained in ((said.confidence, False), (math.nextafter(said.confidence, 1), True), (1.0, True)):
         caption = captioner.caption(photo, replace(captioner.default_options, min_confidence=least))
-        assert caption.withheld is withheld
+        assert caption.abstained is abstained
         assert (caption.confidence, caption.score) == (said.confidence, said.score)
         assert caption.tokens.tolist() == said.tokens.tolist()
-        assert (caption.units.tolist() == said.units.tolist()) is not withheld
+        assert (caption.units.tolist() == said.units.tolist()) is not abstained
     config = tiny_confidence()
-    assert (caption.units.tolist(), caption.durations.tolist()) == (config.unsure_units, config.unsure_durations)
-    assert len(caption.waveform) == sum(config.unsure_durations) * HOP
+    assert (caption.units.tolist(), caption.durations.tolist()) == (config.abstain_units, config.abstain_durations)
+    assert len(caption.waveform) == sum(config.abstain_durations) * HOP
     np.testing.assert_array_equal(
-        caption.waveform, captioner.speak(config.unsure_units, config.unsure_durations).waveform
+        caption.waveform, captioner.speak(config.abstain_units, config.abstain_durations).waveform
     )
 
 
@@ -91,21 +91,21 @@ def test_a_stream_says_nothing_before_it_is_sure_enough(captioner: Captioner, ph
         chunks = list(captioner.stream(photo, replace(greedy, min_confidence=least)))
         last = chunks[-1].caption
         assert last is not None
-        assert (last.confidence, last.withheld, last.units.tolist()) == (whole.confidence, False, whole.units.tolist())
+        assert (last.confidence, last.abstained, last.units.tolist()) == (whole.confidence, False, whole.units.tolist())
         joined = np.concatenate([chunk.waveform for chunk in chunks])
         np.testing.assert_allclose(joined, whole.waveform, atol=1e-5)
     (only,) = captioner.stream(photo, replace(greedy, min_confidence=1))
     assert only.caption is not None
-    assert only.caption.withheld
+    assert only.caption.abstained
     assert only.caption.confidence == whole.confidence
-    assert only.units.tolist() == tiny_confidence().unsure_units
+    assert only.units.tolist() == tiny_confidence().abstain_units
     np.testing.assert_array_equal(only.waveform, only.caption.waveform)
 
 
 def test_a_bundle_that_is_not_calibrated(tiny_bundle: Path, photo: np.ndarray) -> None:
     captioner = Captioner.from_pretrained(tiny_bundle, threads=1)
     caption = captioner.caption(photo)
-    assert (caption.confidence, caption.withheld) == (None, False)
+    assert (caption.confidence, caption.abstained) == (None, False)
     options = replace(captioner.default_options, min_confidence=0.1)
     for call in (captioner.caption, captioner.stream):
         with pytest.raises(Im2SpError, match="has no calibrated confidence"):

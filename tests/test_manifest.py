@@ -45,7 +45,7 @@ def test_records_survive(tmp_path: Path) -> None:
             "score": -0.5,
             "seconds": 0.1,
             "confidence": None,
-            "withheld": False,
+            "abstained": False,
         }
     ]
 

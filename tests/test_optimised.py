@@ -123,7 +123,7 @@ def test_what_another_could_have_written_does_not_count(
 def test_it_belongs_to_one_bundle(bundle: Bundle, cache: OptimisedGraphs, tmp_path: Path) -> None:
     opened(bundle, cache)
     folder = Path(shutil.copytree(bundle.folder, tmp_path / "other"))
-    (folder / "README.md").write_text("another")
+    (folder / "notes.txt").write_text("another")
     write_checksums(folder)
     assert cache.find(Bundle.load(folder), NAME) is None
 

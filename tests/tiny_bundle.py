@@ -1,4 +1,4 @@
-"""A tiny bundle that keeps the whole contract (docs/bundle.md): real graphs with seeded random weights."""
+"""A tiny bundle that keeps the whole signature (docs/bundle.md): real graphs with seeded random weights."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from im2sp.bundle import (
     ConfidenceConfig,
     DecoderConfig,
     DecodingDefaults,
-    FamiliarConfig,
     ImageConfig,
     ImageUnitsConfig,
+    PPCAConfig,
     SpeechEncoderConfig,
     VocabularyConfig,
     VocoderConfig,
@@ -25,7 +25,7 @@ from im2sp.bundle import (
     write_config,
 )
 from im2sp.files import sha256_of
-from im2sp.onnx import Tensor, contracts
+from im2sp.onnx import Tensor, signatures
 from im2sp.speech.audio import HOP
 
 UNITS = 20
@@ -65,11 +65,12 @@ def tiny_config() -> BundleConfig:
             max_tokens=POSITIONS,
         ),
         vocabulary=VocabularyConfig(units=UNITS, subwords=SUBWORDS),
-        vocoder=VocoderConfig(units=UNITS, context_frames=CONTEXT, duration_context=DURATION_CONTEXT),
+        vocoder=VocoderConfig(
+            units=UNITS, context_frames=CONTEXT, duration_context=DURATION_CONTEXT, duration_tolerance=1.5
+        ),
         speech_encoder=SpeechEncoderConfig(units=UNITS, samples_limit=16_000),
         decoding=DecodingDefaults(beam=3, length_penalty=1.0, max_tokens=40),
         training={"data": "none", "steps": 0},
-        quality={"dev BLEU-4": 0.0},
         parameters={"decoder": 12_345},
     )
 
@@ -92,11 +93,13 @@ def tiny_confidence() -> ConfidenceConfig:
     directions = np.eye(WIDTH)[[2, 5]].tolist()
     return ConfidenceConfig(
         intercept=1.5,
-        weights={"score": 0.5, "length": -0.25, "strangeness": -0.75},
-        familiar=FamiliarConfig(mean=[0.1] * WIDTH, directions=directions, deviations=[0.5, 0.25], rest=0.4, far=0.2),
+        weights={"score": 0.5, "length": -0.25, "ood_score": -0.75},
+        density=PPCAConfig(
+            mean=[0.1] * WIDTH, components=directions, deviations=[0.5, 0.25], noise=0.4, ood_threshold=0.2
+        ),
         threshold=0.25,
-        unsure_units=[3, 7, 3, 1],
-        unsure_durations=[5, 4, 6, 9],
+        abstain_units=[3, 7, 3, 1],
+        abstain_durations=[5, 4, 6, 9],
     )
 
 
@@ -107,10 +110,10 @@ def write_tiny_bundle(
     folder.mkdir(parents=True, exist_ok=True)
     more = {"image_units": tiny_image_units() if image_units else None, "confidence": confidence}
     config = replace(tiny_config(), **more)
-    for name, contract in contracts(config).items():
+    for name, signature in signatures(config).items():
         graph = _Graph(np.random.default_rng([seed, *name.encode()]))
         _BUILDERS[name](graph)
-        graph.save(folder / f"{name}.onnx", dict(contract.inputs), dict(contract.outputs))
+        graph.save(folder / f"{name}.onnx", dict(signature.inputs), dict(signature.outputs))
     if image_units:
         checksum = sha256_of(folder / "image_tokenizer.onnx")
         config = replace(config, image_units=tiny_image_units(checksum))
@@ -128,9 +131,9 @@ class _Graph:
         self._nodes: list[Any] = []
         self._weights: list[Any] = []
 
-    def constant(self, array: np.ndarray) -> str:
+    def constant(self, array: np.ndarray | np.generic) -> str:
         name = f"weight{len(self._weights)}"
-        self._weights.append(numpy_helper.from_array(array, name))
+        self._weights.append(numpy_helper.from_array(np.asarray(array), name))
         return name
 
     def numbers(self, *values: int) -> str:
@@ -231,25 +234,34 @@ def _decoder(g: _Graph) -> None:
 
 
 def _attention(g: _Graph, x: str, layer: int) -> tuple[str, str, str, str]:
-    """x [batch, width] -> (mixed [batch, width], keys and values [1, batch, heads, past + 1, head_dim], share of
-    attention on the prefix [batch, heads, 1, image_tokens]).
+    """x [batch, width] -> (mixed [batch, width], key and value of this position [1, batch, heads, 1, head_dim], share
+    of attention on the prefix [batch, heads, 1, image_tokens]).
     """
     heads = g.numbers(-1, HEADS, 1, HEAD_DIM)
     query, key, value = (g.add("Reshape", g.linear(x, WIDTH, WIDTH), heads) for _ in range(3))
-
-    def of_layer(stack: str) -> str:
-        return g.add("Gather", stack, g.constant(np.array(layer, dtype=np.int64)), axis=0)
-
-    key = g.add("Concat", of_layer("past_keys"), key, axis=2)
-    value = g.add("Concat", of_layer("past_values"), value, axis=2)
-    scores = [g.add("MatMul", query, g.add("Transpose", k, perm=[0, 1, 3, 2])) for k in (of_layer("prefix_keys"), key)]
+    past = g.add(
+        "Where", _is_past(g, layer), g.add("MatMul", query, f"past_keys_{layer}"), g.constant(np.float32(-1e9))
+    )
+    scores = [
+        g.add("MatMul", query, f"prefix_keys_{layer}"),
+        past,
+        g.add("MatMul", query, g.add("Transpose", key, perm=[0, 1, 3, 2])),
+    ]
     share = g.add("Softmax", g.add("Concat", *scores, axis=3), axis=3)
     on_image = g.add("Slice", share, g.numbers(0), g.numbers(IMAGE_TOKENS), g.numbers(3))
     on_tokens = g.add("Slice", share, g.numbers(IMAGE_TOKENS), g.numbers(2**31), g.numbers(3))
-    image = g.add("MatMul", on_image, of_layer("prefix_values"))
-    mixed = g.add("Reshape", g.add("Add", image, g.add("MatMul", on_tokens, value)), g.numbers(-1, WIDTH))
+    image = g.add("MatMul", on_image, f"prefix_values_{layer}")
+    tokens = g.add("MatMul", on_tokens, g.add("Concat", f"past_values_{layer}", value, axis=2))
+    mixed = g.add("Reshape", g.add("Add", image, tokens), g.numbers(-1, WIDTH))
     first = g.numbers(0)
     return mixed, g.add("Unsqueeze", key, first), g.add("Unsqueeze", value, first), on_image
+
+
+def _is_past(g: _Graph, layer: int) -> str:
+    """Which positions of the cache are filled: bool [capacity]."""
+    capacity = g.add("Gather", g.add("Shape", f"past_keys_{layer}"), g.constant(np.int64(3)))
+    places = g.add("Range", g.constant(np.int64(0)), capacity, g.constant(np.int64(1)))
+    return g.add("Less", places, "position")
 
 
 def _embedded(g: _Graph, name: str, width: int) -> str:

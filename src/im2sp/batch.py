@@ -178,7 +178,7 @@ class CaptionWorker:
             score=round(caption.score, 4),
             seconds=round(caption.seconds, 3),
             confidence=None if caption.confidence is None else round(caption.confidence, 4),
-            withheld=caption.withheld,
+            abstained=caption.abstained,
         )
         return Result(photo, row)
 

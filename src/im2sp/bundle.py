@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -23,18 +22,13 @@ from im2sp.schema import NotJsonError, Schema, SchemaError, parse
 from im2sp.speech.audio import HOP, SAMPLE_RATE
 
 __all__ = [
-    "CONFIG", "CONFIG_LIMIT", "FIRST_WITH_CONFIDENCE", "FORMAT_VERSION", "SPECIAL_TOKENS", "Bundle", "BundleConfig",
-    "BundleDescription", "BundleFile", "ConfidenceConfig", "DecoderConfig", "DecodingDefaults", "FamiliarConfig",
-    "ImageConfig", "ImageTokenizer", "ImageUnitsConfig", "Signal",
+    "CONFIG", "CONFIG_LIMIT", "FORMAT_VERSION", "SPECIAL_TOKENS", "Bundle", "BundleConfig", "BundleDescription",
+    "BundleFile", "ConfidenceConfig", "DecoderConfig", "DecodingDefaults", "ImageConfig", "ImageTokenizer",
+    "ImageUnitsConfig", "PPCAConfig", "Signal",
     "SpeechEncoderConfig", "VocabularyConfig", "VocoderConfig", "find_bundle", "write_checksums", "write_config",
 ]  # fmt: skip
 
-FORMAT_VERSION = 6
-IMAGE_UNITS_VERSION = 3  # the first format with image units
-FIRST_WITH_CONFIDENCE = 3
-_FIRST_WITH_KEPT_CACHE = 4
-_FIRST_WITH_SAID = 5
-_FIRST_WITH_DURATION_SLACK = 6
+FORMAT_VERSION = 7
 CONFIG = "config.json"
 CONFIG_LIMIT = 4 * 2**20  # bytes; a vocabulary of 65536 subwords fits
 SPECIAL_TOKENS = 3  # pad, bos and eos come before the subwords
@@ -47,7 +41,7 @@ Pixels = Annotated[int, Meta(ge=1, le=4_096)]
 Deviation = Annotated[float, Meta(gt=0)]
 Number = Annotated[float, Meta(ge=-1e6, le=1e6)]
 Scale = Annotated[float, Meta(ge=1e-6, le=1e6)]
-Signal = Literal["score", "length", "strangeness"]  # see im2sp.confidence
+Signal = Literal["score", "length", "ood_score"]  # see im2sp.confidence
 Facts = dict[str, str | int | float]
 
 
@@ -121,14 +115,12 @@ class DecoderConfig(Schema, frozen=True):
     head_dim: Annotated[int, Meta(ge=1, le=1_024)]
     vocabulary_size: Count
     max_tokens: Count  # positions: a hypothesis, its EOS included, has at most so many tokens
-    cache: Literal["kept"] | None = None  # "kept": the decoder gives only what is new in it; else all of it anew
 
 
 class VocabularyConfig(Schema, frozen=True, kw_only=True):
     """Tokens of the decoder; token t >= 3 stands for the units subwords[t - 3], listed as they were learnt.
 
-    Where the voice has other units than those that the decoder learned, token t >= 3 is said by said[t - 3], which may
-    be nothing.
+    `output_units[t - 3]`, which may be empty, overrides the units emitted for token t.
     """
 
     units: Count = 200
@@ -136,7 +128,7 @@ class VocabularyConfig(Schema, frozen=True, kw_only=True):
     bos: Annotated[int, Meta(ge=0, lt=SPECIAL_TOKENS)] = 1
     eos: Annotated[int, Meta(ge=0, lt=SPECIAL_TOKENS)] = 2
     subwords: list[list[int]]
-    said: list[list[Annotated[int, Meta(ge=0)]]] | None = None
+    output_units: list[list[Annotated[int, Meta(ge=0)]]] | None = None
 
     def __post_init__(self) -> None:
         if len({self.pad, self.bos, self.eos}) < SPECIAL_TOKENS:
@@ -148,22 +140,22 @@ class VocabularyConfig(Schema, frozen=True, kw_only=True):
             raise ValueError(f"a subword is empty or holds a unit outside 0..{self.units - 1}")
         if missing := [unit for unit in range(self.units) if (unit,) not in known]:
             raise ValueError(f"unit {missing[0]} has no subword of its own")
-        if self.said is not None:
-            if len(self.said) != len(self.subwords):
-                raise ValueError("said has not as many entries as there are subwords")
-            if max((max(units, default=0) for units in self.said), default=0) >= self.units:
-                raise ValueError(f"said holds a unit outside 0..{self.units - 1}")
+        if self.output_units is not None:
+            if len(self.output_units) != len(self.subwords):
+                raise ValueError("output_units has not as many entries as there are subwords")
+            if max((max(units, default=0) for units in self.output_units), default=0) >= self.units:
+                raise ValueError(f"output_units holds a unit outside 0..{self.units - 1}")
 
 
 class VocoderConfig(Schema, frozen=True, kw_only=True):
-    """What the vocoder speaks, and how far its graphs look to both sides: around a frame, around a unit."""
+    """Units of the vocoder, the context of its graphs on each side, and how durations are rounded."""
 
     sample_rate: int = SAMPLE_RATE
     hop: int = HOP
     units: Count
-    context_frames: Annotated[int, Meta(ge=0, le=4_096)]
-    duration_context: Annotated[int, Meta(ge=0, le=4_096)] | None = None  # units; None: not known (format 1)
-    duration_slack: Annotated[float, Meta(gt=0.5, le=100)] | None = None  # frames, see im2sp.speech.durations.Rounding
+    context_frames: Annotated[int, Meta(ge=0, le=4_096)]  # of a sample of the waveform
+    duration_context: Annotated[int, Meta(ge=0, le=4_096)]  # units, of a duration
+    duration_tolerance: Annotated[float, Meta(gt=0.5, le=100)]  # frames, see im2sp.speech.durations.ErrorDiffusion
 
     def __post_init__(self) -> None:
         if (self.sample_rate, self.hop) != (SAMPLE_RATE, HOP):
@@ -185,35 +177,35 @@ class DecodingDefaults(Schema, frozen=True):
     max_tokens: Count
 
 
-class FamiliarConfig(Schema, frozen=True):
-    """Where training photos lie among image prefixes: a Gaussian that is wide along a few directions only."""
+class PPCAConfig(Schema, frozen=True):
+    """Gaussian density of the pooled image prefixes of training photos (probabilistic PCA), see im2sp.confidence."""
 
     mean: Annotated[list[Number], Meta(min_length=1, max_length=4_096)]  # [width] of a pooled prefix
-    directions: Annotated[list[list[Number]], Meta(max_length=256)]  # [k][width], orthonormal
-    deviations: Annotated[list[Scale], Meta(max_length=256)]  # [k], along them
-    rest: Scale  # deviation across them, in each of the other dimensions
-    far: Number  # a distance that few training photos exceed; from there on a picture counts as strange
+    components: Annotated[list[list[Number]], Meta(max_length=256)]  # [k][width], orthonormal
+    deviations: Annotated[list[Scale], Meta(max_length=256)]  # [k], along the components
+    noise: Scale  # deviation in each of the other dimensions
+    ood_threshold: Number  # distance that few training photos exceed; beyond it a photo is out of distribution
 
     def __post_init__(self) -> None:
-        if len(self.directions) != len(self.deviations) or len(self.directions) >= len(self.mean):
-            raise ValueError("there must be one deviation for each direction, and fewer directions than dimensions")
-        if any(len(direction) != len(self.mean) for direction in self.directions):
-            raise ValueError("a direction has not as many dimensions as the mean")
+        if len(self.components) != len(self.deviations) or len(self.components) >= len(self.mean):
+            raise ValueError("there must be one deviation for each component, and fewer components than dimensions")
+        if any(len(component) != len(self.mean) for component in self.components):
+            raise ValueError("a component has not as many dimensions as the mean")
 
 
 class ConfidenceConfig(Schema, frozen=True):
-    """How likely a caption is right, as a logistic regression over signals, and what is said where it is not likely."""
+    """Calibration: a logistic regression over signals, and the speech that replaces an unlikely caption."""
 
     intercept: Number
     weights: Annotated[dict[Signal, Number], Meta(min_length=1)]
-    familiar: FamiliarConfig
+    density: PPCAConfig
     threshold: Annotated[float, Meta(ge=0, le=1)]  # the recommended min_confidence
-    unsure_units: Annotated[list[Annotated[int, Meta(ge=0)]], Meta(min_length=1, max_length=1_000)]
-    unsure_durations: Annotated[list[Annotated[int, Meta(ge=1, le=250)]], Meta(min_length=1, max_length=1_000)]
+    abstain_units: Annotated[list[Annotated[int, Meta(ge=0)]], Meta(min_length=1, max_length=1_000)]
+    abstain_durations: Annotated[list[Annotated[int, Meta(ge=1, le=250)]], Meta(min_length=1, max_length=1_000)]
 
     def __post_init__(self) -> None:
-        if len(self.unsure_units) != len(self.unsure_durations):
-            raise ValueError("unsure_units and unsure_durations must have the same length")
+        if len(self.abstain_units) != len(self.abstain_durations):
+            raise ValueError("abstain_units and abstain_durations must have the same length")
 
 
 class BundleConfig(Schema, frozen=True, kw_only=True):
@@ -235,7 +227,6 @@ class BundleConfig(Schema, frozen=True, kw_only=True):
     decoding: DecodingDefaults
     confidence: ConfidenceConfig | None = None
     training: Facts  # what it was trained on
-    quality: Facts  # measured; the keys name split and recogniser
     parameters: dict[str, int]  # per graph
 
     def __post_init__(self) -> None:
@@ -249,21 +240,11 @@ class BundleConfig(Schema, frozen=True, kw_only=True):
             raise ValueError("the grid has more cells than there are image tokens")
         if self.decoding.max_tokens > self.decoder.max_tokens:
             raise ValueError("the recommended max_tokens is more than the decoder has positions")
-        if self.image_units and self.format_version < IMAGE_UNITS_VERSION:
-            raise ValueError(f"image_units need format_version {IMAGE_UNITS_VERSION}")
-        if self.decoder.cache == "kept" and self.format_version < _FIRST_WITH_KEPT_CACHE:
-            raise ValueError(f"a decoder with a kept cache needs format_version {_FIRST_WITH_KEPT_CACHE}")
-        if self.vocabulary.said is not None and self.format_version < _FIRST_WITH_SAID:
-            raise ValueError(f"subwords that are said otherwise need format_version {_FIRST_WITH_SAID}")
-        if self.vocoder.duration_slack is not None and self.format_version < _FIRST_WITH_DURATION_SLACK:
-            raise ValueError(f"durations with a slack need format_version {_FIRST_WITH_DURATION_SLACK}")
         if self.confidence:
-            if max(self.confidence.unsure_units) >= self.vocabulary.units:
-                raise ValueError(f"confidence.unsure_units holds a unit outside 0..{self.vocabulary.units - 1}")
-            if len(self.confidence.familiar.mean) != self.decoder.heads * self.decoder.head_dim:
-                raise ValueError("confidence.familiar.mean has not heads x head_dim dimensions")
-            if self.format_version < FIRST_WITH_CONFIDENCE:
-                raise ValueError(f"confidence needs format_version {FIRST_WITH_CONFIDENCE}")
+            if max(self.confidence.abstain_units) >= self.vocabulary.units:
+                raise ValueError(f"confidence.abstain_units holds a unit outside 0..{self.vocabulary.units - 1}")
+            if len(self.confidence.density.mean) != self.decoder.heads * self.decoder.head_dim:
+                raise ValueError("confidence.density.mean has not heads x head_dim dimensions")
 
     @property
     def speaking_graphs(self) -> tuple[str, ...]:
@@ -416,7 +397,7 @@ def _read_config(path: Path) -> BundleConfig:
     except NotJsonError as error:
         raise BundleError(f"{path} is not JSON: get the bundle again") from error
     except SchemaError as error:
-        _refuse_newer(path, text)  # which may have fields that this format would wrongly call mistakes
+        _check_version(path, _version_of(text))  # first: the fields of other formats are no mistakes
         raise BundleError(f"{path} is not a valid config ({error})") from error
     _check_version(path, config.format_version)
     return config
@@ -428,12 +409,14 @@ class _AnyFormat(msgspec.Struct):
     format_version: int = FORMAT_VERSION
 
 
-def _refuse_newer(path: Path, text: bytes) -> None:
-    """Of a config that is not valid: raise the BundleError that says more, where it is of a newer format."""
-    with suppress(msgspec.DecodeError, RecursionError):
-        _check_version(path, msgspec.json.decode(text, type=_AnyFormat).format_version)
+def _version_of(text: bytes) -> int:
+    try:
+        return msgspec.json.decode(text, type=_AnyFormat).format_version
+    except (msgspec.DecodeError, RecursionError):
+        return FORMAT_VERSION
 
 
 def _check_version(path: Path, found: int) -> None:
-    if found > FORMAT_VERSION:
-        raise BundleError(f"{path} has format version {found} but this im2sp reads {FORMAT_VERSION}: upgrade im2sp")
+    if found != FORMAT_VERSION:
+        advice = "upgrade im2sp" if found > FORMAT_VERSION else "export the bundle again"
+        raise BundleError(f"{path} has format version {found} but this im2sp reads {FORMAT_VERSION}: {advice}")

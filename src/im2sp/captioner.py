@@ -16,8 +16,9 @@ from msgspec.structs import asdict
 from im2sp.arrays import FloatArray, IntArray
 from im2sp.bundle import Bundle, ImageUnitsConfig, find_bundle
 from im2sp.confidence import Confidence
-from im2sp.decoding.decoder import DecoderStep, KeptKeyValues, KeyValues, Prefix
-from im2sp.decoding.search import DecodingOptions, Search, Translation
+from im2sp.decoding.cache import KVCache
+from im2sp.decoding.decoder import DecoderStep, Prefix
+from im2sp.decoding.search import DecodingOptions, DecodingResult, DecodingTask
 from im2sp.decoding.vocabulary import Vocabulary
 from im2sp.errors import BundleError, Im2SpError
 from im2sp.image.units import ImageUnits
@@ -40,11 +41,11 @@ class SpeechCaption:
     units: IntArray  # int64 [U], repeats removed
     durations: IntArray  # int64 [U], frames of 20 ms
     score: float  # mean log probability of a token
-    tokens: IntArray  # int64 [T]; of the sentence that was not said, where it is withheld
+    tokens: IntArray  # int64 [T]; of the sentence that was not said, where it is abstained
     attention: FloatArray  # float32 [T, image_tokens]: where the model looked when it chose each token
     seconds: float  # time taken
     confidence: float | None = None  # calibrated probability that the tokens are right; None: not calibrated
-    withheld: bool = False  # less than `min_confidence`: waveform, units and durations say "I am not sure" instead
+    abstained: bool = False  # less than `min_confidence`: waveform, units and durations say "I am not sure" instead
 
     def save(self, path: str | Path) -> None:
         """Write a 16-bit mono WAV, whole or not at all. Raises Im2SpError when `path` cannot be written."""
@@ -87,7 +88,7 @@ class Captioner:
     ) -> SpeechCaption:
         """Speak about a picture: a path, bytes, binary file, PIL image or uint8 array [H, W], [H, W, 3] or [H, W, 4];
         its image units, or what `encode` made of it. With `min_confidence`, a caption that is less likely to be right
-        is withheld, and the speech is the bundle's sentence for "I am not sure what this shows".
+        is abstained, and the speech is the bundle's sentence for "I am not sure what this shows".
 
         Raises ImageError for a picture that cannot be read and for units of another tokenizer, BundleError for units
         where the bundle has none, Im2SpError for a `min_confidence` with a bundle that has no calibration.
@@ -96,11 +97,11 @@ class Captioner:
         options = options or self.default_options
         self.check(options)
         prefix = self._seen(image)
-        translation = self.translate(prefix, options)
-        confidence = self.confidence(prefix, translation)
-        withheld = _is_withheld(confidence, options)
-        speech = self._unsure if withheld else self.speak(self.vocabulary.decode(translation.tokens))
-        return _caption(translation, speech, started, confidence, withheld)
+        result = self.decode(prefix, options)
+        confidence = self.confidence(prefix, result)
+        abstained = _is_abstained(confidence, options)
+        speech = self._abstention if abstained else self.speak(self.vocabulary.decode(result.tokens))
+        return _caption(result, speech, started, confidence, abstained)
 
     def stream(
         self, image: ImageSource | ImageUnits | Prefix, options: DecodingOptions | None = None
@@ -111,7 +112,7 @@ class Captioner:
         samples to 1e-5. The first chunk is short, the last carries the whole caption, whose `seconds` count what
         the caller did between chunks, too. With a beam, only what all hypotheses agree on is spoken, so speech
         starts later. With `min_confidence`, nothing is spoken before the whole sentence is decided and known to be
-        sure enough; what is said instead of a withheld one comes as one chunk. Close the generator to stop early.
+        sure enough; what is said instead of a abstained one comes as one chunk. Close the generator to stop early.
 
         Raises what `caption` raises: here, not when the first chunk is asked for.
         """
@@ -173,16 +174,16 @@ class Captioner:
             return self._prefixes("image_encoder", pixels=pixels)
         return self._prefixes("image_decoder_prefix", image_units=self._tokenize(tokenizer, pixels))
 
-    def translate(self, prefix: Prefix, options: DecodingOptions | None = None) -> Translation:
+    def decode(self, prefix: Prefix, options: DecodingOptions | None = None) -> DecodingResult:
         """What to say: the image prefix -> tokens of speech units."""
         return self._search(prefix, options or self.default_options).run(self.bundle.config.decoder.max_tokens)
 
-    def confidence(self, prefix: Prefix, translation: Translation) -> float | None:
+    def confidence(self, prefix: Prefix, result: DecodingResult) -> float | None:
         """Calibrated probability that what was decoded from an image prefix is right; None without calibration.
 
         It was fitted to what the bundle's recommended decoding says; other decoding gives other odds.
         """
-        return self._confidence.probability(prefix, translation) if self._confidence else None
+        return self._confidence.probability(prefix, result) if self._confidence else None
 
     def speak(self, units: Sequence[int] | IntArray, durations: Sequence[int] | IntArray | None = None) -> Speech:
         """How it sounds: units int64 [U] -> speech; durations (frames of 20 ms) are predicted unless given."""
@@ -238,48 +239,48 @@ class Captioner:
             )
 
     @cached_property
-    def _unsure(self) -> Speech:
-        """What is said instead of a caption that is withheld."""
+    def _abstention(self) -> Speech:
+        """What is said instead of a caption that is abstained."""
         config = self.bundle.config.confidence
         assert config is not None  # `check` saw to it
-        return self.speak(config.unsure_units, config.unsure_durations)
+        return self.speak(config.abstain_units, config.abstain_durations)
 
-    def _search(self, prefix: Prefix, options: DecodingOptions) -> Search[KeyValues | KeptKeyValues]:
+    def _search(self, prefix: Prefix, options: DecodingOptions) -> DecodingTask[KVCache]:
         step = DecoderStep(self.graphs.open("decoder"), self.bundle.config.decoder, prefix)
-        return Search(step, self.vocabulary.specials, options)
+        return DecodingTask(step, self.vocabulary.specials, options)
 
     def _chunks(self, prefix: Prefix, options: DecodingOptions, started: float) -> Generator[SpeechChunk, None, None]:
         search, growing = self._search(prefix, options), GrowingSpeech(self.vocoder)
         for _ in search.steps(self.bundle.config.decoder.max_tokens):
             if not options.min_confidence:
-                yield from growing.extend(self.vocabulary.decode(search.settled()))
-        translation = search.result()
-        confidence = self.confidence(prefix, translation)
-        if _is_withheld(confidence, options):
-            said = _caption(translation, self._unsure, started, confidence, withheld=True)
+                yield from growing.extend(self.vocabulary.decode(search.stable_prefix()))
+        result = search.result()
+        confidence = self.confidence(prefix, result)
+        if _is_abstained(confidence, options):
+            said = _caption(result, self._abstention, started, confidence, abstained=True)
             yield SpeechChunk(said.waveform, said.units, said.durations, said)
             return
-        for chunk in growing.finish(self.vocabulary.decode(translation.tokens)):
-            whole = _caption(translation, growing.speech, started, confidence) if growing.is_spoken else None
+        for chunk in growing.finish(self.vocabulary.decode(result.tokens)):
+            whole = _caption(result, growing.speech, started, confidence) if growing.is_spoken else None
             yield replace(chunk, caption=whole)
 
 
-def _is_withheld(confidence: float | None, options: DecodingOptions) -> bool:
+def _is_abstained(confidence: float | None, options: DecodingOptions) -> bool:
     return confidence is not None and confidence < options.min_confidence
 
 
 def _caption(
-    translation: Translation, speech: Speech, started: float, confidence: float | None, withheld: bool = False
+    result: DecodingResult, speech: Speech, started: float, confidence: float | None, abstained: bool = False
 ) -> SpeechCaption:
     return SpeechCaption(
         waveform=speech.waveform,
         sample_rate=SAMPLE_RATE,
         units=speech.units,
         durations=speech.durations,
-        score=translation.score,
-        tokens=translation.tokens,
-        attention=translation.attention,
+        score=result.score,
+        tokens=result.tokens,
+        attention=result.attention,
         seconds=time.perf_counter() - started,
         confidence=confidence,
-        withheld=withheld,
+        abstained=abstained,
     )

@@ -11,6 +11,7 @@ from im2sp.errors import BundleError, reason
 from im2sp.files import replace_whole, sha256_of
 
 CHECKSUMS = "SHA256SUMS"
+MODEL_CARD = "README.md"  # not listed: measured figures are added to it without touching what they measure
 CHECKSUMS_LIMIT = 2**20  # bytes; thousands of files
 _AT_ONCE = 4  # files that are read side by side
 
@@ -18,13 +19,13 @@ _LINE = re.compile(r"([0-9a-fA-F]{64}) [ *](.+)")
 
 
 def write_checksums(folder: Path) -> dict[str, str]:
-    """Write `folder`/SHA256SUMS over every other file below `folder`; return {relative path: hexadecimal SHA-256}.
+    """Write `folder`/SHA256SUMS over every other file below `folder` but the model card; return {path: SHA-256}.
 
     The format is that of the `sha256sum` tool, so `sha256sum -c SHA256SUMS` checks a bundle without im2sp.
     Raises BundleError when a file name cannot stand in that format.
     """
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    checksums = {name: sha256_of(folder / name) for name in names if name != CHECKSUMS}
+    checksums = {name: sha256_of(folder / name) for name in names if name not in (CHECKSUMS, MODEL_CARD)}
     for name in checksums:
         _refuse_unsafe(name, folder)
     with replace_whole(folder / CHECKSUMS) as temporary:

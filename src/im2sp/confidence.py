@@ -1,7 +1,7 @@
-"""Confidence: an image prefix and what was decoded from it in, the calibrated probability that it is right out.
+"""Confidence: an image prefix and its caption in, the calibrated probability that the caption is right out.
 
-A logistic regression over three signals, with weights that the lab fitted (`im2sp-lab calibrate`, docs/confidence.md).
-All signals come from numbers that decoding makes anyway; none of them looks at words.
+A logistic regression over three signals, fitted in training (docs/confidence.md). All signals come from numbers that
+decoding computes anyway. None of them looks at words.
 """
 
 from __future__ import annotations
@@ -13,81 +13,83 @@ from dataclasses import dataclass
 import numpy as np
 
 from im2sp.arrays import FloatArray
-from im2sp.bundle import ConfidenceConfig, FamiliarConfig, Signal
+from im2sp.bundle import ConfidenceConfig, PPCAConfig, Signal
 from im2sp.decoding.decoder import Prefix
-from im2sp.decoding.search import Translation
+from im2sp.decoding.search import DecodingResult
 from im2sp.decoding.strategies import DoubleArray
 
-_STRANGEST = 10.0  # of the signal: far beyond any picture, and small enough for every weight
-_LEAST_DISTANCE = 1e-9  # whose logarithm is taken
+_MAX_OOD_SCORE = 10.0  # far beyond any picture, and small enough for every weight
+_MIN_DISTANCE = 1e-9  # before taking the logarithm
 
 
 @dataclass(frozen=True)
 class Signals:
-    """What is known about a caption before anybody has heard it."""
+    """What tells a right caption from a wrong one."""
 
     score: float  # mean log probability of a token
     length: float  # natural log of the number of tokens: long sentences have more to get wrong
-    pooled: FloatArray  # float32 [width]: the photo, as `pool` has it
+    pooled: FloatArray  # float32 [width], see `pool`
 
     @classmethod
-    def of(cls, prefix: Prefix, translation: Translation) -> Signals:
-        """The signals of what was decoded from an image prefix."""
-        return cls(translation.score, math.log(len(translation.tokens)), pool(prefix))
+    def of(cls, prefix: Prefix, result: DecodingResult) -> Signals:
+        """Compute the signals of a caption decoded from an image prefix."""
+        return cls(result.score, math.log(len(result.tokens)), pool(prefix))
 
-    def values(self, familiar: Familiar) -> dict[Signal, float]:
-        """By the names of the config; `strangeness` is the distance beyond that of nearly all training photos."""
-        strangeness = min(_STRANGEST, max(0.0, float(familiar.distances(self.pooled[None])[0]) - familiar.far))
-        return {"score": self.score, "length": self.length, "strangeness": strangeness}
+    def values(self, density: PPCADensity) -> dict[Signal, float]:
+        """Return the signals by their names in the config."""
+        return {"score": self.score, "length": self.length, "ood_score": density.ood_score(self.pooled)}
 
 
 def pool(prefix: Prefix) -> FloatArray:
-    """The first decoder layer's values of an image, mean over its tokens: float32 [heads * head_dim].
+    """Average the first decoder layer's values over the image tokens: float32 [heads * head_dim].
 
-    Of all layers, keys and values, these tell blank pages and screens from photos best.
+    Of all layers, keys and values, these separate blank pages and screens from photos best.
     """
     pooled: FloatArray = prefix.values[0, 0].mean(axis=1, dtype=np.float64).astype(np.float32).ravel()
     return pooled
 
 
-class Familiar:
-    """A Gaussian around the training photos (probabilistic PCA: Tipping and Bishop 1999)."""
+class PPCADensity:
+    """Gaussian density of the training photos (probabilistic PCA, Tipping and Bishop 1999)."""
 
-    def __init__(self, config: FamiliarConfig) -> None:
-        self.far = config.far
+    def __init__(self, config: PPCAConfig) -> None:
+        self._threshold = config.ood_threshold
         self._mean = np.array(config.mean)
-        self._directions = np.array(config.directions).reshape(-1, len(config.mean))
+        self._components = np.array(config.components).reshape(-1, len(config.mean))
         self._deviations = np.array(config.deviations)
-        self._rest = config.rest
+        self._noise = config.noise
 
     def distances(self, pooled: FloatArray) -> DoubleArray:
-        """pooled float32 [n, width] -> float64 [n]: log of the squared Mahalanobis distance over the dimensions.
-
-        0 is what a training photo has in the mean.
+        """Compute distances: pooled float32 [n, width] -> float64 [n], log of the mean squared Mahalanobis distance
+        per dimension. 0 is the average of training photos.
         """
         centred = pooled.astype(np.float64) - self._mean
-        along = centred @ self._directions.T
+        along = centred @ self._components.T
         across = np.maximum(0.0, (centred**2).sum(axis=1) - (along**2).sum(axis=1))
-        squared = ((along / self._deviations) ** 2).sum(axis=1) + across / self._rest**2
-        distances: DoubleArray = np.log(np.maximum(_LEAST_DISTANCE, squared / len(self._mean)))
+        squared = ((along / self._deviations) ** 2).sum(axis=1) + across / self._noise**2
+        distances: DoubleArray = np.log(np.maximum(_MIN_DISTANCE, squared / len(self._mean)))
         return distances
+
+    def ood_score(self, pooled: FloatArray) -> float:
+        """Score how far a photo is out of distribution: pooled float32 [width] -> 0 for nearly all training photos."""
+        return min(_MAX_OOD_SCORE, max(0.0, float(self.distances(pooled[None])[0]) - self._threshold))
 
 
 class Confidence:
-    """The calibration of a bundle at work."""
+    """The calibration of a bundle."""
 
     def __init__(self, config: ConfidenceConfig) -> None:
         self._intercept = config.intercept
         self._weights = config.weights
-        self._familiar = Familiar(config.familiar)
+        self._density = PPCADensity(config.density)
 
-    def probability(self, prefix: Prefix, translation: Translation) -> float:
-        """How likely it is that what was decoded from the prefix is right, from 0 to 1."""
-        values = Signals.of(prefix, translation).values(self._familiar)
+    def probability(self, prefix: Prefix, result: DecodingResult) -> float:
+        """Compute the probability that a caption is right, from 0 to 1."""
+        values = Signals.of(prefix, result).values(self._density)
         return logistic(self._weights, self._intercept, values)
 
 
 def logistic(weights: Mapping[Signal, float], intercept: float, values: Mapping[Signal, float]) -> float:
-    """1 / (1 + exp(-(intercept + sum of weight x signal)))."""
+    """Compute 1 / (1 + exp(-(intercept + sum of weight x signal)))."""
     log_odds = intercept + math.fsum(weight * values[name] for name, weight in weights.items())
     return 1 / (1 + math.exp(-max(-700.0, min(700.0, log_odds))))  # exp of more would overflow

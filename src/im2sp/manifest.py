@@ -36,7 +36,7 @@ class Row:
     score: float  # mean log probability of a token
     seconds: float  # time taken
     confidence: float | None = None  # probability that the caption is right; None where the bundle is not calibrated
-    withheld: bool = False  # the speech says "I am not sure" instead
+    abstained: bool = False  # the speech says "I am not sure" instead
 
 
 class Manifest:

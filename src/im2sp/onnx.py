@@ -42,15 +42,15 @@ class Tensor:
 
 
 @dataclass(frozen=True)
-class Contract:
+class Signature:
     """What a graph takes and gives, in order."""
 
     inputs: Mapping[str, Tensor]
     outputs: Mapping[str, Tensor]
 
 
-def contracts(config: BundleConfig) -> dict[str, Contract]:
-    """The contract of every graph of a bundle with this config (docs/bundle.md)."""
+def signatures(config: BundleConfig) -> dict[str, Signature]:
+    """The signature of every graph of a bundle with this config (docs/bundle.md)."""
     image, decoder = config.image, config.decoder
 
     def floats(*dims: int | str) -> Tensor:
@@ -66,22 +66,22 @@ def contracts(config: BundleConfig) -> dict[str, Contract]:
     pixels = {"pixels": floats("batch", 3, image.height, image.width)}
     image_units = {"image_units": ints("batch", config.image_units.units if config.image_units else 0)}
     found = {
-        "image_encoder": Contract(pixels, prefix),
-        "image_tokenizer": Contract(pixels, image_units),
-        "image_decoder_prefix": Contract(image_units, prefix),
-        "image_decoder": Contract(image_units, pixels),
-        "decoder": Contract(
+        "image_encoder": Signature(pixels, prefix),
+        "image_tokenizer": Signature(pixels, image_units),
+        "image_decoder_prefix": Signature(image_units, prefix),
+        "image_decoder": Signature(image_units, pixels),
+        "decoder": Signature(
             {"tokens": ints("batch"), "position": ints(1), **_remembered(decoder, image.image_tokens)},
             {
                 "logits": floats("batch", decoder.vocabulary_size),
-                "keys": cache("batch", 1 if decoder.cache == "kept" else "past+1"),
-                "values": cache("batch", 1 if decoder.cache == "kept" else "past+1"),
+                "keys": cache("batch", 1),
+                "values": cache("batch", 1),
                 "attention": floats("batch", image.image_tokens),
             },
         ),
-        "duration_predictor": Contract({"units": ints(1, "units")}, {"log_durations": floats(1, "units")}),
-        "vocoder": Contract({"frames": ints(1, "frames")}, {"waveform": floats(1, "samples")}),
-        "speech_encoder": Contract({"waveform": floats(1, "samples")}, {"units": ints(1, "frames")}),
+        "duration_predictor": Signature({"units": ints(1, "units")}, {"log_durations": floats(1, "units")}),
+        "vocoder": Signature({"frames": ints(1, "frames")}, {"waveform": floats(1, "samples")}),
+        "speech_encoder": Signature({"waveform": floats(1, "samples")}, {"units": ints(1, "frames")}),
     }
     return {name: found[name] for name in config.graphs}
 
@@ -94,17 +94,7 @@ def load_runtime_soon() -> None:
 def _remembered(decoder: DecoderConfig, image_tokens: int) -> dict[str, Tensor]:
     """What the decoder takes of the image and of earlier tokens."""
     heads, size = decoder.heads, decoder.head_dim
-    shapes: dict[str, tuple[int | str, ...]]
-    if decoder.cache is None:
-        layers = decoder.layers
-        shapes = {
-            "prefix": (layers, "prefix_batch", heads, image_tokens, size),
-            "past": (layers, "batch", heads, "past", size),
-        }
-        return {
-            f"{part}_{kind}": Tensor("float32", dims) for part, dims in shapes.items() for kind in ("keys", "values")
-        }
-    shapes = {
+    shapes: dict[str, tuple[int | str, ...]] = {
         "prefix_keys": (heads, size, image_tokens),
         "prefix_values": (heads, image_tokens, size),
         "past_keys": ("batch", heads, size, "capacity"),
@@ -122,13 +112,13 @@ class GraphError(BundleError):
 class Graph:
     """One open graph."""
 
-    def __init__(self, label: str, contract: Contract, session: onnxruntime.InferenceSession) -> None:
+    def __init__(self, label: str, signature: Signature, session: onnxruntime.InferenceSession) -> None:
         self.label = label  # for messages: file and bundle
-        self._outputs = list(contract.outputs)
+        self._outputs = list(signature.outputs)
         self._session = session
 
     def run(self, **inputs: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
-        """Named arrays in, the outputs in the order of the contract out. Raises BundleError when the graph fails."""
+        """Named arrays in, the outputs in the order of the signature out. Raises BundleError when the graph fails."""
         try:
             return list(self._session.run(self._outputs, inputs))
         except Exception as error:  # onnxruntime raises classes of its own without a common public base
@@ -148,23 +138,23 @@ class Graphs:
         self.bundle = bundle
         self._cache = cache
         self._threads = threads or min(_available_cores(), MOST_THREADS)
-        self._contracts = contracts(bundle.config)
+        self._signatures = signatures(bundle.config)
         self._open: dict[str, Graph] = {}
-        self._locks = {name: threading.Lock() for name in self._contracts}
+        self._locks = {name: threading.Lock() for name in self._signatures}
 
     def open(self, name: str) -> Graph:
         """The graph of that name; waits where it is being opened. Raises BundleError when the bundle has none,
         GraphError when it cannot be opened or does not match the config.
         """
-        if name not in self._contracts:
+        if name not in self._signatures:
             raise BundleError(f"the bundle {self.bundle.folder} has no {name}.onnx: use a bundle that has one")
         with self._locks[name]:
             if name not in self._open:
                 label = f"{name}.onnx of the bundle {self.bundle.folder}"
-                contract = self._contracts[name]
+                signature = self._signatures[name]
                 session = self._session(name, label)
-                _check(label, contract, session)
-                self._open[name] = Graph(label, contract, session)
+                _check(label, signature, session)
+                self._open[name] = Graph(label, signature, session)
             return self._open[name]
 
     def open_all(self, names: Iterable[str]) -> None:
@@ -184,7 +174,7 @@ class Graphs:
 
     def check(self) -> None:
         """Open every graph of the bundle. Raises BundleError for the first that does not match the config."""
-        self.open_all(self._contracts)
+        self.open_all(self._signatures)
 
     def _session(self, name: str, label: str) -> onnxruntime.InferenceSession:
         path = self.bundle.folder / f"{name}.onnx"
@@ -243,10 +233,10 @@ def _open(path: Path, options: onnxruntime.SessionOptions) -> onnxruntime.Infere
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def _check(label: str, contract: Contract, session: onnxruntime.InferenceSession) -> None:
+def _check(label: str, signature: Signature, session: onnxruntime.InferenceSession) -> None:
     for kind, wanted, nodes in (
-        ("input", contract.inputs, session.get_inputs()),
-        ("output", contract.outputs, session.get_outputs()),
+        ("input", signature.inputs, session.get_inputs()),
+        ("output", signature.outputs, session.get_outputs()),
     ):
         found = {node.name: node for node in nodes}
         if set(found) != set(wanted):

@@ -57,14 +57,14 @@ def test_what_is_not_sure_enough_is_withheld(photo: Path, tmp_path: Path, calibr
     assert (code, "confidence 0." in stdout, "not sure" in stdout) == (0, True, False)
     said = json.loads((sure / CAPTIONS).read_text())
     assert 0 < said["confidence"] < 1
-    assert said["withheld"] is False
+    assert said["abstained"] is False
 
     code, stdout, _ = call("caption", photo, "-o", unsure, "--model", calibrated_bundle, "--min-confidence", 1)
     assert code == 0
     assert stdout.startswith(f"{unsure / 'photo.wav'}: not sure what it shows, 0.5 s of speech, 4 units")
-    withheld = json.loads((unsure / CAPTIONS).read_text())
-    assert withheld == said | {
-        "units": [3, 7, 3, 1], "durations": [5, 4, 6, 9], "withheld": True, "seconds": withheld["seconds"]
+    abstained = json.loads((unsure / CAPTIONS).read_text())
+    assert abstained == said | {
+        "units": [3, 7, 3, 1], "durations": [5, 4, 6, 9], "abstained": True, "seconds": abstained["seconds"]
     }  # fmt: skip
     assert len(read_audio(unsure / "photo.wav")) == 24 * SAMPLE_RATE // 50
 

@@ -65,7 +65,7 @@ def test_captions_are_what_the_captioner_says(tmp_path: Path, tiny_bundle: Path,
             caption = captioner.caption(folder / row["image_id"])
             assert (row["units"], row["durations"]) == (caption.units.tolist(), caption.durations.tolist())
             assert row["score"] == pytest.approx(caption.score)
-            assert (row["confidence"], row["withheld"], row["error"]) == (None, False, None)
+            assert (row["confidence"], row["abstained"], row["error"]) == (None, False, None)
             speech = tar.extractfile(row["wav"])
             assert speech is not None
             assert speech.read() == encode_wav(caption.waveform)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from im2sp.captioner import Captioner
-from im2sp.decoding.decoder import DecoderStep, KeyValues, Prefix
+from im2sp.decoding.cache import KVCache
+from im2sp.decoding.decoder import DecoderStep, Prefix
 from im2sp.errors import BundleError
 
 
@@ -23,7 +24,7 @@ def step(captioner: Captioner) -> DecoderStep:
     return DecoderStep(captioner.graphs.open("decoder"), captioner.bundle.config.decoder, captioner.encode(image))
 
 
-def follow(step: DecoderStep, rows: list[list[int]]) -> tuple[np.ndarray, np.ndarray, KeyValues]:
+def follow(step: DecoderStep, rows: list[list[int]]) -> tuple[np.ndarray, np.ndarray, KVCache]:
     """Logits, attention and cache after the last token of every row."""
     cache = None
     for position, tokens in enumerate(np.array(rows, dtype=np.int64).T):
@@ -58,21 +59,22 @@ def test_the_past_and_the_image_matter(step: DecoderStep, captioner: Captioner) 
 
 
 def test_attention_is_the_share_of_each_image_token(step: DecoderStep, captioner: Captioner) -> None:
-    _, attention, cache = follow(step, [[1, 5, 4]])
+    _, attention, _ = follow(step, [[1, 5, 4]])
     assert attention.shape == (1, captioner.bundle.config.image.image_tokens)
     assert (attention >= 0).all()
     assert 0 < attention.sum() < 1
-    assert cache.keys.shape == (2, 1, 2, 3, 8)
 
 
-def test_reordering_to_the_same_order_copies_nothing() -> None:
-    cache = KeyValues(np.zeros((1, 2, 1, 3, 4), dtype=np.float32), np.zeros((1, 2, 1, 3, 4), dtype=np.float32))
-    assert cache.reorder(np.array([0, 1])) is cache
-    assert cache.reorder(np.array([0])).keys.shape[1] == 1
+def test_only_filled_positions_of_the_cache_count(step: DecoderStep) -> None:
+    _, _, cache = follow(step, [[1, 5, 9]])
+    for name, array in cache.inputs().items():
+        array[..., 3:, :] = 7 if name.startswith("past_values") else array[..., 3:, :]
+        array[..., 3:] = 7 if name.startswith("past_keys") else array[..., 3:]
+    np.testing.assert_allclose(step(np.array([4]), 3, cache)[0], follow(step, [[1, 5, 9, 4]])[0], atol=1e-5)
 
 
 def test_a_failing_graph_is_said_in_one_sentence(captioner: Captioner) -> None:
-    wrong = np.zeros((2, 1, 2, 5, 8), dtype=np.float32)
+    wrong = np.zeros((2, 1, 3, 5, 8), dtype=np.float32)
     step = DecoderStep(captioner.graphs.open("decoder"), captioner.bundle.config.decoder, Prefix(wrong, wrong))
     with pytest.raises(BundleError, match=r"^decoder\.onnx of the bundle .* failed: [^\n]*$"):
         step(np.array([1]), 0, None)

@@ -1,4 +1,4 @@
-"""Search: against exhaustive search, and its promises (ends, never silent, no loops, never pad or BOS, seeded)."""
+"""Decoding: against exhaustive search, and its promises (ends, never silent, no loops, never pad or BOS, seeded)."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from im2sp.decoding.search import (
     DecodingOptions,
-    Search,
-    Translation,
+    DecodingResult,
+    DecodingTask,
     decode,
     length_before_repeat,
     length_without_loop,
@@ -67,8 +67,8 @@ class FixedStep(ToyStep):
         return self._logits
 
 
-def search(step: ToyStep, strategy=None, positions: int = 64, **options) -> Translation:
-    return Search(step, SPECIALS, DecodingOptions(**options), strategy).run(positions)
+def search(step: ToyStep, strategy=None, positions: int = 64, **options) -> DecodingResult:
+    return DecodingTask(step, SPECIALS, DecodingOptions(**options), strategy).run(positions)
 
 
 def log_probabilities(step: ToyStep, history: tuple[int, ...], min_tokens: int) -> np.ndarray:
@@ -156,9 +156,9 @@ def test_every_search_keeps_the_promises(seed: int, spread: float, positions: in
     positions=st.integers(1, 40),
 )
 def test_what_is_settled_stays(seed: int, spread: float, penalty: float, positions: int, **options) -> None:
-    run = Search(ToyStep(seed, spread), SPECIALS, DecodingOptions(length_penalty=penalty, seed=seed, **options))
-    settled = [run.settled()]
-    settled += [run.settled() for _ in run.steps(positions)]
+    run = DecodingTask(ToyStep(seed, spread), SPECIALS, DecodingOptions(length_penalty=penalty, seed=seed, **options))
+    settled = [run.stable_prefix()]
+    settled += [run.stable_prefix() for _ in run.steps(positions)]
     found = run.result()
     for earlier, later in itertools.pairwise([*settled, tuple(found.tokens.tolist())]):
         assert later[: len(earlier)] == earlier
@@ -167,8 +167,8 @@ def test_what_is_settled_stays(seed: int, spread: float, penalty: float, positio
 
 
 def test_greedy_tokens_are_settled_at_once_unless_they_repeat() -> None:
-    run = Search(Stuck(0), SPECIALS, DecodingOptions(beam=1, max_repeats=3, min_tokens=0))
-    lengths = [len(run.settled()) for _ in run.steps(64)]
+    run = DecodingTask(Stuck(0), SPECIALS, DecodingOptions(beam=1, max_repeats=3, min_tokens=0))
+    lengths = [len(run.stable_prefix()) for _ in run.steps(64)]
     # Of 3 4 5 5 4 3 4 3 4 3: the second 5, 4 and 3 might be first in a copy until what follows them shows otherwise.
     assert lengths == [1, 2, 3, 3, 4, 5, 5, 6, 6]
 

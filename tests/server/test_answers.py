@@ -58,7 +58,7 @@ def test_probabilities_in_words(probability: float, word: str) -> None:
     assert in_words(caption) == answer(caption).confidence == word
     assert answer(caption).probability == probability
     assert headers(caption)["Im2sp-Probability"] == f"{probability:.4f}"
-    assert headers(caption)["Im2sp-Withheld"] == "false"
+    assert headers(caption)["Im2sp-Abstained"] == "false"
 
 
 def spoken(score: float, confidence: float | None = None) -> SpeechCaption:

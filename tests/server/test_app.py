@@ -82,18 +82,18 @@ def test_a_form_is_answered_as_json_with_the_speech_on_wish(served: Served, capt
 def test_what_is_not_sure_enough_is_withheld(calibrated_bundle: Path, photo: bytes) -> None:
     captioner = Captioner.from_pretrained(calibrated_bundle, threads=1)
     sure = captioner.caption(photo)
-    withheld = captioner.caption(photo, replace(captioner.default_options, min_confidence=1))
+    abstained = captioner.caption(photo, replace(captioner.default_options, min_confidence=1))
     with serving(captioner, Settings(rate=0)) as service:
         post = service.client.post
         answer = post("/v1/captions", content=photo, headers=JSON).json()
         assert answer["probability"] == pytest.approx(sure.confidence)
-        assert (answer["withheld"], answer["units"]) == (False, sure.units.tolist())
+        assert (answer["abstained"], answer["units"]) == (False, sure.units.tolist())
         answer = post("/v1/captions", content=photo, headers=JSON, params={"min_confidence": 1}).json()
         assert answer["probability"] == pytest.approx(sure.confidence)
-        assert (answer["withheld"], answer["units"]) == (True, withheld.units.tolist())
+        assert (answer["abstained"], answer["units"]) == (True, abstained.units.tolist())
         response = post("/v1/captions", content=photo, params={"min_confidence": 1})
-        assert response.headers["im2sp-withheld"] == "true"
-        assert response.content == encode_wav(withheld.waveform)
+        assert response.headers["im2sp-abstained"] == "true"
+        assert response.content == encode_wav(abstained.waveform)
         lines = post(
             "/v1/captions/stream",
             content=photo,
@@ -101,8 +101,8 @@ def test_what_is_not_sure_enough_is_withheld(calibrated_bundle: Path, photo: byt
             headers={"Accept": "application/x-ndjson"},
         ).text.splitlines()
         first, last = map(json.loads, lines)
-        assert base64.b64decode(first["pcm"]) == encode_wav(withheld.waveform)[44:]
-        assert last["withheld"] is True
+        assert base64.b64decode(first["pcm"]) == encode_wav(abstained.waveform)[44:]
+        assert last["abstained"] is True
 
 
 def test_a_model_that_does_not_know_how_sure_it_is(served: Served, photo: bytes) -> None:

@@ -233,7 +233,7 @@ def test_a_websocket_withholds_what_is_not_sure_enough(calibrated_bundle: Path, 
     captioner = Captioner.from_pretrained(calibrated_bundle, threads=1)
     with serving(captioner, Settings(rate=0)) as service, live(service, "?min_confidence=1") as socket:
         samples, end = ask(socket, photo)
-        assert (end["type"], end["withheld"], end["units"]) == ("end", True, [3, 7, 3, 1])
+        assert (end["type"], end["abstained"], end["units"]) == ("end", True, [3, 7, 3, 1])
         assert len(samples) == 2 * 24 * 320
 
 

@@ -61,7 +61,7 @@ def test_the_translator_of_the_packaged_bundle_is_the_one_that_its_graphs_run() 
     captioner = Captioner.from_pretrained(threads=1)
     translator = read_translator(captioner.bundle)
     prefix = captioner.encode(PHOTO)
-    said = captioner.translate(prefix)
+    said = captioner.decode(prefix)
     keys, values = (torch.from_numpy(part) for part in (prefix.keys, prefix.values))
     past, score = torch.zeros(2, len(keys), 1, keys.shape[2], 0, keys.shape[4]), 0.0
     tokens = [captioner.vocabulary.specials.bos, *said.tokens, captioner.vocabulary.specials.eos]

@@ -16,7 +16,7 @@ from im2sp.decoding.cache import GROWTH
 from im2sp.decoding.decoder import DecoderStep, Prefix
 from im2sp.errors import BundleError
 from im2sp.external_data import check_external_data, data_file
-from im2sp.onnx import Contract, Graph
+from im2sp.onnx import Graph, Signature
 from im2sp.train import onnx_export
 from im2sp.train.export import decoder_config, export_decoder, export_speech_encoder
 from im2sp.train.models.speech_encoder import Clusters, SpeechEncoder, edge_padding, small_hubert_config
@@ -57,11 +57,11 @@ def _decoder(model: Translator, folder: Path, precision: str, features: Tensor) 
     """The exported decoder as the runtime runs it, for an image."""
     assert export_decoder(model, features.shape[1], folder, precision) > 2 * 12 * 64 * 64
     session = onnxruntime.InferenceSession(str(folder / "decoder.onnx"), providers=["CPUExecutionProvider"])
-    contract = Contract({}, dict.fromkeys(["logits", "keys", "values", "attention"]))  # type: ignore[arg-type]
+    signature = Signature({}, dict.fromkeys(["logits", "keys", "values", "attention"]))  # type: ignore[arg-type]
     with torch.inference_mode():
         pairs = model.prefix(features)
     prefix = Prefix(torch.stack([k for k, _ in pairs]).numpy(), torch.stack([v for _, v in pairs]).numpy())
-    return DecoderStep(Graph("decoder", contract, session), decoder_config(model.config), prefix)
+    return DecoderStep(Graph("decoder", signature, session), decoder_config(model.config), prefix)
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-5), ("fp16", 1e-3), ("int8", 2e-2), ("mixed", 2e-2)])

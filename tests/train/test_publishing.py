@@ -14,8 +14,9 @@ import pytest
 import yaml
 
 from im2sp.bundle import Bundle, find_bundle, write_checksums
+from im2sp.checksums import MODEL_CARD as CARD
 from im2sp.errors import BundleError, Im2SpError
-from im2sp.train.publishing import CARD, parse_repository, prepare
+from im2sp.train.publishing import parse_repository, prepare
 from tests.hub_stand_in import TOKEN, Hub, serving_hub
 from tests.test_hub import environment, find
 
@@ -52,7 +53,7 @@ def test_up_and_down(hub: Hub, tmp_path: Path, tiny_bundle: Path) -> None:
     assert newest is not None
     up = repository.commits[newest]
     assert set(up) == {".gitattributes", *before} - {"notes.txt"}
-    assert {name for name in before if up.get(name) != before[name]} == {CARD, "SHA256SUMS", "notes.txt"}
+    assert {name for name in before if up.get(name) != before[name]} == {CARD, "notes.txt"}
     assert {path.name: path.read_bytes() for path in bundle.iterdir()} == before
     facts, text = metadata(up[CARD])
     assert text.encode() == before[CARD]

@@ -146,7 +146,7 @@ def result_line(record: Row, out: Path | None) -> str:
     seconds = sum(record.durations) / UNIT_RATE
     confidence = "" if record.confidence is None else f"confidence {record.confidence:.2f}, "
     return (
-        f"{out / record.wav if out else record.image}: {'not sure what it shows, ' if record.withheld else ''}"
+        f"{out / record.wav if out else record.image}: {'not sure what it shows, ' if record.abstained else ''}"
         f"{seconds:.1f} s of speech, {_plural(len(record.units), 'unit')}, "
         f"score {record.score:.2f}, {confidence}made in {record.seconds:.2f} s"
     )
@@ -165,7 +165,6 @@ def show_bundle(description: BundleDescription) -> None:
     sections: dict[str, Mapping[str, object]] = {
         "what it is": _facts(description),
         "what it was trained on": config.training,
-        "measured quality": config.quality,
         "parameters": {graph: f"{number:,}" for graph, number in config.parameters.items()},
         "files, checksums verified": {
             file.name: f"{_megabytes(file.size)} {file.sha256}" for file in description.files
@@ -203,7 +202,7 @@ def _facts(description: BundleDescription) -> dict[str, str]:
 def bundle_json(description: BundleDescription) -> str:
     """Return the config and files of a bundle as JSON, without the long tables of subwords and of the confidence."""
     config: dict[str, Any] = to_builtins(description.config)
-    for part, name in (("vocabulary", "subwords"), ("confidence", "familiar")):
+    for part, name in (("vocabulary", "subwords"), ("confidence", "density")):
         if config[part]:
             del config[part][name]
     if description.config.image_units is not None:

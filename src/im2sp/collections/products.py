@@ -48,7 +48,7 @@ class _Row:
     durations: list[int] | None = None
     score: float | None = None
     confidence: float | None = None
-    withheld: bool | None = None
+    abstained: bool | None = None
     error: str | None = None
 
 
@@ -133,7 +133,7 @@ def _spoken(image_id: str, wav: str, caption: SpeechCaption) -> _Row:
         caption.durations.tolist(),
         caption.score,
         caption.confidence,
-        caption.withheld,
+        caption.abstained,
     )
 
 
@@ -156,7 +156,7 @@ def _write_captions(path: Path, rows: list[_Row]) -> None:
             pa.field("durations", numbers),
             pa.field("score", pa.float32()),
             pa.field("confidence", pa.float32()),
-            pa.field("withheld", pa.bool_()),
+            pa.field("abstained", pa.bool_()),
             pa.field("error", pa.string()),
         ],
     )

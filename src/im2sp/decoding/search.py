@@ -1,6 +1,6 @@
 """Decoding: a step function in, the tokens of one sentence out, by greedy search, beam search or sampling.
 
-A `Search` is put together from small parts: filters forbid tokens, a strategy proposes the next ones (both in
+A `DecodingTask` is put together from small parts: filters forbid tokens, a strategy proposes the next ones (both in
 `strategies`), a ranker orders hypotheses. Whatever the strategy, a search always ends, never returns an empty
 sentence, cuts loops, and never says a padding or begin token. While it runs, it tells which tokens are settled.
 """
@@ -46,7 +46,7 @@ class DecodingOptions:
     max_tokens: int = 512  # tokens of a sentence, its end included; the decoder's own limit holds too
     min_tokens: int = 1  # the sentence cannot end by itself before so many tokens; one may be a whole phrase
     max_repeats: int = 4  # so many copies of a token sequence in a row are a loop
-    min_confidence: float = 0.0  # a caption with less is withheld; above 0 the bundle must be calibrated
+    min_confidence: float = 0.0  # below it the captioner abstains; above 0 the bundle must be calibrated
 
     def __post_init__(self) -> None:
         for name, low, high in _RANGES:
@@ -90,7 +90,7 @@ class StepFunction(Protocol[C]):
 
 
 @dataclass(frozen=True)
-class Translation:
+class DecodingResult:
     """The sentence that a search settled on."""
 
     tokens: IntArray  # int64 [T], T >= 1, without special tokens
@@ -138,7 +138,7 @@ class LengthNormalised:
         return float(hypothesis.total / len(hypothesis.log_probabilities) ** self.penalty)
 
 
-class Search(Generic[C]):
+class DecodingTask(Generic[C]):
     """One sentence from one step function."""
 
     def __init__(
@@ -155,14 +155,14 @@ class Search(Generic[C]):
         self._ended: list[Hypothesis] = []  # by themselves, best first, at most `width`
         self._cut: list[Hypothesis] = []  # by us
 
-    def run(self, positions: int) -> Translation:
+    def run(self, positions: int) -> DecodingResult:
         """Decode with a decoder that has so many positions. Raises BundleError for logits that are not numbers."""
         for _ in self.steps(positions):
             pass
         return self.result()
 
     def steps(self, positions: int) -> Iterator[None]:
-        """The same one token at a time: pauses wherever the sentence goes on, to ask for `settled`; once, not again.
+        """Decode one token at a time, once: pause wherever the sentence goes on, so that `stable_prefix` can be asked.
 
         When it is exhausted, `result` has the sentence.
         """
@@ -180,7 +180,7 @@ class Search(Generic[C]):
                 tokens = np.array([hypothesis.tokens[-1] for hypothesis in self._live], dtype=np.int64)
         self._cut.extend(hypothesis.cut(len(hypothesis.tokens), "length") for hypothesis in self._live)
 
-    def settled(self) -> tuple[int, ...]:
+    def stable_prefix(self) -> tuple[int, ...]:
         """The tokens that the sentence begins with, whatever comes: what all hypotheses that may still win share.
 
         Until one has ended by itself a loop may be cut, which takes back all but the first copy of its cycle; once
@@ -194,10 +194,10 @@ class Search(Generic[C]):
         columns = zip(*rivals, strict=False)
         return tuple(column[0] for column in takewhile(lambda column: len(set(column)) == 1, columns))
 
-    def result(self) -> Translation:
+    def result(self) -> DecodingResult:
         """The sentence, when all steps are done."""
         # A sentence that ended by itself is whole; one that was cut is the last resort, however likely it is.
-        return _translation(self._ended[0] if self._ended else max(self._cut, key=self._ranker.rank))
+        return _result(self._ended[0] if self._ended else max(self._cut, key=self._ranker.rank))
 
     def _without_repeat(self, tokens: tuple[int, ...]) -> tuple[int, ...]:
         return tokens[: length_before_repeat(tokens, self._options.max_repeats, self._limit)]
@@ -247,9 +247,9 @@ class Search(Generic[C]):
         return max(map(self._ranker.rank, live)) <= self._ranker.rank(self._ended[-1])
 
 
-def decode(step: StepFunction[C], specials: SpecialTokens, options: DecodingOptions, positions: int) -> Translation:
+def decode(step: StepFunction[C], specials: SpecialTokens, options: DecodingOptions, positions: int) -> DecodingResult:
     """One sentence of at most `positions` tokens, by the strategy that `options` name."""
-    return Search(step, specials, options).run(positions)
+    return DecodingTask(step, specials, options).run(positions)
 
 
 def strategy_for(options: DecodingOptions) -> Strategy:
@@ -293,9 +293,9 @@ def _repeated(tokens: Sequence[int], period: int) -> int:
     return count
 
 
-def _translation(hypothesis: Hypothesis) -> Translation:
+def _result(hypothesis: Hypothesis) -> DecodingResult:
     assert hypothesis.ending is not None
-    return Translation(
+    return DecodingResult(
         np.array(hypothesis.tokens, dtype=np.int64),
         np.stack(hypothesis.attention).astype(np.float32),
         math.fsum(hypothesis.log_probabilities) / len(hypothesis.log_probabilities),

@@ -1,4 +1,4 @@
-"""What to say next: log probabilities of the next token in, allowed and proposed tokens out. Parts of a `Search`."""
+"""Logit filters and decoding strategies: log probabilities of the next token in, proposed tokens out."""
 
 from __future__ import annotations
 

@@ -24,14 +24,17 @@ class SpecialTokens:
 
 
 class Vocabulary:
-    """Token t >= 3 stands for the units `subwords[t - 3]`, said by these, or by `said[t - 3]` where it is given."""
+    """Byte-pair encoding of units.
+
+    Token t >= 3 stands for the units `subwords[t - 3]`; `output_units[t - 3]` overrides the units emitted for it.
+    """
 
     def __init__(self, config: VocabularyConfig) -> None:
         self.units = config.units
         self.size = SPECIAL_TOKENS + len(config.subwords)
         self.specials = SpecialTokens(config.pad, config.bos, config.eos)
         self._subwords = [tuple(subword) for subword in config.subwords]
-        self._said = self._subwords if config.said is None else [tuple(units) for units in config.said]
+        self._output = config.output_units or self._subwords
         self._ranks = {subword: rank for rank, subword in enumerate(self._subwords)}
         self._longest = max(len(subword) for subword in self._subwords)
 
@@ -56,7 +59,7 @@ class Vocabulary:
             if not 0 <= token < self.size:
                 raise Im2SpError(f"token {token} does not exist: this bundle has tokens from 0 to {self.size - 1}")
             if token >= SPECIAL_TOKENS:
-                units.extend(self._said[token - SPECIAL_TOKENS])
+                units.extend(self._output[token - SPECIAL_TOKENS])
         return without_repeats(units)
 
     def _first_learnt(self, pieces: list[tuple[int, ...]]) -> tuple[int, ...] | None:

@@ -42,7 +42,7 @@ class Answer(BaseModel):
     probability: float | None = Field(
         default=None, description="That the caption is right. Only where the model is calibrated (docs/confidence.md)."
     )
-    withheld: bool = Field(
+    abstained: bool = Field(
         default=False, description="Less probable than `min_confidence`: the speech says that it is not sure."
     )
     speech_seconds: float = Field(description="Length of the speech.")
@@ -66,7 +66,7 @@ def answer(caption: SpeechCaption, *, audio: bool = False, captioner: Captioner 
         score=caption.score,
         confidence=in_words(caption),
         probability=caption.confidence,
-        withheld=caption.withheld,
+        abstained=caption.abstained,
         speech_seconds=len(caption.waveform) / SAMPLE_RATE,
         seconds=caption.seconds,
         wav=base64.b64encode(encode_wav(caption.waveform)).decode() if audio else None,
@@ -89,7 +89,7 @@ def headers(caption: SpeechCaption) -> dict[str, str]:
     """What a WAV cannot say about itself."""
     said = {"Im2sp-Score": f"{caption.score:.4f}", "Im2sp-Confidence": in_words(caption)}
     if caption.confidence is not None:
-        said |= {"Im2sp-Probability": f"{caption.confidence:.4f}", "Im2sp-Withheld": str(caption.withheld).lower()}
+        said |= {"Im2sp-Probability": f"{caption.confidence:.4f}", "Im2sp-Abstained": str(caption.abstained).lower()}
     return said
 
 

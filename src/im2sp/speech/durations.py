@@ -18,35 +18,32 @@ LARGEST_WINDOW = 256  # units
 _START_UNITS = 30  # by then the 0.6 s that the vocoder looks ahead are known; most units last one or two frames
 
 
-class Rounding:
-    """Expected durations -> whole frames, of which the sum stays near that of what was expected.
+class ErrorDiffusion:
+    """Round durations to whole frames; carry the rounding error.
 
-    Most units last one or two frames. Rounded each by itself, a stretch of units that are expected to last 1.4 frames
-    is said in two thirds of its time. So what was rounded away is owed, and once more than `slack` frames are, a unit
-    gets one more, or one less. A slack of more than half a frame leaves alone what is nearly a whole number, as
-    the durations of regular sentences are.
+    Most units last one or two frames. Rounded one by one, a run of units of 1.4 frames each would lose a third of its
+    time. So the error is carried, and a duration is adjusted by one frame when it exceeds `tolerance`.
 
     Args:
-        slack: frames, more than 0.5; None: each by itself, as published vocoders do.
+        tolerance: frames, more than 0.5. Above half a frame, near-integer durations of regular sentences stay as they
+            are; at 100 every duration is rounded by itself, as in published vocoders.
     """
 
-    def __init__(self, slack: float | None) -> None:
-        self._slack = slack
-        self._owed = 0.0  # frames that were expected, less those that were given
+    def __init__(self, tolerance: float) -> None:
+        self._tolerance = tolerance
+        self._residual = 0.0  # frames expected minus frames given
 
-    def take(self, expected: FloatArray) -> IntArray:
-        """The next expected durations [U] in frames -> durations int64 [U], from 1 to LONGEST_UNIT."""
+    def round(self, expected: FloatArray) -> IntArray:
+        """Round the next expected durations: floats [U] in frames -> int64 [U], from 1 to LONGEST_UNIT."""
         bounded = np.clip(expected, 1, LONGEST_UNIT)
         durations: IntArray = np.round(bounded).astype(np.int64)
-        if self._slack is None:
-            return durations
         for place, frames in enumerate(bounded.tolist()):
-            owed = self._owed + frames - int(durations[place])
-            if owed > self._slack:
+            residual = self._residual + frames - int(durations[place])
+            if residual > self._tolerance:
                 durations[place] += 1
-            elif owed < -self._slack and durations[place] > 1:
+            elif residual < -self._tolerance and durations[place] > 1:
                 durations[place] -= 1
-            self._owed += frames - int(durations[place])
+            self._residual += frames - int(durations[place])
         return durations
 
 
@@ -54,8 +51,7 @@ class GrowingDurations:
     """Durations of units of which more are to come.
 
     The predictor runs in windows that depend on nothing but a unit's place, each with `duration_context` units on both
-    sides, so a sentence that grows gets the same numbers, to the last bit, as one that is there at once. Where that
-    context is not known, nothing is final before the units are complete.
+    sides, so a sentence that grows gets the same numbers, to the last bit, as one that is there at once.
 
     Args:
         expect: units int64 [U] -> how long they are expected to last, floats [U] in frames.
@@ -63,7 +59,7 @@ class GrowingDurations:
 
     def __init__(self, expect: Callable[[IntArray], FloatArray], config: VocoderConfig) -> None:
         self._expect, self._config = expect, config
-        self._rounding = Rounding(config.duration_slack)
+        self._diffusion = ErrorDiffusion(config.duration_tolerance)
         self._known = 0  # units whose durations are final
 
     def extend(self, units: IntArray, *, complete: bool) -> IntArray:
@@ -75,16 +71,12 @@ class GrowingDurations:
         """
         units = check_units(units, self._config.units)
         expected: list[FloatArray] = [np.zeros(0, np.float32), *self._final(units, complete=complete)]
-        durations = self._rounding.take(np.concatenate(expected))
+        durations = self._diffusion.round(np.concatenate(expected))
         self._known += len(durations)
         return durations
 
     def _final(self, units: IntArray, *, complete: bool) -> Iterator[FloatArray]:
         context = self._config.duration_context
-        if context is None:
-            if complete:
-                yield self._expect(units)[self._known :]
-            return
         for start, stop in _windows(self._known, len(units)):
             if not complete and stop + context > len(units):
                 break

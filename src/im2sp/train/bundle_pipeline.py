@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from im2sp.errors import Im2SpError
 from im2sp.train.data.flickr8k import photo_path, read_split
+from im2sp.train.model_card import read_figures
 from im2sp.train.recipe import CORPUS, FEATURES, VIT_VQGAN, Recipe
 from im2sp.train.voice_pipeline import parent_of
 
@@ -154,7 +155,7 @@ def _quality_of_voice(recipe: Recipe, rates: dict[str, Any] | None) -> dict[str,
         return {name: round(rates[variant]["rate"], 2) for name, variant in understood.items()}
     if not recipe.replaces_parent:
         return {}
-    return {name: value for name, value in parent_of(recipe).config.quality.items() if name in understood}
+    return {name: value for name, value in read_figures(parent_of(recipe).folder).items() if name in understood}
 
 
 def calibrate(recipe: Recipe, recording: Path | None = None, seen: str = FEATURES) -> None:

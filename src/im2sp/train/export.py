@@ -12,7 +12,6 @@ import msgspec
 import torch
 
 from im2sp.bundle import (
-    FIRST_WITH_CONFIDENCE,
     Bundle,
     BundleConfig,
     ConfidenceConfig,
@@ -25,6 +24,7 @@ from im2sp.bundle import (
     write_checksums,
     write_config,
 )
+from im2sp.checksums import MODEL_CARD
 from im2sp.errors import Im2SpError
 from im2sp.external_data import data_file
 from im2sp.files import replace_whole, sha256_of
@@ -33,12 +33,12 @@ from im2sp.speech.audio import SAMPLE_RATE
 from im2sp.train.convert.hifigan import export_hifigan
 from im2sp.train.data.unit_subwords import UnitSubwords
 from im2sp.train.image_encoders import ImageEncoder
-from im2sp.train.model_card import model_card
+from im2sp.train.model_card import model_card, read_figures
 from im2sp.train.models.saving import WEIGHTS
 from im2sp.train.models.speech_encoder import SpeechEncoder
 from im2sp.train.models.translator import ImagePrefix, KeptCacheStep, Translator, TranslatorConfig
-from im2sp.train.models.unit_hifigan import UnitHifigan
-from im2sp.train.models.unit_vocoder import DURATION_SLACK, load_vocoder
+from im2sp.train.models.unit_hifigan import UnitHifigan, UnitHifiganConfig
+from im2sp.train.models.unit_vocoder import DURATION_TOLERANCE, load_vocoder
 from im2sp.train.onnx_export import Precision, export_graph, export_sequence
 
 Facts = dict[str, str | int | float]
@@ -142,10 +142,9 @@ def export_bundle(
             max_tokens=min(options.longest, sizes.max_positions),
         ),
         training=training,
-        quality=quality,
         parameters=parameters,
     )
-    finish_bundle(staging, config, model_card(config))
+    finish_bundle(staging, config, model_card(config, quality))
     Graphs(Bundle.load(staging)).check()
     shutil.rmtree(out, ignore_errors=True)
     staging.rename(out)
@@ -186,15 +185,14 @@ def export_voice(folder: Path, out: Path, options: BundleOptions) -> tuple[Vocod
     """Graphs `vocoder` and `duration_predictor`; returns what the runtime must know of them, and their parameters."""
     if (folder / WEIGHTS).is_file():  # ours has two files of weights
         published = UnitHifigan.load(folder)
-        sizes = VocoderConfig(units=published.config.units, context_frames=published.config.context_frames)
-        return sizes, export_hifigan(published, out, options.precision, options.speaker)
+        return hifigan_config(published.config), export_hifigan(published, out, options.precision, options.speaker)
     vocoder, durations = load_vocoder(folder)
     own = vocoder.config
     sizes = VocoderConfig(
         units=own.units,
         context_frames=own.context_frames,
         duration_context=own.duration_context,
-        duration_slack=DURATION_SLACK,
+        duration_tolerance=DURATION_TOLERANCE,
     )
     return sizes, {
         "vocoder": export_sequence(vocoder, "vocoder", "frames", "waveform", out, options.precision),
@@ -202,6 +200,16 @@ def export_voice(folder: Path, out: Path, options: BundleOptions) -> tuple[Vocod
             durations, "duration_predictor", "units", "log_durations", out, options.precision
         ),
     }
+
+
+def hifigan_config(sizes: UnitHifiganConfig) -> VocoderConfig:
+    """Return the config of a converted HiFi-GAN: published vocoders round each duration by itself."""
+    return VocoderConfig(
+        units=sizes.units,
+        context_frames=sizes.context_frames,
+        duration_context=sizes.duration_context,
+        duration_tolerance=100,
+    )
 
 
 def decoder_config(sizes: TranslatorConfig) -> DecoderConfig:
@@ -212,32 +220,30 @@ def decoder_config(sizes: TranslatorConfig) -> DecoderConfig:
         head_dim=sizes.head_dim,
         vocabulary_size=sizes.vocabulary_size,
         max_tokens=sizes.max_positions,
-        cache="kept",
     )
 
 
 def set_quality(folder: Path, quality: Facts) -> Bundle:
-    """Write measured figures, beside those of other stages, into a bundle's config and card; renew its checksums."""
+    """Write measured figures, beside those of other stages, into the model card of a bundle."""
     return _change(folder, quality)
 
 
 def set_confidence(folder: Path, confidence: ConfidenceConfig, quality: Facts) -> Bundle:
     """The same for a calibration and its figures."""
-    version = max(Bundle.load(folder).config.format_version, FIRST_WITH_CONFIDENCE)
-    return _change(folder, quality, format_version=version, confidence=confidence)
+    return _change(folder, quality, confidence=confidence)
 
 
 def _change(folder: Path, quality: Facts, **update: object) -> Bundle:
     before = Bundle.load(folder).config
-    config = msgspec.structs.replace(before, **update, quality=before.quality | quality)
-    finish_bundle(folder, config, model_card(config))
+    config = msgspec.structs.replace(before, **update)
+    finish_bundle(folder, config, model_card(config, read_figures(folder) | quality))
     return Bundle.load(folder)
 
 
 def finish_bundle(folder: Path, config: BundleConfig, card: str) -> None:
     """Write what stands beside the graphs of a bundle: config, model card and, last, the checksums of all files."""
     write_config(folder, config)
-    with replace_whole(folder / "README.md") as temporary:
+    with replace_whole(folder / MODEL_CARD) as temporary:
         temporary.write_text(card, encoding="utf-8")
     write_checksums(folder)
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from im2sp.bundle import BundleConfig
+from im2sp.checksums import MODEL_CARD
 from im2sp.train.recipe import CORPUS
+
+Facts = dict[str, str | int | float]
 
 _CARD = """# {name} {version}
 
@@ -70,8 +75,8 @@ _CALIBRATED = """Blank
   `--min-confidence {:g}`; photos of things that it has not learned are not always."""
 
 
-def model_card(config: BundleConfig) -> str:
-    """The model card as Markdown."""
+def model_card(config: BundleConfig, figures: Facts) -> str:
+    """Write the model card as Markdown, with measured figures {name: value}."""
     card = _CORPUS_CARD if CORPUS in config.training else _CARD
     return card.format(
         name=config.name,
@@ -83,12 +88,23 @@ def model_card(config: BundleConfig) -> str:
         parameters=sum(config.parameters.values()) / 1e6,
         training=_table(config.training),
         license=config.license[:1].upper() + config.license[1:],
-        quality=_table(config.quality) if config.quality else "Not measured yet.",
+        quality=_table(figures) if figures else "Not measured yet.",
         doubt=_CALIBRATED.format(config.confidence.threshold) if config.confidence else _UNCALIBRATED,
     )
 
 
-def _table(facts: dict[str, str | int | float]) -> str:
+def read_figures(folder: Path) -> Facts:
+    """Read the measured figures from the model card of a bundle: {name: value as it stands there}."""
+    card = folder / MODEL_CARD
+    if not card.is_file():
+        return {}
+    _, _, measured = card.read_text(encoding="utf-8").partition("\n## Measured\n")
+    section = measured.partition("\n## ")[0]
+    rows = (line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| ") and line != "| | |")
+    return {row[0].replace(" ", "_"): row[1] for row in rows if len(row) == 2}
+
+
+def _table(facts: Facts) -> str:
     rows = "\n".join(f"| {name.replace('_', ' ')} | {_shown(value)} |" for name, value in facts.items())
     return f"| | |\n|---|---|\n{rows}"
 

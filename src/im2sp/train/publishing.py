@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from im2sp.bundle import Bundle, BundleConfig
-from im2sp.checksums import CHECKSUMS, format_checksums
+from im2sp.checksums import CHECKSUMS, MODEL_CARD, format_checksums
 from im2sp.errors import BundleError, Im2SpError
 from im2sp.hub import FILES, HubId, bundle_files, check_sizes, hub_errors
 from im2sp.onnx import Graphs
@@ -20,7 +19,6 @@ from im2sp.onnx import Graphs
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
-CARD = "README.md"
 TAGS = ("im2sp", "image-to-speech", "speech-units", "onnx")
 # What the hub knows by name; any other licence is a sentence of the card.
 LICENCES = (
@@ -42,7 +40,7 @@ class Publication:
     """What is uploaded: {name in the repository: the file, or its text}; nothing else."""
 
     files: dict[str, Path | bytes]
-    checksums: dict[str, str]  # {name: hexadecimal SHA-256}, of all but SHA256SUMS
+    checksums: dict[str, str]  # {name: hexadecimal SHA-256}, of all but SHA256SUMS and the card
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -51,8 +49,7 @@ class Publication:
 
 
 def prepare(folder: Path) -> Publication:
-    """A bundle folder -> what is uploaded: its files as they are, but for the metadata in front of the card, and
-    SHA256SUMS, which lists the card as it is then. The folder stays as it is.
+    """A bundle folder -> what is uploaded: its files as they are, and its model card with the hub's metadata in front.
 
     Raises BundleError for a bundle that does not verify, whose graphs do not fit its config, that lists files which
     are not fetched from the hub, or that is too large for it.
@@ -66,9 +63,9 @@ def prepare(folder: Path) -> Publication:
         )
     with hub_errors(HubId(str(folder))):
         card = _card(folder, bundle).encode()
-    checksums = dict(bundle.checksums) | {CARD: hashlib.sha256(card).hexdigest()}
-    files: dict[str, Path | bytes] = {name: folder / name for name in bundle.checksums}
-    files |= {CARD: card, CHECKSUMS: format_checksums(dict(sorted(checksums.items()))).encode()}
+    checksums = {name: digest for name, digest in bundle.checksums.items() if name != MODEL_CARD}
+    files: dict[str, Path | bytes] = {name: folder / name for name in checksums}
+    files |= {MODEL_CARD: card, CHECKSUMS: format_checksums(checksums).encode()}
     publication = Publication(files, checksums)
     check_sizes(str(folder), publication.sizes)
     return publication
@@ -120,11 +117,11 @@ def _card(folder: Path, bundle: Bundle) -> str:
     """The model card with the metadata that the hub reads, in place of any that it had."""
     config = bundle.config
     text = f"# {config.name} {config.version}\n\n{config.description}\n"
-    if CARD in bundle.checksums:
+    if (folder / MODEL_CARD).is_file():
         try:
-            text = (folder / CARD).read_text(encoding="utf-8")
+            text = (folder / MODEL_CARD).read_text(encoding="utf-8")
         except UnicodeDecodeError as error:
-            raise BundleError(f"{folder / CARD} is not a text in UTF-8: write it again") from error
+            raise BundleError(f"{folder / MODEL_CARD} is not a text in UTF-8: write it again") from error
     return f"---\n{_metadata(config)}\n---\n\n{_FRONT_MATTER.sub('', text)}"
 
 

@@ -19,7 +19,7 @@ from im2sp.decoding.decoder import DecoderStep, Prefix
 from im2sp.decoding.search import DecodingOptions, decode
 from im2sp.decoding.vocabulary import SpecialTokens
 from im2sp.image.loading import to_pixels
-from im2sp.onnx import Contract, Graph
+from im2sp.onnx import Graph, Signature
 from im2sp.train.cli import app
 from im2sp.train.convert.git import (
     CLIP_MEAN,
@@ -65,7 +65,7 @@ def photos(count: int) -> torch.Tensor:
 
 def open_graph(folder: Path, name: str, *outputs: str) -> Graph:
     session = onnxruntime.InferenceSession(str(folder / f"{name}.onnx"), providers=["CPUExecutionProvider"])
-    return Graph(name, Contract({}, dict.fromkeys(outputs)), session)  # type: ignore[arg-type]
+    return Graph(name, Signature({}, dict.fromkeys(outputs)), session)  # type: ignore[arg-type]
 
 
 def test_square_photos_become_the_pixels_of_its_processor() -> None:

@@ -15,13 +15,14 @@ from torch import Tensor
 from torch.nn import functional as F
 from typer.testing import CliRunner
 
-from im2sp.bundle import Bundle, VocoderConfig, write_checksums, write_config
+from im2sp.bundle import Bundle, write_checksums, write_config
 from im2sp.errors import Im2SpError
 from im2sp.onnx import Graphs
 from im2sp.speech.vocoder import Vocoder
 from im2sp.train.cli import app
 from im2sp.train.convert.hifigan import convert_hifigan, export_hifigan
 from im2sp.train.convert.streams import CheckpointError
+from im2sp.train.export import hifigan_config
 from im2sp.train.models.unit_hifigan import UnitHifigan, UnitHifiganConfig
 from tests.tiny_bundle import UNITS
 from tests.train.convert.published_hifigan import (
@@ -134,7 +135,7 @@ def test_the_runtime_speaks_with_it(tiny_bundle: Path, tmp_path: Path) -> None:
     folder = tmp_path / "bundle"
     shutil.copytree(tiny_bundle, folder)
     export_hifigan(model, folder, "fp32")
-    vocoder = VocoderConfig(units=UNITS, context_frames=model.config.context_frames)
+    vocoder = hifigan_config(model.config)
     write_config(folder, replace(Bundle.load(tiny_bundle).config, vocoder=vocoder))
     write_checksums(folder)
     bundle = Bundle.load(folder)

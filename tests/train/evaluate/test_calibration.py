@@ -7,14 +7,14 @@ import math
 import numpy as np
 import pytest
 
-from im2sp.confidence import Familiar, logistic
+from im2sp.confidence import PPCADensity, logistic
 from im2sp.errors import Im2SpError
 from im2sp.train.evaluate.calibration import (
     SIGNALS,
     Judge,
     calibration_error,
     error_by_chance,
-    fit_familiar,
+    fit_density,
     fit_regression,
     halves,
     measure,
@@ -116,22 +116,24 @@ def test_figures_of_captions_that_are_all_right() -> None:
     assert figures["brier_score"] == pytest.approx((0.25 + 0.09) / 2)
 
 
-def test_what_is_familiar() -> None:
+def test_density_of_training_photos() -> None:
     random = np.random.default_rng(0)
     axes = np.linalg.qr(random.normal(size=(24, 24)))[0]
     deviations = np.array([5.0, 3.0, *[0.1] * 22])
     photos = ((random.normal(size=(600, 24)) * deviations) @ axes + 2).astype(np.float32)
-    config = fit_familiar(photos, 2)
+    config = fit_density(photos, 2)
     np.testing.assert_allclose(config.deviations, [5, 3], rtol=0.15)
-    assert config.rest == pytest.approx(0.1, rel=0.1)
-    distances = Familiar(config).distances(photos)
+    assert config.noise == pytest.approx(0.1, rel=0.1)
+    distances = PPCADensity(config).distances(photos)
     assert abs(distances.mean()) < 0.15
-    assert (distances > config.far).mean() < 0.03
-    assert (Familiar(config).distances(photos + np.float32(1) * axes[10].astype(np.float32)) > config.far).mean() > 0.9
+    assert (distances > config.ood_threshold).mean() < 0.03
+    assert (
+        PPCADensity(config).distances(photos + np.float32(1) * axes[10].astype(np.float32)) > config.ood_threshold
+    ).mean() > 0.9
     with pytest.raises(Im2SpError, match="2 training photos"):
-        fit_familiar(photos[:2], 2)
+        fit_density(photos[:2], 2)
 
 
 def test_photos_that_are_all_alike_are_familiar() -> None:
-    config = fit_familiar(np.ones((8, 16), dtype=np.float32), 4)
-    assert Familiar(config).distances(np.ones((1, 16), dtype=np.float32))[0] <= config.far
+    config = fit_density(np.ones((8, 16), dtype=np.float32), 4)
+    assert PPCADensity(config).distances(np.ones((1, 16), dtype=np.float32))[0] <= config.ood_threshold

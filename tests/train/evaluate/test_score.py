@@ -73,7 +73,7 @@ def test_a_sentence_that_is_cut_at_the_limit_is_heard_to_its_last_unit(tiny_bund
     options = EvaluationOptions(decoding=tuple(cut.items()))
     heard, wavs, problems = speak_and_hear(tiny_bundle, {"1": photo}, tmp_path, listener, options)
     captioner = Captioner.from_pretrained(tiny_bundle, threads=1)
-    found = captioner.translate(captioner.encode(photo), DecodingOptions(**cut))
+    found = captioner.decode(captioner.encode(photo), DecodingOptions(**cut))
     assert (len(found.tokens), found.ending) == (7, "length")
     units = captioner.vocabulary.decode(found.tokens)
     assert len(units) >= 7

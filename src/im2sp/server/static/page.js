@@ -81,7 +81,7 @@ async function describePhoto(photo) {
 }
 
 function verdict(answer) {
-  if (answer.withheld) return "The model is not sure what this shows.";
+  if (answer.abstained) return "The model is not sure what this shows.";
   return answer.confidence === "a guess" ? "The model is guessing." : `The model is ${answer.confidence}.`;
 }
 

@@ -14,7 +14,6 @@ from im2sp.bundle import (
     ImageUnitsConfig,
     SpeechEncoderConfig,
     VocabularyConfig,
-    VocoderConfig,
 )
 from im2sp.errors import Im2SpError
 from im2sp.onnx import Graphs
@@ -29,6 +28,7 @@ from im2sp.train.export import (
     export_image_units,
     export_speech_encoder,
     finish_bundle,
+    hifigan_config,
 )
 from im2sp.train.models.speech_encoder import SpeechEncoder
 from im2sp.train.models.unit_hifigan import UnitHifigan
@@ -89,11 +89,10 @@ def write_bundle(
         image_units=image_units,
         decoder=decoder_config(translator.config),
         vocabulary=VocabularyConfig(units=units, subwords=[[unit] for unit in range(units)]),
-        vocoder=VocoderConfig(units=units, context_frames=vocoder.config.context_frames),
+        vocoder=hifigan_config(vocoder.config),
         speech_encoder=SpeechEncoderConfig(units=units) if encoder else None,
         decoding=DecodingDefaults(beam=BEAM, length_penalty=LENGTH_PENALTY, max_tokens=min(LONGEST, positions)),
         training={"origin": "published checkpoints"},
-        quality={},
         parameters=parameters,
     )
     finish_bundle(folder, config, CARD.format(name=config.name, description=config.description))

@@ -77,7 +77,7 @@ class UnitSubwords:
 
     def vocabulary(self, said: list[list[int]] | None = None) -> VocabularyConfig:
         """What the runtime reads tokens by; `said` where a voice has other units than those of the subwords."""
-        return VocabularyConfig(units=self.units, subwords=self.table(), said=said)
+        return VocabularyConfig(units=self.units, subwords=self.table(), output_units=said)
 
     @property
     def checksum(self) -> str:

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from im2sp.arrays import FloatArray
-from im2sp.bundle import FamiliarConfig, Signal
-from im2sp.confidence import Familiar
+from im2sp.bundle import PPCAConfig, Signal
+from im2sp.confidence import PPCADensity
 from im2sp.errors import Im2SpError, require_extra
 from im2sp.train.evaluate.words import normalise_words
 
@@ -22,12 +22,12 @@ Doubles = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 Indices = npt.NDArray[np.int64]
 
-SIGNALS: tuple[Signal, ...] = ("score", "length", "strangeness")  # the columns of every table here
+SIGNALS: tuple[Signal, ...] = ("score", "length", "ood_score")  # the columns of every table here
 RIGHT = 1 / 3  # of what a caption says must be in the references
 BINS = 10  # of equal width, for the calibration error
 _STRENGTH = 10.0  # inverse of the ridge of the regression: next to none
 _HELD_OUT = 4  # one in so many training photos says how far training photos are from each other
-_NEARLY_ALL = 0.99  # of these are nearer than `FamiliarConfig.far`
+_NEARLY_ALL = 0.99  # of these are nearer than `PPCAConfig.ood_threshold`
 _DIGITS = 5  # significant ones that go into the config
 
 
@@ -80,8 +80,8 @@ class Judge:
         return sum(weight for word, weight in weights.items() if word in known) / total if total else 0.0
 
 
-def fit_familiar(pooled: FloatArray, directions: int) -> FamiliarConfig:
-    """Pooled training photos float32 [n, width] (`im2sp.confidence.pool`), in random order -> where they lie.
+def fit_density(pooled: FloatArray, directions: int) -> PPCAConfig:
+    """Pooled training photos float32 [n, width] (`im2sp.confidence.pool`), in random order -> their density.
 
     Raises Im2SpError for too few photos.
     """
@@ -89,21 +89,21 @@ def fit_familiar(pooled: FloatArray, directions: int) -> FamiliarConfig:
     width = pooled.shape[1]
     directions = min(directions, len(seen) - 2, width - 1)
     if directions < 1:
-        raise Im2SpError(f"{len(pooled)} training photos do not tell what is familiar: give more")
+        raise Im2SpError(f"{len(pooled)} training photos are too few to estimate their density: give more")
     mean = seen.mean(axis=0)
     _, singular, axes = np.linalg.svd(seen - mean, full_matrices=False)
     variances = singular**2 / (len(seen) - 1)
     rest = variances[directions:].sum() / (width - directions)
     least = 1e-6 * max(1e-6, float(variances[0]))  # photos that are all alike must not make a deviation of nothing
-    config = FamiliarConfig(
+    config = PPCAConfig(
         mean=_rounded(mean),
-        directions=[_rounded(axis) for axis in axes[:directions]],
+        components=[_rounded(axis) for axis in axes[:directions]],
         deviations=_rounded(np.sqrt(np.maximum(least, variances[:directions]))),
-        rest=_rounded([math.sqrt(max(least, float(rest)))])[0],
-        far=0.0,
+        noise=_rounded([math.sqrt(max(least, float(rest)))])[0],
+        ood_threshold=0.0,
     )
-    far = float(np.quantile(Familiar(config).distances(held_out), _NEARLY_ALL))
-    return msgspec.structs.replace(config, far=_rounded([far])[0])
+    far = float(np.quantile(PPCADensity(config).distances(held_out), _NEARLY_ALL))
+    return msgspec.structs.replace(config, ood_threshold=_rounded([far])[0])
 
 
 def halves(right: Flags, seed: int) -> tuple[Indices, Indices]:

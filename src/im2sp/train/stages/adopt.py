@@ -35,7 +35,7 @@ def adopt(bundle: Bundle, translator: Path, subwords: Path) -> None:
             voice has.
     """
     vocabulary = bundle.config.vocabulary
-    if vocabulary.said is not None:
+    if vocabulary.output_units is not None:
         raise Im2SpError(
             f"the translator of {bundle.config.name} {bundle.config.version} learned other speech units than its voice "
             "has: a run can go on from its voice, by a recipe with [pronunciations], but not from its translator"
@@ -67,7 +67,7 @@ def retell(captioner: Captioner, photos: dict[str, Path], split: str, out: Path)
 
     def rows(some: list[tuple[str, Path]]) -> Iterator[UnitRow]:
         for image_id, path in some:
-            translation = captioner.translate(captioner.encode(path))
+            translation = captioner.decode(captioner.encode(path))
             units, durations = captioner.vocoder.plan(captioner.vocabulary.decode(translation.tokens))
             frames = np.repeat(units, durations).astype(np.uint16)
             yield UnitRow(image_id, f"{image_id}#said", frames, split, voice, len(frames) * HOP / SAMPLE_RATE, "")

@@ -14,10 +14,10 @@ import msgspec
 import numpy as np
 
 from im2sp.arrays import FloatArray
-from im2sp.bundle import Bundle, ConfidenceConfig, FamiliarConfig, Signal
+from im2sp.bundle import Bundle, ConfidenceConfig, PPCAConfig, Signal
 from im2sp.captioner import Captioner
 from im2sp.checksums import CHECKSUMS
-from im2sp.confidence import Familiar, Signals, pool
+from im2sp.confidence import PPCADensity, Signals, pool
 from im2sp.errors import Im2SpError
 from im2sp.files import replace_whole, sha256_of
 from im2sp.image.loading import ImageSource
@@ -30,7 +30,7 @@ from im2sp.train.evaluate.calibration import (
     Flags,
     Judge,
     calibration_error,
-    fit_familiar,
+    fit_density,
     fit_regression,
     halves,
     measure,
@@ -64,7 +64,7 @@ class CalibrationOptions:
         "I cannot see what this picture shows.",
     )
     withheld: float = 0.03  # share of photos that the recommended threshold withholds
-    train_photos: int = 800  # drawn by the seed: what is familiar
+    train_photos: int = 800  # drawn by the seed, for the density
     directions: int = 16  # in which they differ
     seed: int = 0  # of halves, draws and off-domain pictures
 
@@ -112,11 +112,11 @@ def calibrate(
     if len(heard) < 4:
         raise Im2SpError(f"{len(heard)} photos could be spoken about, which is too few to calibrate a bundle")
 
-    familiar, tables, signals = _all_signals(captioner, {i: photos[i] for i in heard}, train, work / "signals", options)
+    density, tables, signals = _all_signals(captioner, {i: photos[i] for i in heard}, train, work / "signals", options)
     judge = Judge({image: data.references[image] for image in photos})
     right = np.array([judge.is_right(text, image) for image, text in heard.items()])
     tested, shares = _cross_test(signals, right, options)
-    config, sure = _confidence(familiar, signals, right, unsure, options)
+    config, sure = _confidence(density, signals, right, unsure, options)
     shares |= _withheld(sure, config.threshold)
     calibrated = set_confidence(bundle_dir, config, _quality(tested, shares))
     report = _conditions(calibrated, recogniser, evaluation, options) | {
@@ -129,7 +129,7 @@ def calibrate(
         "unspoken": unspoken,
         "weights": config.weights,
         "intercept": config.intercept,
-        "far": familiar.far,
+        "far": density.ood_threshold,
         "threshold": config.threshold,
         "bins": BINS,
         "tested": tested,
@@ -162,17 +162,17 @@ def _conditions(
 
 def _all_signals(
     captioner: Captioner, photos: Mapping[str, Path], train: list[Path], kept: Path, options: CalibrationOptions
-) -> tuple[FamiliarConfig, dict[str, Table], dict[str, Doubles]]:
-    """What is familiar, and (as measured, as signals) of the photos and of both sets of off-domain pictures."""
+) -> tuple[PPCAConfig, dict[str, Table], dict[str, Doubles]]:
+    """Density of the training photos, and tables and signals of the photos and of both sets of off-domain pictures."""
     drawn = random.Random(options.seed).sample(train, min(options.train_photos, len(train)))
     pooled = _pooled_photos(captioner, drawn, kept / f"train-{options.seed}-{len(drawn)}.npz")
-    familiar = fit_familiar(pooled, options.directions)
+    density = fit_density(pooled, options.directions)
     tables = {
         "dev": _of_photos(captioner, photos, kept / "photos.npz"),
         "fitted": _measured(captioner, pictures(FITTED, options.seed)),
         "tested": _measured(captioner, pictures(TESTED, options.seed)),
     }
-    return familiar, tables, {name: _signals(table, Familiar(familiar)) for name, table in tables.items()}
+    return density, tables, {name: _signals(table, PPCADensity(density)) for name, table in tables.items()}
 
 
 def _fit(signals: Doubles, right: Flags, off_domain: Doubles) -> tuple[dict[Signal, float], float]:
@@ -204,7 +204,7 @@ def _cross_test(
 
 
 def _confidence(
-    familiar: FamiliarConfig,
+    density: PPCAConfig,
     signals: Mapping[str, Doubles],
     right: Flags,
     unsure: Mapping[str, Any],
@@ -216,10 +216,10 @@ def _confidence(
     config = ConfidenceConfig(
         intercept=intercept,
         weights=weights,
-        familiar=familiar,
+        density=density,
         threshold=threshold_for(sure["dev"], options.withheld),
-        unsure_units=unsure["units"],
-        unsure_durations=unsure["durations"],
+        abstain_units=unsure["units"],
+        abstain_durations=unsure["durations"],
     )
     return config, sure
 
@@ -246,7 +246,7 @@ def _measured(captioner: Captioner, named: Iterable[tuple[str, ImageSource]]) ->
     names, found = [], []
     for name, image in named:
         prefix = captioner.encode(image)
-        found.append(Signals.of(prefix, captioner.translate(prefix)))
+        found.append(Signals.of(prefix, captioner.decode(prefix)))
         names.append(name)
         if len(found) % _LOG_EVERY == 0:
             log.info("signals of %d pictures", len(found))
@@ -279,10 +279,10 @@ def _kept(path: Path, make: Callable[[], Table]) -> Table:
         return dict(file)
 
 
-def _signals(table: Table, familiar: Familiar) -> Doubles:
+def _signals(table: Table, density: PPCADensity) -> Doubles:
     """float64 [n, SIGNALS]."""
     rows = zip(table["score"], table["length"], table["pooled"], strict=True)
-    values = (Signals(float(score), float(length), pooled).values(familiar) for score, length, pooled in rows)
+    values = (Signals(float(score), float(length), pooled).values(density) for score, length, pooled in rows)
     return np.array([[row[name] for name in SIGNALS] for row in values])
 
 
