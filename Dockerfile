@@ -8,7 +8,7 @@
 # Inside the container it must listen on every address, so it wants a token; the page asks for it.
 
 FROM python:3.11-slim AS build
-COPY pyproject.toml README.md LICENSE /source/
+COPY pyproject.toml README.md LICENSE LICENSE-WEIGHTS.md /source/
 COPY src /source/src
 RUN python -m venv /opt/im2sp && /opt/im2sp/bin/pip install --no-cache-dir '/source[serve]' \
     && /opt/im2sp/bin/pip uninstall --yes pip setuptools
