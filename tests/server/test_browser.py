@@ -182,12 +182,13 @@ def test_what_is_heard_is_what_the_captioner_says(page: Page, captioner: Caption
 def test_the_words_that_are_heard_are_those_of_the_caption(browser: Browser) -> None:
     from faster_whisper import decode_audio
 
-    from im2sp.train.evaluate.asr import Recogniser, normalise_words
+    from im2sp.train.evaluate.recognisers import WhisperRecogniser
+    from im2sp.train.evaluate.words import normalise_words
 
     def words(waveform: np.ndarray) -> set[str]:
         return {word for word in normalise_words(recogniser.transcribe(waveform)).split() if len(word) > 3}
 
-    photo, recogniser = (EXAMPLES / "chelsea.jpg").read_bytes(), Recogniser("base")
+    photo, recogniser = (EXAMPLES / "chelsea.jpg").read_bytes(), WhisperRecogniser("base")
     captioner = Captioner.from_pretrained(threads=1)
     with serving(captioner, Settings(rate=0)) as service:
         page = open_page(browser, service)

@@ -152,13 +152,14 @@ def test_unit_quality_of_a_perfect_and_a_useless_set() -> None:
 
 @pytest.mark.parametrize("name", ["recipe.toml", "smoke.toml", "retaught.toml", "gpu.toml", "image-units.toml"])
 def test_recipes_fit_their_stages(name: str) -> None:
+    from im2sp.train.stages.calibrate import CalibrationOptions
+
     from im2sp.train.export import BundleOptions
     from im2sp.train.models.image_backbone import BackboneConfig
     from im2sp.train.models.token_vit import TokenVitConfig
     from im2sp.train.models.translator import TranslatorConfig
     from im2sp.train.models.unit_vocoder import VocoderConfig
     from im2sp.train.models.vit_vqgan import VitVqganConfig
-    from im2sp.train.stages.calibrate import CalibrationOptions
     from im2sp.train.stages.hubert import HubertStage
     from im2sp.train.stages.image_tokenizer import TokenizerPhotos
     from im2sp.train.stages.pronounce import PronunciationOptions

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from im2sp.errors import Im2SpError
 from im2sp.train.data.flickr8k import photo_path, read_split
@@ -15,7 +16,7 @@ from im2sp.train.recipe import CORPUS, FEATURES, VIT_VQGAN, Recipe
 from im2sp.train.voice_pipeline import parent_of
 
 if TYPE_CHECKING:
-    from im2sp.train.evaluate.report import EvaluationOptions
+    from im2sp.train.evaluate.evaluation import EvaluationOptions
 
 log = logging.getLogger(__name__)
 
@@ -106,83 +107,62 @@ def _taken(recipe: Recipe) -> str:
 
 
 def _evaluation_options(recipe: Recipe, command: str) -> EvaluationOptions:
-    from im2sp.train.evaluate.report import EvaluationOptions
+    from im2sp.train.evaluate.evaluation import EvaluationOptions
 
     return EvaluationOptions(
-        photos=recipe.limit_photos or None,
-        clips=recipe.resynthesis_clips,
-        recogniser=recipe.recogniser,
-        seed=recipe.seed,
-        threads=len(os.sched_getaffinity(0)),
-        command=command,
+        recogniser=recipe.recogniser, seed=recipe.seed, threads=len(os.sched_getaffinity(0)), command=command
     )
 
 
 def evaluate(recipe: Recipe, seen: str = FEATURES) -> None:
-    """The bundle on the dev part -> report.json, a table row, and the figures into the bundle itself."""
-    from im2sp.train.evaluate.report import TABLE_HEADER, table_row
-    from im2sp.train.evaluate.report import evaluate as measure
-    from im2sp.train.export import set_quality
+    """Evaluate the bundle on the dev part."""
+    from im2sp.train.evaluate import evaluation
+    from im2sp.train.evaluate.photo_sets import read_photo_set
+    from im2sp.train.evaluate.resynthesis import read_recordings
 
-    bundle, out = recipe.bundle_of(seen), recipe.evaluation_of(seen)
-    options = _evaluation_options(recipe, "im2sp-lab evaluate")
-    report = measure(bundle, recipe.data, recipe.speech, out, options)
-    captions = report["captions"]
-    set_quality(
-        bundle,
-        {
-            "split": f"{report['split']}, {captions['photos']} photos, five references",
-            "recogniser": f"Whisper {recipe.recogniser}, beam {report['recogniser']['beam']}",
-            "BLEU-4": round(captions["bleu4"], 2),
-            "METEOR": round(captions["meteor"], 2),
-            "CIDEr": round(captions["cider"], 3),
-            "different_sentences": captions["different_sentences"],
-        }
-        | _quality_of_voice(recipe, report.get("word_error_rates")),
+    data = read_photo_set(recipe.data, split="dev").sample(recipe.limit_photos, recipe.seed)
+    clips = recipe.resynthesis_clips
+    report = evaluation.evaluate(
+        recipe.bundle_of(seen),
+        data,
+        recipe.evaluation_of(seen),
+        _evaluation_options(recipe, "im2sp-lab evaluate"),
+        recordings=read_recordings(recipe.speech, "dev", clips) if clips else None,
     )
-    # The figures in it changed the bundle's checksum: report it as it is now. Nothing is spoken or heard again.
-    report = measure(bundle, recipe.data, recipe.speech, out, options)
-    print(TABLE_HEADER, table_row(report), sep="\n")
-
-
-def _quality_of_voice(recipe: Recipe, rates: dict[str, Any] | None) -> dict[str, str | int | float]:
-    """Word error rates of the voice; where none were measured, those of the parent, whose graphs speak here, too."""
-    understood = {
-        "word_error_rate_original_voice_percent": "original",
-        "word_error_rate_from_units_percent": "predicted_durations",
-    }
-    if rates:
-        return {name: round(rates[variant]["rate"], 2) for name, variant in understood.items()}
-    if not recipe.replaces_parent:
-        return {}
-    return {name: value for name, value in read_figures(parent_of(recipe).folder).items() if name in understood}
+    print(evaluation.summary(report))
 
 
 def calibrate(recipe: Recipe, recording: Path | None = None, seen: str = FEATURES) -> None:
-    """The bundle on the dev part -> its confidence, into the bundle, and calibration.json beside the evaluation's."""
-    from im2sp.train.evaluate.photo_sets import flickr8k_photos
-    from im2sp.train.stages import calibrate as stage
+    """Fit the confidence of the bundle to the dev part and write it into the bundle.
+
+    `recording`: of "I cannot tell what this shows", in place of the recipe's voice.
+    """
+    from im2sp.speech.audio import read_audio
+    from im2sp.train.data.speech_shards import as_floats
+    from im2sp.train.data.voice import PiperSpeaker
+    from im2sp.train.evaluate import calibration
+    from im2sp.train.evaluate.photo_sets import read_photo_set
+    from im2sp.train.evaluate.phrases import ABSTAIN, Take
+    from im2sp.train.export import set_confidence
     from im2sp.train.stages.import_speech import is_imported
-    from im2sp.train.stages.unsure_sentence import recorded_take, spoken_takes
 
     if recording is None and is_imported(recipe.speech):
-        raise Im2SpError(
-            f"{recipe.speech} holds imported recordings, so no voice can say that it is not sure: "
-            "give --recording WAV, in which their speaker says it"
-        )
-    options = recipe.section("confidence", stage.CalibrationOptions, seed=recipe.seed)
-    report = stage.calibrate(
+        raise Im2SpError(f"{recipe.speech} holds imported recordings: give --recording WAV with their speaker's voice")
+    if recording:
+        takes = [Take(read_audio(recording))]
+    else:
+        speaker = PiperSpeaker(recipe.voice)
+        takes = [Take(as_floats(speaker.speak(text)[0]), text) for text in ABSTAIN]
+    train = [photo_path(recipe.data, name) for name in read_split(recipe.data, "train")]
+    config, report = calibration.calibrate(
         recipe.bundle_of(seen),
-        flickr8k_photos(recipe.data, "dev"),
-        [photo_path(recipe.data, name) for name in read_split(recipe.data, "train")],
-        recorded_take(recording) if recording else spoken_takes(options.sentences, recipe.voice),
+        {"flickr8k": read_photo_set(recipe.data, split="dev")},
+        random.Random(recipe.seed).sample(train, min(800, len(train))),
+        {"abstain": takes},
         recipe.evaluation_of(seen),
         _evaluation_options(recipe, "im2sp-lab calibrate"),
-        options,
+        recipe.section("confidence", calibration.CalibrationOptions, seed=recipe.seed),
     )
-    withheld, tested = report["withheld"], report["tested"]
-    print(
-        f"calibration error {tested['expected_calibration_error']:.3f}; "
-        f"below {report['threshold']:.3f} {withheld['photos']:.1%} of the photos and {withheld['off_domain']:.0%} of "
-        f"the off-domain pictures are withheld; {recipe.evaluation_of(seen) / stage.REPORT}"
-    )
+    set_confidence(recipe.bundle_of(seen), config, {})
+    figures = report["figures"]["all"]
+    print(f"calibration error {figures['calibration_error']:.3f}, AUC {figures['auc']}")

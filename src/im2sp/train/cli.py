@@ -13,7 +13,6 @@ import typer
 from im2sp.errors import Im2SpError
 from im2sp.train.convert.commands import app as convert
 from im2sp.train.data.commands import ingest
-from im2sp.train.evaluate.commands import score
 from im2sp.train.launch import process_count
 from im2sp.train.logs import log_to_stderr
 from im2sp.train.publishing import push
@@ -59,7 +58,6 @@ def train(
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Trains the model of a recipe, stage by stage.")
 app.add_typer(convert, name="convert")
 app.command(help="a corpus in its official layout -> speech shards, which the later stages read")(ingest)
-app.command(help="a bundle on a split of a corpus, by the paper's protocol -> report.json")(score)
 app.command(help="a bundle -> a repository on the hub, from which im2sp --model OWNER/NAME reads it")(push)
 
 RecipeFile = Annotated[Path, typer.Option("--recipe", help="recipe file")]

@@ -12,15 +12,15 @@ import soxr
 
 from im2sp.arrays import FloatArray
 from im2sp.speech.audio import SAMPLE_RATE
-from im2sp.train.evaluate.asr import Recogniser
+from im2sp.train.evaluate.recognisers import WhisperRecogniser
 
 SENTENCE = "Two brown dogs are running across the green grass."
 
 
 @pytest.fixture(scope="session")
-def recogniser() -> Recogniser:
+def recogniser() -> WhisperRecogniser:
     """Whisper tiny.en, greedy."""
-    return Recogniser("tiny")
+    return WhisperRecogniser("tiny")
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ import pytest
 
 from im2sp.errors import Im2SpError
 from im2sp.train.evaluate import caption_metrics
-from im2sp.train.evaluate.caption_metrics import CaptionScores, caption_scores
+from im2sp.train.evaluate.caption_metrics import CaptionScores, CaptionStatistics, caption_scores, intervals
 
 REFERENCES = {
     "park": ["a dog is running in the park", "a brown dog runs through a park", "the dog plays on the grass"],
@@ -85,6 +85,23 @@ def test_a_perfect_caption_gets_full_marks_however_it_is_written() -> None:
     assert scored.rouge_l == pytest.approx(100)
     assert scored.meteor == pytest.approx(100)
     assert scored.cider > 5
+
+
+def test_intervals_of_scores_and_differences(scores: CaptionScores) -> None:
+    low, high = scores.cider_interval
+    assert low < scores.cider < high
+    references = {f"{photo}{k}": texts for photo, texts in REFERENCES.items() for k in range(10)}
+    those = {photo: HYPOTHESES[photo[:-1]] for photo in references}
+    these = those | {photo: texts[0] for photo, texts in references.items() if photo[-1] in "123"}
+    better, worse = (CaptionStatistics.of(captions, references) for captions in (these, those))
+    alone, difference = intervals(worse, resamples=200), intervals(worse, better, resamples=200)
+    for score in ("bleu4", "cider"):
+        assert difference[score].low < difference[score].value < difference[score].high < 0
+        value = intervals(better, resamples=1)[score].value
+        assert alone[score].value - value == pytest.approx(difference[score].value)
+    assert intervals(better, better, resamples=5)["cider"].value == 0
+    with pytest.raises(Im2SpError, match="captions of 30 photos cannot be compared with those of 3"):
+        intervals(better, CaptionStatistics.of(HYPOTHESES, REFERENCES))
 
 
 def test_spice_is_computed_where_its_models_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

