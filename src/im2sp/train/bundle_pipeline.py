@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from im2sp.errors import Im2SpError
 from im2sp.train.data.flickr8k import photo_path, read_split
-from im2sp.train.model_card import read_figures
 from im2sp.train.recipe import CORPUS, FEATURES, VIT_VQGAN, Recipe
 from im2sp.train.voice_pipeline import parent_of
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from im2sp.arrays import FloatArray
-from im2sp.train.evaluate.asr import RecogniserInfo, SpeechRecogniser
+from im2sp.train.evaluate.recogniser import Recogniser, RecogniserInfo
 from im2sp.train.lexicon.asr_feedback import AsrFeedbackConfig, Sentence, apply_asr_feedback
 from im2sp.train.lexicon.lexicon import PronunciationLexicon, Units
 from im2sp.train.lexicon.medoids import RecordedPronunciations, SpokenWord
@@ -18,7 +18,7 @@ CAT = ("a", "cat", "runs.")
 SENTENCES = [Sentence(text, ("^", *text.split()[:2], "runs.", "$")) for text in ("a dog runs", "a cat runs")] * 4
 
 
-class _Recogniser(SpeechRecogniser):
+class _Recogniser(Recogniser):
     """Knows words by their first unit; unit 7 sounds like another word than "cat"."""
 
     info = RecogniserInfo("stand-in", "", "", 1, "", "")
@@ -46,7 +46,7 @@ def _recorded(cats: dict[int, int]) -> RecordedPronunciations:
 
 
 def _apply(
-    folder: Path, cats: dict[int, int], sentences: list[Sentence], recogniser: SpeechRecogniser, limit: int = 100
+    folder: Path, cats: dict[int, int], sentences: list[Sentence], recogniser: Recogniser, limit: int = 100
 ) -> tuple[int, PronunciationLexicon]:
     recorded = _recorded(cats)
     lexicon = recorded.lexicon()
@@ -67,7 +67,7 @@ def _apply(
     ],
 )
 def test_an_entry_gets_the_pronunciation_that_is_understood(
-    tmp_path: Path, cats: dict[int, int], recogniser: SpeechRecogniser, limit: int, changed: int, units: Units
+    tmp_path: Path, cats: dict[int, int], recogniser: Recogniser, limit: int, changed: int, units: Units
 ) -> None:
     count, lexicon = _apply(tmp_path, cats, SENTENCES, recogniser, limit)
     assert (count, lexicon.entries[CAT]) == (changed, units)

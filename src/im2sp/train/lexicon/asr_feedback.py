@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from im2sp.arrays import FloatArray, IntArray
 from im2sp.speech.units import without_repeats
-from im2sp.train.evaluate.asr import SpeechRecogniser
+from im2sp.train.evaluate.recogniser import Recogniser
 from im2sp.train.evaluate.words import differences, normalise_words
 from im2sp.train.lexicon.lexicon import END, START, Context, PronunciationLexicon, Units, frames_of
 from im2sp.train.lexicon.medoids import RecordedPronunciations
@@ -59,7 +59,7 @@ def apply_asr_feedback(
     sentences: Sequence[Sentence],
     config: AsrFeedbackConfig,
     speak: Callable[[IntArray], FloatArray],
-    recogniser: SpeechRecogniser,
+    recogniser: Recogniser,
     cache: Path,
 ) -> int:
     """Replace entries that are not understood; returns how many.
