@@ -14,7 +14,7 @@ from im2sp.cli.console import progress
 from im2sp.errors import Im2SpError
 
 PHOTO = Path("a.png")
-OUTCOMES = (Result(PHOTO), Result(PHOTO, skipped=True), Result(PHOTO, error="a.png: is empty"), Result(PHOTO))
+RESULTS = (Result(PHOTO), Result(PHOTO, skipped=True), Result(PHOTO, error="a.png: is empty"), Result(PHOTO))
 
 
 class Terminal(io.StringIO):
@@ -28,7 +28,7 @@ def test_counts_and_failures(terminal: bool, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setenv("TERM", "xterm")
     with progress(4, "speaking", "spoken") as counts:
-        for result in OUTCOMES:
+        for result in RESULTS:
             counts.add(result)
     assert str(counts) == "2 photos spoken, 1 skipped (spoken before), 1 failed"
     shown = sys.stderr.getvalue()  # type: ignore[attr-defined]
@@ -51,7 +51,7 @@ def test_what_ends_it_comes_with_the_counts(
 ) -> None:
     def interrupted() -> None:
         with progress(2, "speaking", "spoken", resumable=resumable) as counts:
-            counts.add(OUTCOMES[0])
+            counts.add(RESULTS[0])
             raise error
 
     with pytest.raises(click.exceptions.Exit):

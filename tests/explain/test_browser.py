@@ -16,8 +16,8 @@ import pytest
 from PIL import Image
 
 from im2sp.captioner import Captioner
-from im2sp.explain.explanation import Explanation, explain
-from im2sp.explain.page import draw_page
+from im2sp.explain.page import explain, render_page
+from im2sp.explain.plots import Explanation
 from im2sp.speech.audio import UNIT_RATE
 
 if TYPE_CHECKING:
@@ -73,23 +73,23 @@ def violations(page: Page) -> str:
 
 
 def test_keys_move_through_the_speech(explanation: Explanation, browser: Browser, tmp_path: Path) -> None:
-    (tmp_path / "page.html").write_text(draw_page(explanation), encoding="utf-8")
+    (tmp_path / "page.html").write_text(render_page(explanation), encoding="utf-8")
     page, troubles = opened(browser, tmp_path / "page.html")
     until(page, "speech.readyState > 0")
-    starts = np.unique(explanation.boundaries) / UNIT_RATE
+    starts = np.unique(explanation.timeline.boundaries) / UNIT_RATE
     for expected in (1, 2, 3):
         page.keyboard.press("ArrowRight")
         assert page.evaluate("speech.currentTime") == pytest.approx(starts[expected], abs=0.001)
     page.keyboard.press("ArrowLeft")
     until(page, "!speech.seeking")
     assert page.evaluate("speech.currentTime") == pytest.approx(starts[2], abs=0.001)
-    token = int(np.searchsorted(explanation.boundaries, starts[2] * UNIT_RATE + 0.5) - 1)
+    token = int(np.searchsorted(explanation.timeline.boundaries, starts[2] * UNIT_RATE + 0.5) - 1)
     brightest = page.evaluate(
         "(() => { const d = heat.getContext('2d').getImageData(0, 0, heat.width, heat.height).data;"
         "const sums = []; for (let i = 0; i < d.length; i += 4) sums.push(d[i] + d[i + 1] + d[i + 2]);"
         "return sums.indexOf(Math.max(...sums)); })()"
     )
-    assert brightest == explanation.maps[token].argmax()
+    assert brightest == explanation.timeline.maps[token].argmax()
     page.keyboard.press("Space")
     until(page, "!speech.paused && speech.currentTime > 0.1")
     assert page.inner_text("#play") == "Pause"
@@ -100,7 +100,7 @@ def test_keys_move_through_the_speech(explanation: Explanation, browser: Browser
 
 
 def test_less_motion_where_it_is_asked_for(explanation: Explanation, browser: Browser, tmp_path: Path) -> None:
-    (tmp_path / "page.html").write_text(draw_page(explanation), encoding="utf-8")
+    (tmp_path / "page.html").write_text(render_page(explanation), encoding="utf-8")
     page, troubles = opened(browser, tmp_path / "page.html", reduced_motion="reduce")
     page.evaluate(
         "window.places = new Set(); new MutationObserver(() => places.add(head.style.left))"
@@ -109,5 +109,5 @@ def test_less_motion_where_it_is_asked_for(explanation: Explanation, browser: Br
     page.keyboard.press("Space")
     until(page, "speech.ended")
     steps = page.evaluate("places.size")
-    assert 1 <= steps <= len(explanation.stretch_maps) + 1  # one for each stretch, and the end
+    assert 1 <= steps <= len(explanation.timeline.segment_maps) + 1  # one for each segment, and the end
     assert troubles == []

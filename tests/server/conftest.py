@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from im2sp.captioner import Captioner
-from im2sp.server.run import listen, server_of
+from im2sp.server.command import create_server, listen
 from im2sp.server.settings import Settings
 
 JPEG = {"Content-Type": "image/jpeg"}
@@ -44,7 +44,7 @@ def serving(captioner: Captioner, settings: Settings) -> Iterator[Served]:
     """Run a service for the block, then shut it down in full."""
     listener = listen(settings.host, 0)
     port = listener.getsockname()[1]
-    server = server_of(captioner, settings)
+    server = create_server(captioner, settings)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
 
     def end() -> None:
@@ -81,8 +81,8 @@ def captioner(tiny_bundle: Path) -> Captioner:
 
 @pytest.fixture(scope="module")
 def served(captioner: Captioner) -> Iterator[Served]:
-    """With the defaults, but for the limits that one client who is all tests would meet."""
-    with serving(captioner, Settings(rate=0, max_per_client=16)) as service:
+    """With the defaults, but for the limit that one client who is all tests would meet."""
+    with serving(captioner, Settings(max_per_client=16)) as service:
         yield service
 
 

@@ -21,8 +21,8 @@ from PIL import Image
 
 from im2sp.captioner import Captioner
 from im2sp.decoding.search import DecodingOptions
-from im2sp.server.answers import in_words
 from im2sp.server.guard import SECURITY_HEADERS
+from im2sp.server.responses import confidence_word
 from im2sp.server.settings import Settings
 from im2sp.speech.audio import SAMPLE_RATE, encode_wav
 from tests.server.conftest import JPEG, JSON, GatedCaptioner, Served, serving
@@ -51,7 +51,7 @@ def test_a_raw_photo_becomes_the_wav_that_the_captioner_makes(
     assert response.headers["content-type"] == "audio/wav"
     assert response.content == encode_wav(caption.waveform)
     assert float(response.headers["im2sp-score"]) == pytest.approx(caption.score, abs=1e-3)
-    assert response.headers["im2sp-confidence"] == in_words(caption)
+    assert response.headers["im2sp-confidence"] == confidence_word(caption)
     assert "im2sp-probability" not in response.headers
 
 
@@ -83,7 +83,7 @@ def test_what_is_not_sure_enough_is_withheld(calibrated_bundle: Path, photo: byt
     captioner = Captioner.from_pretrained(calibrated_bundle, threads=1)
     sure = captioner.caption(photo)
     abstained = captioner.caption(photo, replace(captioner.default_options, min_confidence=1))
-    with serving(captioner, Settings(rate=0)) as service:
+    with serving(captioner, Settings()) as service:
         post = service.client.post
         answer = post("/v1/captions", content=photo, headers=JSON).json()
         assert answer["probability"] == pytest.approx(sure.confidence)
@@ -273,7 +273,7 @@ def test_a_defect_is_a_sentence_and_no_more(captioner: Captioner, photo: bytes) 
 
 
 def test_a_full_queue_says_when_to_come_back(gated: GatedCaptioner, photo: bytes) -> None:
-    with serving(gated, Settings(queue=2, max_per_client=2, batch=1, rate=0)) as service, ThreadPoolExecutor(2) as pool:
+    with serving(gated, Settings(queue=2, max_per_client=2, batch=1)) as service, ThreadPoolExecutor(2) as pool:
         asked = [pool.submit(service.client.post, "/v1/captions", content=photo) for _ in range(2)]
         assert gated.reached.acquire(timeout=10)
         service.wait_for("im2sp_queue 2.0")
@@ -292,7 +292,7 @@ def test_photos_that_wait_together_are_encoded_together(gated: GatedCaptioner, p
     sizes: list[int] = []
     encode = gated.encode_pixels
     gated.encode_pixels = lambda pixels: sizes.append(len(pixels)) or encode(pixels)  # type: ignore[method-assign]
-    with serving(gated, Settings(batch=3, rate=0)) as service, ThreadPoolExecutor(5) as pool:
+    with serving(gated, Settings(batch=3)) as service, ThreadPoolExecutor(5) as pool:
         asked = [pool.submit(service.client.post, "/v1/captions", content=photo, headers=JSON) for _ in range(5)]
         assert gated.reached.acquire(timeout=10)
         service.wait_for("im2sp_queue 5.0")
@@ -313,7 +313,7 @@ def test_speech_that_takes_too_long(gated: GatedCaptioner, photo: bytes) -> None
 
 def test_who_leaves_is_not_worked_for(gated: GatedCaptioner, photo: bytes) -> None:
     head = b"POST /v1/captions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(photo)
-    with serving(gated, Settings(batch=1, rate=0)) as service, ThreadPoolExecutor(1) as pool:
+    with serving(gated, Settings(batch=1)) as service, ThreadPoolExecutor(1) as pool:
         first = pool.submit(service.client.post, "/v1/captions", content=photo)
         assert gated.reached.acquire(timeout=10)
         with socket.create_connection(("127.0.0.1", service.port)) as second:
@@ -325,13 +325,6 @@ def test_who_leaves_is_not_worked_for(gated: GatedCaptioner, photo: bytes) -> No
         service.wait_for("im2sp_queue 0.0")
         assert "im2sp_given_up_total 1.0" in service.client.get("/metrics").text
         assert "im2sp_captions_total 1.0" in service.client.get("/metrics").text
-
-
-def test_clients_who_ask_too_often(captioner: Captioner) -> None:
-    with serving(captioner, Settings(rate=3)) as service:
-        statuses = [service.client.post("/v1/captions", content=b"x").status_code for _ in range(4)]
-        assert statuses == [422, 422, 422, 429]
-        assert service.client.get("/healthz").status_code == 200
 
 
 # ---- who may ask ----
@@ -346,6 +339,7 @@ def test_clients_who_ask_too_often(captioner: Captioner) -> None:
         ({"Host": "[::1]:8000"}, 200),
         ({"Origin": "https://evil.example"}, 403),
         ({"Origin": "null"}, 403),
+        ({"Origin": "http://["}, 403),
         ({"Host": "localhost:1", "Origin": "http://localhost:1"}, 200),
         ({"Host": "localhost:1", "Origin": "http://localhost:2"}, 403),
     ],
@@ -376,12 +370,6 @@ def test_a_token(captioner: Captioner, photo: bytes) -> None:
         assert service.client.get("/metrics", headers=allowed).status_code == 200
         for public in ("/", "/healthz", "/static/page.js"):
             assert service.client.get(public).status_code == 200
-
-
-def test_tokens_cannot_be_tried_out(captioner: Captioner) -> None:
-    with serving(captioner, Settings(token=TOKEN, rate=5)) as service:
-        statuses = [service.client.get("/metrics").status_code for _ in range(6)]
-        assert statuses == [401] * 5 + [429]
 
 
 @pytest.mark.parametrize("path", ["/", "/healthz", "/metrics", "/openapi.json", "/nothing", "/static/page.css"])

@@ -24,7 +24,7 @@ from PIL import Image
 
 from im2sp.captioner import Captioner
 from im2sp.decoding.search import DecodingOptions
-from im2sp.server.attention import attention_of
+from im2sp.server.responses import attention_of
 from im2sp.server.settings import Settings
 from im2sp.speech.audio import SAMPLE_RATE
 from tests.server.conftest import GatedCaptioner, Served, serving
@@ -190,7 +190,7 @@ def test_the_words_that_are_heard_are_those_of_the_caption(browser: Browser) -> 
 
     photo, recogniser = (EXAMPLES / "chelsea.jpg").read_bytes(), WhisperRecogniser("base")
     captioner = Captioner.from_pretrained(threads=1)
-    with serving(captioner, Settings(rate=0)) as service:
+    with serving(captioner, Settings()) as service:
         page = open_page(browser, service)
         page.add_init_script(RECORD)
         page.reload()
@@ -225,7 +225,7 @@ def test_keyboard_alone(page: Page) -> None:
 
 
 def test_escape_while_it_is_being_described(browser: Browser, gated: GatedCaptioner) -> None:
-    with serving(gated, Settings(rate=0)) as service:
+    with serving(gated, Settings()) as service:
         page = open_page(browser, service)
         page.click("h1")
         choose(page, jpeg(0, 0, 0))
@@ -367,7 +367,7 @@ def test_no_camera(browser: Browser, served: Served) -> None:
 
 
 def test_a_token_is_asked_for(browser: Browser, captioner: Captioner) -> None:
-    with serving(captioner, Settings(token=TOKEN, rate=0)) as service:
+    with serving(captioner, Settings(token=TOKEN)) as service:
         page = open_page(browser, service)
         page.click("h1")
         choose(page, jpeg(0, 0, 0))

@@ -40,30 +40,28 @@ def talk(port: int, *pieces: bytes, pause: float = 0.0, half_close: bool = False
         return answer
 
 
+def first_answer(port: int, *pieces: bytes, pause: float = 0.0) -> bytes:
+    """Send pieces, then read one answer in JSON."""
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        for piece in pieces:
+            connection.sendall(piece)
+            time.sleep(pause)
+        answer = b""
+        while not answer.endswith(b"}"):
+            answer += connection.recv(65536)
+        return answer
+
+
 def status(answer: bytes) -> int:
     return int(answer.split(b" ", 2)[1])
-
-
-def trickle(connection: socket.socket) -> None:
-    """Send a body that never ends."""
-    while True:
-        connection.sendall(b"1\r\nx\r\n")
-        time.sleep(0.01)
 
 
 # ---- slow, large, broken ----
 
 
-def test_a_head_that_does_not_come(captioner: Captioner) -> None:
-    with serving(captioner, Settings(head_seconds=0.2)) as service:
-        assert talk(service.port) == b""
-        assert talk(service.port, *(POST[i : i + 1] for i in range(20)), pause=0.02) == b""
-        assert service.client.get("/healthz").status_code == 200
-
-
 def test_a_body_that_does_not_come(captioner: Captioner, photo: bytes) -> None:
     with serving(captioner, Settings(body_seconds=0.2)) as service:
-        answer = talk(service.port, POST + b"Content-Length: 1000\r\n\r\n", *(b"x" for _ in range(20)), pause=0.02)
+        answer = first_answer(service.port, POST + b"Content-Length: 1000\r\n\r\n", *[b"x"] * 20, pause=0.02)
         assert status(answer) == 408
         assert b"did not arrive within 0.2 seconds" in answer
         assert service.client.post("/v1/captions", content=photo).status_code == 200
@@ -84,10 +82,10 @@ def test_slow_bodies_do_not_block_other_clients(captioner: Captioner, photo: byt
 
 @pytest.mark.parametrize("framing", [b"Content-Length: 3000000", b"Transfer-Encoding: chunked"])
 def test_a_body_that_is_too_large(captioner: Captioner, framing: bytes) -> None:
-    with serving(captioner, Settings(body_limit=2**20, head_seconds=0.2)) as service:
+    with serving(captioner, Settings(body_limit=2**20)) as service:
         piece = bytes(300_000)
         pieces = [piece] * 10 if b"Length" in framing else [b"%x\r\n%b\r\n" % (len(piece), piece)] * 10
-        answer = talk(service.port, POST + framing + b"\r\n\r\n", *pieces)
+        answer = first_answer(service.port, POST + framing + b"\r\n\r\n", *pieces)
         assert status(answer) == 413
         assert b"larger than 1 MiB" in answer
 
@@ -96,15 +94,6 @@ def test_a_promise_that_is_too_large_is_refused_before_anything_is_sent(served: 
     with socket.create_connection(("127.0.0.1", served.port), timeout=10) as connection:
         connection.sendall(POST + b"Content-Length: 99999999999999999999\r\n\r\n")
         assert status(connection.recv(65536)) == 413
-
-
-def test_a_refused_body_without_end_is_cut_off(captioner: Captioner) -> None:
-    with serving(captioner, Settings(head_seconds=0.2, rate=0)) as service:
-        with socket.create_connection(("127.0.0.1", service.port), timeout=10) as connection:
-            connection.sendall(POST + b"Content-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n")
-            with pytest.raises((BrokenPipeError, ConnectionResetError)):
-                trickle(connection)
-        assert service.client.get("/healthz").status_code == 200
 
 
 def test_huge_headers(served: Served) -> None:
@@ -118,7 +107,7 @@ def test_huge_headers(served: Served) -> None:
         head = b"GET %b HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n%b\r\n\r\n" % (target, headers)
         for pieces in ([head], [head[: len(head) // 2], head[len(head) // 2 :]]):
             answer = talk(served.port, *pieces)
-            assert answer == b"" or status(answer) in (400, 431)
+            assert answer == b"" or status(answer) in (200, 400, 404)  # what fits into one read is read
     assert served.client.get("/healthz").status_code == 200
 
 
@@ -162,19 +151,19 @@ def test_a_hundred_bad_requests_then_a_good_one(served: Served, photo: bytes) ->
 # ---- shutting down ----
 
 
-def test_what_was_started_is_finished(gated: GatedCaptioner, photo: bytes) -> None:
+def test_requests_are_finished_and_websockets_closed(gated: GatedCaptioner, photo: bytes) -> None:
     before = threading.active_count()
-    with serving(gated, Settings(batch=1, rate=0)) as service, ThreadPoolExecutor(4) as pool, live(service) as spoken:
+    with serving(gated, Settings()) as service, ThreadPoolExecutor(4) as pool, live(service) as spoken:
         asked = [pool.submit(service.client.post, "/v1/captions", content=photo) for _ in range(3)]
         spoken.send(photo)
         service.wait_for("im2sp_queue 4.0")
         service.end()
         wait_until_closed(service.port)
+        with pytest.raises(ConnectionClosed):
+            spoken.recv(timeout=20)
+        assert spoken.close_code == 1012
         gated.gate.set()
         assert [future.result().status_code for future in asked] == [200, 200, 200]
-        messages = received(spoken)
-        assert json.loads(messages[-1])["type"] == "end"
-        assert spoken.close_code == 1012
         service.thread.join(timeout=20)
         assert not service.thread.is_alive()
     assert threading.active_count() == before
@@ -187,16 +176,6 @@ def wait_until_closed(port: int) -> None:
             socket.create_connection(("127.0.0.1", port)).close()
         except ConnectionRefusedError:
             return
-
-
-def received(spoken: ClientConnection) -> list[bytes | str]:
-    """Everything that comes until the service closes the WebSocket."""
-    messages: list[bytes | str] = []
-    while True:
-        try:
-            messages.append(spoken.recv(timeout=20))
-        except ConnectionClosed:
-            return messages
 
 
 # ---- the WebSocket ----
@@ -231,7 +210,7 @@ def test_photos_over_a_websocket(served: Served, captioner: Captioner, photo: by
 
 def test_a_websocket_withholds_what_is_not_sure_enough(calibrated_bundle: Path, photo: bytes) -> None:
     captioner = Captioner.from_pretrained(calibrated_bundle, threads=1)
-    with serving(captioner, Settings(rate=0)) as service, live(service, "?min_confidence=1") as socket:
+    with serving(captioner, Settings()) as service, live(service, "?min_confidence=1") as socket:
         samples, end = ask(socket, photo)
         assert (end["type"], end["abstained"], end["units"]) == ("end", True, [3, 7, 3, 1])
         assert len(samples) == 2 * 24 * 320
@@ -259,11 +238,6 @@ def test_a_photo_that_is_too_large_ends_it(captioner: Captioner) -> None:
         with pytest.raises(ConnectionClosed):
             ask(socket, bytes(10_001))
         assert socket.close_code == 1009
-
-
-def test_a_websocket_counts_every_photo(captioner: Captioner) -> None:
-    with serving(captioner, Settings(rate=3)) as service, live(service) as socket:
-        assert [ask(socket, b"abc")[1]["status"] for _ in range(3)] == [422, 422, 429]
 
 
 def test_a_websocket_that_sleeps_is_closed(captioner: Captioner) -> None:

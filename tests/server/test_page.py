@@ -7,8 +7,8 @@ from html.parser import HTMLParser
 
 import pytest
 
+from im2sp.server.app import STATIC
 from im2sp.server.guard import CONTENT_SECURITY_POLICY
-from im2sp.server.page import STATIC
 from tests.server.conftest import Served
 
 FILES = sorted(path.name for path in STATIC.iterdir())

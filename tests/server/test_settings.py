@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from im2sp.errors import Im2SpError
-from im2sp.server.settings import TOKEN_VARIABLE, Settings, is_known_host, read_token
+from im2sp.server.service import client_of
+from im2sp.server.settings import TOKEN_VARIABLE, Settings, read_token
 
 TOKEN = "0123456789abcdef"
 
@@ -53,7 +54,9 @@ def test_a_token_file_that_is_not_there(tmp_path: Path) -> None:
         ("localhost", True),
         ("LOCALHOST.", True),
         ("127.0.0.1", True),
+        ("localhost:8000", True),
         ("[::1]", True),
+        ("[::1]:8000", True),
         ("192.168.1.7", True),
         ("photos.example", True),
         ("Photos.Example", True),
@@ -64,4 +67,21 @@ def test_a_token_file_that_is_not_there(tmp_path: Path) -> None:
     ],
 )
 def test_names_of_the_service(name: str, known: bool) -> None:
-    assert is_known_host(name, Settings(allowed_hosts=("photos.example",))) is known
+    assert Settings(allowed_hosts=("photos.example",)).allows_host(name) is known
+
+
+@pytest.mark.parametrize(
+    ("address", "client"),
+    [
+        (("192.0.2.7", 1), "192.0.2.7"),
+        (("::ffff:192.0.2.7", 1), "192.0.2.7"),
+        (("2001:db8::1", 1), "2001:db8::/64"),
+        (("2001:db8::ffff:1", 1), "2001:db8::/64"),
+        (("2001:db8:0:1::1", 1), "2001:db8:0:1::/64"),
+        (("fe80::1%eth0", 1), "fe80::/64"),
+        (None, "?"),
+        (("a socket", 0), "a socket"),
+    ],
+)
+def test_whom_a_connection_counts_for(address: tuple[str, int] | None, client: str) -> None:
+    assert client_of(address) == client

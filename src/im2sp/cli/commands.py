@@ -176,9 +176,9 @@ def explain(
     """
     from im2sp.captioner import Captioner
     from im2sp.cli.console import show_problems
-    from im2sp.explain.words import WordListener, can_listen
-    from im2sp.explain.writing import write_explanations
+    from im2sp.explain.page import write_explanations
     from im2sp.image.finding import Photos
+    from im2sp.speech.whisper import WordRecogniser
 
     sources = Photos(photos)
     survey = sources.survey()
@@ -186,10 +186,10 @@ def explain(
     captioner = Captioner.from_pretrained(model, threads=threads)
     options = captioner.default_options
     options = replace(options, beam=beam) if beam else options
-    wanted = can_listen() if words is None else words
-    listener = WordListener(captioner.bundle.config.language, threads) if wanted else None
+    wanted = WordRecogniser.is_installed() if words is None else words
+    recogniser = WordRecogniser(captioner.bundle.config.language, threads) if wanted else None
     failed = bool(survey.problems)
-    for result in write_explanations(sources, out, captioner, options, listener):
+    for result in write_explanations(sources, out, captioner, options, recogniser):
         failed |= not isinstance(result, Path)
         click.echo(str(result), err=not isinstance(result, Path))
     if failed:

@@ -141,14 +141,14 @@ def show_problems(survey: Survey) -> None:
         raise click.exceptions.Exit(1)
 
 
-def result_line(record: Row, out: Path | None) -> str:
+def result_line(row: Row, out: Path | None) -> str:
     """Describe one caption in a line: its wav in `out`, or the photo where it was only played, and figures."""
-    seconds = sum(record.durations) / UNIT_RATE
-    confidence = "" if record.confidence is None else f"confidence {record.confidence:.2f}, "
+    seconds = sum(row.durations) / UNIT_RATE
+    confidence = "" if row.confidence is None else f"confidence {row.confidence:.2f}, "
     return (
-        f"{out / record.wav if out else record.image}: {'not sure what it shows, ' if record.abstained else ''}"
-        f"{seconds:.1f} s of speech, {_plural(len(record.units), 'unit')}, "
-        f"score {record.score:.2f}, {confidence}made in {record.seconds:.2f} s"
+        f"{out / row.wav if out else row.image}: {'not sure what it shows, ' if row.abstained else ''}"
+        f"{seconds:.1f} s of speech, {_plural(len(row.units), 'unit')}, "
+        f"score {row.score:.2f}, {confidence}made in {row.seconds:.2f} s"
     )
 
 

@@ -1,1 +1,1 @@
-"""Explanations: what a caption said, when it said it, and where in the picture the model looked meanwhile."""
+"""Explanations: one caption in; photo, waveform and attention over time as an HTML page and a picture out."""

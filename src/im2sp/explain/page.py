@@ -1,41 +1,98 @@
-"""An explanation in, one HTML page out that needs nothing else: photo, sound, style and script are inside."""
+"""Pages of explanations: photos in; <name>.explained.html, which needs nothing else, and <name>.explained.png out."""
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import html
 import io
 import json
+import os
+from collections.abc import Iterable, Iterator
 from importlib import resources
+from pathlib import Path
 from string import Template
 
 import numpy as np
 from PIL import Image
 
-from im2sp.explain.drawing import draw_tracks, heat_colours
-from im2sp.explain.explanation import Explanation, place_in_words
+from im2sp.captioner import Captioner
+from im2sp.decoding.search import DecodingOptions
+from im2sp.errors import ImageError, OutputError, reason
+from im2sp.explain.attention import AttentionTimeline, describe_peak, rounded_rows
+from im2sp.explain.plots import Explanation, heat_colours, plot_sheet, plot_tracks
+from im2sp.files import replace_whole
+from im2sp.image.loading import load_image
+from im2sp.manifest import FileNames
 from im2sp.speech.audio import UNIT_RATE, encode_wav
-from im2sp.webpages import policy_hash, printable
+from im2sp.speech.whisper import WordRecogniser
 
+PHOTO_SIDE = 960  # pixels, the longer side of the photo on a page
+SUFFIX = ".explained.html"  # of its own, so that OUT may be the folder of the photos: photo.png stays what it is
 _COLOURS = 64  # steps of the heat
 
 
-def draw_page(explanation: Explanation) -> str:
-    """The page, as text in UTF-8. Its policy allows its own style and script, by their hashes, and nothing outside."""
+def explain(
+    captioner: Captioner,
+    photo: Path,
+    options: DecodingOptions | None = None,
+    recogniser: WordRecogniser | None = None,
+) -> Explanation:
+    """Caption a photo and lay out why. Raises ImageError for a photo that cannot be read."""
+    image = load_image(photo)
+    caption = captioner.caption(image, options)
+    image.thumbnail((PHOTO_SIDE, PHOTO_SIDE))
+    words = recogniser.words(caption.waveform) if recogniser else None
+    return Explanation(photo.name, image, caption, AttentionTimeline.of(caption, captioner), words)
+
+
+def write_explanations(
+    photos: Iterable[Path],
+    out: Path,
+    captioner: Captioner,
+    options: DecodingOptions | None = None,
+    recogniser: WordRecogniser | None = None,
+) -> Iterator[Path | ImageError]:
+    """Explain each photo in `out`; yield the page of each, or why the photo could not be read.
+
+    Two photos of one name get two pages, one with a hash of the photo's path; pages of an earlier run are replaced.
+    Raises OutputError when the folder cannot be written.
+    """
+    names = FileNames()
+    for photo in photos:
+        try:
+            explanation = explain(captioner, photo, options, recogniser)
+        except ImageError as error:
+            yield error
+            continue
+        page = out / names.name(os.path.abspath(photo), SUFFIX)
+        text, sheet = render_page(explanation), plot_sheet(explanation)
+        try:
+            with replace_whole(page) as temporary:
+                temporary.write_text(text, encoding="utf-8", newline="\n")
+            with replace_whole(page.with_suffix(".png")) as temporary:
+                sheet.save(temporary, "PNG")
+        except OSError as error:
+            raise OutputError(f"{page}: cannot be written ({reason(error)})") from error
+        yield page
+
+
+def render_page(explanation: Explanation) -> str:
+    """Render an HTML page. Its policy allows its own style and script, by their hashes, and nothing from outside."""
     style, script = _static("explanation.css"), _static("explanation.js")
     policy = (
-        f"default-src 'none'; img-src data:; media-src data:; style-src {policy_hash(style)}; "
-        f"script-src {policy_hash(script)}; base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; img-src data:; media-src data:; style-src {_policy_hash(style)}; "
+        f"script-src {_policy_hash(script)}; base-uri 'none'; form-action 'none'"
     )
-    caption, seconds = explanation.caption, int(explanation.boundaries[-1]) / UNIT_RATE
-    rows, columns = explanation.maps.shape[1:]
+    caption, seconds = explanation.caption, explanation.frames / UNIT_RATE
+    rows, columns = explanation.timeline.maps.shape[1:]
     summary = (
         f"{seconds:.1f} seconds of speech, {len(caption.units)} units in {len(caption.tokens)} tokens, "
         f"mean log probability of a token {caption.score:.2f}."
     )
     return Template(_static("explanation.html")).substitute(
         policy=policy,
-        title=html.escape(printable(explanation.title)),
+        title=_escape(explanation.title),
         style=style,
         script=script,
         summary=summary,
@@ -46,57 +103,63 @@ def draw_page(explanation: Explanation) -> str:
         columns=columns,
         seconds=f"{seconds:.1f}",
         milliseconds=round(seconds * 1000),
-        tracks=_picture_uri(draw_tracks(explanation), "PNG", optimize=True),
+        tracks=_picture_uri(plot_tracks(explanation), "PNG", optimize=True),
         audio=_uri("audio/wav", encode_wav(caption.waveform)),
-        heard=_heard(explanation),
+        heard=_transcript(explanation),
         words_head='<th scope="col">Words that the recogniser heard</th>' if explanation.words is not None else "",
-        stretches=_table(explanation),
-        data=_json(explanation),
+        segments=_table(explanation),
+        data=_json(explanation.timeline),
     )
 
 
-def _heard(explanation: Explanation) -> str:
-    """A paragraph with the recogniser's words; nothing where none listened."""
+def _transcript(explanation: Explanation) -> str:
     if explanation.words is None:
         return ""
-    words = html.escape(printable(" ".join(word.text for word in explanation.words)))
-    said = f"<q>{words}</q>." if words else "no words."
-    return f'<p id="heard">A speech recogniser, which did not see the photo, hears {said}</p>'
+    words = _escape(" ".join(word.text for word in explanation.words))
+    heard = f"<q>{words}</q>." if words else "no words."
+    return f'<p id="heard">A speech recogniser, which did not see the photo, hears {heard}</p>'
 
 
 def _table(explanation: Explanation) -> str:
-    """A table row for each stretch: when, where, how much, and the units, and words, that begin in it."""
-    caption = explanation.caption
-    begins = np.cumsum(caption.durations) - caption.durations
-    edges = explanation.edges.tolist()
+    """Return a table row for each segment: when, where, how much, and the units and words that begin in it."""
+    caption, timeline = explanation.caption, explanation.timeline
+    starts = np.cumsum(caption.durations) - caption.durations
+    edges = timeline.edges.tolist()
     lines = []
-    for start, stop, attention in zip(edges[:-1], edges[1:], explanation.stretch_maps, strict=True):
-        place, share = place_in_words(attention)
-        units = " ".join(map(str, caption.units[(begins >= start) & (begins < stop)].tolist()))
-        cells = f"<td>{place}</td><td>{share:.0%}</td><td>{units}</td>"
+    for start, stop, attention in zip(edges[:-1], edges[1:], timeline.segment_maps, strict=True):
+        place, share = describe_peak(attention)
+        units = caption.units[(starts >= start) & (starts < stop)].tolist()
+        cells = [f"{start / UNIT_RATE:.1f} s", f"{stop / UNIT_RATE:.1f} s", place, f"{share:.0%}"]
+        cells.append(" ".join(map(str, units)))
         if explanation.words is not None:
             heard = [word.text for word in explanation.words if start <= word.start * UNIT_RATE < stop]
-            cells += f"<td>{html.escape(printable(' '.join(heard)))}</td>"
-        times = f"<td>{start / UNIT_RATE:.1f} s</td><td>{stop / UNIT_RATE:.1f} s</td>"
-        lines.append(f"<tr>{times}{cells}</tr>")
+            cells.append(_escape(" ".join(heard)))
+        lines.append(f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
     return "\n".join(lines)
 
 
-def _json(explanation: Explanation) -> str:
-    """What the script shows, safe inside a script element: no text in it can end that."""
+def _json(timeline: AttentionTimeline) -> str:
+    """Return what the script shows, safe inside a script element: no text in it can end that."""
     levels = np.linspace(0, 255, _COLOURS).round().astype(np.uint8)
     values = {
-        "boundaries": (explanation.boundaries / UNIT_RATE).tolist(),
-        "edges": (explanation.edges / UNIT_RATE).tolist(),
-        "maps": explanation.maps.reshape(len(explanation.maps), -1).astype(float).round(5).tolist(),
-        "stretches": explanation.stretch_maps.reshape(len(explanation.stretch_maps), -1)
-        .astype(float)
-        .round(5)
-        .tolist(),
-        "words": [place_in_words(attention)[0] for attention in explanation.stretch_maps],
+        "boundaries": (timeline.boundaries / UNIT_RATE).tolist(),
+        "edges": (timeline.edges / UNIT_RATE).tolist(),
+        "maps": rounded_rows(timeline.maps),
+        "segments": rounded_rows(timeline.segment_maps),
+        "places": [describe_peak(attention)[0] for attention in timeline.segment_maps],
         "colours": heat_colours(levels[None])[0].tolist(),
     }
     return json.dumps(values, separators=(",", ":")).replace("<", "\\u003c")
+
+
+def _escape(text: str) -> str:
+    """Return HTML for a text such as a file name, which may have surrogates that cannot be written as UTF-8."""
+    return html.escape(text.encode("utf-8", "replace").decode())
+
+
+def _policy_hash(text: str) -> str:
+    """Return how a Content-Security-Policy names an inline style or script: by its SHA-256."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 def _static(name: str) -> str:

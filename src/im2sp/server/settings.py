@@ -1,4 +1,4 @@
-"""What the service is told: command line and environment in, one frozen `Settings` out, checked."""
+"""Settings of the service: command line and environment in, one checked `Settings` out."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from pathlib import Path
 from im2sp.errors import Im2SpError, reason
 
 TOKEN_VARIABLE = "IM2SP_TOKEN"
-SHORTEST_TOKEN = 16  # characters; shorter ones can be guessed
-_TOKEN_LIMIT = 4_096  # bytes of a token file
-_LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
+MIN_TOKEN_LENGTH = 16  # characters; shorter ones can be guessed
+_TOKEN_FILE_LIMIT = 4_096  # bytes
 
 
 @dataclass(frozen=True)
@@ -21,59 +20,47 @@ class Settings:
 
     host: str = "127.0.0.1"
     port: int = 8000
-    token: str | None = None  # what clients must present; needed for every host but this machine
-    allowed_hosts: tuple[str, ...] = ()  # names by which clients may call the service, besides addresses and localhost
-    queue: int = 16  # photos taken on at a time: being received, waiting or being spoken about
-    max_per_client: int = 8  # of them, by one client
+    token: str | None = None  # what clients must send; required for every host but this machine
+    allowed_hosts: tuple[str, ...] = ()  # Host headers that are accepted besides addresses and localhost
+    queue: int = 16  # photos accepted at a time: being received, waiting or being captioned
+    max_per_client: int = 8  # of them
     batch: int = 1  # photos that the image encoder sees at once; more did not pay on a CPU (docs/service.md)
-    rate: int = 120  # requests a minute by one client; 0 switches the limit off
     connections: int = 256  # open at a time; more are answered 503
     sockets: int = 8  # WebSockets open at a time
-    head_limit: int = 16 * 2**10  # request line and headers
-    head_seconds: float = 10  # until request line and headers are there
     body_limit: int = 16 * 2**20  # one photo as it is sent
     body_seconds: float = 20  # until it is there
     request_seconds: float = 60  # from the photo to the last piece of its speech
-    send_seconds: float = 30  # until a client takes the next piece of an answer
     idle_seconds: float = 300  # between two photos on a WebSocket
     shutdown_seconds: float = 90  # to finish what was started
 
     def __post_init__(self) -> None:
-        if self.token is None and not is_local(self.host):
+        if self.token is None and not _is_loopback(self.host):
             raise Im2SpError(
                 f"{self.host} can be reached from other machines, so a token is needed: "
-                f"put one of {SHORTEST_TOKEN} characters or more into {TOKEN_VARIABLE} or a --token-file"
+                f"put one of {MIN_TOKEN_LENGTH} characters or more into {TOKEN_VARIABLE} or a --token-file"
             )
 
+    def allows_host(self, header: str) -> bool:
+        """Whether a Host header names this service.
 
-def is_local(host: str) -> bool:
-    """Whether only this machine can connect to `host`."""
-    if host == "localhost":
+        An address always does: with DNS rebinding, a page elsewhere can only send a name of its own.
+        """
+        name = header if header.endswith("]") else header.rpartition(":")[0] or header
+        name = name.strip("[]").rstrip(".").lower()
+        if name in ("localhost", self.host.lower(), *(allowed.lower() for allowed in self.allowed_hosts)):
+            return True
+        try:
+            ipaddress.ip_address(name)
+        except ValueError:
+            return False
         return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def is_known_host(name: str, settings: Settings) -> bool:
-    """Whether a client may call the service `name` (a Host header without its port).
-
-    An address is always known: a page elsewhere can only be rebound to this service under a name of its own.
-    """
-    name = name.strip("[]").rstrip(".").lower()
-    if name in _LOCAL_NAMES or name in (settings.host.lower(), *(known.lower() for known in settings.allowed_hosts)):
-        return True
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
 
 
 def read_token(file: Path | None) -> str | None:
-    """The token of `file`, or of the environment variable IM2SP_TOKEN, or None. Never from the command line, which
-    every user of a machine can list. Raises Im2SpError for a token that is too short or cannot be sent.
+    """Return the token in `file`, or in the environment variable IM2SP_TOKEN, or None.
+
+    It is never on the command line, which every user of a machine can list. Raises Im2SpError for a token that is too
+    short or cannot be sent in a header.
     """
     if file is None:
         token, source = os.environ.get(TOKEN_VARIABLE, ""), TOKEN_VARIABLE
@@ -83,11 +70,18 @@ def read_token(file: Path | None) -> str | None:
         source = str(file)
         try:
             with file.open("rb") as opened:
-                token = opened.read(_TOKEN_LIMIT).decode("ascii", errors="replace").strip()
+                token = opened.read(_TOKEN_FILE_LIMIT).decode("ascii", errors="replace").strip()
         except OSError as error:
             raise Im2SpError(f"{file}: cannot be read ({reason(error)})") from error
-    if len(token) < SHORTEST_TOKEN or not all("!" <= character <= "~" for character in token):
+    if len(token) < MIN_TOKEN_LENGTH or not all("!" <= character <= "~" for character in token):
         raise Im2SpError(
-            f"the token in {source} must be {SHORTEST_TOKEN} or more letters, digits or signs, without spaces"
+            f"the token in {source} must be {MIN_TOKEN_LENGTH} or more letters, digits or signs, without spaces"
         )
     return token
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,7 +1,7 @@
 """The worker: a thread that speaks about one photo after the other; photos in, chunks of speech out to the event loop.
 
 Photos that wait together go through the image encoder together. The queue is bounded by whoever lets photos in
-(`admission`); speech is short, so that a client who listens slowly never holds up the worker.
+(`service`); speech is short, so that a client who listens slowly never holds up the worker.
 """
 
 from __future__ import annotations

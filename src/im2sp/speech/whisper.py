@@ -1,15 +1,19 @@
-"""Whisper through faster-whisper: its weights, from installed packages or a folder of the user's, and loading them."""
+"""Whisper through faster-whisper: weights from installed packages or a folder in; models and timed words out."""
 
 from __future__ import annotations
 
 import importlib
 import os
 import shutil
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from im2sp.arrays import FloatArray
 from im2sp.errors import Im2SpError, require_extra
 from im2sp.files import replace_whole
+from im2sp.speech.audio import mono_float32
 
 if TYPE_CHECKING:
     from faster_whisper import WhisperModel
@@ -85,3 +89,40 @@ def _join_base() -> Path:
     except OSError as error:
         raise Im2SpError(f"Whisper base cannot be put together in {folder}: {error}") from error
     return folder
+
+
+@dataclass(frozen=True)
+class TimedWord:
+    """A word as the recogniser writes it, and when it is heard."""
+
+    text: str
+    start: float  # seconds
+    stop: float
+
+
+class WordRecogniser:
+    """Whisper base on the CPU: beam 5, temperature 0."""
+
+    def __init__(self, language: str = "", threads: int = 1) -> None:
+        """`language`: a code such as "en"; one that Whisper does not know is left for it to guess.
+
+        Raises Im2SpError where the extra `words` is not installed, or its weights cannot be read.
+        """
+        self._model = load_whisper(find_weights("base"), threads)
+        self._language = language if language in self._model.supported_languages else None
+
+    def words(self, waveform: FloatArray) -> tuple[TimedWord, ...]:
+        """waveform float32 [samples], 16 kHz -> the words in it, in order; none where nothing is heard."""
+        samples = mono_float32(waveform)
+        if samples.size == 0:
+            return ()
+        segments, _ = self._model.transcribe(
+            samples, language=self._language, beam_size=5, temperature=0.0, word_timestamps=True
+        )
+        found = (word for segment in segments for word in segment.words or ())
+        return tuple(TimedWord(word.word.strip(), float(word.start), float(word.end)) for word in found)
+
+    @staticmethod
+    def is_installed() -> bool:
+        """Return whether the extra `words` is installed."""
+        return all(find_spec(name) for name in ("faster_whisper", _BASE[0]))

@@ -15,7 +15,7 @@ const still = window.matchMedia("(prefers-reduced-motion: reduce)");
 const duration = data.boundaries[data.boundaries.length - 1];
 let shown = "";
 
-// The last place in sorted `edges` whose edge is not after `seconds`: the token, or stretch, that sounds then. Of tokens
+// The last place in sorted `edges` whose edge is not after `seconds`: the token, or segment, that sounds then. Of tokens
 // that take no time, at the same edge, the one after them.
 function at(edges, seconds) {
   let index = 0;
@@ -37,21 +37,21 @@ function paint(map) {
 
 function show() {
   const seconds = Math.min(speech.currentTime, duration);
-  const stretch = at(data.edges, seconds);
-  // Who asked for less motion sees one map for each stretch instead of one for each token, and a line that steps.
+  const segment = at(data.edges, seconds);
+  // Who asked for less motion sees one map for each segment instead of one for each token, and a line that steps.
   const calm = still.matches && !speech.paused;
   const token = at(data.boundaries, seconds);
-  const key = calm ? `stretch ${stretch}` : `token ${token}`;
+  const key = calm ? `segment ${segment}` : `token ${token}`;
   if (key !== shown) {
     shown = key;
-    paint(calm ? data.stretches[stretch] : data.maps[token]);
+    paint(calm ? data.segments[segment] : data.maps[token]);
   }
-  const place = calm ? data.edges[stretch] : seconds;
+  const place = calm ? data.edges[segment] : seconds;
   head.style.left = `${(100 * place) / duration}%`;
   time.value = String(Math.round(1000 * place));
   clock.textContent = `${place.toFixed(1)} s`;
-  time.setAttribute("aria-valuetext", `${place.toFixed(1)} seconds of ${duration.toFixed(1)}, ${data.words[stretch]}`);
-  if (speech.paused) where.textContent = `Looking at the ${data.words[stretch]}.`; // not while it speaks: both would talk
+  time.setAttribute("aria-valuetext", `${place.toFixed(1)} seconds of ${duration.toFixed(1)}, ${data.places[segment]}`);
+  if (speech.paused) where.textContent = `Looking at the ${data.places[segment]}.`; // not while it speaks: both would talk
 }
 
 function follow() {

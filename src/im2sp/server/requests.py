@@ -1,4 +1,4 @@
-"""The photo of a request: a raw body or a multipart form in, bytes out; no more and no longer than is allowed."""
+"""Photos of requests: a raw body or a multipart form in, bytes out, within limits of size and time."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
-from im2sp.server.refusals import Refusal
+from im2sp.server.responses import Refusal
 from im2sp.server.settings import Settings
 
 FIELD = "photo"  # of the form
-_MOST_FIELDS = 8
+_MAX_FIELDS = 8
 _FIELD_LIMIT = 1_024  # bytes of a form field that is no file
 
 
@@ -40,10 +40,10 @@ async def read_photo(request: Request, settings: Settings) -> bytes:
 
 
 async def _limited(request: Request, limit: int) -> AsyncGenerator[bytes, None]:
-    """The body in pieces, refused by the size that it promises, and again by what comes."""
+    """Yield the body in pieces. Raises Refusal 413 by the length that it declares, and by the bytes that come."""
     refusal = Refusal(413, f"the photo is larger than {limit / 2**20:g} MiB, the limit; make it smaller first")
-    promised = request.headers.get("content-length", "")
-    if promised.isdecimal() and int(promised[:20]) > limit:
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared[:20]) > limit:
         raise refusal
     size = 0
     async for piece in request.stream():
@@ -58,7 +58,7 @@ class _InMemory(MultiPartParser):
 
 
 async def _from_form(request: Request, pieces: AsyncGenerator[bytes, None]) -> bytes:
-    parser = _InMemory(request.headers, pieces, max_files=1, max_fields=_MOST_FIELDS, max_part_size=_FIELD_LIMIT)
+    parser = _InMemory(request.headers, pieces, max_files=1, max_fields=_MAX_FIELDS, max_part_size=_FIELD_LIMIT)
     try:
         form = await parser.parse()
     except MultiPartException as error:

@@ -6,8 +6,17 @@ import numpy as np
 import pytest
 
 from im2sp.captioner import SpeechCaption
-from im2sp.server.answers import JSON, WAV, answer, headers, in_words, negotiate, pcm, wav_beginning
-from im2sp.server.refusals import Refusal
+from im2sp.server.responses import (
+    JSON,
+    WAV,
+    Refusal,
+    caption_answer,
+    caption_headers,
+    confidence_word,
+    negotiate,
+    pcm,
+    streamed_wav_header,
+)
 from im2sp.speech.audio import encode_wav
 
 
@@ -43,22 +52,22 @@ def test_nothing_that_it_accepts(accept: str) -> None:
 @pytest.mark.parametrize(
     ("score", "word"), [(0.0, "sure"), (-0.5, "fairly sure"), (-1.5, "unsure"), (-1.9, "a guess"), (-99.0, "a guess")]
 )
-def test_scores_in_words(score: float, word: str) -> None:
+def test_scores_confidence_word(score: float, word: str) -> None:
     caption = spoken(score)
-    assert in_words(caption) == answer(caption).confidence == word
-    assert answer(caption).probability is None
-    assert set(headers(caption)) == {"Im2sp-Score", "Im2sp-Confidence"}
+    assert confidence_word(caption) == caption_answer(caption).confidence == word
+    assert caption_answer(caption).probability is None
+    assert set(caption_headers(caption)) == {"Im2sp-Score", "Im2sp-Confidence"}
 
 
 @pytest.mark.parametrize(
     ("probability", "word"), [(1.0, "sure"), (0.7, "fairly sure"), (0.4, "unsure"), (0.39, "a guess"), (0.0, "a guess")]
 )
-def test_probabilities_in_words(probability: float, word: str) -> None:
+def test_probabilities_confidence_word(probability: float, word: str) -> None:
     caption = spoken(-9.0, probability)
-    assert in_words(caption) == answer(caption).confidence == word
-    assert answer(caption).probability == probability
-    assert headers(caption)["Im2sp-Probability"] == f"{probability:.4f}"
-    assert headers(caption)["Im2sp-Abstained"] == "false"
+    assert confidence_word(caption) == caption_answer(caption).confidence == word
+    assert caption_answer(caption).probability == probability
+    assert caption_headers(caption)["Im2sp-Probability"] == f"{probability:.4f}"
+    assert caption_headers(caption)["Im2sp-Abstained"] == "false"
 
 
 def spoken(score: float, confidence: float | None = None) -> SpeechCaption:
@@ -76,6 +85,6 @@ def test_samples() -> None:
 
 
 def test_a_wav_of_unknown_length_begins_as_one_of_known_length() -> None:
-    known, unknown = encode_wav(np.zeros(7, np.float32))[:44], wav_beginning()
+    known, unknown = encode_wav(np.zeros(7, np.float32))[:44], streamed_wav_header()
     assert len(unknown) == 44
     assert [i for i in range(44) if known[i] != unknown[i]] == [4, 5, 6, 7, 40, 41, 42, 43]

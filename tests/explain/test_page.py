@@ -8,6 +8,8 @@ import io
 import json
 import re
 import shutil
+import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -18,10 +20,13 @@ from PIL import Image
 
 from im2sp.captioner import Captioner
 from im2sp.cli import app
-from im2sp.explain.explanation import Explanation, explain, place_in_words
-from im2sp.explain.page import draw_page
+from im2sp.errors import Im2SpError
+from im2sp.explain.page import explain, render_page
+from im2sp.explain.plots import Explanation
 from im2sp.speech.audio import UNIT_RATE, read_audio
+from im2sp.speech.whisper import TimedWord, WordRecogniser
 
+WORDS = (TimedWord("<b>two", 0.0, 0.1), TimedWord("dogs", 0.02, 0.3), TimedWord("run.", 0.1, 99.0))
 ODD = "<img src=x onerror=alert(1)>&\"'.png"
 
 
@@ -42,15 +47,14 @@ def uris(page: str, kind: str) -> list[bytes]:
 
 
 def test_an_explanation_is_the_caption_laid_out(explanation: Explanation) -> None:
-    caption = explanation.caption
-    assert explanation.boundaries[-1] == caption.durations.sum()
-    assert explanation.maps.shape == (len(caption.tokens), 3, 3)
-    assert np.array_equal(explanation.maps.reshape(len(caption.tokens), -1), caption.attention)
-    assert explanation.edges[-1] == explanation.boundaries[-1]
+    caption, timeline = explanation.caption, explanation.timeline
+    assert explanation.frames == caption.durations.sum() == timeline.edges[-1]
+    assert timeline.maps.shape == (len(caption.tokens), 3, 3)
+    assert np.array_equal(timeline.maps.reshape(len(caption.tokens), -1), caption.attention)
 
 
 def test_a_page_holds_everything(explanation: Explanation) -> None:
-    page = draw_page(explanation)
+    page = render_page(explanation)
     spoken = read_audio(uris(page, "audio/wav")[0])
     assert np.abs(spoken - explanation.caption.waveform).max() < 1e-4
     assert Image.open(io.BytesIO(uris(page, "image/jpeg")[0])).size == explanation.photo.size
@@ -61,7 +65,7 @@ def test_a_page_holds_everything(explanation: Explanation) -> None:
 
 
 def test_a_page_takes_nothing_from_outside_and_no_name_for_markup(explanation: Explanation) -> None:
-    page = draw_page(explanation)
+    page = render_page(explanation)
     seen: list[tuple[str, dict[str, str | None]]] = []
 
     class Parser(HTMLParser):
@@ -82,42 +86,12 @@ def test_a_page_takes_nothing_from_outside_and_no_name_for_markup(explanation: E
         assert base64.b64encode(hashlib.sha256(content.encode()).digest()).decode() in policy
 
 
-@pytest.mark.parametrize(
-    ("cell", "shape", "words"),
-    [
-        ((0, 0), (4, 4), "top left"),
-        ((1, 2), (4, 4), "centre"),
-        ((2, 3), (4, 4), "middle right"),
-        ((7, 3), (8, 8), "bottom centre"),
-        ((0, 0), (1, 1), "centre"),
-    ],
-)
-def test_places_in_words(cell: tuple[int, int], shape: tuple[int, int], words: str) -> None:
-    attention = np.full(shape, 0.0, dtype=np.float32)
-    attention[cell] = 0.5
-    assert place_in_words(attention) == (words, 1.0)
-
-
 def test_the_command(photo: Path, tmp_path: Path, tiny_bundle: Path) -> None:
     (tmp_path / "x").mkdir()
     twin, bad = shutil.copy(photo, tmp_path / "x"), tmp_path / "bad.jpg"
     bad.touch()
-    words = [
-        "explain",
-        photo,
-        bad,
-        twin,
-        "-o",
-        tmp_path,
-        "--model",
-        tiny_bundle,
-        "--beam",
-        1,
-        "--threads",
-        1,
-        "--no-words",
-    ]
-    result = CliRunner().invoke(app, list(map(str, words)))
+    options = ["-o", tmp_path, "--model", tiny_bundle, "--beam", 1, "--threads", 1, "--no-words"]
+    result = CliRunner().invoke(app, list(map(str, ["explain", photo, bad, twin, *options])))
     assert (result.exit_code, result.stderr) == (1, f"{bad}: is empty (zero bytes)\n")
     pages = [Path(line) for line in result.stdout.splitlines()]
     assert pages[0] == tmp_path / "photo.explained.html"
@@ -126,3 +100,27 @@ def test_the_command(photo: Path, tmp_path: Path, tiny_bundle: Path) -> None:
     assert all(Image.open(page.with_suffix(".png")).width == 1632 for page in pages)
     assert Image.open(photo).size == (60, 40)  # the photo itself is untouched
     assert not list(tmp_path.glob(".*.part"))
+
+
+def test_the_page_tells_the_words_and_takes_none_for_markup(explanation: Explanation) -> None:
+    assert 'id="heard"' not in render_page(explanation)
+    page = render_page(replace(explanation, words=WORDS))
+    assert "<q>&lt;b&gt;two dogs run.</q>" in page
+    assert "<b>" not in page
+    rows = re.findall(r"<tr><td>.*?</tr>", page)
+    assert all(row.count("<td>") == page.count('<th scope="col">') for row in rows)
+    assert rows[0].endswith("<td>&lt;b&gt;two dogs run.</td></tr>")
+    assert "hears no words." in render_page(replace(explanation, words=()))
+
+
+def test_without_the_recogniser(
+    photo: Path, tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "faster_whisper", None)
+    assert not WordRecogniser.is_installed()
+    with pytest.raises(Im2SpError, match=r"faster_whisper is not installed: run pip install 'im2sp\[words\]'"):
+        WordRecogniser()
+    command = ["explain", str(photo), "-o", str(tmp_path), "--model", str(tiny_bundle), "--threads", "1"]
+    assert CliRunner().invoke(app, [*command, "--words"]).exit_code == 1
+    assert CliRunner().invoke(app, command, catch_exceptions=False).exit_code == 0
+    assert 'id="heard"' not in (tmp_path / "photo.explained.html").read_text(encoding="utf-8")

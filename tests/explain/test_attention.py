@@ -1,4 +1,4 @@
-"""When each token sounds, and what was looked at in a stretch of time."""
+"""When each token sounds, and what was looked at in a segment of time."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 
 from im2sp.decoding.vocabulary import Vocabulary
 from im2sp.errors import Im2SpError
-from im2sp.explain.timing import (
-    MOST_STRETCHES,
-    attention_in_stretches,
+from im2sp.explain.attention import (
+    MAX_SEGMENTS,
     attention_maps,
-    equal_stretches,
+    describe_peak,
+    segment_attention,
+    segment_edges,
     token_boundaries,
 )
 from tests.tiny_bundle import SUBWORDS, tiny_config
@@ -58,9 +59,9 @@ def test_durations_of_something_else() -> None:
         token_boundaries(ints(token(3, 7)), ints(1, 1, 1), VOCABULARY)
 
 
-@pytest.mark.parametrize(("frames", "count"), [(1, 1), (49, 1), (50, 2), (130, 5), (10_000, MOST_STRETCHES)])
-def test_stretches_cover_the_speech(frames: int, count: int) -> None:
-    edges = equal_stretches(frames)
+@pytest.mark.parametrize(("frames", "count"), [(1, 1), (49, 1), (50, 2), (130, 5), (10_000, MAX_SEGMENTS)])
+def test_segments_cover_the_speech(frames: int, count: int) -> None:
+    edges = segment_edges(frames)
     assert (edges[0], edges[-1], len(edges)) == (0, frames, count + 1)
     assert np.ptp(np.diff(edges)) <= 1
 
@@ -70,7 +71,23 @@ def test_maps_are_the_grid_after_global_tokens() -> None:
     assert attention_maps(attention, (2, 3))[1].tolist() == [[8, 9, 10], [11, 12, 13]]
 
 
-def test_a_stretch_weighs_tokens_by_their_time_in_it() -> None:
+def test_a_segment_weighs_tokens_by_their_time_in_it() -> None:
     maps = np.eye(3, dtype=np.float32).reshape(3, 1, 3)
-    found = attention_in_stretches(maps, ints(0, 30, 30, 40), ints(0, 20, 40))
+    found = segment_attention(maps, ints(0, 30, 30, 40), ints(0, 20, 40))
     assert found[:, 0].tolist() == [[1, 0, 0], [0.5, 0, 0.5]]
+
+
+@pytest.mark.parametrize(
+    ("cell", "shape", "words"),
+    [
+        ((0, 0), (4, 4), "top left"),
+        ((1, 2), (4, 4), "centre"),
+        ((2, 3), (4, 4), "middle right"),
+        ((7, 3), (8, 8), "bottom centre"),
+        ((0, 0), (1, 1), "centre"),
+    ],
+)
+def test_places_in_words(cell: tuple[int, int], shape: tuple[int, int], words: str) -> None:
+    attention = np.full(shape, 0.0, dtype=np.float32)
+    attention[cell] = 0.5
+    assert describe_peak(attention) == (words, 1.0)

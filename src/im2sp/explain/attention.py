@@ -1,0 +1,108 @@
+"""Attention over time: a caption in; when each token sounds, and where the model looked meanwhile, out.
+
+A token stands for one or several units, and each unit lasts some frames of 20 ms. Where two subwords meet, a unit that
+repeats the one before it is dropped: it sounds with the token that comes first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from im2sp.arrays import FloatArray, IntArray
+from im2sp.decoding.vocabulary import Vocabulary
+from im2sp.errors import Im2SpError
+from im2sp.speech.audio import UNIT_RATE
+
+if TYPE_CHECKING:
+    from im2sp.captioner import Captioner, SpeechCaption
+
+MIN_SEGMENT = UNIT_RATE // 2  # frames; shorter ones cannot be looked at one after the other
+MAX_SEGMENTS = 8
+
+_ROWS, _COLUMNS = ("top", "middle", "bottom"), ("left", "centre", "right")
+
+
+@dataclass(frozen=True)
+class AttentionTimeline:
+    """Attention of a caption for each token, and for segments of half a second or more."""
+
+    boundaries: IntArray  # int64 [T + 1], frames of 20 ms: token t sounds between the values t and t + 1
+    maps: FloatArray  # float32 [T, rows, columns]: shares of the attention on the parts of the picture
+    edges: IntArray  # int64 [S + 1], frames: the edges of the segments
+    segment_maps: FloatArray  # float32 [S, rows, columns]
+
+    @classmethod
+    def of(cls, caption: SpeechCaption, captioner: Captioner) -> AttentionTimeline:
+        """Build the timeline of a caption that `captioner` made."""
+        boundaries = token_boundaries(caption.tokens, caption.durations, captioner.vocabulary)
+        maps = attention_maps(caption.attention, captioner.bundle.config.image.grid)
+        edges = segment_edges(int(boundaries[-1]))
+        return cls(boundaries, maps, edges, segment_attention(maps, boundaries, edges))
+
+
+def token_boundaries(tokens: IntArray, durations: IntArray, vocabulary: Vocabulary) -> IntArray:
+    """Return when each token sounds: tokens int64 [T], durations int64 [U] of their units, in frames -> int64 [T + 1].
+
+    Token t sounds from frame `boundaries[t]` up to `boundaries[t + 1]`; a special token, or one whose only unit repeats
+    the one before it, takes no time. Raises Im2SpError when the durations are not those of the tokens' units.
+    """
+    counts, last = [], -1
+    for token in tokens.tolist():
+        units = vocabulary.decode([token]).tolist()
+        counts.append(len(units) - (units[:1] == [last]))
+        last = units[-1] if units else last
+    if sum(counts) != len(durations):
+        raise Im2SpError(f"the tokens stand for {sum(counts)} units, but there are {len(durations)} durations")
+    frames: IntArray = np.concatenate([[0], np.cumsum(durations)]).astype(np.int64)
+    return np.asarray(frames[np.concatenate([[0], np.cumsum(counts)])])
+
+
+def attention_maps(attention: FloatArray, grid: tuple[int, int]) -> FloatArray:
+    """attention float32 [T, image_tokens] -> float32 [T, rows, columns] over the picture, without global tokens.
+
+    Image tokens cover the grid row by row, after any global ones (docs/bundle.md).
+    """
+    rows, columns = grid
+    return attention[:, attention.shape[1] - rows * columns :].reshape(-1, rows, columns)
+
+
+def segment_edges(frames: int) -> IntArray:
+    """Cut so many frames into 1 to MAX_SEGMENTS equal segments -> their edges int64 [S + 1], from 0 to `frames`."""
+    count = min(max(1, frames // MIN_SEGMENT), MAX_SEGMENTS)
+    return np.linspace(0, frames, count + 1).round().astype(np.int64)
+
+
+def segment_attention(maps: FloatArray, boundaries: IntArray, edges: IntArray) -> FloatArray:
+    """Average the maps of the tokens that sound in each segment, weighted by the frames for which they do.
+
+    maps float32 [T, rows, columns], boundaries int64 [T + 1], edges int64 [S + 1] -> float32 [S, rows, columns].
+    """
+    starts = np.maximum(boundaries[None, :-1], edges[:-1, None])
+    stops = np.minimum(boundaries[None, 1:], edges[1:, None])
+    frames = (stops - starts).clip(0)  # [S, T]
+    weights = frames / np.maximum(1, frames.sum(axis=1, keepdims=True))
+    return np.tensordot(weights, maps, axes=1).astype(np.float32)
+
+
+def describe_peak(attention: FloatArray) -> tuple[str, float]:
+    """attention float32 [rows, columns] -> where its strongest cell is ("top left"), and that cell's share of all."""
+    rows, columns = attention.shape
+    row, column = divmod(int(attention.argmax()), columns)
+    vertical, horizontal = _ROWS[_third(row, rows)], _COLUMNS[_third(column, columns)]
+    total = float(attention.sum())
+    share = float(attention[row, column]) / total if total > 0 else 0.0
+    return "centre" if (vertical, horizontal) == ("middle", "centre") else f"{vertical} {horizontal}", share
+
+
+def rounded_rows(maps: FloatArray) -> list[list[float]]:
+    """maps float32 [N, rows, columns] -> N lists of shares, row by row, with five digits."""
+    rows: list[list[float]] = maps.reshape(len(maps), -1).astype(np.float64).round(5).tolist()
+    return rows
+
+
+def _third(index: int, count: int) -> int:
+    """Return in which third of `count` cells the middle of cell `index` lies: 0, 1 or 2."""
+    return min(2, (2 * index + 1) * 3 // (2 * count))
