@@ -34,8 +34,8 @@ from im2sp.train.data.speech_shards import as_floats
 from im2sp.train.data.text_tokenizer import BOS, EOS, PAD, TextTokenizer
 from im2sp.train.data.voice import PiperSpeaker
 from im2sp.train.export import decoder_config, export_decoder, export_image_encoder
+from im2sp.train.models.git import GitDecoder
 from im2sp.train.models.image_backbone import BackboneConfig, ImageBackbone
-from im2sp.train.models.translator import Translator
 from im2sp.train.recipe import Recipe
 
 Speak = Callable[[ImageSource], FloatArray]  # photo -> waveform float32 [samples], 16 kHz
@@ -58,7 +58,7 @@ class Graph:
 def cascade(recipe: Recipe, threads: int, beam: int, folder: Path) -> Speak:
     """Text captioner and Piper, exact decoder, as somebody would put them together; graphs go to `folder`."""
     backbone = recipe.section("backbone", BackboneConfig)
-    model, tokenizer = Translator.load(recipe.pretrained), TextTokenizer.load(recipe.text_tokenizer)
+    model, tokenizer = GitDecoder.load(recipe.pretrained), TextTokenizer.load(recipe.text_tokenizer)
     export_image_encoder(
         ImageBackbone.pretrained(backbone, recipe.tuned_backbone), backbone.image_size, model, folder, "fp16"
     )

@@ -31,10 +31,10 @@ from im2sp.image.loading import load_image, to_pixels
 from im2sp.train.data.image_features import ImageFeatures
 from im2sp.train.data.unit_features import StoredUnits, UnitFeatures
 from im2sp.train.image_encoders import efficientnet
+from im2sp.train.models.git import GitDecoder, GitDecoderConfig
 from im2sp.train.models.image_backbone import BackboneConfig, ImageBackbone
 from im2sp.train.models.semantic_units import SemanticUnits
 from im2sp.train.models.token_vit import TokenVit, TokenVitConfig
-from im2sp.train.models.translator import Translator, TranslatorConfig
 from im2sp.train.models.vit_vqgan import VitVqgan, VitVqganConfig
 from im2sp.train.precision import products
 from im2sp.train.recipe import Recipe
@@ -59,7 +59,7 @@ class Batch:
     tokens: Tensor
     photo: Tensor
 
-    def step(self, model: Translator, images: Callable[[], Tensor]) -> Step:
+    def step(self, model: GitDecoder, images: Callable[[], Tensor]) -> Step:
         """A training step of a model that fetches what it sees."""
         options = TranslatorTraining()
         optimizer = optimizer_of(model.train(), options)
@@ -72,12 +72,12 @@ class Batch:
         return step
 
 
-def semantic_steps(recipe: Recipe, config: TranslatorConfig, batch: Batch, folder: Path) -> dict[str, Step]:
+def semantic_steps(recipe: Recipe, config: GitDecoderConfig, batch: Batch, folder: Path) -> dict[str, Step]:
     """Steps on semantic units and on the features that they are made of."""
     features, captioner, units = (folder / name for name in ("features", "captioner", "run"))
     sizes, options = recipe.section("backbone", BackboneConfig), recipe.section("semantic_units", SemanticUnitsOptions)
     encode(batch.paths, features, efficientnet(sizes), WHOLE)
-    translator = Translator(config)
+    translator = GitDecoder(config)
     translator.save(captioner)
     fresh = SemanticUnits.like(translator, options.levels, options.size)
     fresh.codebooks.normal_()  # a handful of photos makes no centres, and any cost the same
@@ -106,7 +106,7 @@ def semantic_steps(recipe: Recipe, config: TranslatorConfig, batch: Batch, folde
 
 
 def vit_vqgan_steps(
-    recipe: Recipe, config: TranslatorConfig, sizes: VitVqganConfig, batch: Batch, folder: Path
+    recipe: Recipe, config: GitDecoderConfig, sizes: VitVqganConfig, batch: Batch, folder: Path
 ) -> dict[str, Step]:
     """Steps of token ViT and translator on the units of a ViT-VQGAN."""
     tokenizer = VitVqgan(sizes).eval()
@@ -118,7 +118,7 @@ def vit_vqgan_steps(
     crop = min(TokenVitConfig.crop, sizes.grid)
     augmentation = recipe.section("token_augmentation", TokenAugmentation)
 
-    def model() -> Translator:
+    def model() -> GitDecoder:
         token_vit = TokenVit(replace(recipe_sizes, crop=crop))
         wide = replace(config, image_width=token_vit.config.width)
         return TokenTranslator(wide, token_vit, tokenizer.codebook.weight.detach(), sizes.grid, augmentation)
@@ -146,7 +146,7 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     recipe = Recipe.read(options.recipe)
-    config = recipe.section("translator", TranslatorConfig, vocabulary_size=recipe.subwords + 3)
+    config = recipe.section("translator", GitDecoderConfig, vocabulary_size=recipe.subwords + 3)
     found, captions = list(Photos([options.folder])), options.photos * options.captions
     batch = Batch(
         {f"photo{row}": found[row % len(found)] for row in range(options.photos)},

@@ -24,8 +24,8 @@ from im2sp.train.data.speech_shards import as_floats, read_shards
 from im2sp.train.data.unit_subwords import UnitSubwords
 from im2sp.train.data.unit_table import read_unit_tables
 from im2sp.train.export import SPEECH_GRAPHS
+from im2sp.train.models.git import DecoderStep, GitDecoder
 from im2sp.train.models.speech_encoder import SpeechEncoder, whole_frames
-from im2sp.train.models.translator import DecoderStep, Translator
 from im2sp.train.models.unit_vocoder import (
     DurationPredictor,
     UnitVocoder,
@@ -94,7 +94,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     written = write_tiny_run(tmp_path_factory.mktemp("run"))
     sections = {name: section for name, section in written.sections.items() if name != "tune"}
     recipe = replace(written, unlabelled=None, sections=sections)
-    translator, encoder = Translator.load(recipe.translator()), SpeechEncoder.load(recipe.speech_encoder)
+    translator, encoder = GitDecoder.load(recipe.translator()), SpeechEncoder.load(recipe.speech_encoder)
     vocoder, durations = load_vocoder(recipe.vocoder)
     with torch.no_grad():
         for model in (translator, encoder.hubert, vocoder, durations):
@@ -115,7 +115,7 @@ def test_a_run_goes_on_from_a_bundle(run: Recipe, tmp_path: Path) -> None:
     (recipe.runs / "features").symlink_to(run.runs / "features")
     pipeline.adopt(recipe)
 
-    trained, read = Translator.load(run.translator()), Translator.load(recipe.translator())
+    trained, read = GitDecoder.load(run.translator()), GitDecoder.load(recipe.translator())
     assert read.config == trained.config
     for name, wanted in trained.state_dict().items():
         rounding = wanted.abs().amax() / 127 / 2
@@ -177,7 +177,7 @@ def test_a_parent_gets_better_words_and_keeps_its_voice(run: Recipe, tmp_path: P
     spoken = next(read_shards(recipe.speech, "dev", 1))
     heard = {row.caption_id: row.speech_units for row in read_unit_tables(recipe.units, "dev")}[spoken.caption_id]
     np.testing.assert_array_equal(heard, captioner.units(as_floats(whole_frames(spoken.waveform))))
-    before, after = Translator.load(recipe.adopted).state_dict(), Translator.load(recipe.translator()).state_dict()
+    before, after = GitDecoder.load(recipe.adopted).state_dict(), GitDecoder.load(recipe.translator()).state_dict()
     for name, weight in after.items():  # words and all: one small step away
         torch.testing.assert_close(weight, before[name], rtol=0, atol=1e-5)
 
@@ -208,7 +208,7 @@ def test_a_parent_gets_words_in_regular_units(run: Recipe, tmp_path: Path, monke
     assert training["sentences_put_together_from_these"] == len(spoken) + len(unspoken)
     assert training["voice_of"] == "smoke 0.1.0"
     assert not recipe.adopted.exists()  # the words are others
-    learnt, rewarded = Translator.load(recipe.translator()), Translator.load(recipe.rewarded_translator)
+    learnt, rewarded = GitDecoder.load(recipe.translator()), GitDecoder.load(recipe.rewarded_translator)
     assert not torch.equal(learnt.word_embeddings.weight, rewarded.word_embeddings.weight)
     read_back = read_translator(mine).word_embeddings.weight
     torch.testing.assert_close(read_back, rewarded.word_embeddings.weight, rtol=0, atol=0.01)

@@ -155,9 +155,9 @@ def test_recipes_fit_their_stages(name: str) -> None:
     from im2sp.train.stages.calibrate import CalibrationOptions
 
     from im2sp.train.export import BundleOptions
+    from im2sp.train.models.git import GitDecoderConfig
     from im2sp.train.models.image_backbone import BackboneConfig
     from im2sp.train.models.token_vit import TokenVitConfig
-    from im2sp.train.models.translator import TranslatorConfig
     from im2sp.train.models.unit_vocoder import VocoderConfig
     from im2sp.train.models.vit_vqgan import VitVqganConfig
     from im2sp.train.stages.hubert import HubertStage
@@ -201,7 +201,7 @@ def test_recipes_fit_their_stages(name: str) -> None:
     }
     for section, kind in kinds.items():
         recipe.section(section, kind)
-    recipe.section("translator", TranslatorConfig, vocabulary_size=9)
+    recipe.section("translator", GitDecoderConfig, vocabulary_size=9)
     assert recipe.voice.speaker == "piper-joe"
     recipe.section("token_vit_sizes", TokenVitConfig, code_width=32)
     assert set(recipe.sections) <= {*kinds, "translator", "token_vit_sizes", "voice"}

@@ -14,7 +14,7 @@ from im2sp.errors import Im2SpError
 from im2sp.train.data.image_features import ImageFeatures
 from im2sp.train.data.text_tokenizer import BOS, EOS, TextTokenizer
 from im2sp.train.models.beam_search import Hypothesis, beam_search, beam_searches
-from im2sp.train.models.translator import DecoderStep, Translator, TranslatorConfig
+from im2sp.train.models.git import DecoderStep, GitDecoder, GitDecoderConfig
 from im2sp.train.stages.distil import FIRST_INDEX, Distillation, distil, mean_features, says_twice
 
 WORDS = ["a", "red", "blue", "dog", "cat", "runs", "sits", "on", "grass", "snow"]
@@ -27,10 +27,10 @@ def tokenizer() -> TextTokenizer:
 
 
 @pytest.fixture(scope="module")
-def model(tokenizer: TextTokenizer) -> Translator:
+def model(tokenizer: TextTokenizer) -> GitDecoder:
     torch.manual_seed(7)
-    sizes = TranslatorConfig(tokenizer.size, image_width=8, width=32, layers=2, heads=2, feed_forward=32)
-    made = Translator(sizes).eval()
+    sizes = GitDecoderConfig(tokenizer.size, image_width=8, width=32, layers=2, heads=2, feed_forward=32)
+    made = GitDecoder(sizes).eval()
     with torch.no_grad():
         for weight in made.parameters():  # fresh weights find every word as likely as the next, whatever the photo
             if weight.dim() > 1:
@@ -66,7 +66,7 @@ def test_features_of_different_backbones_do_not_mix(features: ImageFeatures, tmp
         ImageFeatures(tmp_path / "f", other)
 
 
-def said_greedily(model: Translator, views: torch.Tensor, weights: torch.Tensor, longest: int) -> Hypothesis:
+def said_greedily(model: GitDecoder, views: torch.Tensor, weights: torch.Tensor, longest: int) -> Hypothesis:
     """Token by token, without a cache: the likeliest by the weighted log probabilities of views [V, 4, 8]."""
     said, total = [BOS], 0.0
     for _ in range(longest):
@@ -81,7 +81,7 @@ def said_greedily(model: Translator, views: torch.Tensor, weights: torch.Tensor,
     return total / (len(said) - 1), [token for token in said[1:] if token != EOS]
 
 
-def test_beam_of_one_is_greedy(model: Translator) -> None:
+def test_beam_of_one_is_greedy(model: GitDecoder) -> None:
     view = torch.randn(1, 4, 8, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         (score, tokens), *_ = beam_search(DecoderStep(model), view, beam=1, longest=8)
@@ -90,7 +90,7 @@ def test_beam_of_one_is_greedy(model: Translator) -> None:
     assert score == pytest.approx(wanted_score, abs=1e-4)
 
 
-def test_views_are_averaged(model: Translator) -> None:
+def test_views_are_averaged(model: GitDecoder) -> None:
     views = torch.randn(2, 4, 8, generator=torch.Generator().manual_seed(2))
     with torch.inference_mode():
         once = beam_search(DecoderStep(model), views[:1], 3, 6)
@@ -102,7 +102,7 @@ def test_views_are_averaged(model: Translator) -> None:
     assert [score for score, _ in both] == sorted((score for score, _ in both), reverse=True)
 
 
-def test_a_negative_view_is_led_away_from(model: Translator) -> None:
+def test_a_negative_view_is_led_away_from(model: GitDecoder) -> None:
     views = torch.randn(2, 4, 8, generator=torch.Generator().manual_seed(2))
     weights = torch.tensor([1.4, -0.4])
     with torch.inference_mode():
@@ -113,7 +113,7 @@ def test_a_negative_view_is_led_away_from(model: Translator) -> None:
 
 
 def test_guidance_leads_away_from_the_mean_photo(
-    model: Translator, tokenizer: TextTokenizer, features: ImageFeatures, tmp_path: Path
+    model: GitDecoder, tokenizer: TextTokenizer, features: ImageFeatures, tmp_path: Path
 ) -> None:
     mean = mean_features(features, ["a", "x"])
     photos = torch.from_numpy(features.batch(["a", "x"])).float()
@@ -130,7 +130,7 @@ def test_guidance_leads_away_from_the_mean_photo(
 
 
 @pytest.mark.parametrize("beam", [1, 3])
-def test_several_photos_at_once_are_each_alone(model: Translator, beam: int) -> None:
+def test_several_photos_at_once_are_each_alone(model: GitDecoder, beam: int) -> None:
     views = 3 * torch.randn(6, 2, 4, 8, generator=torch.Generator().manual_seed(3))
     with torch.inference_mode():
         model.output.bias[EOS] += 1.0  # beams end at different lengths
@@ -145,7 +145,7 @@ def test_several_photos_at_once_are_each_alone(model: Translator, beam: int) -> 
 
 
 def test_sentences_for_photos_with_and_without_captions(
-    model: Translator, tokenizer: TextTokenizer, features: ImageFeatures, tmp_path: Path
+    model: GitDecoder, tokenizer: TextTokenizer, features: ImageFeatures, tmp_path: Path
 ) -> None:
     references = {"a": ["A red dog runs."], "b": ["A blue cat sits on snow."]}
     out = tmp_path / "distilled.jsonl"
@@ -160,7 +160,7 @@ def test_sentences_for_photos_with_and_without_captions(
 
 
 def test_what_agrees_most_with_people_comes_first(
-    model: Translator, tokenizer: TextTokenizer, features: ImageFeatures, tmp_path: Path
+    model: GitDecoder, tokenizer: TextTokenizer, features: ImageFeatures, tmp_path: Path
 ) -> None:
     out = tmp_path / "distilled.jsonl"
     hypotheses = [
@@ -177,7 +177,7 @@ def test_what_agrees_most_with_people_comes_first(
 
 
 def test_what_says_something_twice_is_left_out_where_there_is_more(
-    model: Translator, tokenizer: TextTokenizer, features: ImageFeatures, tmp_path: Path
+    model: GitDecoder, tokenizer: TextTokenizer, features: ImageFeatures, tmp_path: Path
 ) -> None:
     out = tmp_path / "distilled.jsonl"
     hypotheses = [
@@ -212,7 +212,7 @@ def test_what_is_said_twice(text: str, twice: bool) -> None:
 
 
 def test_an_interrupted_run_goes_on(
-    model: Translator, tokenizer: TextTokenizer, features: ImageFeatures, tmp_path: Path
+    model: GitDecoder, tokenizer: TextTokenizer, features: ImageFeatures, tmp_path: Path
 ) -> None:
     whole, part = tmp_path / "whole.jsonl", tmp_path / "part.jsonl"
     references = {"a": ["A red dog runs."]}

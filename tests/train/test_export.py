@@ -19,9 +19,9 @@ from im2sp.external_data import check_external_data, data_file
 from im2sp.onnx import Graph, Signature
 from im2sp.train import onnx_export
 from im2sp.train.export import decoder_config, export_decoder, export_speech_encoder
+from im2sp.train.models.git import DecoderStep as LabDecoderStep
+from im2sp.train.models.git import GitDecoder, GitDecoderConfig
 from im2sp.train.models.speech_encoder import Clusters, SpeechEncoder, edge_padding, small_hubert_config
-from im2sp.train.models.translator import DecoderStep as LabDecoderStep
-from im2sp.train.models.translator import Translator, TranslatorConfig
 from im2sp.train.models.unit_vocoder import DurationPredictor, UnitVocoder, VocoderConfig
 from im2sp.train.onnx_export import export_graph, export_sequence
 
@@ -42,10 +42,10 @@ def _encoder() -> SpeechEncoder:
     return SpeechEncoder(HubertModel(config), 1, edge_padding(config), 3, True, Clusters.around(centres)).eval()
 
 
-def _translator(noise: float = 0.0) -> Translator:
+def _translator(noise: float = 0.0) -> GitDecoder:
     torch.manual_seed(0)
-    model = Translator(
-        TranslatorConfig(vocabulary_size=40, image_width=8, width=64, layers=2, heads=4, max_positions=160)
+    model = GitDecoder(
+        GitDecoderConfig(vocabulary_size=40, image_width=8, width=64, layers=2, heads=4, max_positions=160)
     ).eval()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -53,7 +53,7 @@ def _translator(noise: float = 0.0) -> Translator:
     return model
 
 
-def _decoder(model: Translator, folder: Path, precision: str, features: Tensor) -> DecoderStep:
+def _decoder(model: GitDecoder, folder: Path, precision: str, features: Tensor) -> DecoderStep:
     """The exported decoder as the runtime runs it, for an image."""
     assert export_decoder(model, features.shape[1], folder, precision) > 2 * 12 * 64 * 64
     session = onnxruntime.InferenceSession(str(folder / "decoder.onnx"), providers=["CPUExecutionProvider"])
@@ -100,7 +100,7 @@ def test_a_kept_cache_follows_its_hypotheses_however_they_are_reordered(tmp_path
         rows = [[*rows[parent], int(random.integers(3, 40))] for parent in parents]
 
 
-def _grown(model: Translator, features: Tensor, rows: Tensor) -> np.ndarray:
+def _grown(model: GitDecoder, features: Tensor, rows: Tensor) -> np.ndarray:
     """Attention at the last position, as the step that the lab decodes with gives it."""
     keys, values = (torch.stack(parts) for parts in zip(*model.prefix(features), strict=True))
     past_keys = past_values = torch.zeros(2, len(rows), 4, 0, 16)

@@ -16,7 +16,7 @@ from im2sp.captioner import Captioner
 from im2sp.image.units import ImageUnits
 from im2sp.onnx import Graphs
 from im2sp.train.export import ImageUnitModules, decoder_config, export_decoder, export_image_units
-from im2sp.train.models.translator import ImagePrefix, Translator, TranslatorConfig
+from im2sp.train.models.git import GitDecoder, GitDecoderConfig, ImagePrefix
 from tests.tiny_bundle import GRID, IMAGE_TOKENS, PATCH, tiny_config, tiny_image_units
 
 SIZE, LEVELS, WIDTH = 10, 2, 6
@@ -78,8 +78,8 @@ def test_a_bundle_of_modules(tiny_bundle: Path, tmp_path: Path, reconstructs: bo
     torch.manual_seed(0)
     quantiser = Quantiser().eval()
     painter = Painter(quantiser).eval()
-    translator = Translator(
-        TranslatorConfig(
+    translator = GitDecoder(
+        GitDecoderConfig(
             vocabulary_size=tiny_config().decoder.vocabulary_size, image_width=WIDTH, width=16, layers=2, heads=2
         )
     ).eval()

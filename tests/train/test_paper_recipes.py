@@ -27,8 +27,8 @@ from im2sp.train.data.image_features import ImageFeatures
 from im2sp.train.data.sentences import store_sentences
 from im2sp.train.data.speech_shards import read_shards
 from im2sp.train.data.unit_table import UnitRow, write_unit_table
+from im2sp.train.models.git import GitDecoder, GitDecoderConfig
 from im2sp.train.models.token_vit import TokenVit
-from im2sp.train.models.translator import Translator, TranslatorConfig
 from im2sp.train.models.unit_hifigan import UnitHifigan
 from im2sp.train.models.vit_vqgan import VitVqgan
 from im2sp.train.recipe import Recipe
@@ -150,7 +150,7 @@ def test_from_published_files_to_a_bundle_that_speaks(
         wanted = expected_features(kind, git, recipe, path)
         assert np.square(features.get(image_id) - wanted).mean() < (BFLOAT16 * wanted.std()) ** 2
 
-    learned, started = Translator.load(recipe.translator()).state_dict(), git.state_dict()
+    learned, started = GitDecoder.load(recipe.translator()).state_dict(), git.state_dict()
     for theirs, ours in translator_names(3).items():
         if ours in ("word_embeddings", "output") or (kind == "units" and ours.startswith("image_")):
             continue
@@ -174,7 +174,7 @@ def test_from_published_files_to_a_bundle_that_speaks(
 @pytest.mark.parametrize("name", ["coco-raw", "coco-units", "flickr8k-raw", "flickr8k-units"])
 def test_captions_of_more_than_1024_tokens_are_left_out(name: str, tmp_path: Path) -> None:
     recipe = Recipe.read(PAPER / f"{name}.toml")
-    longest = recipe.section("translator", TranslatorConfig, vocabulary_size=SPECIAL_TOKENS + UNITS).max_positions
+    longest = recipe.section("translator", GitDecoderConfig, vocabulary_size=SPECIAL_TOKENS + UNITS).max_positions
     assert (longest, recipe.subwords) == (1024, UNITS)
     tables = tmp_path / "units"
     lengths = {"fits": 1022, "too long": 1023}  # units without repeats, and begin and end
@@ -187,9 +187,9 @@ def test_captions_of_more_than_1024_tokens_are_left_out(name: str, tmp_path: Pat
     found = store_sentences(tables, "train", "*", subwords, longest, tmp_path / "out")
     assert {image: [len(tokens) for tokens in each] for image, each in found.items()} == {"fits": [1024]}
     tokens = torch.from_numpy(found["fits"][0].astype(np.int64))[None]
-    small = TranslatorConfig(subwords.vocabulary_size, 8, 8, 1, 1, 8, max_positions=longest)
+    small = GitDecoderConfig(subwords.vocabulary_size, 8, 8, 1, 1, 8, max_positions=longest)
     with torch.inference_mode():
-        assert Translator(small)(torch.zeros(1, 4, 8), tokens, torch.zeros(1).long()).shape[1] == 1024
+        assert GitDecoder(small)(torch.zeros(1, 4, 8), tokens, torch.zeros(1).long()).shape[1] == 1024
 
 
 def expected_features(kind: str, git: GitForCausalLM, recipe: Recipe, photo: Path) -> np.ndarray:

@@ -11,7 +11,7 @@ import torch
 from pycocoevalcap.cider.cider import Cider
 
 from im2sp.train.data.image_features import ImageFeatures
-from im2sp.train.models.translator import Translator, TranslatorConfig
+from im2sp.train.models.git import GitDecoder, GitDecoderConfig
 from im2sp.train.training.cider_reward import CiderReward
 from im2sp.train.training.self_critical import (
     Lessons,
@@ -22,7 +22,7 @@ from im2sp.train.training.self_critical import (
 )
 
 FORBIDDEN = (0, 1, 3)
-CONFIG = TranslatorConfig(12, image_width=8, width=16, layers=1, heads=2, feed_forward=16)
+CONFIG = GitDecoderConfig(12, image_width=8, width=16, layers=1, heads=2, feed_forward=16)
 
 
 @pytest.fixture
@@ -35,9 +35,9 @@ def features(tmp_path: Path) -> ImageFeatures:
 
 
 @pytest.fixture
-def model() -> Translator:
+def model() -> GitDecoder:
     torch.manual_seed(0)
-    return Translator(CONFIG).eval()
+    return GitDecoder(CONFIG).eval()
 
 
 def test_reward_is_the_cider_of_pycocoevalcap() -> None:
@@ -58,7 +58,7 @@ def test_reward_of_nothing_is_nothing() -> None:
     assert CiderReward({"a": [[4, 5]], "b": [[6]]}).score("a", []) == 0
 
 
-def test_samples_are_sentences(model: Translator) -> None:
+def test_samples_are_sentences(model: GitDecoder) -> None:
     images = torch.randn(3, 4, 8, generator=torch.Generator().manual_seed(1))
     tokens = sample(model, images, 5, 6, FORBIDDEN, torch.Generator().manual_seed(2))
     again = sample(model, images, 5, 6, FORBIDDEN, torch.Generator().manual_seed(2))
@@ -71,7 +71,7 @@ def test_samples_are_sentences(model: Translator) -> None:
         assert set(row[1 + len(said) :]) <= {0}
 
 
-def test_loss_makes_the_better_sample_likelier(model: Translator) -> None:
+def test_loss_makes_the_better_sample_likelier(model: GitDecoder) -> None:
     images = torch.randn(1, 4, 8, generator=torch.Generator().manual_seed(1))
     tokens = torch.tensor([[1, 5, 6, 2], [1, 7, 2, 0]])
 
@@ -92,14 +92,14 @@ def test_loss_makes_the_better_sample_likelier(model: Translator) -> None:
     assert log_probability(1) < before[1]
 
 
-def test_equal_rewards_teach_nothing(model: Translator) -> None:
+def test_equal_rewards_teach_nothing(model: GitDecoder) -> None:
     tokens = torch.tensor([[1, 5, 6, 2], [1, 7, 2, 0]])
     loss = self_critical_loss(model, torch.randn(1, 4, 8), tokens, torch.tensor([[0.4, 0.4]]), FORBIDDEN)
     loss.backward()
     assert all(p.grad is None or not p.grad.any() for p in model.parameters())
 
 
-def test_the_reward_rises(model: Translator, features: ImageFeatures, tmp_path: Path) -> None:
+def test_the_reward_rises(model: GitDecoder, features: ImageFeatures, tmp_path: Path) -> None:
     references = {image: [[4 + row, 5 + row, 2]] for row, image in enumerate("abcdef")}
     options = SelfCriticalTraining(
         steps=120, photos=6, samples=8, longest=5, learning_rate=1e-2, warm_up=5, report_every=20
@@ -109,7 +109,7 @@ def test_the_reward_rises(model: Translator, features: ImageFeatures, tmp_path: 
     assert rows[-1]["reward"] > 3 * rows[0]["reward"]
 
 
-def test_what_is_read_in_the_samples_is_rewarded(model: Translator, features: ImageFeatures, tmp_path: Path) -> None:
+def test_what_is_read_in_the_samples_is_rewarded(model: GitDecoder, features: ImageFeatures, tmp_path: Path) -> None:
     """Symbols are halves of token ids here; photos that nobody described have their own references."""
     references = {image: [[2 + row, 3 + row, 1]] for row, image in enumerate("abcd")}
     options = SelfCriticalTraining(
@@ -124,7 +124,7 @@ def test_what_is_read_in_the_samples_is_rewarded(model: Translator, features: Im
     assert all(torch.equal(a, b) for a, b in zip(trained.parameters(), again.parameters(), strict=True))
 
 
-def test_cross_entropy_keeps_what_is_said(model: Translator, features: ImageFeatures, tmp_path: Path) -> None:
+def test_cross_entropy_keeps_what_is_said(model: GitDecoder, features: ImageFeatures, tmp_path: Path) -> None:
     """Where no sample is better than another, the given sentences alone are learnt."""
     references = {image: [[9, 10, 2]] for image in "abcdef"}
     options = SelfCriticalTraining(
@@ -139,7 +139,7 @@ def test_cross_entropy_keeps_what_is_said(model: Translator, features: ImageFeat
     assert tokens[:, :4].tolist() == [[1, 5, 6, 2]] * 6
 
 
-def test_unlikely_tokens_are_not_drawn(model: Translator) -> None:
+def test_unlikely_tokens_are_not_drawn(model: GitDecoder) -> None:
     images = torch.randn(4, 4, 8, generator=torch.Generator().manual_seed(1))
     only = sample(model, images, 20, 6, FORBIDDEN, torch.Generator().manual_seed(2), likely=0.999)
     assert torch.equal(only, only[::20].repeat_interleave(20, 0))  # but for the likeliest

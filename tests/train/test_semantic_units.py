@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import torch
 
+from im2sp.train.models.git import GitDecoder, GitDecoderConfig
 from im2sp.train.models.semantic_units import SemanticUnits
-from im2sp.train.models.translator import Translator, TranslatorConfig
 
 CELLS, WIDE, WIDTH, LEVELS, SIZE = 4, 12, 8, 3, 16
 
 
 @pytest.fixture(scope="module")
-def captioner() -> Translator:
+def captioner() -> GitDecoder:
     torch.manual_seed(0)
-    return Translator(TranslatorConfig(10, image_width=WIDE, width=WIDTH, layers=1, heads=2, feed_forward=8)).eval()
+    return GitDecoder(GitDecoderConfig(10, image_width=WIDE, width=WIDTH, layers=1, heads=2, feed_forward=8)).eval()
 
 
 @pytest.fixture(scope="module")
@@ -26,12 +26,12 @@ def photos() -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def fitted(captioner: Translator, photos: np.ndarray) -> tuple[SemanticUnits, list[float]]:
+def fitted(captioner: GitDecoder, photos: np.ndarray) -> tuple[SemanticUnits, list[float]]:
     quantiser = SemanticUnits.like(captioner, LEVELS, SIZE)
     return quantiser, quantiser.fit(photos.reshape(-1, WIDE))
 
 
-def test_it_sees_what_the_captioner_sees(captioner: Translator, photos: np.ndarray) -> None:
+def test_it_sees_what_the_captioner_sees(captioner: GitDecoder, photos: np.ndarray) -> None:
     quantiser = SemanticUnits.like(captioner, LEVELS, SIZE)
     features = torch.from_numpy(photos[:2])
     with torch.inference_mode():
@@ -73,7 +73,7 @@ def test_it_is_saved_whole(fitted: tuple[SemanticUnits, list[float]], photos: np
         assert torch.equal(again(torch.from_numpy(photos)), quantiser(torch.from_numpy(photos)))
 
 
-def test_fitting_repeats(captioner: Translator, photos: np.ndarray, fitted: tuple[SemanticUnits, list[float]]) -> None:
+def test_fitting_repeats(captioner: GitDecoder, photos: np.ndarray, fitted: tuple[SemanticUnits, list[float]]) -> None:
     again = SemanticUnits.like(captioner, LEVELS, SIZE)
     again.fit(photos.reshape(-1, WIDE))
     assert torch.equal(again.codebooks, fitted[0].codebooks)

@@ -13,15 +13,15 @@ import torch
 from im2sp.errors import Im2SpError
 from im2sp.train.data.clips import Clip
 from im2sp.train.data.image_features import ImageFeatures
+from im2sp.train.models.git import GitDecoder, GitDecoderConfig
 from im2sp.train.models.speech_encoder import small_hubert_config
-from im2sp.train.models.translator import Translator, TranslatorConfig
 from im2sp.train.models.unit_vocoder import VocoderConfig
 from im2sp.train.training import translator as translator_training
 from im2sp.train.training import vocoder as vocoder_training
 from im2sp.train.training.hubert import HubertTraining, LengthBatches, span_mask, train_hubert
 from im2sp.train.training.progress import Checkpoint, warm_up_cosine
 
-CONFIG = TranslatorConfig(vocabulary_size=20, image_width=8, width=16, layers=1, heads=2, feed_forward=16)
+CONFIG = GitDecoderConfig(vocabulary_size=20, image_width=8, width=16, layers=1, heads=2, feed_forward=16)
 
 
 class CutOff(Exception):
@@ -64,9 +64,9 @@ def test_translator_resumes_to_the_same_weights(
 ) -> None:
     options = translator_training.TranslatorTraining(steps=6, photos=2, warm_up=2, report_every=3)
 
-    def train(out: Path) -> Translator:
+    def train(out: Path) -> GitDecoder:
         torch.manual_seed(5)
-        return translator_training.train_translator(Translator(CONFIG), features, sentences, sentences, options, out)
+        return translator_training.train_translator(GitDecoder(CONFIG), features, sentences, sentences, options, out)
 
     unbroken = train(tmp_path / "unbroken")
     with monkeypatch.context() as patch:
@@ -81,13 +81,13 @@ def test_translator_resumes_to_the_same_weights(
 def test_activation_checkpoints_change_no_weight(
     features: ImageFeatures, sentences: translator_training.Sentences, tmp_path: Path
 ) -> None:
-    def train(checkpoints: bool) -> Translator:
+    def train(checkpoints: bool) -> GitDecoder:
         torch.manual_seed(5)
         options = translator_training.TranslatorTraining(
             steps=3, photos=2, warm_up=2, activation_checkpoints=checkpoints
         )
         out = tmp_path / str(checkpoints)
-        return translator_training.train_translator(Translator(CONFIG), features, sentences, sentences, options, out)
+        return translator_training.train_translator(GitDecoder(CONFIG), features, sentences, sentences, options, out)
 
     kept, again = train(False), train(True)
     for (name, value), other in zip(kept.state_dict().items(), again.state_dict().values(), strict=True):
@@ -111,7 +111,7 @@ def test_a_share_of_the_image_tokens_is_some_of_them_once_each() -> None:
 
 def test_loss_is_the_cross_entropy_of_the_units_and_the_end_alone() -> None:
     torch.manual_seed(3)
-    model = Translator(CONFIG).eval()
+    model = GitDecoder(CONFIG).eval()
     features = torch.randn(2, 4, 8)
     rows = [[1, 5, 9, 2], [1, 7, 2], [1, 4, 6, 8, 3, 2]]
     tokens, photo = torch.tensor([row + [0] * (6 - len(row)) for row in rows]), torch.tensor([0, 1, 1])
@@ -129,7 +129,7 @@ def test_translator_learns_a_tiny_language(features: ImageFeatures, tmp_path: Pa
         steps=300, photos=6, warm_up=10, learning_rate=5e-3, label_smoothing=0.0, average_decay=0.9
     )
     config = replace(CONFIG, dropout=0.0, image_dropout=0.0)
-    model = translator_training.train_translator(Translator(config), features, named, named, options, tmp_path / "out")
+    model = translator_training.train_translator(GitDecoder(config), features, named, named, options, tmp_path / "out")
     task = translator_training.NextToken(model, options)
     assert translator_training.validation_loss(task, features, named) < 0.2
 
@@ -143,7 +143,7 @@ def test_from_some_step_on_only_distilled_sentences_teach(
         steps=60, photos=6, distilled_from=turn, distilled_photos=6, warm_up=5, learning_rate=5e-3, average_decay=0.9
     )
     model = translator_training.train_translator(
-        Translator(CONFIG), features, people, people, options, tmp_path / "out", written
+        GitDecoder(CONFIG), features, people, people, options, tmp_path / "out", written
     )
     task = translator_training.NextToken(model, options)
     loss = {

@@ -9,24 +9,24 @@ import pytest
 import torch
 from transformers import GitConfig, GitForCausalLM
 
-from im2sp.train.models.translator import DecoderStep, Translator, TranslatorConfig
+from im2sp.train.models.git import DecoderStep, GitDecoder, GitDecoderConfig
 
-CONFIG = TranslatorConfig(
+CONFIG = GitDecoderConfig(
     vocabulary_size=37, image_width=24, width=32, layers=3, heads=4, feed_forward=48, max_positions=20
 )
 
 
 @pytest.fixture
-def model() -> Translator:
+def model() -> GitDecoder:
     torch.manual_seed(0)
-    model = Translator(CONFIG).eval()
+    model = GitDecoder(CONFIG).eval()
     with torch.no_grad():  # large weights, so that a wrong term cannot hide
         for parameter in model.parameters():
             parameter.normal_(std=0.3)
     return model
 
 
-def _from_git(git: GitForCausalLM, config: TranslatorConfig) -> Translator:
+def _from_git(git: GitForCausalLM, config: GitDecoderConfig) -> GitDecoder:
     """Weights of a GIT by name, written out here once more, apart from the code under test."""
     source = git.state_dict()
     names = {
@@ -49,7 +49,7 @@ def _from_git(git: GitForCausalLM, config: TranslatorConfig) -> Translator:
             f"{own}.output": f"{theirs}.output.dense",
             f"{own}.output_norm": f"{theirs}.output.LayerNorm",
         }
-    model = Translator(config)
+    model = GitDecoder(config)
     state = {}
     for key in model.state_dict():
         module, _, kind = key.rpartition(".")
@@ -85,7 +85,7 @@ def test_logits_equal_those_of_transformers_git() -> None:
     assert (expected - found).abs().max() < 1e-4
 
 
-def test_captions_of_one_photo_share_its_prefix(model: Translator) -> None:
+def test_captions_of_one_photo_share_its_prefix(model: GitDecoder) -> None:
     features, tokens = torch.randn(2, 5, 24), torch.randint(3, 37, (3, 6))
     photo = torch.tensor([1, 0, 1])
     with torch.inference_mode():
@@ -94,7 +94,7 @@ def test_captions_of_one_photo_share_its_prefix(model: Translator) -> None:
     assert (shared - alone).abs().max() < 1e-4
 
 
-def test_steps_with_a_cache_equal_the_whole(model: Translator) -> None:
+def test_steps_with_a_cache_equal_the_whole(model: GitDecoder) -> None:
     features, tokens = torch.randn(1, 5, 24), torch.randint(3, 37, (2, 8))
     step = DecoderStep(model)
     with torch.inference_mode():
@@ -112,9 +112,9 @@ def test_steps_with_a_cache_equal_the_whole(model: Translator) -> None:
             assert (attention.sum(-1) <= 1 + 1e-5).all()
 
 
-def test_transfer_takes_all_but_the_vocabulary(model: Translator) -> None:
+def test_transfer_takes_all_but_the_vocabulary(model: GitDecoder) -> None:
     torch.manual_seed(2)
-    other = Translator(TranslatorConfig(**(CONFIG.__dict__ | {"vocabulary_size": 50, "max_positions": 30})))
+    other = GitDecoder(GitDecoderConfig(**(CONFIG.__dict__ | {"vocabulary_size": 50, "max_positions": 30})))
     before = {name: value.clone() for name, value in other.state_dict().items()}
     other.transfer(model)
     after, source = other.state_dict(), model.state_dict()
@@ -124,9 +124,9 @@ def test_transfer_takes_all_but_the_vocabulary(model: Translator) -> None:
     assert torch.equal(after["position_embeddings.weight"][20:], before["position_embeddings.weight"][20:])
 
 
-def test_saved_weights_come_back(model: Translator, tmp_path: Path) -> None:
+def test_saved_weights_come_back(model: GitDecoder, tmp_path: Path) -> None:
     model.save(tmp_path)
-    loaded = Translator.load(tmp_path)
+    loaded = GitDecoder.load(tmp_path)
     assert loaded.output.weight is loaded.word_embeddings.weight
     for (name, value), (_, other) in zip(model.state_dict().items(), loaded.state_dict().items(), strict=True):
         np.testing.assert_array_equal(value.numpy(), other.numpy(), err_msg=name)

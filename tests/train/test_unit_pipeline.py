@@ -17,10 +17,10 @@ from im2sp.errors import Im2SpError
 from im2sp.image.unit_table import UnitTable
 from im2sp.image.units import ImageUnits
 from im2sp.train.data.flickr8k import PHOTO_FOLDER
+from im2sp.train.models.git import GitDecoder, GitDecoderConfig, ImagePrefix
 from im2sp.train.models.image_backbone import BackboneConfig, ImageBackbone
 from im2sp.train.models.semantic_units import SemanticUnits
 from im2sp.train.models.token_vit import StemFromUnits, TokenVit
-from im2sp.train.models.translator import ImagePrefix, Translator, TranslatorConfig
 from im2sp.train.models.vit_vqgan import VitVqgan
 from im2sp.train.recipe import SEMANTIC, VIT_VQGAN, Recipe
 from im2sp.train.training.token_translator import TOKEN_VIT
@@ -29,7 +29,7 @@ from tests.train.tiny_run import lab, write_tiny_run
 
 def test_a_translator_on_projected_features_says_the_same() -> None:
     torch.manual_seed(0)
-    translator = Translator(TranslatorConfig(20, image_width=12, width=16, layers=2, heads=2, feed_forward=8)).eval()
+    translator = GitDecoder(GitDecoderConfig(20, image_width=12, width=16, layers=2, heads=2, feed_forward=8)).eval()
     with torch.no_grad():
         for weight in translator.image_norm.parameters():
             weight.add_(torch.randn_like(weight) / 2)
@@ -94,7 +94,7 @@ def test_semantic_units_from_photos_to_a_bundle(run: Recipe, tmp_path: Path) -> 
     captioner.graphs.check()
     assert (captioner.image_tokenizer.units, captioner.image_tokenizer.bits) == (12, 48)
     backbone = ImageBackbone.pretrained(run.section("backbone", BackboneConfig), run.tuned_backbone)
-    quantiser, translator = SemanticUnits.load(run.semantic_units), Translator.load(run.translator(seen=SEMANTIC))
+    quantiser, translator = SemanticUnits.load(run.semantic_units), GitDecoder.load(run.translator(seen=SEMANTIC))
     photos = photos_of(run)
     pixels = np.stack([captioner.pixels(photo) for photo in photos])
     made = np.stack([captioner.image_units(photo) for photo in photos]).reshape(len(photos), 4, 3)
@@ -121,7 +121,7 @@ def test_semantic_units_from_photos_to_a_bundle(run: Recipe, tmp_path: Path) -> 
     assert written.stat().st_mtime_ns == before
 
     lab(folder, "translate", "--input", SEMANTIC, "--start", "scratch")
-    fresh = Translator.load(run.runs / "translate-semantic-scratch").config
+    fresh = GitDecoder.load(run.runs / "translate-semantic-scratch").config
     assert (translator.config.image_width, translator.config.normalised) == (64, True)
     assert (fresh.image_width, fresh.normalised) == (64, False)
 
@@ -141,7 +141,7 @@ def test_vit_vqgan_units_from_photos_to_a_bundle(run: Recipe, tmp_path: Path) ->
 
     captioner = Captioner.from_pretrained(run.bundle_of(VIT_VQGAN), threads=1)
     captioner.graphs.check()
-    tokenizer, translator = VitVqgan.load(run.image_tokenizer), Translator.load(out)
+    tokenizer, translator = VitVqgan.load(run.image_tokenizer), GitDecoder.load(out)
     stem = StemFromUnits(tokenizer.codebook.weight, tokenizer.config.grid, tuned.config.crop)
     photos = photos_of(run)
     made = np.stack([captioner.image_units(photo) for photo in photos])

@@ -13,8 +13,8 @@ from im2sp.train.cli import app
 from im2sp.train.data.flickr8k import read_captions
 from im2sp.train.data.tiny_flickr8k import write_tiny_flickr8k
 from im2sp.train.data.unit_table import UnitRow, write_unit_table
+from im2sp.train.models.git import GitDecoder, GitDecoderConfig
 from im2sp.train.models.speech_encoder import Clusters, SpeechEncoder, edge_padding, small_hubert_config
-from im2sp.train.models.translator import Translator, TranslatorConfig
 from im2sp.train.models.unit_vocoder import DurationPredictor, UnitVocoder, VocoderConfig, save_vocoder
 from im2sp.train.recipe import Recipe
 from im2sp.train.stages.units import learn_subwords
@@ -52,8 +52,8 @@ def write_tiny_run(folder: Path) -> Recipe:
     encoder.save(recipe.speech_encoder)
     sizes = recipe.section("vocoder_sizes", VocoderConfig, units=SPEECH_UNITS)
     save_vocoder(UnitVocoder(sizes), DurationPredictor(sizes), recipe.vocoder)
-    config = recipe.section("translator", TranslatorConfig, vocabulary_size=subwords.vocabulary_size)
-    translator = Translator(config)
+    config = recipe.section("translator", GitDecoderConfig, vocabulary_size=subwords.vocabulary_size)
+    translator = GitDecoder(config)
     with torch.no_grad():
         for weight in translator.parameters():  # fresh weights say the same about every photo
             if weight.dim() > 1:

@@ -34,9 +34,9 @@ from im2sp.train.convert.hifigan import export_hifigan
 from im2sp.train.data.unit_subwords import UnitSubwords
 from im2sp.train.image_encoders import ImageEncoder
 from im2sp.train.model_card import model_card, read_figures
+from im2sp.train.models.git import CachedDecoderStep, GitDecoder, GitDecoderConfig, ImagePrefix
 from im2sp.train.models.saving import WEIGHTS
 from im2sp.train.models.speech_encoder import SpeechEncoder
-from im2sp.train.models.translator import ImagePrefix, KeptCacheStep, Translator, TranslatorConfig
 from im2sp.train.models.unit_hifigan import UnitHifigan, UnitHifiganConfig
 from im2sp.train.models.unit_vocoder import DURATION_TOLERANCE, load_vocoder
 from im2sp.train.onnx_export import Precision, export_graph, export_sequence
@@ -104,7 +104,7 @@ def export_bundle(
     staging = out.with_name(f".{out.name}.part")
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
-    translator = Translator.load(sources.translator)
+    translator = GitDecoder.load(sources.translator)
     sizes = translator.config
     units_config: ImageUnitsConfig | None = None
     if image_units is None:
@@ -212,7 +212,7 @@ def hifigan_config(sizes: UnitHifiganConfig) -> VocoderConfig:
     )
 
 
-def decoder_config(sizes: TranslatorConfig) -> DecoderConfig:
+def decoder_config(sizes: GitDecoderConfig) -> DecoderConfig:
     """What the runtime must know of a translator to run its decoder graph."""
     return DecoderConfig(
         layers=sizes.layers,
@@ -254,7 +254,7 @@ def read_facts(path: Path) -> Facts:
 
 
 def export_image_encoder(
-    backbone: torch.nn.Module, side: int, translator: Translator, folder: Path, precision: Precision
+    backbone: torch.nn.Module, side: int, translator: GitDecoder, folder: Path, precision: Precision
 ) -> int:
     """Graph `image_encoder` for pictures of side x side pixels; returns its parameters."""
     return export_graph(
@@ -268,7 +268,7 @@ def export_image_encoder(
 
 
 def export_image_units(
-    modules: ImageUnitModules, translator: Translator, folder: Path, precision: Precision
+    modules: ImageUnitModules, translator: GitDecoder, folder: Path, precision: Precision
 ) -> tuple[ImageUnitsConfig, dict[str, int]]:
     """Graphs `image_tokenizer`, `image_decoder_prefix` and, where there is a decoder, `image_decoder`.
 
@@ -314,7 +314,7 @@ def export_image_units(
     return filled_in, parameters
 
 
-def export_decoder(translator: Translator, image_tokens: int, folder: Path, precision: Precision) -> int:
+def export_decoder(translator: GitDecoder, image_tokens: int, folder: Path, precision: Precision) -> int:
     """Graph `decoder`; returns its parameters."""
     config = translator.config
     batch, capacity, heads, dim = 3, 8, config.heads, config.head_dim
@@ -330,7 +330,7 @@ def export_decoder(translator: Translator, image_tokens: int, folder: Path, prec
     outputs = {"logits": {0: "batch"}, "keys": {1: "batch"}, "values": {1: "batch"}, "attention": {0: "batch"}}
     dynamic = {"tokens": {0: "batch"}, **{name: free for name, (_, free) in cache.items()}, **outputs}
     names = (["tokens", "position", *cache], list(outputs))
-    step = KeptCacheStep(translator, image_tokens)
+    step = CachedDecoderStep(translator, image_tokens)
     return export_graph(step, inputs, names, dynamic, folder / "decoder.onnx", precision)
 
 

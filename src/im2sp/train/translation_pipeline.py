@@ -17,7 +17,7 @@ from im2sp.train.recipe import FEATURES, PRONUNCIATIONS, REWARD_TRANSLATOR, TUNE
 from im2sp.train.voice_pipeline import parent_of, unit_count
 
 if TYPE_CHECKING:
-    from im2sp.train.models.translator import Translator
+    from im2sp.train.models.git import GitDecoder
 
 log = logging.getLogger(__name__)
 
@@ -48,12 +48,12 @@ def adopt(recipe: Recipe) -> None:
 def pretrain(recipe: Recipe) -> None:
     """Photos and text -> the text captioner, and its score on the dev part: the ceiling of what the encoder sees."""
     from im2sp.train.data.image_features import ImageFeatures
-    from im2sp.train.models.translator import TranslatorConfig
+    from im2sp.train.models.git import GitDecoderConfig
     from im2sp.train.stages import pretrain as stage
     from im2sp.train.training.translator import TranslatorTraining
 
     captions, features = read_captions(recipe.data), ImageFeatures(recipe.frozen_features)
-    config = recipe.section("translator", TranslatorConfig, vocabulary_size=0)
+    config = recipe.section("translator", GitDecoderConfig, vocabulary_size=0)
     options = recipe.section("pretrain", TranslatorTraining, seed=recipe.seed)
     model, _ = stage.pretrain(captions, features, config, options, recipe.first_captioner)
     _score_text_captioner(recipe, model, recipe.first_captioner, recipe.frozen_features)
@@ -64,8 +64,8 @@ def tune(recipe: Recipe) -> None:
     from im2sp.train.data.image_features import ImageFeatures
     from im2sp.train.data.text_tokenizer import TextTokenizer
     from im2sp.train.image_encoders import early_efficientnet
+    from im2sp.train.models.git import GitDecoder
     from im2sp.train.models.image_backbone import BackboneConfig
-    from im2sp.train.models.translator import Translator
     from im2sp.train.stages import tune as stage
     from im2sp.train.stages.encode import encode
     from im2sp.train.stages.pretrain import token_sentences
@@ -88,7 +88,7 @@ def tune(recipe: Recipe) -> None:
             maps = recipe.tuned / "maps-unlabelled"
             encode(unlabelled_photos(recipe), maps, early_efficientnet(backbone), recipe.views)
             stage.features_of(maps, recipe.views, backbone, tuned, recipe.unlabelled_features)
-    _score_text_captioner(recipe, Translator.load(recipe.tuned), recipe.tuned, recipe.features)
+    _score_text_captioner(recipe, GitDecoder.load(recipe.tuned), recipe.tuned, recipe.features)
 
 
 def _human_captions(recipe: Recipe, split: str) -> dict[str, list[str]]:
@@ -103,7 +103,7 @@ def reward(recipe: Recipe) -> None:
     """The text captioner -> one whose sentences agree more with people's, by self-critical training, if asked for."""
     from im2sp.train.data.image_features import ImageFeatures
     from im2sp.train.data.text_tokenizer import FORBIDDEN, TextTokenizer
-    from im2sp.train.models.translator import Translator
+    from im2sp.train.models.git import GitDecoder
     from im2sp.train.training.self_critical import Lessons, SelfCriticalTraining, train_self_critical
 
     if "reward" not in recipe.sections:
@@ -115,7 +115,7 @@ def reward(recipe: Recipe) -> None:
         for image_id, texts in _human_captions(recipe, "train").items()
     }
     model = train_self_critical(
-        Translator.load(recipe.pretrained),
+        GitDecoder.load(recipe.pretrained),
         ImageFeatures(recipe.features),
         Lessons(references),
         FORBIDDEN,
@@ -125,7 +125,7 @@ def reward(recipe: Recipe) -> None:
     _score_text_captioner(recipe, model, recipe.rewarded, recipe.features)
 
 
-def _score_text_captioner(recipe: Recipe, model: Translator, out: Path, features: Path) -> None:
+def _score_text_captioner(recipe: Recipe, model: GitDecoder, out: Path, features: Path) -> None:
     """Write `dev_captions.json` and `dev_scores.json`, unless they are there."""
     from im2sp.files import replace_whole
     from im2sp.train.data.image_features import ImageFeatures
@@ -149,7 +149,7 @@ def distil(recipe: Recipe) -> None:
     """Photos -> sentences of the text captioner -> spoken captions, beside those that people wrote."""
     from im2sp.train.data.image_features import ImageFeatures
     from im2sp.train.data.text_tokenizer import TextTokenizer
-    from im2sp.train.models.translator import Translator
+    from im2sp.train.models.git import GitDecoder
     from im2sp.train.stages import distil as stage
     from im2sp.train.stages.import_speech import is_imported
     from im2sp.train.stages.pronounce import PronunciationOptions
@@ -159,7 +159,7 @@ def distil(recipe: Recipe) -> None:
         log.info("distil: %s holds imported recordings, whose voice cannot speak sentences of ours", recipe.speech)
         return
     captions = stage.distil(
-        Translator.load(recipe.teacher),
+        GitDecoder.load(recipe.teacher),
         TextTokenizer.load(recipe.text_tokenizer),
         ImageFeatures(*recipe.all_features),
         _human_captions(recipe, "train"),
@@ -181,7 +181,7 @@ def translate(recipe: Recipe, start: str = "pretrained", seen: str = FEATURES) -
     """Image features, or image units, -> speech units."""
     from im2sp.train.data.image_features import ImageFeatures
     from im2sp.train.data.unit_subwords import UnitSubwords
-    from im2sp.train.models.translator import TranslatorConfig
+    from im2sp.train.models.git import GitDecoderConfig
     from im2sp.train.stages.translate import translate as stage
     from im2sp.train.training.translator import TranslatorTraining
 
@@ -198,7 +198,7 @@ def translate(recipe: Recipe, start: str = "pretrained", seen: str = FEATURES) -
         recipe.lessons,
         subwords,
         ImageFeatures(*recipe.all_features),
-        recipe.section("translator", TranslatorConfig, vocabulary_size=0),
+        recipe.section("translator", GitDecoderConfig, vocabulary_size=0),
         recipe.section("translate", TranslatorTraining, seed=recipe.seed),
         recipe.translator(start),
         recipe.start if start == "pretrained" else None,
@@ -218,7 +218,7 @@ def reward_translator(recipe: Recipe) -> None:
     from im2sp.train.data.sentences import store_sentences
     from im2sp.train.data.unit_subwords import BOS, UnitSubwords
     from im2sp.train.data.voice import PiperSpeaker
-    from im2sp.train.models.translator import Translator
+    from im2sp.train.models.git import GitDecoder
     from im2sp.train.stages.distil import read_hypotheses
     from im2sp.train.stages.pronounce import TABLE
     from im2sp.train.stages.reward_translator import WordSymbols
@@ -231,7 +231,7 @@ def reward_translator(recipe: Recipe) -> None:
         return
     if not recipe.pronounces:
         raise Im2SpError(f"[{REWARD_TRANSLATOR}] needs [{PRONUNCIATIONS}]: only regular units can be read as words")
-    translator, speaker = Translator.load(recipe.translator()), PiperSpeaker(recipe.voice)
+    translator, speaker = GitDecoder.load(recipe.translator()), PiperSpeaker(recipe.voice)
     subwords = UnitSubwords.load(recipe.subword_file, unit_count(recipe))
     table = Pronunciations.load(recipe.lessons / TABLE)
     symbols = WordSymbols(table, subwords, lambda text: speaker.phones(clean_text(text)))

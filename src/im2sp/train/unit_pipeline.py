@@ -16,11 +16,11 @@ from im2sp.train.data.unit_subwords import UnitSubwords
 from im2sp.train.export import ImageUnitModules
 from im2sp.train.image_encoders import TOKEN_VIT as TOKEN_VIT_KIND
 from im2sp.train.image_encoders import ImageEncoderSection, image_config
+from im2sp.train.models.git import GitDecoder, GitDecoderConfig
 from im2sp.train.models.image_backbone import BackboneConfig, ImageBackbone
 from im2sp.train.models.saving import CONFIG
 from im2sp.train.models.semantic_units import FeaturesFromUnits
 from im2sp.train.models.token_vit import TokenVit
-from im2sp.train.models.translator import Translator, TranslatorConfig
 from im2sp.train.models.vit_vqgan import VitVqgan
 from im2sp.train.recipe import IMAGE_ENCODER, SEMANTIC, VIT_VQGAN, Recipe
 from im2sp.train.stages.semantic_units import load_semantic_units, semantic_tokenizer, stored_semantic_units
@@ -57,9 +57,9 @@ def translate_units(
     config = (
         finished.config
         if finished
-        else recipe.section("translator", TranslatorConfig, vocabulary_size=subwords.vocabulary_size)
+        else recipe.section("translator", GitDecoderConfig, vocabulary_size=subwords.vocabulary_size)
     )
-    model: Translator
+    model: GitDecoder
     features: PhotoInputs
     if seen == SEMANTIC:
         model, features = _semantic(recipe, finished, config)
@@ -74,12 +74,12 @@ def translate_units(
     train_and_keep(model, features, recipe.lessons, subwords, options, recipe.translator(start, seen))
 
 
-def _finished(recipe: Recipe) -> Translator:
+def _finished(recipe: Recipe) -> GitDecoder:
     _require(recipe.translator(), "translate")
-    return Translator.load(recipe.translator())
+    return GitDecoder.load(recipe.translator())
 
 
-def _semantic(recipe: Recipe, finished: Translator | None, config: TranslatorConfig) -> tuple[Translator, PhotoInputs]:
+def _semantic(recipe: Recipe, finished: GitDecoder | None, config: GitDecoderConfig) -> tuple[GitDecoder, PhotoInputs]:
     """Augmented where the recipe has the section [semantic_augmentation]."""
     augmentation = None
     if SEMANTIC_AUGMENTATION in recipe.sections:
@@ -90,10 +90,10 @@ def _semantic(recipe: Recipe, finished: Translator | None, config: TranslatorCon
 
 def semantic_translator(
     recipe: Recipe,
-    config: TranslatorConfig,
+    config: GitDecoderConfig,
     augmentation: TokenAugmentation | None,
-    start: Translator | None = None,
-) -> tuple[Translator, PhotoInputs]:
+    start: GitDecoder | None = None,
+) -> tuple[GitDecoder, PhotoInputs]:
     """A translator of semantic units, and what it looks at: the units, or what they say where nothing changes them.
 
     Args:
@@ -104,15 +104,15 @@ def semantic_translator(
     cells = recipe.section("backbone", BackboneConfig).image_tokens
     units = stored_semantic_units(quantiser, cells, recipe.semantic_units, recipe.all_features, recipe.views)
     sizes = replace(config, image_width=quantiser.config.width)
-    seeing = SemanticTranslator(sizes, quantiser, augmentation) if augmentation else Translator(sizes)
+    seeing = SemanticTranslator(sizes, quantiser, augmentation) if augmentation else GitDecoder(sizes)
     if start:
-        seeing.take(start, but_for=())
+        seeing.load_partial(start, exclude=())
     return seeing, units if augmentation else UnitFeatures(units, quantiser.features)
 
 
 def _vit_vqgan(
-    recipe: Recipe, finished: Translator | None, config: TranslatorConfig, photos: dict[str, dict[str, Path]]
-) -> tuple[Translator, PhotoInputs]:
+    recipe: Recipe, finished: GitDecoder | None, config: GitDecoderConfig, photos: dict[str, dict[str, Path]]
+) -> tuple[GitDecoder, PhotoInputs]:
     _require(recipe.token_vit, "token-vit")
     tokenizer = _image_tokenizer(recipe)
     made_by = vit_vqgan_tokenizer(tokenizer, recipe.image_tokenizer)
@@ -121,12 +121,12 @@ def _vit_vqgan(
     augmentation = recipe.section("token_augmentation", TokenAugmentation)
     model, stored = vit_vqgan_translator(recipe, config, augmentation, tuple(photos))
     if finished:
-        model.take(finished, but_for=("image_projection",))
+        model.load_partial(finished, exclude=("image_projection",))
     return model, stored
 
 
 def vit_vqgan_translator(
-    recipe: Recipe, config: TranslatorConfig, augmentation: TokenAugmentation, folders: tuple[str, ...]
+    recipe: Recipe, config: GitDecoderConfig, augmentation: TokenAugmentation, folders: tuple[str, ...]
 ) -> tuple[TokenTranslator, StoredUnits]:
     """A fresh translator behind the token ViT, and the stored units that it looks at.
 

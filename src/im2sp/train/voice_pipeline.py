@@ -202,7 +202,7 @@ def _listened(
     from im2sp.train.data.flickr8k import read_split
     from im2sp.train.data.image_features import ImageFeatures
     from im2sp.train.data.pronunciations import Pronunciations, RecordedWays
-    from im2sp.train.models.translator import Translator
+    from im2sp.train.models.git import GitDecoder
     from im2sp.train.stages import listen as stage
     from im2sp.train.stages.pronounce import TABLE, PronunciationOptions, read_recordings
 
@@ -213,7 +213,7 @@ def _listened(
         return Pronunciations.load(target)
     features, held_out = ImageFeatures(*learned.all_features), set(read_split(recipe.data, "dev"))
     said = stage.said_about(
-        Translator.load(learned.finished_translator()),
+        GitDecoder.load(learned.finished_translator()),
         features,
         sorted(features.rows.keys() - held_out),
         subwords,

@@ -33,7 +33,7 @@ from im2sp.train.convert.git import (
 )
 from im2sp.train.convert.streams import CheckpointError
 from im2sp.train.export import decoder_config, export_decoder, export_image_encoder
-from im2sp.train.models.translator import Translator, TranslatorConfig
+from im2sp.train.models.git import GitDecoder, GitDecoderConfig
 from tests.train.convert.published_git import IMAGE_TOKENS, POSITIONS, SIDE, generated, random_git
 
 BERT = SpecialTokens(pad=0, bos=101, eos=102)
@@ -147,11 +147,11 @@ def test_the_command_writes_what_training_starts_from(
     arguments = ["convert", "git", str(tmp_path / "published"), "-o", str(tmp_path / "git")]
     result = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert f"{IMAGE_TOKENS} image tokens, 203 tokens" in result.output
-    loaded = Translator.load(tmp_path / "git" / "translator")
+    loaded = GitDecoder.load(tmp_path / "git" / "translator")
     assert loaded.config == converted.translator.config
     assert torch.equal(loaded.output.weight, converted.translator.output.weight)
     assert not torch.equal(loaded.output.weight, loaded.word_embeddings.weight)
-    Translator(TranslatorConfig(60, image_width=32, width=24, layers=3, feed_forward=40)).transfer(loaded)
+    GitDecoder(GitDecoderConfig(60, image_width=32, width=24, layers=3, feed_forward=40)).transfer(loaded)
 
 
 @pytest.mark.parametrize(("config", "tokens", "width"), [(PublishedGit(), 197, 768), (GIT_LARGE, 257, 1024)])

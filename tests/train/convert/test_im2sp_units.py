@@ -26,8 +26,8 @@ from im2sp.train.cli import app
 from im2sp.train.convert.hifigan import convert_hifigan
 from im2sp.train.convert.im2sp import ImageUnitGit, convert_im2sp, published_rows
 from im2sp.train.convert.streams import CheckpointError
+from im2sp.train.models.git import GitDecoder, ImagePrefix
 from im2sp.train.models.token_vit import StemFromUnits, TokenVit
-from im2sp.train.models.translator import ImagePrefix, Translator
 from im2sp.train.models.vit_vqgan import VitVqgan
 from tests.train.convert.published_git import generated, make_it_end
 from tests.train.convert.published_hifigan import CONFIG, audible, published_state, write_published
@@ -98,7 +98,7 @@ def test_logits_are_those_of_transformers_from_pixels_on(git: GitForCausalLM, tm
     assert "5 image tokens, with an image tokenizer" in result.output
     tokenizer = VitVqgan.load(tmp_path / "out" / "tokenizer")
     token_vit = TokenVit.load(tmp_path / "out" / "token_vit")
-    translator = Translator.load(tmp_path / "out" / "translator")
+    translator = GitDecoder.load(tmp_path / "out" / "translator")
     assert translator.config.image_width == 128
 
     pixels = torch.rand(2, 3, 24, 24, generator=torch.Generator().manual_seed(7))

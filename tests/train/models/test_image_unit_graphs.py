@@ -9,8 +9,8 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
+from im2sp.train.models.git import GitDecoder, GitDecoderConfig, ImagePrefix
 from im2sp.train.models.token_vit import StemFromUnits, TokenVit
-from im2sp.train.models.translator import ImagePrefix, Translator, TranslatorConfig
 from im2sp.train.models.vit_vqgan import PixelsFromUnits, VitVqgan
 from im2sp.train.onnx_export import export_graph
 from tests.train.models import published_token_vit, published_vit_vqgan
@@ -40,9 +40,9 @@ def test_the_whole_path_from_pixels_on(tmp_path: Path) -> None:
 
     token_vit = TokenVit(published_token_vit.CONFIG).eval()
     token_vit.load_state_dict(published_token_vit.published_state())
-    sizes = TranslatorConfig(vocabulary_size=9, image_width=128, width=16, layers=2, heads=2, feed_forward=16)
+    sizes = GitDecoderConfig(vocabulary_size=9, image_width=128, width=16, layers=2, heads=2, feed_forward=16)
     stem = StemFromUnits(tokenizer.codebook.weight, CONFIG.grid, token_vit.config.crop)
-    prefix = ImagePrefix(nn.Sequential(stem, token_vit), Translator(sizes).eval())
+    prefix = ImagePrefix(nn.Sequential(stem, token_vit), GitDecoder(sizes).eval())
     axes = {"keys": 1, "values": 1}
     found = run_graph(prefix, units[:1], units, axes, tmp_path / "prefix.onnx")
     with torch.inference_mode():

@@ -13,7 +13,7 @@ from im2sp.train.data.image_features import ImageFeatures
 from im2sp.train.data.pronunciations import Context, Pronunciations, Units
 from im2sp.train.data.unit_subwords import FIRST_SUBWORD, UnitSubwords
 from im2sp.train.models.beam_search import Hypothesis
-from im2sp.train.models.translator import Translator, TranslatorConfig
+from im2sp.train.models.git import GitDecoder, GitDecoderConfig
 from im2sp.train.stages import listen
 from im2sp.train.stages.listen import Listening, known_sentences, said_about
 from im2sp.train.stages.mend import Sentence
@@ -52,8 +52,8 @@ def test_what_is_said_is_counted(
         return [[(-0.1, list(tokens)), (-0.2, list(cat))] for tokens in best]
 
     monkeypatch.setattr(listen, "beam_searches", searches)
-    model = Translator(
-        TranslatorConfig(vocabulary_size=subwords.vocabulary_size, width=8, heads=2, layers=1, image_width=8)
+    model = GitDecoder(
+        GitDecoderConfig(vocabulary_size=subwords.vocabulary_size, width=8, heads=2, layers=1, image_width=8)
     )
     known = known_sentences([DOG, CAT], Pronunciations(SAID))
     said = said_about(model, features, sorted(features.rows), subwords, known, Listening(photos=photos, beam=2))

@@ -14,8 +14,8 @@ from im2sp.errors import Im2SpError
 from im2sp.image.unit_table import UnitTable
 from im2sp.train.data.image_features import ImageFeatures
 from im2sp.train.data.unit_features import UnitFeatures
+from im2sp.train.models.git import GitDecoder, GitDecoderConfig
 from im2sp.train.models.semantic_units import SemanticUnits
-from im2sp.train.models.translator import Translator, TranslatorConfig
 from im2sp.train.stages.semantic_units import SemanticUnitsOptions, make_semantic_units, stored_semantic_units
 from tests.train.test_distil import write_features
 
@@ -25,7 +25,7 @@ OPTIONS = SemanticUnitsOptions(levels=2, size=8)
 
 def write_captioner(folder: Path, seed: int = 0) -> Path:
     torch.manual_seed(seed)
-    Translator(TranslatorConfig(10, image_width=8, width=16, layers=1, heads=2, feed_forward=8)).save(folder)
+    GitDecoder(GitDecoderConfig(10, image_width=8, width=16, layers=1, heads=2, feed_forward=8)).save(folder)
     return folder
 
 

@@ -12,14 +12,14 @@ from PIL import Image
 
 from im2sp.train.data.image_features import ImageFeatures
 from im2sp.train.image_encoders import early_efficientnet, efficientnet
+from im2sp.train.models.git import GitDecoder, GitDecoderConfig
 from im2sp.train.models.image_backbone import BackboneConfig, ImageBackbone
-from im2sp.train.models.translator import Translator, TranslatorConfig
 from im2sp.train.recipe import TUNED_BACKBONE
 from im2sp.train.stages.encode import encode, view_of
 from im2sp.train.stages.tune import TuneTraining, features_of, tune
 
 BACKBONE = BackboneConfig("efficientnet-lite0", image_size=64, grid=2)
-SIZES = TranslatorConfig(20, width=16, layers=1, heads=2, feed_forward=32, max_positions=8)
+SIZES = GitDecoderConfig(20, width=16, layers=1, heads=2, feed_forward=32, max_positions=8)
 OPTIONS = TuneTraining(steps=3, photos=3, warm_up=1, report_every=3, bf16=False)
 VIEWS = ("whole", "flip")
 
@@ -36,7 +36,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="module")
 def tuned(photos: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tune")
-    Translator(SIZES).save(folder / "start")
+    GitDecoder(SIZES).save(folder / "start")
     encode(photos, folder / "maps", early_efficientnet(BACKBONE), ("whole", "random1", "flip"))
     sentences = {name: [[1, 5 + row, 2], [1, 8 + row, 2]] for row, name in enumerate(photos)}
     torch.manual_seed(0)
@@ -69,7 +69,7 @@ def test_only_the_late_part_of_the_backbone_learns(tuned: Path) -> None:
     assert changed
     assert all(name.startswith("late.") for name in changed)
     assert not any("running_" in name for name in changed)  # statistics of the batch norms
-    assert Translator.load(tuned / "out").config == SIZES
+    assert GitDecoder.load(tuned / "out").config == SIZES
 
 
 def test_features_of_maps_are_those_of_the_photos(tuned: Path, photos: dict[str, Path]) -> None:

@@ -12,9 +12,9 @@ from torch import nn
 
 from im2sp.image.unit_table import write_unit_table
 from im2sp.train.data.unit_features import StoredUnits, unit_table_file
+from im2sp.train.models.git import GitDecoder, GitDecoderConfig, ImagePrefix
 from im2sp.train.models.semantic_units import SemanticUnits, SemanticUnitsConfig
 from im2sp.train.models.token_vit import StemFromUnits, TokenVit, TokenVitConfig
-from im2sp.train.models.translator import ImagePrefix, Translator, TranslatorConfig
 from im2sp.train.training.token_augmentation import TokenAugmentation
 from im2sp.train.training.token_translator import TOKEN_VIT, SemanticTranslator, TokenTranslator
 from im2sp.train.training.translator import TranslatorTraining, train_translator
@@ -22,7 +22,7 @@ from tests.tiny_bundle import tiny_image_units
 
 GRID, CROP, CODES = 6, 4, 12
 CODEBOOK = torch.randn(CODES, 4, generator=torch.Generator().manual_seed(0))
-SIZES = TranslatorConfig(20, image_width=16, width=16, layers=1, heads=2, feed_forward=16, dropout=0, image_dropout=0)
+SIZES = GitDecoderConfig(20, image_width=16, width=16, layers=1, heads=2, feed_forward=16, dropout=0, image_dropout=0)
 TOKENIZER = replace(tiny_image_units(), grid=(GRID, GRID), codes=1, codebook_size=CODES)
 
 
@@ -42,7 +42,7 @@ def test_its_parts_are_saved_as_those_of_a_bundle(tmp_path: Path) -> None:
     model.save(tmp_path)
     seeing = nn.Sequential(StemFromUnits(CODEBOOK, GRID, CROP), TokenVit.load(tmp_path / TOKEN_VIT))
     with torch.inference_mode():
-        found, _ = ImagePrefix(seeing, Translator.load(tmp_path))(units)
+        found, _ = ImagePrefix(seeing, GitDecoder.load(tmp_path))(units)
     assert torch.equal(found[0], keys(model, units))
 
 
@@ -91,5 +91,5 @@ def test_semantic_units_are_augmented_in_training_alone(tmp_path: Path) -> None:
     units = torch.randint(CODES, (2, 4 * 2))
     plain = keys(model.eval(), units)
     model.save(tmp_path)
-    assert torch.equal(plain, keys(Translator.load(tmp_path), quantiser.features(units)))
+    assert torch.equal(plain, keys(GitDecoder.load(tmp_path), quantiser.features(units)))
     assert_augmented_as_torch_is_seeded(model, units)

@@ -26,14 +26,14 @@ from im2sp.train.data.clips import Clip
 from im2sp.train.data.image_features import ImageFeatures
 from im2sp.train.data.unit_subwords import UnitSubwords
 from im2sp.train.data.unit_table import UnitRow, write_unit_table
-from im2sp.train.models.translator import Translator, TranslatorConfig
+from im2sp.train.models.git import GitDecoder, GitDecoderConfig
 from im2sp.train.stages.translate import freeze, train_and_keep
 from im2sp.train.stages.units import learn_subwords
 from im2sp.train.training.processes import Processes
 from im2sp.train.training.progress import Checkpoint
 from im2sp.train.training.translator import Sentences, TranslatorTraining, train_translator
 
-CONFIG = TranslatorConfig(vocabulary_size=20, image_width=8, width=16, layers=2, heads=2, feed_forward=16)
+CONFIG = GitDecoderConfig(vocabulary_size=20, image_width=8, width=16, layers=2, heads=2, feed_forward=16)
 PLAIN = replace(CONFIG, dropout=0.0, image_dropout=0.0)
 OPTIONS = TranslatorTraining(steps=9, photos=4, captions=2, warm_up=2, report_every=1, average_decay=0.9)
 UNITS = 12
@@ -61,10 +61,10 @@ def sentences() -> Sentences:
     }
 
 
-def translator(folder: Path, accumulate: int, config: TranslatorConfig = CONFIG, **more: Any) -> nn.Module:
+def translator(folder: Path, accumulate: int, config: GitDecoderConfig = CONFIG, **more: Any) -> nn.Module:
     torch.manual_seed(5)
     features, spoken = photo_features(folder.parent / "features"), sentences()
-    options, model = replace(OPTIONS, accumulate=accumulate, **more), Translator(config)
+    options, model = replace(OPTIONS, accumulate=accumulate, **more), GitDecoder(config)
     freeze(model, options.frozen)
     return train_translator(model, features, spoken, spoken, options, folder)
 
@@ -79,7 +79,7 @@ def from_tables(folder: Path, accumulate: int) -> nn.Module:
     units, features = folder.parent / "units", photo_features(folder.parent / "features")
     subwords = UnitSubwords.load(folder.parent / "subwords.json", UNITS)
     torch.manual_seed(5)
-    model = Translator(replace(CONFIG, vocabulary_size=subwords.vocabulary_size))
+    model = GitDecoder(replace(CONFIG, vocabulary_size=subwords.vocabulary_size))
     return train_and_keep(model, features, units, subwords, replace(OPTIONS, accumulate=accumulate), folder)
 
 

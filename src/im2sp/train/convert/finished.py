@@ -18,15 +18,15 @@ from transformers import HubertModel
 
 from im2sp.bundle import Bundle
 from im2sp.errors import Im2SpError
+from im2sp.train.models.git import GitDecoder, GitDecoderConfig
 from im2sp.train.models.speech_encoder import Clusters, SpeechEncoder, edge_padding, small_hubert_config
-from im2sp.train.models.translator import Translator, TranslatorConfig
 from im2sp.train.models.unit_vocoder import DurationPredictor, UnitVocoder, VocoderConfig
 
 Weights = dict[str, npt.NDArray[np.float32]]
 _OF_TRANSLATOR, _JOINED, _OF_HUBERT = "translator.", "projections.", "hubert."
 
 
-def read_translator(bundle: Bundle) -> Translator:
+def read_translator(bundle: Bundle) -> GitDecoder:
     """The translator of a bundle that sees photos by image features, in evaluation mode.
 
     Raises:
@@ -39,7 +39,7 @@ def read_translator(bundle: Bundle) -> Translator:
     try:
         state = seeing.translator(sizes.head_dim) | speaking.translator(sizes.head_dim)
         eps, image_eps = speaking.norm_eps("embedding_norm.weight"), seeing.norm_eps("image_norm.weight")
-        config = TranslatorConfig(
+        config = GitDecoderConfig(
             vocabulary_size=sizes.vocabulary_size,
             image_width=state["image_projection.weight"].shape[1],
             width=sizes.heads * sizes.head_dim,
@@ -51,7 +51,7 @@ def read_translator(bundle: Bundle) -> Translator:
             image_norm_eps=None if image_eps == eps else image_eps,
             tied=np.array_equal(state["output.weight"], state["word_embeddings.weight"]),
         )
-        model = Translator(config)
+        model = GitDecoder(config)
         _fill(model, state)
     except (KeyError, RuntimeError) as error:
         raise _unreadable("translator", bundle, error) from error
@@ -162,7 +162,7 @@ class _Graph:
         return found
 
     def translator(self, head_dim: int) -> Weights:
-        """By their names in a Translator."""
+        """By their names in a GitDecoder."""
         named = self.weights()
         found = _below(named, _OF_TRANSLATOR)
         for name in named:
@@ -224,7 +224,7 @@ class _Graph:
 
 
 def _apart(weights: Weights, layer: str, head_dim: int) -> Weights:
-    """Query, key and value of a layer, which KeptCacheStep joins with the scale of the scores in the query."""
+    """Query, key and value of a layer, which CachedDecoderStep joins with the scale of the scores in the query."""
     matrix, bias = (weights[f"{_JOINED}{layer}.{part}"] for part in ("weight", "bias"))
     width = matrix.shape[1]
     found: Weights = {}

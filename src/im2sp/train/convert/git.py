@@ -1,4 +1,4 @@
-"""Published GIT (transformers layout) -> GIT's image encoder and our Translator (reference formats, section 1)."""
+"""Published GIT (transformers layout) -> GIT's image encoder and our GitDecoder (reference formats, section 1)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from im2sp.train.convert.configs import Epsilon, Layers, PublishedConfig, Size, 
 from im2sp.train.convert.state_dicts import StateDict, state_dict_of
 from im2sp.train.convert.streams import CheckpointError
 from im2sp.train.convert.weights import weights_file, with_weights
-from im2sp.train.models.translator import Translator, TranslatorConfig
+from im2sp.train.models.git import GitDecoder, GitDecoderConfig
 
 VISION = "git.image_encoder."
 POSITIONS = ("git.embeddings.position_ids", "git.image_encoder.vision_model.embeddings.position_ids")  # 0, 1, 2, ...
@@ -109,7 +109,7 @@ class Git:
     """A GIT as im2sp runs it."""
 
     vision: GitVision
-    translator: Translator
+    translator: GitDecoder
 
     def save(self, folder: Path) -> None:
         """Write `vision/` in transformers layout and `translator/` in ours."""
@@ -166,7 +166,7 @@ def git_of(state: StateDict, config: PublishedGit, path: Path) -> Git:
     return Git(with_vision_buffers(with_weights(lambda: GitVision(config.vision_config), vision, path)), translator)
 
 
-def translator_of(state: StateDict, config: PublishedGit, image_width: int, path: Path) -> Translator:
+def translator_of(state: StateDict, config: PublishedGit, image_width: int, path: Path) -> GitDecoder:
     """The translator of a GitForCausalLM; tensors of its image encoder are passed by.
 
     Args:
@@ -184,7 +184,7 @@ def translator_of(state: StateDict, config: PublishedGit, image_width: int, path
     for name, value in state.items():
         module, _, kind = name.rpartition(".")
         own[f"{names.get(module, module)}.{kind}"] = value  # an unknown name is refused further down
-    sizes = TranslatorConfig(
+    sizes = GitDecoderConfig(
         vocabulary_size=config.vocab_size,
         image_width=image_width,
         width=config.hidden_size,
@@ -196,7 +196,7 @@ def translator_of(state: StateDict, config: PublishedGit, image_width: int, path
         image_norm_eps=config.vision_config.layer_norm_eps,
         tied=tied,
     )
-    translator = with_weights(lambda: Translator(sizes), own, path)
+    translator = with_weights(lambda: GitDecoder(sizes), own, path)
     if tied:
         translator.output.weight = translator.word_embeddings.weight
     return translator
@@ -210,7 +210,7 @@ def with_vision_buffers(vision: GitVision) -> GitVision:
 
 
 def translator_names(layers: int) -> dict[str, str]:
-    """Modules of a GitForCausalLM -> modules of a Translator."""
+    """Modules of a GitForCausalLM -> modules of a GitDecoder."""
     names = {
         "git.visual_projection.visual_projection.0": "image_projection",
         "git.visual_projection.visual_projection.1": "image_norm",

@@ -1,4 +1,4 @@
-"""Published Im2Sp, `{"state_dict": ...}` -> an image encoder and our Translator of speech units.
+"""Published Im2Sp, `{"state_dict": ...}` -> an image encoder and our GitDecoder of speech units.
 
 The image encoder is GIT's in an Im2Sp of raw images, and a token ViT in one of image units.
 
@@ -22,8 +22,8 @@ from im2sp.train.convert.seit import token_vit_of
 from im2sp.train.convert.state_dicts import StateDict, state_dict_of
 from im2sp.train.convert.streams import CheckpointError
 from im2sp.train.convert.vit_vqgan import read_codebook, vit_vqgan_of
+from im2sp.train.models.git import GitDecoder
 from im2sp.train.models.token_vit import TokenVit
-from im2sp.train.models.translator import Translator
 from im2sp.train.models.vit_vqgan import VitVqgan
 
 PAD, BOS, EOS = 0, 101, 102  # their ids
@@ -49,7 +49,7 @@ class ImageUnitGit:
     """An Im2Sp that reads image units."""
 
     token_vit: TokenVit
-    translator: Translator
+    translator: GitDecoder
     tokenizer: VitVqgan | None  # what makes the units, where the checkpoint and a codebook were given
 
     def with_tokenizer(self, tokenizer: VitVqgan, path: Path) -> ImageUnitGit:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from im2sp.train.data.text_tokenizer import BOS, EOS, FORBIDDEN
-from im2sp.train.models.translator import DecoderStep
+from im2sp.train.models.git import DecoderStep
 
 Hypothesis = tuple[float, list[int]]  # mean log probability, tokens without BOS and EOS
 

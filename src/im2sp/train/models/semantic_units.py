@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from im2sp.arrays import FloatArray
 from im2sp.errors import Im2SpError
+from im2sp.train.models.git import GitDecoder
 from im2sp.train.models.saving import WEIGHTS, load_config, save_model
-from im2sp.train.models.translator import Translator
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class SemanticUnits(nn.Module):
         self.register_buffer("codebooks", torch.zeros(config.levels, config.size, config.width))
 
     @classmethod
-    def like(cls, captioner: Translator, levels: int, size: int) -> SemanticUnits:
+    def like(cls, captioner: GitDecoder, levels: int, size: int) -> SemanticUnits:
         """A quantiser without centres that sees photos as a trained captioner does."""
         sizes = captioner.config
         eps = sizes.layer_norm_eps if sizes.image_norm_eps is None else sizes.image_norm_eps
@@ -59,7 +59,7 @@ class SemanticUnits(nn.Module):
         made.norm.load_state_dict(captioner.image_norm.state_dict())
         return made.eval()
 
-    def sees_like(self, captioner: Translator) -> bool:
+    def sees_like(self, captioner: GitDecoder) -> bool:
         """Whether it projects features exactly as a captioner does."""
         if self.config.image_width != captioner.config.image_width or self.config.width != captioner.config.width:
             return False

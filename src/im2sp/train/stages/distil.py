@@ -28,7 +28,7 @@ from im2sp.train.data.image_features import ImageFeatures
 from im2sp.train.data.text_tokenizer import TextTokenizer
 from im2sp.train.evaluate.words import normalise_words
 from im2sp.train.models.beam_search import beam_searches
-from im2sp.train.models.translator import DecoderStep, Translator
+from im2sp.train.models.git import DecoderStep, GitDecoder
 from im2sp.train.stages.pretrain import BATCH
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class Distillation:
 
 
 def distil(
-    model: Translator,
+    model: GitDecoder,
     tokenizer: TextTokenizer,
     features: ImageFeatures,
     references: dict[str, list[str]],
@@ -114,7 +114,7 @@ def read_hypotheses(path: Path) -> dict[str, list[str]]:
 
 
 def _hypotheses(
-    model: Translator,
+    model: GitDecoder,
     tokenizer: TextTokenizer,
     features: ImageFeatures,
     image_ids: Iterable[str],

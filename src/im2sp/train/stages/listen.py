@@ -18,7 +18,7 @@ from im2sp.train.data.image_features import ImageFeatures
 from im2sp.train.data.pronunciations import Pronunciations, Units, plain
 from im2sp.train.data.unit_subwords import UnitSubwords
 from im2sp.train.models.beam_search import beam_searches
-from im2sp.train.models.translator import DecoderStep, Translator
+from im2sp.train.models.git import DecoderStep, GitDecoder
 from im2sp.train.stages.mend import Mending, Sentence
 from im2sp.train.stages.pretrain import BATCH
 
@@ -44,7 +44,7 @@ def known_sentences(sentences: Iterable[Sentence], table: Pronunciations) -> dic
 
 
 def said_about(
-    translator: Translator,
+    translator: GitDecoder,
     features: ImageFeatures,
     image_ids: list[str],
     subwords: UnitSubwords,

@@ -13,7 +13,7 @@ from im2sp.train.data.flickr8k import Caption
 from im2sp.train.data.image_features import ImageFeatures, PhotoInputs
 from im2sp.train.data.text_tokenizer import TextTokenizer
 from im2sp.train.models.beam_search import beam_searches
-from im2sp.train.models.translator import DecoderStep, Translator, TranslatorConfig
+from im2sp.train.models.git import DecoderStep, GitDecoder, GitDecoderConfig
 from im2sp.train.training.processes import Processes, peers_answer
 from im2sp.train.training.translator import Sentences, TranslatorTraining, input_of, train_translator
 
@@ -26,10 +26,10 @@ BATCH = 25  # photos whose captions are written at once
 def pretrain(
     captions: list[Caption],
     features: ImageFeatures,
-    config: TranslatorConfig | None,
+    config: GitDecoderConfig | None,
     options: TranslatorTraining,
     out: Path,
-) -> tuple[Translator, TextTokenizer]:
+) -> tuple[GitDecoder, TextTokenizer]:
     """Train the text captioner on the train part; `out` gets its weights and `tokenizer.json`.
 
     Args:
@@ -40,8 +40,8 @@ def pretrain(
     sentences = token_sentences(captions, tokenizer)
     sizes = dict(config.__dict__) if config else {}
     torch.manual_seed(options.seed)
-    model = Translator(
-        TranslatorConfig(**(sizes | {"vocabulary_size": tokenizer.size, "image_width": features.shape[1]}))
+    model = GitDecoder(
+        GitDecoderConfig(**(sizes | {"vocabulary_size": tokenizer.size, "image_width": features.shape[1]}))
     )
     return train_translator(model, features, sentences["train"], sentences["dev"], options, out), tokenizer
 
@@ -64,7 +64,7 @@ def _tokenizer(captions: list[Caption], path: Path) -> TextTokenizer:
 
 @torch.inference_mode()
 def write_captions(
-    model: Translator,
+    model: GitDecoder,
     tokenizer: TextTokenizer,
     features: PhotoInputs,
     image_ids: list[str],

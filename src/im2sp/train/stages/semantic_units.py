@@ -23,9 +23,9 @@ from im2sp.files import replace_whole, sha256_of
 from im2sp.image.unit_table import write_unit_table
 from im2sp.train.data.image_features import ImageFeatures
 from im2sp.train.data.unit_features import StoredUnits, unit_table_file
+from im2sp.train.models.git import GitDecoder
 from im2sp.train.models.saving import CONFIG, WEIGHTS
 from im2sp.train.models.semantic_units import SemanticUnits
-from im2sp.train.models.translator import Translator
 
 log = logging.getLogger(__name__)
 
@@ -123,16 +123,16 @@ def stored_semantic_units(
     return StoredUnits(tables, views, tokenizer, STAGE)
 
 
-def _seeing(captioner: Path) -> Translator:
+def _seeing(captioner: Path) -> GitDecoder:
     if not (captioner / WEIGHTS).is_file():
         raise Im2SpError(f"{captioner / WEIGHTS} is missing: run the stage `translate` first")
-    return Translator.load(captioner)
+    return GitDecoder.load(captioner)
 
 
 def _fit(
     features: ImageFeatures,
     held_out: list[str],
-    captioner: Translator,
+    captioner: GitDecoder,
     options: SemanticUnitsOptions,
     seed: int,
     out: Path,

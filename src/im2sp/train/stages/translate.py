@@ -12,8 +12,8 @@ from im2sp.train.data.image_features import PhotoInputs
 from im2sp.train.data.sentences import StoredSentences, store_sentences
 from im2sp.train.data.unit_subwords import UnitSubwords
 from im2sp.train.data.unit_table import UnitRow, iterate_unit_tables
+from im2sp.train.models.git import GitDecoder, GitDecoderConfig
 from im2sp.train.models.saving import CONFIG
-from im2sp.train.models.translator import Translator, TranslatorConfig
 from im2sp.train.training.processes import Processes, peers_answer
 from im2sp.train.training.translator import TranslatorTraining, train_translator
 
@@ -31,13 +31,13 @@ def _has_distilled(units: Path) -> bool:
 
 @peers_answer()
 def train_and_keep(
-    model: Translator,
+    model: GitDecoder,
     features: PhotoInputs,
     units: Path,
     subwords: UnitSubwords,
     options: TranslatorTraining,
     out: Path,
-) -> Translator:
+) -> GitDecoder:
     """Train a translator on the unit tables of a folder: the train part, then what the text captioner wrote."""
     freeze(model, options.frozen)
     longest = model.config.max_positions
@@ -51,7 +51,7 @@ def train_and_keep(
     return train_translator(model, features, train, held_out, options, out, distilled)
 
 
-def freeze(model: Translator, modules: tuple[str, ...]) -> None:
+def freeze(model: GitDecoder, modules: tuple[str, ...]) -> None:
     """Keep these modules as they are.
 
     Raises:
@@ -64,7 +64,7 @@ def freeze(model: Translator, modules: tuple[str, ...]) -> None:
         known[name].requires_grad_(False)
 
 
-def _source(folder: Path, sizes: TranslatorConfig) -> Translator:
+def _source(folder: Path, sizes: GitDecoderConfig) -> GitDecoder:
     """The translator in a folder, whose weights those of these sizes can start from.
 
     Raises:
@@ -75,7 +75,7 @@ def _source(folder: Path, sizes: TranslatorConfig) -> Translator:
             f"{folder / CONFIG} is missing: run the stage `pretrain` first (where the recipe has an [image_encoder], "
             f"`im2sp-lab convert git GIT -o {folder.parent}`), or start from scratch"
         )
-    source = Translator.load(folder)
+    source = GitDecoder.load(folder)
     for name in ("width", "layers", "heads", "feed_forward"):
         ours, theirs = getattr(sizes, name), getattr(source.config, name)
         if ours != theirs:
@@ -90,12 +90,12 @@ def translate(
     units: Path,
     subwords: UnitSubwords,
     features: PhotoInputs,
-    config: TranslatorConfig | None,
+    config: GitDecoderConfig | None,
     options: TranslatorTraining,
     out: Path,
     pretrained: Path | None,
     same_words: bool = False,
-) -> Translator:
+) -> GitDecoder:
     """Train the translator into speech units.
 
     Args:
@@ -103,15 +103,15 @@ def translate(
         same_words: that translator says speech units already, by these subwords: everything is transferred.
     """
     sizes = dict(config.__dict__) if config else {}
-    settings = TranslatorConfig(
+    settings = GitDecoderConfig(
         **(sizes | {"vocabulary_size": subwords.vocabulary_size, "image_width": features.shape[1]})
     )
     torch.manual_seed(options.seed)
-    model = Translator(settings)
+    model = GitDecoder(settings)
     if pretrained is not None:
         source = _source(pretrained, settings)
         if same_words:
-            model.take(source, but_for=())
+            model.load_partial(source, exclude=())
         else:
             model.transfer(source)
     return train_and_keep(model, features, units, subwords, options, out)

@@ -17,8 +17,8 @@ import torch
 from im2sp.files import replace_whole
 from im2sp.train.data.image_features import ImageFeatures
 from im2sp.train.image_encoders import efficientnet
+from im2sp.train.models.git import GitDecoder
 from im2sp.train.models.image_backbone import BackboneConfig, ImageBackbone
-from im2sp.train.models.translator import Translator
 from im2sp.train.precision import products
 from im2sp.train.training.seeing_translator import SeeingTranslator
 from im2sp.train.training.translator import Sentences, TranslatorTraining, train_translator
@@ -53,9 +53,9 @@ def tune(
         maps: of the early backbone.
         sentences: token sentences of the parts "train" and "dev".
     """
-    captioner = Translator.load(start)
+    captioner = GitDecoder.load(start)
     model = SeeingTranslator(captioner.config, ImageBackbone.pretrained(backbone).late, options.backbone_share)
-    model.take(captioner, but_for=())
+    model.load_partial(captioner, exclude=())
     train_translator(model, maps, sentences["train"], sentences["dev"], options, out)
 
 

@@ -9,22 +9,22 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from im2sp.files import replace_whole
+from im2sp.train.models.git import GitDecoder, GitDecoderConfig, untied
 from im2sp.train.models.image_backbone import LateBackbone
 from im2sp.train.models.saving import save_model
-from im2sp.train.models.translator import Translator, TranslatorConfig, untied
 from im2sp.train.recipe import TUNED_BACKBONE
 
 _BELOW = "late_backbone"
 
 
-class SeeingTranslator(Translator):
+class SeeingTranslator(GitDecoder):
     """A translator that takes maps of the early backbone, [P, C, H / 16, W / 16], in place of image features.
 
     Args:
         share: of the learning rate that the late backbone gets.
     """
 
-    def __init__(self, config: TranslatorConfig, late_backbone: LateBackbone, share: float = 1.0) -> None:
+    def __init__(self, config: GitDecoderConfig, late_backbone: LateBackbone, share: float = 1.0) -> None:
         super().__init__(config)
         self._share = share
         self.late_backbone = late_backbone

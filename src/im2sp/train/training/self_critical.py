@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from im2sp.train.data.image_features import ImageFeatures
 from im2sp.train.data.sentences import SentenceLookup
 from im2sp.train.data.text_tokenizer import BOS, EOS
-from im2sp.train.models.translator import DecoderStep, Translator
+from im2sp.train.models.git import DecoderStep, GitDecoder
 from im2sp.train.precision import products
 from im2sp.train.training.averaging import follow
 from im2sp.train.training.cider_reward import CiderReward
@@ -66,13 +66,13 @@ class Lessons:
 
 
 def train_self_critical(
-    model: Translator,
+    model: GitDecoder,
     features: ImageFeatures,
     lessons: Lessons,
     forbidden: tuple[int, ...],
     options: SelfCriticalTraining,
     out: Path,
-) -> Translator:
+) -> GitDecoder:
     """Train on; resumes from `out/checkpoint.pt`; leaves the weights in `out` and returns that model, on the CPU.
 
     On the GPU where there is one.
@@ -81,7 +81,7 @@ def train_self_critical(
         forbidden: tokens that are never to be said.
     """
     if (out / "model.safetensors").is_file():
-        return Translator.load(out)
+        return GitDecoder.load(out)
     run = SelfCriticalRun(model, features, lessons, forbidden, options)
     checkpoint = Checkpoint(out / "checkpoint.pt", run.state)
     if state := checkpoint.load():
@@ -104,7 +104,7 @@ class SelfCriticalRun:
 
     def __init__(
         self,
-        model: Translator,
+        model: GitDecoder,
         features: ImageFeatures,
         lessons: Lessons,
         forbidden: tuple[int, ...],
@@ -196,7 +196,7 @@ def _photos(
 
 
 def _cross_entropy(
-    model: Translator, images: Tensor, ids: list[str], lessons: Lessons, options: SelfCriticalTraining
+    model: GitDecoder, images: Tensor, ids: list[str], lessons: Lessons, options: SelfCriticalTraining
 ) -> Tensor:
     """Of the sentences that there are about the photos of a step, with dropout."""
     pairs = [(row, said) for row, image_id in enumerate(ids) for said in lessons.sentences.get(image_id, ())]
@@ -212,7 +212,7 @@ def _cross_entropy(
 
 @torch.no_grad()  # and not inference mode, whose tensors a later backward pass refuses
 def sample(
-    model: Translator,
+    model: GitDecoder,
     images: Tensor,
     count: int,
     longest: int,
@@ -246,7 +246,7 @@ def sample(
 
 
 def self_critical_loss(
-    model: Translator,
+    model: GitDecoder,
     images: Tensor,
     tokens: Tensor,
     scores: Tensor,

@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from im2sp.train.models.git import GitDecoder, GitDecoderConfig, untied
 from im2sp.train.models.saving import save_model
 from im2sp.train.models.semantic_units import SemanticUnits
 from im2sp.train.models.token_vit import StemFromUnits, TokenVit
-from im2sp.train.models.translator import Translator, TranslatorConfig, untied
 from im2sp.train.training.token_augmentation import SemanticAugmenter, TokenAugmentation, TokenAugmenter
 
 TOKEN_VIT = "token_vit"  # folder of the token ViT inside that of its translator
@@ -22,11 +22,11 @@ def _random() -> torch.Generator:
     return torch.Generator().manual_seed(int(torch.randint(2**62, ())))
 
 
-def _without_own_parts(model: Translator) -> dict[str, Tensor]:
+def _without_own_parts(model: GitDecoder) -> dict[str, Tensor]:
     return {name: value for name, value in model.state_dict().items() if name.split(".")[0] not in _OWN_PARTS}
 
 
-class TokenTranslator(Translator):
+class TokenTranslator(GitDecoder):
     """A token ViT and a translator that learn together: image units int64 [P, units] in place of image features.
 
     Args:
@@ -36,7 +36,7 @@ class TokenTranslator(Translator):
     """
 
     def __init__(
-        self, config: TranslatorConfig, token_vit: TokenVit, codebook: Tensor, grid: int, options: TokenAugmentation
+        self, config: GitDecoderConfig, token_vit: TokenVit, codebook: Tensor, grid: int, options: TokenAugmentation
     ) -> None:
         super().__init__(config)
         self.token_vit = token_vit
@@ -54,14 +54,14 @@ class TokenTranslator(Translator):
         save_model(untied(_without_own_parts(self), self.config), self.config, folder)
 
 
-class SemanticTranslator(Translator):
+class SemanticTranslator(GitDecoder):
     """A translator that reads semantic image units, int64 [P, cells * levels], and is saved as one of their features.
 
     Args:
         config: sizes of the translator; its image width is that of the quantiser's features.
     """
 
-    def __init__(self, config: TranslatorConfig, quantiser: SemanticUnits, options: TokenAugmentation) -> None:
+    def __init__(self, config: GitDecoderConfig, quantiser: SemanticUnits, options: TokenAugmentation) -> None:
         super().__init__(config)
         self.quantiser = quantiser.requires_grad_(False)
         self.augmenter = SemanticAugmenter(quantiser.codebooks, options)

@@ -1,4 +1,4 @@
-"""Translator training: image features and token sentences -> a translator, with cross-entropy on the next token."""
+"""GitDecoder training: image features and token sentences -> a translator, with cross-entropy on the next token."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from im2sp.errors import Im2SpError
 from im2sp.train.data.image_features import PhotoInputs
 from im2sp.train.data.sentences import Sentence, SentenceLookup
-from im2sp.train.models.translator import Translator
+from im2sp.train.models.git import GitDecoder
 from im2sp.train.precision import products
 from im2sp.train.training.averaging import train_averaged
 from im2sp.train.training.processes import Part, Processes, peers_answer
@@ -121,7 +121,7 @@ def pad(sentences: Sequence[Sentence]) -> Tensor:
 
 
 def next_token_loss(
-    model: Translator, features: Tensor, tokens: Tensor, photo: Tensor, smoothing: float, bf16: bool = True
+    model: GitDecoder, features: Tensor, tokens: Tensor, photo: Tensor, smoothing: float, bf16: bool = True
 ) -> Tensor:
     """Mean cross-entropy [nats] over all tokens after BOS, EOS included, pad ignored."""
     targets = tokens[:, 1:].flatten()
@@ -160,7 +160,7 @@ def some_tokens(images: Tensor, share: float) -> Tensor:
 
 
 def training_step(
-    model: Translator, optimizer: torch.optim.Optimizer, images: Tensor, tokens: Tensor, photo: Tensor, smoothing: float
+    model: GitDecoder, optimizer: torch.optim.Optimizer, images: Tensor, tokens: Tensor, photo: Tensor, smoothing: float
 ) -> float:
     """Learn from one batch; returns its loss."""
     loss = next_token_loss(model, images, tokens, photo, smoothing)
@@ -174,7 +174,7 @@ def training_step(
 class NextToken(nn.Module):
     """A translator and its loss as one module, as processes share the gradients of a module's forward pass."""
 
-    def __init__(self, translator: Translator, options: TranslatorTraining) -> None:
+    def __init__(self, translator: GitDecoder, options: TranslatorTraining) -> None:
         super().__init__()
         self.translator, self.options = translator, options
 
@@ -203,14 +203,14 @@ def validation_loss(task: NextToken, features: PhotoInputs, sentences: SentenceL
 
 @peers_answer()
 def train_translator(
-    model: Translator,
+    model: GitDecoder,
     features: PhotoInputs,
     train: SentenceLookup,
     held_out: SentenceLookup,
     options: TranslatorTraining,
     out: Path,
     distilled: SentenceLookup | None = None,
-) -> Translator:
+) -> GitDecoder:
     """Train; resumes from `out/checkpoint.pt`; leaves the averaged weights in `out` and returns that model, on the CPU.
 
     The batch of a step depends on the seed and the step alone: a resumed run sees the data of an unbroken one, and
@@ -223,7 +223,7 @@ def train_translator(
     finished = (out / "model.safetensors").is_file()
     processes.same(finished, f"states of {out}")
     if finished:
-        return Translator.load(out)
+        return GitDecoder.load(out)
     views = len(features.views)
     batches = PhotoBatches(train, options, options.photos, views)
     turn = options.distilled_from if distilled and options.distilled_from is not None else options.steps
@@ -275,12 +275,12 @@ def train_translator(
     return model
 
 
-def optimizer_of(model: Translator, options: TranslatorTraining) -> torch.optim.Optimizer:
+def optimizer_of(model: GitDecoder, options: TranslatorTraining) -> torch.optim.Optimizer:
     """AdamW at the peak learning rate, which decays matrices and no vectors."""
     return torch.optim.AdamW(_groups(model, options.weight_decay), lr=options.learning_rate, betas=(0.9, 0.98))
 
 
-def _groups(model: Translator, weight_decay: float) -> list[dict[str, object]]:
+def _groups(model: GitDecoder, weight_decay: float) -> list[dict[str, object]]:
     groups = []
     named = [(model.learning_rate_share(name), p) for name, p in model.named_parameters()]
     for share in sorted({share for share, _ in named}, reverse=True):

@@ -25,7 +25,7 @@ Output = TypeVar("Output")
 
 
 @dataclass(frozen=True)
-class TranslatorConfig:
+class GitDecoderConfig:
     """Sizes of a translator."""
 
     vocabulary_size: int
@@ -51,7 +51,7 @@ class TranslatorConfig:
 class Layer(nn.Module):
     """One post-norm transformer layer over an image part and a text part."""
 
-    def __init__(self, config: TranslatorConfig) -> None:
+    def __init__(self, config: GitDecoderConfig) -> None:
         super().__init__()
         self.heads, self.head_dim, self.dropout = config.heads, config.head_dim, config.dropout
         self.query = nn.Linear(config.width, config.width)
@@ -92,12 +92,12 @@ class Layer(nn.Module):
         return self.finish(x, attended)
 
 
-class Translator(nn.Module):
+class GitDecoder(nn.Module):
     """Image features -> prefix keys and values; tokens after them -> logits."""
 
     LAYER_METHODS = ("image", "text")  # by which a layer is called
 
-    def __init__(self, config: TranslatorConfig) -> None:
+    def __init__(self, config: GitDecoderConfig) -> None:
         super().__init__()
         self.config = config
         self.activation_checkpoints = False  # in training, compute activations again in place of keeping them
@@ -166,7 +166,7 @@ class Translator(nn.Module):
         output: Output = checkpoint(layer, *inputs, use_reentrant=False)
         return output
 
-    def transfer(self, other: Translator) -> None:
+    def transfer(self, other: GitDecoder) -> None:
         """Take everything from `other` that does not belong to its vocabulary (the paper's transfer, section 2.3).
 
         Where image features have another width than those of `other`, their projection and its norm stay new, as in the
@@ -182,23 +182,23 @@ class Translator(nn.Module):
         positions[:rows] = taken["position_embeddings.weight"][:rows]
         self.load_state_dict(own | taken | {"position_embeddings.weight": positions})
 
-    def take(self, other: Translator, but_for: tuple[str, ...]) -> None:
+    def load_partial(self, other: GitDecoder, exclude: tuple[str, ...]) -> None:
         """Take all weights from `other` but for those of the parts named; what it does not have stays."""
-        taken = {name: value for name, value in other.state_dict().items() if name.split(".")[0] not in but_for}
+        taken = {name: value for name, value in other.state_dict().items() if name.split(".")[0] not in exclude}
         self.load_state_dict(self.state_dict() | taken)
 
     def learning_rate_share(self, name: str) -> float:
         """How much of the learning rate the parameter of this name gets."""
         return 1.0
 
-    def on_projected(self) -> Translator:
+    def on_projected(self) -> GitDecoder:
         """A translator that takes, in place of image features, what `image_norm` makes of them here.
 
         From that it gives the same logits: its image projection begins as the identity, and no norm follows. A second
         norm would take away the scale and shift of each channel that the first has learned.
         """
-        made = Translator(replace(self.config, image_width=self.config.width, normalised=True))
-        made.take(self, but_for=("image_projection", "image_norm"))
+        made = GitDecoder(replace(self.config, image_width=self.config.width, normalised=True))
+        made.load_partial(self, exclude=("image_projection", "image_norm"))
         with torch.no_grad():
             nn.init.eye_(made.image_projection.weight)
             nn.init.zeros_(made.image_projection.bias)
@@ -209,9 +209,9 @@ class Translator(nn.Module):
         save_model(untied(self.state_dict(), self.config), self.config, folder)
 
     @classmethod
-    def load(cls, folder: Path, **changes: float) -> Translator:
+    def load(cls, folder: Path, **changes: float) -> GitDecoder:
         """Read what `save` wrote, in evaluation mode; `changes` override fields of the config (dropout, say)."""
-        config = load_config(folder, TranslatorConfig)
+        config = load_config(folder, GitDecoderConfig)
         model = cls(replace(config, **changes))  # type: ignore[arg-type]
         state = load_file(folder / WEIGHTS)
         if config.tied:
@@ -220,7 +220,7 @@ class Translator(nn.Module):
         return model.eval()
 
 
-def untied(state: dict[str, Tensor], config: TranslatorConfig) -> dict[str, Tensor]:
+def untied(state: dict[str, Tensor], config: GitDecoderConfig) -> dict[str, Tensor]:
     """What is saved of a state: the output layer only where it is not the word embeddings once more."""
     return {name: value for name, value in state.items() if not (config.tied and name == "output.weight")}
 
@@ -235,7 +235,7 @@ def _initialise(module: nn.Module) -> None:
 class ImagePrefix(nn.Module):
     """Graph `image_encoder`: pixels -> prefix keys and values, for export."""
 
-    def __init__(self, backbone: nn.Module, translator: Translator) -> None:
+    def __init__(self, backbone: nn.Module, translator: GitDecoder) -> None:
         super().__init__()
         self.backbone = backbone
         self.translator = translator
@@ -249,7 +249,7 @@ class ImagePrefix(nn.Module):
 class DecoderStep(nn.Module):
     """Last token and cache -> logits, grown cache and attention over the image."""
 
-    def __init__(self, translator: Translator) -> None:
+    def __init__(self, translator: GitDecoder) -> None:
         super().__init__()
         self.translator = translator
 
@@ -296,14 +296,14 @@ class DecoderStep(nn.Module):
         return model.output(x[:, 0]), torch.stack(keys), torch.stack(values), attention
 
 
-class KeptCacheStep(nn.Module):
+class CachedDecoderStep(nn.Module):
     """Graph `decoder`: the same step for a cache that stays where it is, for export.
 
     The caller keeps keys and values of each layer in arrays of their own, with room at their end, and writes into
     them what comes out. Nothing of a size that grows with the sentence is copied, and keys lie as products need them.
     """
 
-    def __init__(self, translator: Translator, image_tokens: int) -> None:
+    def __init__(self, translator: GitDecoder, image_tokens: int) -> None:
         super().__init__()
         self.translator = translator
         self.image_tokens = image_tokens
