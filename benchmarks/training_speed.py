@@ -42,7 +42,7 @@ from im2sp.train.stages.encode import encode
 from im2sp.train.stages.semantic_units import SemanticUnitsOptions, make_semantic_units, stored_semantic_units
 from im2sp.train.stages.token_vit import batches_of_units
 from im2sp.train.stages.vit_vqgan_units import store_vit_vqgan_units, vit_vqgan_tokenizer
-from im2sp.train.training.token_augmentation import TokenAugmentation
+from im2sp.train.data.token_augmentation import TokenAugmentation
 from im2sp.train.training.token_translator import TokenTranslator
 from im2sp.train.training.translator import TranslatorTraining, input_of, optimizer_of, training_step
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from im2sp.train.data.mfcc import mfcc
 
 from im2sp.bundle import VocabularyConfig
 from im2sp.decoding.vocabulary import Vocabulary
 from im2sp.errors import Im2SpError
 from im2sp.train.data.flickr8k import clean_text, read_captions, read_split
-from im2sp.train.data.mfcc import mfcc
 from im2sp.train.data.speech_shards import SpokenCaption, read_shards, write_shard
 from im2sp.train.data.text_tokenizer import BOS, EOS, TextTokenizer
 from im2sp.train.data.tiny_flickr8k import write_tiny_flickr8k
@@ -167,7 +167,6 @@ def test_recipes_fit_their_stages(name: str) -> None:
     from im2sp.train.stages.semantic_units import SemanticUnitsOptions
     from im2sp.train.stages.tune import TuneTraining
     from im2sp.train.training.self_critical import SelfCriticalTraining
-    from im2sp.train.training.token_augmentation import TokenAugmentation
     from im2sp.train.training.token_vit import TokenVitTraining
     from im2sp.train.training.translator import TranslatorTraining
     from im2sp.train.training.vit_vqgan import VitVqganTraining

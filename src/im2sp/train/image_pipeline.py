@@ -69,11 +69,11 @@ def image_tokenizer(recipe: Recipe) -> None:
 def token_vit(recipe: Recipe) -> None:
     """Image units and cached features -> a token ViT."""
     from im2sp.train.data.image_features import ImageFeatures
+    from im2sp.train.data.token_augmentation import TokenAugmentation
     from im2sp.train.models.saving import CONFIG, load_config
     from im2sp.train.models.token_vit import TokenVitConfig
     from im2sp.train.models.vit_vqgan import VitVqganConfig
     from im2sp.train.stages.token_vit import train_on_units
-    from im2sp.train.training.token_augmentation import TokenAugmentation
     from im2sp.train.training.token_vit import TokenVitTraining
 
     if not (recipe.image_tokenizer / CONFIG).is_file():

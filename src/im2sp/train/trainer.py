@@ -107,7 +107,10 @@ class Task(ABC):
 
     Attributes:
         optimizers: by name; a task with others than "model" overrides `updates`.
-        ema: averaged weights of `model`, by their names; the loop fills it.
+        ema: averaged weights of `model`, by their names.
+        sum_over_processes: sums a tensor on the device.
+
+    The loop sets `ema`, `device` and `sum_over_processes`.
     """
 
     def __init__(self, config: TrainConfig, model: nn.Module, **others: nn.Module) -> None:
@@ -116,6 +119,7 @@ class Task(ABC):
         self.optimizers: dict[str, torch.optim.Optimizer] = {"model": adamw(self.modules.values(), config)}
         self.ema: dict[str, Tensor] = {}
         self.device = torch.device("cpu")
+        self.sum_over_processes: Callable[[Tensor], Tensor] = lambda tensor: tensor
 
     @abstractmethod
     def loss(self, step: int, part: MicroBatch) -> Losses:
@@ -226,7 +230,7 @@ class _Loop:
         first = self.processes.index * self.config.grad_accum_steps
         count = self.processes.count * self.config.grad_accum_steps
         self.parts = [MicroBatch(first + i, count) for i in range(self.config.grad_accum_steps)]
-        task.device = self.processes.device
+        task.device, task.sum_over_processes = self.processes.device, self.processes.sum
         for module in task.modules.values():
             module.to(task.device)
             self.processes.broadcast(module)

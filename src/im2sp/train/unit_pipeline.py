@@ -11,6 +11,7 @@ from torch import nn
 from im2sp.bundle import ImageUnitsConfig
 from im2sp.errors import Im2SpError
 from im2sp.train.data.image_features import PhotoInputs
+from im2sp.train.data.token_augmentation import TokenAugmentation
 from im2sp.train.data.unit_features import StoredUnits, UnitFeatures
 from im2sp.train.data.unit_subwords import UnitSubwords
 from im2sp.train.export import ImageUnitModules
@@ -26,7 +27,6 @@ from im2sp.train.recipe import IMAGE_ENCODER, SEMANTIC, VIT_VQGAN, Recipe
 from im2sp.train.stages.semantic_units import load_semantic_units, semantic_tokenizer, stored_semantic_units
 from im2sp.train.stages.translate import train_and_keep
 from im2sp.train.stages.vit_vqgan_units import store_vit_vqgan_units, vit_vqgan_modules, vit_vqgan_tokenizer
-from im2sp.train.training.token_augmentation import TokenAugmentation
 from im2sp.train.training.token_translator import TOKEN_VIT, SemanticTranslator, TokenTranslator
 from im2sp.train.training.translator import TranslatorTraining
 

@@ -12,9 +12,9 @@ import torch
 
 from im2sp.errors import Im2SpError
 from im2sp.train.data.image_features import ImageFeatures
+from im2sp.train.data.token_augmentation import TokenAugmentation
 from im2sp.train.models.token_vit import TokenVit, TokenVitConfig
 from im2sp.train.training.progress import Checkpoint
-from im2sp.train.training.token_augmentation import TokenAugmentation
 from im2sp.train.training.token_vit import Pupil, TokenVitTraining, UnitPhotos, train_token_vit
 
 CONFIG = TokenVitConfig(code_width=4, crop=8, width=32, layers=1, heads=2, feed_forward=32)

@@ -1,123 +1,243 @@
-"""A table of recordings (CSV or JSON lines) in, checked rows out: which file speaks about which photo."""
+"""Importer of recordings: a corpus -> Parquet shards of spoken captions (16 kHz mono), resumable shard by shard.
+
+The folder gets `<split>-<number>.parquet`, `plan.json` (what was asked for) and `problems/`, one file of JSON lines for
+the lists of the corpus and one for each shard, of what was left out or noted. Captions may be spoken by a synthetic
+voice in place of recordings, and published units may take their place, too (`im2sp.train.data.unit_files`).
+"""
 
 from __future__ import annotations
 
-import csv
-import io
+import hashlib
 import json
+import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path, PurePath
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
 
-from im2sp.errors import Im2SpError, reason
+import numpy as np
 
-TABLE_LIMIT = 256 * 2**20  # bytes
-FIELD_LIMIT = 10_000  # characters
-COLUMNS = ("image_id", "wav", "text")
-_REQUIRED = frozenset(COLUMNS[:2])
-_NAME_LIMIT = 180  # characters of an image id, which becomes part of file names
+from im2sp.errors import AudioError, Im2SpError
+from im2sp.files import replace_whole
+from im2sp.speech.audio import MAX_SECONDS, SAMPLE_RATE, read_audio
+from im2sp.train.data.corpora import CorpusOptions, open_corpus
+from im2sp.train.data.corpora.items import Corpus, CorpusItem, Problem, Report, consistent, ignore
+from im2sp.train.data.flickr8k import clean_text
+from im2sp.train.data.speech_shards import SpokenCaption, write_shard
+from im2sp.train.data.voice import PiperSpeaker, VoiceConfig
+
+log = logging.getLogger(__name__)
+
+PLAN, PROBLEMS = "plan.json", "problems"
+MAX_SHARD_SAMPLES = 2**29  # 1 GiB of 16-bit samples; a list column of Parquet ends at 2**31
+SILENCE = 1e-3  # a recording that is nowhere louder holds no speech
 
 
 @dataclass(frozen=True)
-class Recording:
-    """One row: a recording that describes a photo."""
+class RecordingOptions(CorpusOptions):
+    """A corpus and what is taken of it."""
 
-    image_id: str  # file name of the photo without ".jpg"
-    index: int  # 0, 1, ... among the recordings of this photo, in the order of the table
-    wav: PurePath  # inside the folder of recordings
-    text: str  # what is said; empty where nobody wrote it down
-    split: str = ""  # "train" or "dev", once it is known
+    spoken_by: Literal["people", "piper"] = "people"  # recordings of the corpus, or a synthetic voice from its texts
+    speaker: str = "own"  # name of a speaker whom the corpus does not name
+    splits_taken: tuple[str, ...] = ("dev", "train")
+    captions: int = 0  # of each split; 0 for all
+    shard_size: int = 250  # captions
+    shortest: float = 0.1  # seconds; HuBERT has no frame in less
+    longest: float = 60.0  # seconds
 
-    @property
-    def caption_id(self) -> str:
-        """`<image_id>_<index>`, as the captions of Flickr8k are called."""
-        return f"{self.image_id}_{self.index}"
+    def __post_init__(self) -> None:
+        if self.shard_size < 1 or not 0 < self.shortest < self.longest <= MAX_SECONDS:
+            raise Im2SpError(
+                f"a shard has at least one caption, and a recording between 0 and {MAX_SECONDS} seconds: "
+                f"give other limits than {self.shard_size}, {self.shortest} and {self.longest}"
+            )
+        if self.shard_size * self.longest * SAMPLE_RATE > MAX_SHARD_SAMPLES:
+            raise Im2SpError(
+                f"{self.shard_size} captions of {self.longest:g} s could take more than a gigabyte: "
+                "make shards smaller or recordings shorter"
+            )
 
 
-def read_recordings(table: Path) -> list[Recording]:
-    """Rows of a `.csv` (with a header) or `.jsonl` table: `image_id`, `wav` and, for all rows or none, `text`.
+class Source(Protocol):
+    """What is stored of each caption."""
+
+    def read(self, item: CorpusItem) -> Any:
+        """Return the row of a caption, or the Problem why there is none."""
+        ...
+
+    def write(self, path: Path, rows: Sequence[Any]) -> None:
+        """Write one shard."""
+        ...
+
+
+@dataclass(frozen=True)
+class Recordings:
+    """Recordings of people."""
+
+    options: RecordingOptions
+
+    def read(self, item: CorpusItem) -> SpokenCaption | Problem:
+        """Read the recording of a caption."""
+        where, path = item.caption_id, item.recording
+        if path is None:
+            return Problem("no-recording", where, f"{where} has no recording")
+        if not path.exists():
+            return Problem("missing", where, f"{path} is missing")
+        try:
+            waveform = read_audio(path)
+        except AudioError as error:
+            return Problem("unreadable", where, str(error))
+        if problem := wrong_length(where, path, len(waveform) / SAMPLE_RATE, self.options):
+            return problem
+        if np.abs(waveform).max() < SILENCE:
+            return Problem("silent", where, f"{path} is silent")
+        speaker = item.speaker or self.options.speaker
+        return SpokenCaption.recorded(where, item.image_id, item.split, speaker, item.text or "", waveform)
+
+    def write(self, path: Path, rows: Sequence[SpokenCaption]) -> None:
+        """Write one shard."""
+        write_shard(path, list(rows))
+
+
+class SyntheticVoice:
+    """Captions spoken by Piper, with the phones that it said."""
+
+    def __init__(self, config: VoiceConfig) -> None:
+        self._config = config
+        self._voice: PiperSpeaker | None = None
+
+    def read(self, item: CorpusItem) -> SpokenCaption | Problem:
+        """Speak the text of a caption."""
+        text = clean_text(item.text or "")
+        if not text:
+            return Problem("no-text", item.caption_id, f"{item.caption_id} has no text to speak")
+        self._voice = self._voice or PiperSpeaker(self._config)
+        waveform, phones, samples = self._voice.speak(text)
+        return SpokenCaption(
+            item.caption_id,
+            item.image_id,
+            item.split,
+            self._config.speaker,
+            item.text or "",
+            waveform,
+            phones,
+            samples,
+        )
+
+    def write(self, path: Path, rows: Sequence[SpokenCaption]) -> None:
+        """Write one shard."""
+        write_shard(path, list(rows))
+
+
+def import_recordings(data: Path, options: RecordingOptions, voice: VoiceConfig, out: Path) -> None:
+    """Import the recordings of a corpus, or let a synthetic voice speak its captions.
 
     Raises:
-        Im2SpError: it cannot be read, is too large or empty, or a row is not of this form; with the line.
+        Im2SpError: as `import_corpus`.
     """
-    rows = list(_rows(table, _cells(table)))
-    if not rows:
-        raise Im2SpError(f"{table} names no recording: give a line for each, with image_id and wav")
-    spoken = sum(1 for row in rows if row.text)
-    if spoken not in (0, len(rows)):
-        raise Im2SpError(f"{table} has a text for {spoken} of {len(rows)} recordings: give it for all of them or none")
-    return rows
+    source: Source = SyntheticVoice(voice) if options.spoken_by == "piper" else Recordings(options)
+    import_corpus(data, options, source, out)
 
 
-def _cells(table: Path) -> Iterator[tuple[int, Mapping[str, object]]]:
-    """(number of the line, its cells by column) of every row."""
-    readers = {".csv": _csv_cells, ".jsonl": _json_cells}
-    if table.suffix.lower() not in readers:
-        raise Im2SpError(f"{table}: a table of recordings is a .csv or a .jsonl file")
-    try:
-        if table.stat().st_size > TABLE_LIMIT:
-            raise Im2SpError(f"{table} is larger than {TABLE_LIMIT >> 20} MiB, the limit for a table of recordings")
-        text = table.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise Im2SpError(f"the table {table} cannot be read ({reason(error)})") from error
-    return readers[table.suffix.lower()](table, text)
+def import_corpus(data: Path, options: RecordingOptions, source: Source, out: Path) -> None:
+    """Write every shard of a corpus that is not in `out` yet.
+
+    The corpus is listed twice: first to see that its lists are whole, then to read recordings. Memory: the rows of one
+    shard, twice, and what `consistent` keeps.
+
+    Raises:
+        Im2SpError: a list of the corpus cannot be read, `out` was begun with something else, or nothing can be used.
+    """
+    problems: list[Problem] = []
+    corpus = open_corpus(data, options, problems.append)
+    counts, digest = _survey(_wanted(corpus, options, problems.append))
+    if not counts:
+        first = f"; the first problem: {problems[0].message}" if problems else ""
+        raise Im2SpError(f"the corpus has no captions of {' or '.join(options.splits_taken)}{first}")
+    _check_plan(out, {"captions": counts, "digest": digest, "options": asdict(options)})
+    _write_problems(out / PROBLEMS / "lists.jsonl", problems)
+    for name, items in _shards(_wanted(corpus, options, ignore), options.shard_size):
+        path = out / f"{name}.parquet"
+        if not path.exists():
+            _write_shard(path, items, source)
+    found: Counter[str] = Counter()
+    for path in (out / PROBLEMS).glob("*.jsonl"):
+        found.update(json.loads(line)["kind"] for line in path.read_text().splitlines())
+    if found:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(found.items()))
+        log.warning("%s: problems: %s (see %s)", out, kinds, out / PROBLEMS)
+    if not any(out.glob("*.parquet")):
+        raise Im2SpError(f"{out}: not one caption could be used; {PROBLEMS} in it says why")
 
 
-def _csv_cells(table: Path, text: str) -> Iterator[tuple[int, Mapping[str, object]]]:
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-    try:
-        for cells in reader:
-            if None in cells:
-                raise Im2SpError(f"{table}, line {reader.line_num}: has more cells than the header")
-            yield reader.line_num, {name: value for name, value in cells.items() if value}
-    except csv.Error as error:
-        raise Im2SpError(f"{table}, after line {reader.line_num}: is not CSV ({reason(error)})") from error
+def wrong_length(where: str, path: Path, seconds: float, options: RecordingOptions) -> Problem | None:
+    """The problem of a recording that is too short or too long."""
+    if seconds < options.shortest:
+        return Problem("too-short", where, f"{path} lasts {seconds:.3f} s: less than {options.shortest:g} s")
+    if seconds > options.longest:
+        return Problem("too-long", where, f"{path} lasts {seconds:.1f} s: more than {options.longest:g} s")
+    return None
 
 
-def _json_cells(table: Path, text: str) -> Iterator[tuple[int, Mapping[str, object]]]:
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            cells = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise Im2SpError(f"{table}, line {number}: is not JSON") from error
-        if not isinstance(cells, dict):
-            raise Im2SpError(f"{table}, line {number}: is not an object with image_id and wav")
-        yield number, cells
+def _wanted(corpus: Corpus, options: RecordingOptions, report: Report) -> Iterator[CorpusItem]:
+    taken: Counter[str] = Counter()
+    for item in consistent(corpus, report):
+        if item.split in options.splits_taken and not 0 < options.captions <= taken[item.split]:
+            taken[item.split] += 1
+            yield item
 
 
-def _rows(table: Path, numbered: Iterable[tuple[int, Mapping[str, object]]]) -> Iterator[Recording]:
-    seen: Counter[str] = Counter()
-    for number, cells in numbered:
-        where = f"{table}, line {number}"
-        if unknown := sorted(set(cells) - set(COLUMNS)):
-            raise Im2SpError(f"{where}: the column {unknown[0]!r} is not known; known are {', '.join(COLUMNS)}")
-        if missing := sorted(_REQUIRED - set(cells)):
-            raise Im2SpError(f"{where}: {missing[0]} is missing")
-        for name, value in cells.items():
-            if not isinstance(value, str) or len(value) > FIELD_LIMIT:
-                raise Im2SpError(f"{where}: {name} is not a text of at most {FIELD_LIMIT} characters")
-        image_id = _image_id(str(cells["image_id"]), where)
-        row = Recording(
-            image_id, seen[image_id], _inside(str(cells["wav"]), where), " ".join(str(cells.get("text", "")).split())
-        )
-        seen[image_id] += 1
-        yield row
+def _survey(items: Iterable[CorpusItem]) -> tuple[dict[str, int], str]:
+    """(captions of each split, digest of all that decides what is in which shard)."""
+    counts: Counter[str] = Counter()
+    digest = hashlib.sha256()
+    for item in items:
+        counts[item.split] += 1
+        recording = item.recording.name if item.recording else None
+        line = [item.caption_id, item.image_id, item.split, item.speaker, item.text, recording]
+        digest.update(json.dumps(line).encode("ascii"))
+    return dict(sorted(counts.items())), digest.hexdigest()
 
 
-def _image_id(name: str, where: str) -> str:
-    """An id that can be part of a file name and of a line in the split files."""
-    image_id = name.strip().removesuffix(".jpg")
-    if not image_id.isprintable() or not 0 < len(image_id) <= _NAME_LIMIT or set(image_id) & set("/\\#:"):
-        raise Im2SpError(f"{where}: {name[:60]!r} cannot be the name of a photo")
-    return image_id
+def _check_plan(out: Path, plan: Mapping[str, Any]) -> None:
+    """Write the plan, or check that an earlier run had the same."""
+    path, text = out / PLAN, json.dumps(plan, indent=1) + "\n"
+    if path.is_file():
+        if path.read_text() != text:
+            raise Im2SpError(f"{out} was begun with another corpus or other options: remove it, or give other `runs`")
+        return
+    if any(out.glob("*.parquet")):
+        raise Im2SpError(f"{out} holds shards of something else: remove it, or give other `runs`")
+    with replace_whole(path) as temporary:
+        temporary.write_text(text)
 
 
-def _inside(name: str, where: str) -> PurePath:
-    """A path that stays in the folder of recordings."""
-    path = PurePath(name)
-    if not name.isprintable() or path.is_absolute() or not path.name or ".." in path.parts:
-        raise Im2SpError(f"{where}: {name[:60]!r} is not a path inside the folder of recordings")
-    return path
+def _shards(items: Iterable[CorpusItem], size: int) -> Iterator[tuple[str, list[CorpusItem]]]:
+    """Named shards of each split, in the order of the corpus."""
+    waiting: dict[str, list[CorpusItem]] = {}
+    numbers: Counter[str] = Counter()
+    for item in items:
+        shard = waiting.setdefault(item.split, [])
+        shard.append(item)
+        if len(shard) == size:
+            yield f"{item.split}-{numbers[item.split]:05d}", waiting.pop(item.split)
+            numbers[item.split] += 1
+    for split, shard in waiting.items():
+        yield f"{split}-{numbers[split]:05d}", shard
+
+
+def _write_shard(path: Path, items: Sequence[CorpusItem], source: Source) -> None:
+    read = [source.read(item) for item in items]
+    problems = [row for row in read if isinstance(row, Problem)]
+    rows = [row for row in read if not isinstance(row, Problem)]
+    _write_problems(path.parent / PROBLEMS / f"{path.stem}.jsonl", problems)
+    if rows:
+        source.write(path, rows)
+    log.info("%s: %d captions, %d left out", path.name, len(rows), len(problems))
+
+
+def _write_problems(path: Path, problems: Iterable[Problem]) -> None:
+    if lines := [json.dumps(asdict(problem)) + "\n" for problem in problems]:
+        with replace_whole(path) as temporary:
+            temporary.write_text("".join(lines))

@@ -1,4 +1,4 @@
-"""Published unit files, one for each recording of a corpus -> rows of unit tables (reference formats, section 5).
+"""Published unit files, one for each recording of a corpus -> unit tables.
 
 A `.unit` file is what `torch.save` writes of a numpy vector of whole numbers: a unit for each 20 ms, repeats kept. It
 is a pickle and is read as every published checkpoint is: nothing in it is run.
@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from im2sp.errors import Im2SpError
 from im2sp.speech.audio import HOP, SAMPLE_RATE
@@ -20,7 +19,7 @@ from im2sp.train.convert.checkpoints import read_checkpoint
 from im2sp.train.convert.state_dicts import as_tensor
 from im2sp.train.convert.streams import CheckpointError, Limits
 from im2sp.train.data.corpora.items import CorpusItem, Problem
-from im2sp.train.data.speech_ingest import IngestOptions
+from im2sp.train.data.recordings import RecordingOptions, wrong_length
 from im2sp.train.data.unit_table import UnitRow, write_unit_table
 
 SUFFIX = ".unit"
@@ -31,7 +30,7 @@ LIMITS = Limits(file_bytes=2**24, pickle_bytes=2**24, inflated_bytes=2**24, oper
 
 @dataclass(frozen=True)
 class UnitFiles:
-    """In the place of `Recordings`: unit tables from a folder of unit files.
+    """Source of `import_corpus`: a folder of unit files.
 
     The file of a recording has its name with the ending `.unit`. It lies in the folder itself or below it, where the
     recording lies in the corpus: the one with the longest path that both have counts.
@@ -43,7 +42,7 @@ class UnitFiles:
 
     folder: Path
     units: int
-    options: IngestOptions
+    options: RecordingOptions
 
     def __post_init__(self) -> None:
         if not self.folder.is_dir():
@@ -64,10 +63,8 @@ class UnitFiles:
         except CheckpointError as error:
             return Problem("unreadable", where, str(error))
         seconds = len(units) * FRAME_SECONDS
-        if seconds < self.options.shortest:
-            return Problem("too-short", where, f"{path} lasts {seconds:.3f} s: less than {self.options.shortest:g} s")
-        if seconds > self.options.longest:
-            return Problem("too-long", where, f"{path} lasts {seconds:.1f} s: more than {self.options.longest:g} s")
+        if problem := wrong_length(where, path, seconds, self.options):
+            return problem
         return UnitRow(item.image_id, where, units, item.split, item.speaker, seconds, item.text or "")
 
     def _file_of(self, recording: Path) -> Path | None:
@@ -87,8 +84,3 @@ class UnitFiles:
     def write(self, path: Path, rows: Sequence[UnitRow]) -> None:
         """One table."""
         write_unit_table(path, rows, {"speech_encoder": f"{SUFFIX} files", "units": self.units})
-
-    def seconds(self, path: Path) -> tuple[int, float]:
-        """(Rows, seconds) of a table."""
-        durations = pq.read_table(path, columns=["duration_s"])["duration_s"].to_numpy()
-        return len(durations), float(durations.sum(dtype=np.float64))

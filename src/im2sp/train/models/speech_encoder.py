@@ -1,4 +1,4 @@
-"""Speech encoder: waveform -> HuBERT features -> k-means units at 50 Hz (reference formats, section 5)."""
+"""Speech encoder: waveform -> HuBERT features -> k-means units at 50 Hz (Hsu et al., 2021; Lakhotia et al., 2021)."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from transformers import HubertConfig, HubertModel
 
 from im2sp.files import replace_whole
 from im2sp.speech.audio import HOP
-from im2sp.train.data.mfcc import Cepstra
+from im2sp.train.models.mfcc import MFCC
 
-CLUSTERS = "clusters.safetensors"  # in the folder of a speech encoder
+CONFIG, CLUSTERS = "speech_encoder.json", "clusters.safetensors"  # beside HuBERT in the folder of a speech encoder
 
 
 def small_hubert_config(layers: int = 6, width: int = 256, heads: int = 4) -> HubertConfig:
@@ -58,10 +58,7 @@ def edge_padding(config: HubertConfig) -> int:
 
 
 def up_to_layer(hubert: HubertModel, layer: int) -> HubertModel:
-    """A HuBERT without the layers behind `layer`; `hubert` itself stays whole.
-
-    `hidden_states[layer]` is what that layer gave, so nothing behind it can change it.
-    """
+    """Copy a HuBERT without the layers after `layer`, which `hidden_states[layer]` does not depend on."""
     if layer == len(hubert.encoder.layers):
         return hubert
     cut = copy.deepcopy(hubert)
@@ -70,8 +67,8 @@ def up_to_layer(hubert: HubertModel, layer: int) -> HubertModel:
     return cut
 
 
-def averaged(features: Tensor, frames: int) -> Tensor:
-    """Features [B, n, width] averaged over an odd number of frames; at the ends over those that there are."""
+def smooth(features: Tensor, frames: int) -> Tensor:
+    """Average features [B, n, width] over an odd number of frames; at the ends over those that there are."""
     if frames == 1:
         return features
     pooled = nn.functional.avg_pool1d(features.transpose(1, 2), frames, 1, frames // 2, count_include_pad=False)
@@ -95,7 +92,7 @@ class Clusters:
 
     @classmethod
     def around(cls, centres: np.ndarray, scale: np.ndarray | None = None) -> Clusters:
-        """Clusters around centres [units, width] of features that were multiplied by `scale` [width]."""
+        """Make clusters of centres [units, width] of features that were multiplied by `scale` [width]."""
         weight = 2 * centres if scale is None else 2 * centres * scale
         return cls(weight.astype(np.float32), -(centres.astype(np.float64) ** 2).sum(1).astype(np.float32))
 
@@ -118,7 +115,7 @@ class Clusters:
 
 
 class SpeechEncoder(nn.Module):
-    """HuBERT up to one layer, then the nearest of the k-means centres.
+    """HuBERT up to one layer, then the nearest k-means centre.
 
     Args:
         hubert: ours or a published one in transformers layout.
@@ -126,6 +123,7 @@ class SpeechEncoder(nn.Module):
         padding: zeros on each side of the waveform: `edge_padding(config)` for our own models, 0 for published ones.
         smoothing: odd number of frames over which features are averaged before the nearest centre is looked up; 1 for
             published models. A small HuBERT's features jitter from frame to frame; averaging lowers the rate of units.
+        mfcc: whether MFCCs are appended to the features.
         clusters: the speech units, or None when only features are wanted.
     """
 
@@ -138,11 +136,11 @@ class SpeechEncoder(nn.Module):
         layer: int,
         padding: int,
         smoothing: int = 1,
-        cepstra: bool = False,
+        mfcc: bool = False,
         clusters: Clusters | None = None,
     ) -> None:
         super().__init__()
-        self.cepstra = Cepstra() if cepstra else None
+        self.mfcc = MFCC() if mfcc else None
         self.hubert, self.layer, self.padding, self.smoothing = (
             up_to_layer(hubert, layer).eval(),
             layer,
@@ -157,9 +155,9 @@ class SpeechEncoder(nn.Module):
         """Waveform float32 [B, samples] at 16 kHz, all of one length -> features [B, frames, width], HuBERT's first."""
         padded = nn.functional.pad(waveform, (self.padding, self.padding))
         hidden: Tensor = self.hubert(padded, output_hidden_states=True).hidden_states[self.layer]
-        if self.cepstra is not None:
-            hidden = torch.cat([hidden.float(), self.cepstra(waveform)], -1)
-        return averaged(hidden, self.smoothing)
+        if self.mfcc is not None:
+            hidden = torch.cat([hidden.float(), self.mfcc(waveform)], -1)
+        return smooth(hidden, self.smoothing)
 
     def forward(self, waveform: Tensor) -> Tensor:
         """Waveform float32 [B, samples] -> units int64 [B, frames], repeats kept."""
@@ -178,22 +176,14 @@ class SpeechEncoder(nn.Module):
         """Write HuBERT in transformers layout, and clusters.safetensors + speech_encoder.json beside it."""
         self.hubert.save_pretrained(folder)
         Clusters(self.weight.numpy(), self.offset.numpy()).save(folder / CLUSTERS)
-        with replace_whole(folder / "speech_encoder.json") as temporary:
-            temporary.write_text(
-                json.dumps(
-                    {
-                        "layer": self.layer,
-                        "padding": self.padding,
-                        "smoothing": self.smoothing,
-                        "cepstra": self.cepstra is not None,
-                    }
-                )
-            )
+        options = {"layer": self.layer, "padding": self.padding, "smoothing": self.smoothing}
+        with replace_whole(folder / CONFIG) as temporary:
+            temporary.write_text(json.dumps(options | {"mfcc": self.mfcc is not None}))
 
     @classmethod
     def load(cls, folder: Path) -> SpeechEncoder:
         """Read what `save` wrote."""
-        options = json.loads((folder / "speech_encoder.json").read_text())
+        options = json.loads((folder / CONFIG).read_text())
         clusters = Clusters.load(folder / CLUSTERS)
         return cls(HubertModel.from_pretrained(folder), **options, clusters=clusters)
 

@@ -14,12 +14,12 @@ from im2sp.arrays import IntArray
 from im2sp.files import replace_whole, sha256_of
 from im2sp.image.loading import load_image
 from im2sp.train.data.image_features import ImageFeatures
+from im2sp.train.data.token_augmentation import TokenAugmentation
 from im2sp.train.models.saving import WEIGHTS
 from im2sp.train.models.token_vit import TokenVit, TokenVitConfig
 from im2sp.train.models.vit_vqgan import VitVqgan
 from im2sp.train.stages.encode import view_of
 from im2sp.train.training.photo_crops import unit_pixels
-from im2sp.train.training.token_augmentation import TokenAugmentation
 from im2sp.train.training.token_vit import TokenVitTraining, UnitPhotos, train_token_vit
 
 log = logging.getLogger(__name__)

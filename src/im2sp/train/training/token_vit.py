@@ -18,12 +18,12 @@ from torch.nn import functional as F
 
 from im2sp.errors import Im2SpError
 from im2sp.train.data.image_features import ImageFeatures
+from im2sp.train.data.token_augmentation import TokenAugmentation, TokenAugmenter
 from im2sp.train.models.saving import CONFIG
 from im2sp.train.models.token_vit import StemFromUnits, TokenVit, TokenVitConfig
 from im2sp.train.precision import products
 from im2sp.train.training.averaging import train_averaged
 from im2sp.train.training.processes import Processes
-from im2sp.train.training.token_augmentation import TokenAugmentation, TokenAugmenter
 
 CENTRE_PHOTOS = 1000  # on which mean and spread of the features are taken
 

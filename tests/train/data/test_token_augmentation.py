@@ -9,9 +9,7 @@ import pytest
 import torch
 
 from im2sp.errors import Im2SpError
-from im2sp.train.models.semantic_units import SemanticUnits, SemanticUnitsConfig
-from im2sp.train.models.token_vit import StemFromUnits
-from im2sp.train.training.token_augmentation import (
+from im2sp.train.data.token_augmentation import (
     SemanticAugmenter,
     TokenAugmentation,
     TokenAugmenter,
@@ -22,6 +20,8 @@ from im2sp.train.training.token_augmentation import (
     replace_by_neighbours,
     swap_patches,
 )
+from im2sp.train.models.semantic_units import SemanticUnits, SemanticUnitsConfig
+from im2sp.train.models.token_vit import StemFromUnits
 
 CODEBOOK = torch.randn(40, 6, generator=torch.Generator().manual_seed(0)) * 3
 NOTHING = TokenAugmentation(replaced=0, swapped=0, noisy=0)

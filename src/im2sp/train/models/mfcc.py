@@ -1,8 +1,6 @@
-"""Mel-frequency cepstra: the first training targets of HuBERT, and what its features are clustered with."""
+"""Mel-frequency cepstral coefficients: waveform -> 39 features a frame, the first targets of HuBERT."""
 
 from __future__ import annotations
-
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -16,15 +14,14 @@ from im2sp.speech.audio import HOP, SAMPLE_RATE
 FFT = 512
 BANDS = 40
 COEFFICIENTS = 13
-WIDTH = 3 * COEFFICIENTS
-# Fixed weights that bring every coefficient to about unit spread on speech, so that k-means hears more than loudness.
+# Fixed divisors that bring every coefficient to about unit variance on speech; otherwise k-means hears loudness alone.
 _SPREAD = np.array([14.0, 7.0, 5.0, 4.0, 3.5, 3.0, 2.5, 2.3, 2.0, 1.9, 1.8, 1.7, 1.6])
 
 
-class Cepstra(nn.Module):
-    """Waveform -> 13 cepstra of every frame with their first and second differences, each at about unit spread.
+class MFCC(nn.Module):
+    """13 coefficients of every frame with their first and second differences, each at about unit variance.
 
-    Of convolutions and matrices alone, so that it exports to ONNX; in float32 always.
+    Made of convolutions and matrix products, so that it exports to ONNX; always in float32.
     """
 
     fourier: Tensor
@@ -49,25 +46,13 @@ class Cepstra(nn.Module):
             padded = nn.functional.pad(waveform.float(), (edge, edge))
             spectrum = nn.functional.conv1d(padded[:, None], self.fourier, stride=HOP).transpose(1, 2)
             real, imaginary = spectrum.chunk(2, -1)
-            cepstra = torch.log((real**2 + imaginary**2) @ self.mel + 1e-7) @ self.cosines
-            # Differences are smaller: twice their value brings them to the spread of the cepstra.
-            first = _difference(cepstra)
-            return torch.cat([cepstra, 2 * first, 2 * _difference(first)], -1)
+            coefficients = torch.log((real**2 + imaginary**2) @ self.mel + 1e-7) @ self.cosines
+            # Differences are smaller; twice their value has about the variance of the coefficients.
+            first = _difference(coefficients)
+            return torch.cat([coefficients, 2 * first, 2 * _difference(first)], -1)
 
 
 def _difference(x: Tensor) -> Tensor:
-    """Central differences of [B, n, C] along n, as if the first and last frames were repeated."""
+    """Central differences of [B, n, C] along n; the first and the last frame count twice."""
     long = torch.cat([x[:, :1], x, x[:, -1:]], 1)
     return (long[:, 2:] - long[:, :-2]) / 2
-
-
-@lru_cache(maxsize=1)
-def _cepstra() -> Cepstra:
-    return Cepstra()
-
-
-def mfcc(waveform: np.ndarray) -> np.ndarray:
-    """Waveform float32 [n * HOP] at 16 kHz -> float32 [n, 39], as `Cepstra`."""
-    with torch.inference_mode():
-        features: np.ndarray = _cepstra()(torch.from_numpy(waveform)[None])[0].numpy()
-        return features

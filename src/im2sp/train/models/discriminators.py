@@ -1,0 +1,175 @@
+"""Discriminators of vocoders and of the image tokenizer: used in training only.
+
+Those of vocoders take a waveform float32 [B, samples] and return scores and feature maps of each discriminator.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.parametrizations import spectral_norm, weight_norm
+
+from im2sp.train.losses import DiscriminatorOutput, stft
+
+# (kernel, stride, padding) over (frequency, time): halve the frequencies each time, the frames once.
+SPECTROGRAM_LAYERS = (
+    ((7, 5), (2, 1), (3, 2)),
+    ((5, 3), (2, 1), (2, 1)),
+    ((5, 3), (2, 2), (2, 1)),
+    ((5, 3), (2, 1), (2, 1)),
+)
+
+# HiFi-GAN (arXiv 2010.05646, appendix A): (divisor of the widest channels, kernel, stride, groups) of each layer.
+PERIODS = (2, 3, 5, 7, 11)
+SCALES = 3  # the waveform, and its means over 2 and over 4 samples
+CHANNELS = 1024  # of the widest layers
+PERIOD_LAYERS = ((32, 5, 3, 1), (8, 5, 3, 1), (2, 5, 3, 1), (1, 5, 3, 1), (1, 5, 1, 1))
+SCALE_LAYERS = (
+    (8, 15, 1, 1), (8, 41, 2, 4), (4, 41, 2, 16), (2, 41, 4, 16), (1, 41, 4, 16), (1, 41, 1, 16), (1, 5, 1, 1),
+)  # fmt: skip
+
+
+class Discriminators(nn.Module):
+    """Several discriminators of waveforms."""
+
+    members: nn.ModuleList
+
+    def update_norms(self) -> None:
+        """Called once before each step in which they are trained."""
+
+    def forward(self, waveform: Tensor) -> list[DiscriminatorOutput]:
+        """Waveform [B, samples] -> scores and feature maps of each member."""
+        return [member(waveform) for member in self.members]
+
+
+class SpectrogramDiscriminator(nn.Module):
+    """Strided 2-D convolutions over one complex spectrogram."""
+
+    def __init__(self, window: int, channels: int) -> None:
+        super().__init__()
+        self.window = window
+        widths = (2, channels, channels, 2 * channels, 2 * channels)
+        self.layers = nn.ModuleList(
+            weight_norm(nn.Conv2d(inner, outer, kernel, stride, padding))
+            for (inner, outer), (kernel, stride, padding) in zip(pairwise(widths), SPECTROGRAM_LAYERS, strict=True)
+        )
+        self.last = weight_norm(nn.Conv2d(widths[-1], 1, 3, padding=1))
+
+    def forward(self, waveform: Tensor) -> DiscriminatorOutput:
+        """Waveform [B, samples] -> (scores [B, 1, f, t], feature maps)."""
+        spectrogram = stft(waveform, self.window, self.window // 4)
+        # Cube root of the magnitude, phase kept.
+        scale = (spectrogram.abs() + 1e-5) ** (-2 / 3)
+        x = torch.view_as_real(spectrogram).permute(0, 3, 1, 2) * scale[:, None]
+        maps = []
+        for layer in self.layers:
+            x = F.leaky_relu(layer(x), 0.1)
+            maps.append(x)
+        return self.last(x), maps
+
+
+class MultiResolutionDiscriminators(Discriminators):
+    """One spectrogram discriminator a resolution, as UnivNet and Vocos have them."""
+
+    def __init__(self, windows: tuple[int, ...] = (1024, 512, 256), channels: int = 24) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(SpectrogramDiscriminator(window, channels) for window in windows)
+
+
+class WaveformDiscriminator(nn.Module):
+    """Strided convolutions over a waveform that is folded by a period.
+
+    Args:
+        layers: PERIOD_LAYERS or SCALE_LAYERS.
+        channels: of the widest layers.
+        norm: weight norm or spectral norm.
+    """
+
+    def __init__(self, layers: tuple[tuple[int, int, int, int], ...], channels: int, norm=weight_norm) -> None:  # type: ignore[no-untyped-def]
+        super().__init__()
+        widths = (1, *(channels // divisor for divisor, *_ in layers))
+        self.layers = nn.ModuleList(
+            norm(nn.Conv2d(inner, outer, (1, kernel), (1, stride), (0, kernel // 2), groups=groups))
+            for (inner, outer), (_, kernel, stride, groups) in zip(pairwise(widths), layers, strict=True)
+        )
+        self.last = norm(nn.Conv2d(widths[-1], 1, (1, 3), padding=(0, 1)))
+
+    def forward(self, folded: Tensor) -> DiscriminatorOutput:
+        """Folded waveform [B, 1, period, T] -> (scores [B, 1, period, t], feature maps, of which they are the last)."""
+        x, maps = folded, []
+        for layer in self.layers:
+            x = F.leaky_relu(layer(x), 0.1)
+            maps.append(x)
+        scores = self.last(x)
+        return scores, [*maps, scores]
+
+
+class MultiPeriodAndScaleDiscriminators(Discriminators):
+    """HiFi-GAN's: one for each period, then one for each scale, of which the first has spectral norm."""
+
+    def __init__(self, channels: int = CHANNELS) -> None:
+        super().__init__()
+        periods = [WaveformDiscriminator(PERIOD_LAYERS, channels) for _ in PERIODS]
+        scales = [
+            WaveformDiscriminator(SCALE_LAYERS, channels, weight_norm if scale else spectral_norm)
+            for scale in range(SCALES)
+        ]
+        self.members = nn.ModuleList([*periods, *scales])
+        self.eval()
+
+    def train(self, mode: bool = True) -> MultiPeriodAndScaleDiscriminators:
+        """Stay in evaluation mode, in which spectral norms do not change.
+
+        Otherwise they, and with them a step, would depend on how often the discriminators are called in it.
+        """
+        return super().train(False)
+
+    @torch.no_grad()
+    def update_norms(self) -> None:
+        """Make one power iteration of the spectral norms, as training mode does when a weight is read."""
+        for module in self.members[len(PERIODS)].modules():
+            if isinstance(module, nn.Conv2d):
+                nn.Module.train(module, True)
+                _ = module.weight
+                nn.Module.train(module, False)
+
+    def forward(self, waveform: Tensor) -> list[DiscriminatorOutput]:
+        """Waveform [B, samples] -> scores and feature maps of each member."""
+        inputs = [fold(waveform, period) for period in PERIODS]
+        for _ in range(SCALES):
+            inputs.append(fold(waveform, 1))
+            waveform = F.avg_pool1d(waveform[:, None], 4, 2, 2)[:, 0]
+        return [member(folded) for member, folded in zip(self.members, inputs, strict=True)]
+
+
+def fold(waveform: Tensor, period: int) -> Tensor:
+    """Waveform [B, S] -> [B, 1, period, T], each row every period-th sample; the end is mirrored to fill all rows."""
+    missing = -waveform.shape[1] % period
+    rows = F.pad(waveform, (0, missing), mode="reflect").view(len(waveform), 1, -1, period)
+    return rows.transpose(2, 3).contiguous()
+
+
+class PatchDiscriminator(nn.Module):
+    """Tells photos from reconstructions by patches: pixels [B, 3, H, W] in [0, 1] -> scores [B, 1, H / 8, W / 8]."""
+
+    def __init__(self, width: int = 32) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, width, 4, 2, 1),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(width, 2 * width, 4, 2, 1),
+            nn.GroupNorm(8, 2 * width),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(2 * width, 4 * width, 4, 2, 1),
+            nn.GroupNorm(8, 4 * width),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(4 * width, 1, 3, 1, 1),
+        )
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Scores, high for photos."""
+        scores: Tensor = self.layers(2 * pixels - 1)
+        return scores.float()

@@ -1,0 +1,140 @@
+"""Training of the token ViT by distillation: image units -> the features that a frozen image encoder has of the photo.
+
+A linear layer on the image tokens, pooled to the grid of the features, predicts them. The layer is thrown away;
+captioning starts from the token ViT (SeiT, Park et al., 2023, trained it by classification).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from im2sp.errors import Im2SpError
+from im2sp.train.data.image_features import ImageFeatures
+from im2sp.train.data.token_augmentation import TokenAugmentation, TokenAugmenter
+from im2sp.train.models.token_vit import StemFromUnits, TokenVit
+from im2sp.train.trainer import MicroBatch, Task, TrainConfig
+
+SCALE_PHOTOS = 1000  # on which mean and variance of the features are measured
+
+
+@dataclass(frozen=True)
+class SeitTraining(TrainConfig):
+    """Options of the token ViT."""
+
+    steps: int = 2000
+    learning_rate: float = 5e-4
+    warm_up: int = 100
+    weight_decay: float = 0.05
+    batch: int = 32
+    log_every: int = 100
+    held_out_photos: int = 200  # on which the error is logged
+
+
+@dataclass(frozen=True)
+class UnitPhotos:
+    """Image units of photos in several views, with their features.
+
+    Attributes:
+        units: uint16 [views, photos, units], in the order of `features`.
+        features: of the same photos in the same views, from one folder.
+    """
+
+    units: npt.NDArray[np.uint16]
+    features: ImageFeatures
+
+    def batch(self, image_ids: Sequence[str], views: npt.NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """Units int64 [B, units] and features float32 [B, cells, width] of some photos, one view each."""
+        rows = [self.features.rows[image_id][1] for image_id in image_ids]
+        units = torch.from_numpy(self.units[views, rows].astype(np.int64))
+        return units, torch.from_numpy(self.features.batch(list(image_ids), views)).float()
+
+
+class FeatureHead(nn.Module):
+    """Image tokens of a token ViT -> features of a coarser square grid.
+
+    Raises:
+        Im2SpError: the features are of no square grid, or of a finer one.
+    """
+
+    def __init__(self, grid: int, width: int, cells: int, feature_width: int) -> None:
+        super().__init__()
+        self.grid, self.side = grid, math.isqrt(cells)
+        if self.side**2 != cells or self.side > grid:
+            raise Im2SpError(
+                f"features of {cells} cells cannot be predicted from {grid} x {grid} image tokens: take a square grid "
+                "that is not finer"
+            )
+        self.linear = nn.Linear(width, feature_width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Tokens [B, 1 + grid * grid, width], the class token first -> float32 [B, cells, feature_width], by rows."""
+        places = tokens[:, 1:].transpose(1, 2).unflatten(2, (self.grid, self.grid))
+        features: Tensor = self.linear(F.adaptive_avg_pool2d(places, self.side).flatten(2).transpose(1, 2))
+        return features.float()
+
+
+class SeitTask(Task):
+    """Token ViT with a feature head.
+
+    Args:
+        train, held_out: image ids.
+        codebook: float32 [codes, code_width] of the tokenizer that made the units.
+    """
+
+    config: SeitTraining
+    model: TokenVit
+
+    def __init__(
+        self,
+        config: SeitTraining,
+        model: TokenVit,
+        photos: UnitPhotos,
+        train: Sequence[str],
+        held_out: Sequence[str],
+        codebook: Tensor,
+        augmentation: TokenAugmentation,
+    ) -> None:
+        cells, width = photos.features.shape
+        self.head = FeatureHead(model.config.grid, model.config.width, cells, width)
+        super().__init__(config, model, head=self.head)
+        self.photos, self.train, self.held_out = photos, train, held_out[: config.held_out_photos]
+        grid, crop = math.isqrt(photos.units.shape[2]), model.config.crop
+        self.augment = TokenAugmenter(codebook, grid, crop, augmentation)
+        self.stem = StemFromUnits(codebook, grid, crop)
+        some = torch.from_numpy(photos.features.batch(list(train[:SCALE_PHOTOS]))).float().flatten(0, 1)
+        self.mean = some.mean(0)
+        self.std = max(float((some - self.mean).square().mean().sqrt()), 1e-6)
+
+    def loss(self, step: int, part: MicroBatch) -> Tensor:
+        """Mean squared error of features of variance 1: predicting their mean has a loss of 1."""
+        draw = np.random.default_rng((self.config.seed, step))
+        chosen = draw.integers(len(self.train), size=self.config.batch)
+        views = draw.integers(len(self.photos.units), size=self.config.batch)
+        rows = part.rows(self.config.batch)
+        units, features = self.photos.batch([self.train[row] for row in chosen[rows]], views[rows])
+        random = torch.Generator().manual_seed(part.seed(self.config.seed, step))
+        vectors = self.augment(units, random).to(self.device)
+        return self._error(vectors, features) * part.share(self.config.batch)
+
+    def evaluate(self) -> dict[str, float]:
+        """Error on the first view of held-out photos, without augmentation."""
+        total = 0.0
+        for start in range(0, len(self.held_out), self.config.batch):
+            chunk = self.held_out[start : start + self.config.batch]
+            units, features = self.photos.batch(chunk, np.zeros(len(chunk), dtype=np.int64))
+            total += float(self._error(self.stem(units).to(self.device), features)) * len(chunk)
+        return {"held_out": total / max(1, len(self.held_out))}
+
+    def _error(self, vectors: Tensor, features: Tensor) -> Tensor:
+        wanted = ((features - self.mean) / self.std).to(self.device)
+        with self.autocast():
+            predicted = self.head(self.model(vectors))
+        return F.mse_loss(predicted, wanted)
