@@ -92,6 +92,15 @@ class Distributed:
         if found[1] * self.count != found[0] ** 2:
             raise Im2SpError(f"the processes find different {what}: all machines need the same folder of runs, shared")
 
+    @contextmanager
+    def main_first(self) -> Iterator[None]:
+        """Let the main process go through the block first; the others find its files then."""
+        if not self.is_main:
+            self.wait()
+        yield
+        if self.is_main:
+            self.wait()
+
     def wait(self) -> None:
         """Wait until all processes are here."""
         self._accelerator.wait_for_everyone()

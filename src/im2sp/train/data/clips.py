@@ -1,8 +1,6 @@
-"""Speech shards and their unit tables -> the clips that a vocoder learns from, in files that are mapped.
+"""Shards of recordings and their unit tables -> clips that a vocoder learns from, in memory-mapped files.
 
-Shards are read once, one at a time, and never held: their samples go into one file, one clip behind the other, so a
-corpus may be larger than memory. What comes out follows from the shards and tables alone: every process of a run, and
-a run that goes on, sees the same.
+Shards are read once, one at a time; their samples are appended to one file. So a corpus may be larger than memory.
 """
 
 from __future__ import annotations
@@ -22,7 +20,7 @@ from im2sp.errors import Im2SpError
 from im2sp.files import replace_whole
 from im2sp.speech.audio import SAMPLE_RATE
 from im2sp.train.data.speech_shards import read_shard
-from im2sp.train.data.unit_table import iterate_unit_tables, unit_table_files
+from im2sp.train.data.unit_table import iterate_unit_tables
 
 log = logging.getLogger(__name__)
 
@@ -62,30 +60,22 @@ class StoredClips(Sequence[Clip]):
         return Clip(self._units[first:last], self._waveforms[start:stop], speaker)
 
 
-def store_clips(speech: Path, units: Path, split: str, out: Path, parts: tuple[str, ...] | None = None) -> StoredClips:
+def store_clips(recordings: Path, units: Path, split: str, out: Path) -> StoredClips:
     """Write the clips of a split to `out`, unless they are there. Recordings without units are left out.
 
     Args:
-        speech: folder of the speech shards.
+        recordings: folder of the shards.
         units: folder of the unit tables.
-        parts: what the names of its shards begin with, where it is not the split.
 
     Raises:
         Im2SpError: there is no table, tables of different encoders are mixed, or no recording has units.
     """
-    parts = parts or (split,)
-    shards = sorted(path for part in parts for path in speech.glob(f"{part}-*.parquet"))
-    files = [*shards, *unit_table_files(units)]
-    made_of: dict[str, object] = {str(path): [path.stat().st_size, path.stat().st_mtime_ns] for path in files} | {
-        "split": split
-    }
-    if not (out / INDEX).is_file() or json.loads((out / INDEX).read_text())["made_of"] != made_of:
-        (out / INDEX).unlink(missing_ok=True)
-        _write(shards, speech, units, split, out, made_of)
+    if not (out / INDEX).is_file():
+        _write(sorted(recordings.glob(f"{split}-*.parquet")), units, split, out)
     return StoredClips(out)
 
 
-def _write(shards: list[Path], speech: Path, units: Path, split: str, out: Path, made_of: dict[str, object]) -> None:
+def _write(shards: list[Path], units: Path, split: str, out: Path) -> None:
     spoken = {row.caption_id: row.speech_units for row in iterate_unit_tables(units, split)}
     bounds, names, frames, samples = array("q"), list[str](), 0, 0
     with (
@@ -103,7 +93,7 @@ def _write(shards: list[Path], speech: Path, units: Path, split: str, out: Path,
             frames, samples = frames + len(found), samples + len(caption.waveform)
             names.append(caption.speaker)
     if not names:
-        raise Im2SpError(f"no recording of the {split} part in {speech} has units in {units}: run the stage `units`")
+        raise Im2SpError(f"no recording of the split {split} has units in {units}")
     speakers = sorted(set(names))
     rows = {name: row for row, name in enumerate(speakers)}
     places = np.array(bounds, np.int64).reshape(-1, 4)
@@ -111,5 +101,5 @@ def _write(shards: list[Path], speech: Path, units: Path, split: str, out: Path,
     with replace_whole(out / BOUNDS) as temporary, temporary.open("wb") as file:
         np.save(file, whole)
     with replace_whole(out / INDEX) as temporary:
-        temporary.write_text(json.dumps({"made_of": made_of, "speakers": speakers}))
+        temporary.write_text(json.dumps({"speakers": speakers}))
     log.info("%s: %d clips, %.1f hours, %d speakers", out, len(names), samples / SAMPLE_RATE / 3600, len(speakers))

@@ -25,7 +25,7 @@ from im2sp.train.data.corpora import CorpusOptions, open_corpus
 from im2sp.train.data.corpora.items import Corpus, CorpusItem, Problem, Report, consistent, ignore
 from im2sp.train.data.flickr8k import clean_text
 from im2sp.train.data.speech_shards import SpokenCaption, write_shard
-from im2sp.train.data.voice import PiperSpeaker, VoiceConfig
+from im2sp.train.data.synthesis import PiperSynthesizer, SynthesisConfig
 
 log = logging.getLogger(__name__)
 
@@ -103,26 +103,26 @@ class Recordings:
 class SyntheticVoice:
     """Captions spoken by Piper, with the phones that it said."""
 
-    def __init__(self, config: VoiceConfig) -> None:
+    def __init__(self, config: SynthesisConfig) -> None:
         self._config = config
-        self._voice: PiperSpeaker | None = None
+        self._voice: PiperSynthesizer | None = None
 
     def read(self, item: CorpusItem) -> SpokenCaption | Problem:
         """Speak the text of a caption."""
         text = clean_text(item.text or "")
         if not text:
             return Problem("no-text", item.caption_id, f"{item.caption_id} has no text to speak")
-        self._voice = self._voice or PiperSpeaker(self._config)
-        waveform, phones, samples = self._voice.speak(text)
+        self._voice = self._voice or PiperSynthesizer(self._config)
+        spoken = self._voice.synthesize(text)
         return SpokenCaption(
             item.caption_id,
             item.image_id,
             item.split,
             self._config.speaker,
             item.text or "",
-            waveform,
-            phones,
-            samples,
+            spoken.waveform,
+            spoken.phones,
+            spoken.phone_samples,
         )
 
     def write(self, path: Path, rows: Sequence[SpokenCaption]) -> None:
@@ -130,7 +130,7 @@ class SyntheticVoice:
         write_shard(path, list(rows))
 
 
-def import_recordings(data: Path, options: RecordingOptions, voice: VoiceConfig, out: Path) -> None:
+def import_recordings(data: Path, options: RecordingOptions, voice: SynthesisConfig, out: Path) -> None:
     """Import the recordings of a corpus, or let a synthetic voice speak its captions.
 
     Raises:

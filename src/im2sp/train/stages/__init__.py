@@ -33,7 +33,7 @@ class Stage(Generic[R]):
     Attributes:
         run: recipe, folder to fill. Run again after it was stopped, it goes on where it was.
         makes: name of that folder in `recipe.runs`.
-        needs: folders in `recipe.runs` that other stages make.
+        needs: folders in `recipe.runs`, as far as stages of the recipe make them.
         when: whether a recipe has this stage.
         distributed: several processes run it together; otherwise the first one runs it and the others wait.
     """
@@ -68,19 +68,20 @@ def run_stages(recipe: R, stages: Sequence[Stage[R]], only: str | None = None) -
         from im2sp.train.distributed import Distributed
 
         Distributed(recipe.timeout_minutes)
+    made = {stage.makes for stage in listed}
     for stage in listed:
         if only in (None, stage.name):
-            _run(recipe, stage)
+            _run(recipe, stage, [recipe.runs / need for need in stage.needs if need in made])
 
 
-def _run(recipe: R, stage: Stage[R]) -> None:
+def _run(recipe: R, stage: Stage[R], needs: Sequence[Path]) -> None:
     folder = recipe.runs / stage.makes
     if is_done(folder):
         log.info("%s: done (%s)", stage.name, folder)
         return
-    for need in stage.needs:
-        if not is_done(recipe.runs / need):
-            raise Im2SpError(f"the stage {stage.name} needs {recipe.runs / need}: run the stage that makes it first")
+    for need in needs:
+        if not is_done(need):
+            raise Im2SpError(f"the stage {stage.name} needs {need}: run the stage that makes it first")
     if is_main_process() or stage.distributed:
         log.info("%s: starts", stage.name)
         started = time.monotonic()
