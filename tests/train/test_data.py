@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from im2sp.train.data.mfcc import mfcc
 
 from im2sp.bundle import VocabularyConfig
 from im2sp.decoding.vocabulary import Vocabulary
@@ -18,11 +17,8 @@ from im2sp.train.data.tiny_flickr8k import write_tiny_flickr8k
 from im2sp.train.data.unit_subwords import UnitSubwords
 from im2sp.train.data.unit_table import UnitRow, read_unit_tables, write_unit_table
 from im2sp.train.evaluate.unit_quality import frame_phones, unit_quality
-from im2sp.train.recipe import Recipe
-from im2sp.train.stages.distil import Distillation
+from im2sp.train.speech_units import mfcc_features
 from im2sp.train.stages.speak import speaking_order
-
-RECIPES = Path(__file__).parents[2] / "recipes" / "flickr8k"
 
 
 def test_tiny_data_set_has_the_official_layout(tmp_path: Path) -> None:
@@ -130,8 +126,8 @@ def test_text_tokenizer_round_trip(tmp_path: Path) -> None:
 
 def test_mfcc_has_a_row_for_every_frame() -> None:
     wave = np.sin(np.arange(3200) / 7).astype(np.float32)
-    assert mfcc(wave).shape == (10, 39)
-    assert np.isfinite(mfcc(np.zeros(320, np.float32))).all()
+    assert mfcc_features(wave).shape == (10, 39)
+    assert np.isfinite(mfcc_features(np.zeros(320, np.float32))).all()
 
 
 def test_frame_phones_joins_marks_to_their_phone() -> None:
@@ -148,84 +144,3 @@ def test_unit_quality_of_a_perfect_and_a_useless_set() -> None:
     useless = unit_quality([(np.zeros(6, int), phones)])
     assert useless.phone_information == pytest.approx(0, abs=1e-9)
     assert useless.phone_purity == pytest.approx(1 / 3)
-
-
-@pytest.mark.parametrize("name", ["recipe.toml", "smoke.toml", "retaught.toml", "gpu.toml", "image-units.toml"])
-def test_recipes_fit_their_stages(name: str) -> None:
-    from im2sp.train.stages.calibrate import CalibrationOptions
-
-    from im2sp.train.export import BundleOptions
-    from im2sp.train.models.git import GitDecoderConfig
-    from im2sp.train.models.image_backbone import BackboneConfig
-    from im2sp.train.models.token_vit import TokenVitConfig
-    from im2sp.train.models.unit_vocoder import VocoderConfig
-    from im2sp.train.models.vit_vqgan import VitVqganConfig
-    from im2sp.train.stages.hubert import HubertStage
-    from im2sp.train.stages.image_tokenizer import TokenizerPhotos
-    from im2sp.train.stages.pronounce import PronunciationOptions
-    from im2sp.train.stages.revoice import RevoiceOptions
-    from im2sp.train.stages.semantic_units import SemanticUnitsOptions
-    from im2sp.train.stages.tune import TuneTraining
-    from im2sp.train.training.self_critical import SelfCriticalTraining
-    from im2sp.train.training.token_vit import TokenVitTraining
-    from im2sp.train.training.translator import TranslatorTraining
-    from im2sp.train.training.vit_vqgan import VitVqganTraining
-    from im2sp.train.training.vocoder import VocoderTraining
-    from im2sp.train.unit_pipeline import UnitTraining
-
-    recipe = Recipe.read(RECIPES / name)
-    kinds = {
-        "backbone": BackboneConfig,
-        "hubert": HubertStage,
-        "pretrain": TranslatorTraining,
-        "tune": TuneTraining,
-        "reward": SelfCriticalTraining,
-        "reward_translator": SelfCriticalTraining,
-        "distil": Distillation,
-        "pronunciations": PronunciationOptions,
-        "revoice": RevoiceOptions,
-        "ablation": TranslatorTraining,
-        "translate": TranslatorTraining,
-        "vocoder": VocoderTraining,
-        "vocoder_sizes": VocoderConfig,
-        "image_tokenizer": TokenizerPhotos,
-        "vit_vqgan_sizes": VitVqganConfig,
-        "vit_vqgan": VitVqganTraining,
-        "token_augmentation": TokenAugmentation,
-        "token_vit": TokenVitTraining,
-        "semantic_units": SemanticUnitsOptions,
-        "translate_units": UnitTraining,
-        "confidence": CalibrationOptions,
-        "bundle": BundleOptions,
-    }
-    for section, kind in kinds.items():
-        recipe.section(section, kind)
-    recipe.section("translator", GitDecoderConfig, vocabulary_size=9)
-    assert recipe.voice.speaker == "piper-joe"
-    recipe.section("token_vit_sizes", TokenVitConfig, code_width=32)
-    assert set(recipe.sections) <= {*kinds, "translator", "token_vit_sizes", "voice"}
-
-
-def test_unknown_keys_of_a_recipe_are_said(tmp_path: Path) -> None:
-    path = tmp_path / "r.toml"
-    path.write_text('data = "x"\ncolour = 3\n')
-    with pytest.raises(Im2SpError, match="unknown key 'colour'"):
-        Recipe.read(path)
-    path.write_text("[voice]\npitch = 3\n")
-    with pytest.raises(Im2SpError, match=r"section \[voice\]"):
-        _ = Recipe.read(path).voice
-    path.write_text("= 3")
-    with pytest.raises(Im2SpError, match="cannot be read"):
-        Recipe.read(path)
-
-
-@pytest.mark.parametrize("left_out", ["parent", "distil", "pronunciations"])
-def test_finer_units_need_a_parent_and_sentences_in_them(tmp_path: Path, left_out: str) -> None:
-    lines = {"parent": 'parent = "default"', "distil": "[distil]", "pronunciations": "[pronunciations]"}
-    whole = tmp_path / "whole.toml"
-    whole.write_text("\n".join([*lines.values(), "[revoice]"]))
-    assert not Recipe.read(whole).keeps_voice
-    path = tmp_path / "recipe.toml"
-    path.write_text("\n".join([*(line for name, line in lines.items() if name != left_out), "[revoice]"]))
-    with pytest.raises(Im2SpError, match=r"has \[revoice\], by which a parent's units become others: it needs"):
-        Recipe.read(path)

@@ -11,15 +11,10 @@ import pytest
 import torch
 
 from im2sp.errors import Im2SpError
-from im2sp.train.data.clips import Clip
 from im2sp.train.data.image_features import ImageFeatures
 from im2sp.train.models.git import GitDecoder, GitDecoderConfig
-from im2sp.train.models.speech_encoder import small_hubert_config
-from im2sp.train.models.unit_vocoder import VocoderConfig
 from im2sp.train.training import translator as translator_training
-from im2sp.train.training import vocoder as vocoder_training
-from im2sp.train.training.hubert import HubertTraining, LengthBatches, span_mask, train_hubert
-from im2sp.train.training.progress import Checkpoint, warm_up_cosine
+from im2sp.train.training.progress import Checkpoint
 
 CONFIG = GitDecoderConfig(vocabulary_size=20, image_width=8, width=16, layers=1, heads=2, feed_forward=16)
 
@@ -152,42 +147,6 @@ def test_from_some_step_on_only_distilled_sentences_teach(
     assert loss[learnt] < 0.5 < 2 < loss[other]
 
 
-def test_vocoder_resumes_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rng = np.random.default_rng(0)
-    clips = [
-        Clip(np.repeat(rng.integers(9, size=20), 2), rng.integers(-9000, 9000, size=40 * 320).astype(np.int16))
-    ] * 3
-    config = VocoderConfig(
-        units=9, width=16, feed_forward=16, slow_blocks=1, fast_blocks=1, duration_width=8, duration_blocks=1
-    )
-    options = vocoder_training.VocoderTraining(
-        steps=4, adversarial_from=2, batch=2, segment_frames=16, duration_steps=3, duration_batch=2, warm_up=2
-    )
-    unbroken, _ = vocoder_training.train_vocoder(clips, config, options, tmp_path / "unbroken")
-    with monkeypatch.context() as patch:
-        _stop_at(3, patch)
-        with pytest.raises(CutOff):
-            vocoder_training.train_vocoder(clips, config, options, tmp_path / "broken")
-    resumed, _ = vocoder_training.train_vocoder(clips, config, options, tmp_path / "broken")
-    for (name, value), other in zip(unbroken.state_dict().items(), resumed.state_dict().values(), strict=True):
-        assert torch.equal(value, other), name
-
-
-def test_hubert_with_dropout_resumes_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rng = np.random.default_rng(0)
-    clips = [rng.integers(-9000, 9000, size=n * 320).astype(np.int16) for n in (20, 21, 25)]
-    targets = [rng.integers(0, 7, size=len(clip) // 320).astype(np.int16) for clip in clips]
-    config, options = small_hubert_config(1, 32), HubertTraining(steps=4, batch_seconds=1, warm_up=2)
-    unbroken = train_hubert(clips, targets, config, options, tmp_path / "unbroken", 7)
-    with monkeypatch.context() as patch:
-        _stop_at(2, patch)
-        with pytest.raises(CutOff):
-            train_hubert(clips, targets, config, options, tmp_path / "broken", 7)
-    resumed = train_hubert(clips, targets, config, options, tmp_path / "broken", 7)
-    for (name, value), other in zip(unbroken.state_dict().items(), resumed.state_dict().values(), strict=True):
-        assert torch.equal(value, other), name
-
-
 def test_photo_batches_visit_every_photo_once_an_epoch(sentences: translator_training.Sentences) -> None:
     options = translator_training.TranslatorTraining(captions=1)
     batches = translator_training.PhotoBatches(sentences, options, photos=2, views=2)
@@ -198,26 +157,3 @@ def test_photo_batches_visit_every_photo_once_an_epoch(sentences: translator_tra
     assert len(batch.ids) == len(batch.views) == 2
     assert tokens.shape[0] == len(photo) == 8  # two captions, filled up
     assert (tokens[2:] == 0).all()
-
-
-def test_length_batches_hold_clips_of_one_length() -> None:
-    lengths = np.array([3200, 48000, 3520, 47000, 3300, 49000])
-    batches = LengthBatches(lengths, batch_seconds=1, seed=0)
-    for step in range(20):
-        chosen = lengths[batches.at(step)]
-        assert len(chosen) >= 2
-        assert np.array_equal(batches.at(step), batches.at(step))
-
-
-def test_span_mask_masks_every_clip_but_not_everything() -> None:
-    mask = span_mask(100, 8, HubertTraining(), np.random.default_rng(0))
-    assert mask.any(1).all()
-    assert 0.2 < mask.mean() < 0.8
-
-
-def test_schedule_rises_then_falls() -> None:
-    factors = [warm_up_cosine(step, 100, 10) for step in range(100)]
-    assert factors[0] == pytest.approx(0.1)
-    assert max(factors) == pytest.approx(1.0)
-    assert factors[9:] == sorted(factors[9:], reverse=True)
-    assert 0 < factors[-1] < 0.05

@@ -1,13 +1,9 @@
-"""The frozen image encoder of a recipe: what the stage `encode` runs, and what a bundle sees photos with.
-
-A recipe without the section [image_encoder] has an EfficientNet-Lite, of the section [backbone]. One with it has a
-converted checkpoint in its folder of runs: the image encoder of a GIT, or a token ViT behind an image tokenizer.
-"""
+"""Frozen image encoders: an EfficientNet-Lite, the image encoder of a GIT, or a token ViT after an image tokenizer."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -16,24 +12,14 @@ from torch import Tensor, nn
 from im2sp.bundle import ImageConfig
 from im2sp.errors import Im2SpError
 from im2sp.files import sha256_of
-from im2sp.train.convert.git import GIT_LARGE, PublishedVision, load_vision, read_vision_config, vision_image_config
+from im2sp.train.convert.git import load_vision, read_vision_config, vision_image_config
 from im2sp.train.convert.weights import weights_file
 from im2sp.train.models.image_backbone import BackboneConfig, ImageBackbone
 from im2sp.train.models.saving import CONFIG, WEIGHTS, load_config
 from im2sp.train.models.token_vit import StemFromUnits, TokenVit, TokenVitConfig
 from im2sp.train.models.vit_vqgan import VitVqgan, VitVqganConfig
-from im2sp.train.recipe import IMAGE_ENCODER, Recipe
 
-GITS = {"git-base": PublishedVision(), "git-large": GIT_LARGE.vision_config}
-ANY_GIT, TOKEN_VIT = "git", "token-vit"
-KINDS = (*GITS, ANY_GIT, TOKEN_VIT)
-
-
-@dataclass(frozen=True)
-class ImageEncoderSection:
-    """Section [image_encoder]: what makes the features. It is frozen, so each photo goes through it once."""
-
-    kind: str  # git-base, git-large; git for one of any size; token-vit of the sizes in [token_vit_sizes]
+GIT, TOKEN_VIT = "git", "token-vit"
 
 
 @dataclass(frozen=True)
@@ -44,32 +30,6 @@ class ImageEncoder:
     made_by: dict[str, str | int | float]  # tells its features from those of all others
     description: str  # for people
     load: Callable[[], nn.Module]  # normalised pixels [B, 3, height, width] -> features [B, image_tokens, width]
-
-
-def image_encoder(recipe: Recipe) -> ImageEncoder:
-    """The image encoder that a recipe asks for.
-
-    Raises:
-        Im2SpError: there is no such kind, or its checkpoint has not been converted or is of other sizes.
-    """
-    if IMAGE_ENCODER not in recipe.sections:
-        return efficientnet(recipe.section("backbone", BackboneConfig), recipe.tuned_backbone)
-    if recipe.tunes:
-        raise Im2SpError("the recipe's [tune] is for the network of [backbone], which its [image_encoder] replaces")
-    kind = recipe.section(IMAGE_ENCODER, ImageEncoderSection).kind
-    if kind not in KINDS:
-        raise Im2SpError(f"the recipe has no image encoder {kind!r}: known are {', '.join(KINDS)}")
-    if kind == TOKEN_VIT:
-        encoder = token_vit(recipe.image_tokenizer, recipe.token_vit)
-        wanted = recipe.section("token_vit_sizes", TokenVitConfig)
-        found = replace(load_config(recipe.token_vit, TokenVitConfig), classes=wanted.classes)
-        _check_sizes(found, wanted, recipe.token_vit, "[token_vit_sizes]")
-        return encoder
-    vision = recipe.git / "vision"
-    encoder = git_vision(vision)
-    if kind in GITS:
-        _check_sizes(read_vision_config(vision), GITS[kind], vision, f"kind = {kind!r}")
-    return encoder
 
 
 def image_config(backbone: BackboneConfig) -> ImageConfig:
@@ -118,7 +78,7 @@ def git_vision(folder: Path) -> ImageEncoder:
     config = read_vision_config(folder)
     return ImageEncoder(
         image=vision_image_config(config),
-        made_by={"kind": ANY_GIT, "weights": sha256_of(weights_file(folder))},
+        made_by={"kind": GIT, "weights": sha256_of(weights_file(folder))},
         description=f"image encoder of a GIT, {config.num_hidden_layers} layers of {config.hidden_size}, frozen",
         load=lambda: load_vision(folder),
     )
@@ -186,8 +146,3 @@ def _by_units(tokenizer: VitVqgan, sees: TokenVit) -> nn.Module:
 def _require(folder: Path, command: str) -> None:
     if not (folder / CONFIG).is_file():
         raise Im2SpError(f"{folder / CONFIG} is missing: run {command} first")
-
-
-def _check_sizes(found: object, wanted: object, folder: Path, where: str) -> None:
-    if found != wanted:
-        raise Im2SpError(f"{folder} has {found}, where {where} of the recipe stands for {wanted}: make them agree")

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from im2sp.bundle import BundleConfig
 from im2sp.checksums import MODEL_CARD
-from im2sp.train.recipe import CORPUS
 
 Facts = dict[str, str | int | float]
 
@@ -77,7 +76,7 @@ _CALIBRATED = """Blank
 
 def model_card(config: BundleConfig, figures: Facts) -> str:
     """Write the model card as Markdown, with measured figures {name: value}."""
-    card = _CORPUS_CARD if CORPUS in config.training else _CARD
+    card = _CORPUS_CARD if "corpus" in config.training else _CARD
     return card.format(
         name=config.name,
         version=config.version,

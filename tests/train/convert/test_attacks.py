@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import os
 import pickle
 from collections.abc import Callable
@@ -22,7 +21,6 @@ from im2sp.train.convert.checkpoints import read_checkpoint
 from im2sp.train.convert.hifigan import convert_hifigan
 from im2sp.train.convert.hubert import read_centres
 from im2sp.train.convert.streams import CheckpointError
-from im2sp.train.data.seit_tokens import read_seit_tokens
 from tests.train.convert.published_git import random_git
 from tests.train.convert.published_hifigan import CONFIG, published_state, write_published
 from tests.train.convert.test_checkpoints import WRITERS, Attack, Writer
@@ -121,12 +119,6 @@ def test_an_attack_in_a_unit_file_is_refused(write: Writer, tmp_path: Path) -> N
     assert not canary.exists()
 
 
-def _as_index(data: bytes, folder: Path) -> object:
-    (folder / "train.gz").write_bytes(gzip.compress(bytes(4)))
-    (folder / "train.gz.index.npy").write_bytes(gzip.compress(data))
-    return list(read_seit_tokens(folder / "train.gz", 4))
-
-
 def _as_centres(data: bytes, folder: Path) -> object:
     (folder / "km.npy").write_bytes(data)
     return read_centres(folder / "km.npy")
@@ -138,7 +130,7 @@ def _as_safetensors(data: bytes, folder: Path) -> object:
     return read_centres(folder / "km.safetensors")
 
 
-@pytest.mark.parametrize("read", [_as_index, _as_centres, _as_safetensors])
+@pytest.mark.parametrize("read", [_as_centres, _as_safetensors])
 @pytest.mark.parametrize("pickled", ["alone", "in an array"])
 def test_an_attack_where_no_pickle_belongs_is_refused(
     read: Callable[[bytes, Path], object], pickled: str, tmp_path: Path

@@ -20,7 +20,7 @@ def write(folder: Path, name: str, speakers: dict[str, str], without_units: tupl
     for caption_id, speaker in speakers.items():
         frames = int(random.integers(3, 9))
         waveform = random.integers(-9000, 9000, size=frames * 320 + 80).astype(np.int16)
-        split = name.partition("-")[0].replace("distilled", "train")
+        split = name.partition("-")[0]
         nothing = np.zeros(0, np.int32)
         clips.append(SpokenCaption(caption_id, caption_id[0], split, speaker, "", waveform, [], nothing))
         if caption_id not in without_units:
@@ -46,27 +46,17 @@ def test_clips_are_what_shards_and_tables_say(tmp_path: Path) -> None:
     assert np.array_equal(clips[2].units, random.integers(200, size=frames))
 
 
-def test_they_are_written_once_and_again_when_shards_change(tmp_path: Path) -> None:
+def test_they_are_written_once(tmp_path: Path) -> None:
     places = tmp_path / "speech", tmp_path / "units", "train", tmp_path / "out"
     write(tmp_path, "train-0000", {"a_0": "zoe"})
     store_clips(*places)
     made = (tmp_path / "out" / WAVEFORMS).stat().st_mtime_ns
     store_clips(*places)
     assert (tmp_path / "out" / WAVEFORMS).stat().st_mtime_ns == made
-    write(tmp_path, "train-0001", {"b_0": "mia"})
-    assert len(store_clips(*places)) == 2
-
-
-def test_other_shards_of_the_split_come_in_where_they_are_named(tmp_path: Path) -> None:
-    places = tmp_path / "speech", tmp_path / "units", "train"
-    write(tmp_path, "train-0000", {"a_0": "zoe"})
-    write(tmp_path, "distilled-0000", {"b_5": "zoe"})
-    assert len(store_clips(*places, tmp_path / "out")) == 1
-    assert len(store_clips(*places, tmp_path / "both", ("train", "distilled"))) == 2
 
 
 def test_recordings_without_units_are_one_sentence(tmp_path: Path) -> None:
     write(tmp_path, "train-0000", {"a_0": "zoe"}, without_units=("a_0",))
-    with pytest.raises(Im2SpError, match=r"no recording of the train part in .* run the stage `units`"):
+    with pytest.raises(Im2SpError, match="no recording of the split train has units"):
         store_clips(tmp_path / "speech", tmp_path / "units", "train", tmp_path / "out")
     assert not (tmp_path / "out" / INDEX).exists()

@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 
 from im2sp.errors import Im2SpError
-from im2sp.train.data.corpora import lists
+from im2sp.train.data.corpora import CorpusOptions, lists, open_corpus
 from im2sp.train.data.corpora.items import Corpus, CorpusItem, Problem, coco_image_id, consistent, path_inside
-from im2sp.train.data.corpora.layouts import open_corpus
 from im2sp.train.data.corpora.lists import json_entries, read_lines
 from tests.train.data.tiny_corpora import (
     coco_name,
@@ -29,9 +28,11 @@ def read(corpus: Corpus) -> tuple[list[CorpusItem], list[Problem]]:
     return list(consistent(corpus, problems.append)), problems
 
 
-def opened(layout: str, path: Path, **more: Path | bool | None) -> tuple[list[CorpusItem], list[Problem]]:
+def opened(layout: str, path: Path, **more: object) -> tuple[list[CorpusItem], list[Problem]]:
     """Items and problems of a corpus by its layout."""
-    return read(open_corpus(layout, path, lambda problem: None, **more))  # type: ignore[arg-type]
+    options = {name: str(value) if isinstance(value, Path) else value for name, value in more.items()}
+    opened = open_corpus(Path(), CorpusOptions(layout, str(path), **options), lambda problem: None)  # type: ignore[arg-type]
+    return read(opened)
 
 
 def kinds(problems: list[Problem]) -> dict[str, int]:
@@ -289,12 +290,84 @@ def test_image_ids_of_coco() -> None:
     assert coco_image_id("cat.jpg") is None
 
 
-def test_unknown_layouts_and_missing_folders_are_said(tmp_path: Path) -> None:
-    with pytest.raises(Im2SpError, match="'coco' is not known: choose one of flickr8k-audio"):
-        opened("coco", tmp_path)
-    with pytest.raises(Im2SpError, match="give the folder of the corpus"):
+def test_flickr8k_without_recordings_and_without_a_test_split(tmp_path: Path) -> None:
+    write_flickr8k_audio(tmp_path)
+    (tmp_path / "Flickr_8k.testImages.txt").unlink()
+    items, problems = opened("flickr8k", tmp_path)
+    assert [item.caption_id for item in items] == ["1_a_0", "1_a_1", "2_b_0", "2_b_1", "3_c_0", "3_c_1"]
+    assert {item.recording for item in items} == {None}
+    assert kinds(problems) == {"no-split": 2}
+
+
+TABLES = {
+    "table.csv": """wav,image_id,text,speaker,split
+a.wav,one.jpg,A  cat,zoe,val
+b/c.wav,two,A dog,,
+d.wav,two,Two,,
+""",
+    "table.jsonl": """{"wav": "a.wav", "image_id": "one", "text": "A cat", "speaker": "zoe", "split": "dev"}
+
+{"wav": "b/c.wav", "image_id": "two.jpg", "text": "A dog"}
+{"wav": "d.wav", "image_id": "two", "text": "Two"}""",
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_of_own_recordings(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text(TABLES[name])
+    items, problems = opened("table", tmp_path / name, dev_percent=0, photos=tmp_path / "photos")
+    assert not problems
+    assert [(item.caption_id, item.split, item.text, item.speaker) for item in items] == [
+        ("one_0", "dev", "A cat", "zoe"),
+        ("two_0", "dev", "A dog", ""),  # of those without a split, one at least is held out
+        ("two_1", "dev", "Two", ""),
+    ]
+    assert items[1].recording == tmp_path / "b" / "c.wav"
+    assert items[1].image == tmp_path / "photos" / "two.jpg"
+
+
+def test_a_folder_of_recordings(tmp_path: Path) -> None:
+    for name in ("zoe/1.wav", "zoe/2.WAV", "adam/1.flac", "3.mp3", "notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    items, problems = opened("folder", tmp_path, dev_percent=25)
+    assert not problems
+    found = {item.image_id: (item.speaker, item.recording) for item in items}
+    assert found["zoe_1"] == ("zoe", tmp_path / "zoe" / "1.wav")
+    assert set(found) == {"zoe_1", "zoe_2", "adam_1", "3"}
+    assert sorted(item.split for item in items) == ["dev", "train", "train", "train"]
+    assert opened("folder", tmp_path, dev_percent=25)[0] == items
+
+
+def test_faults_of_a_table_are_reported_line_by_line(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text("wav,image_id,split\n../a.wav,one,\n,two,\na.wav,a/b,\na.wav,c,hidden\na.wav,d,train\n")
+    items, problems = opened("table", path)
+    assert [item.image_id for item in items] == ["d"]
+    assert kinds(problems) == {"unsafe-path": 1, "malformed": 2, "no-split": 1}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("t.txt", "", "is a .csv or a .jsonl file"),
+        ("t.csv", "wav,colour\na.wav,red\n", "line 2: the column 'colour' is not known"),
+        ("t.csv", "wav\na.wav,b\n", "the column 'None' is not known"),
+        ("t.csv", 'wav\n"a', "is not CSV"),
+        ("t.jsonl", "{", "line 1: is not JSON"),
+        ("t.jsonl", "[]", "line 1: is not a JSON object"),
+    ],
+)
+def test_wrong_tables_are_one_sentence(tmp_path: Path, name: str, text: str, message: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(Im2SpError, match=message):
+        opened("table", tmp_path / name)
+
+
+def test_missing_folders_and_files_are_said(tmp_path: Path) -> None:
+    with pytest.raises(Im2SpError, match="of the layout spoken-coco is a folder"):
         opened("spoken-coco", tmp_path / "none")
-    with pytest.raises(Im2SpError, match="give a Karpathy file"):
+    with pytest.raises(Im2SpError, match="of the layout karpathy is a file"):
         opened("karpathy", tmp_path)
     for layout, missing in (("spoken-coco", "SpokenCOCO_train.json"), ("flickr8k-audio", "wav2capt.txt")):
         with pytest.raises(Im2SpError, match=f"{missing} is missing"):

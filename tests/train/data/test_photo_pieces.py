@@ -1,8 +1,7 @@
-"""Pieces of photos: the same every time, of the size asked for, and photos of their own in a run."""
+"""Pieces of photos: the same every time, of the size asked for."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +9,7 @@ import pytest
 from PIL import Image
 
 from im2sp.errors import ImageError
-from im2sp.train import pipeline
 from im2sp.train.data.photo_pieces import SHARES, write_pieces
-from im2sp.train.recipe import Recipe
 
 
 @pytest.fixture
@@ -51,12 +48,3 @@ def test_a_photo_that_cannot_be_read_is_said(tmp_path: Path) -> None:
     with pytest.raises(ImageError):
         write_pieces({"bad": tmp_path / "bad.jpg"}, 1, tmp_path / "pieces")
     assert not list((tmp_path / "pieces").glob("*"))
-
-
-def test_a_recipe_with_pieces_has_them_beside_its_photos(photos: dict[str, Path], tmp_path: Path) -> None:
-    recipe = Recipe(data=tmp_path, runs=tmp_path / "runs", unlabelled=tmp_path / "photos")
-    assert pipeline.unlabelled_photos(recipe) == photos
-    found = pipeline.unlabelled_photos(replace(recipe, pieces=1))
-    assert list(found) == ["one", "two", "one.crop1", "two.crop1"]
-    assert found["two.crop1"] == tmp_path / "runs" / "pieces" / "two.crop1.jpg"
-    assert pipeline.unlabelled_photos(replace(recipe, unlabelled=None, pieces=1)) == {}

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
-import pytest
 
-from im2sp.errors import Im2SpError
 from im2sp.speech.units import without_repeats
-from im2sp.train import pipeline
 from im2sp.train.data.pronunciations import Pronunciations
 from im2sp.train.data.unit_subwords import UnitSubwords
-from im2sp.train.recipe import Recipe
 from im2sp.train.stages.reward_translator import WordSymbols
 
 WAYS = {"^": (9,), "$": (8,), "a": (1,), "d\u02c8og": (2, 3), "d\u02c8og.": (2, 3, 4), "k\u02c8at.": (5, 6)}
@@ -40,13 +34,3 @@ def test_tokens_are_read_as_the_words_of_the_text() -> None:
     assert symbols.of_tokens(_tokens(subwords, "^", "a", "d\u02c8og", "$")) == dog  # punctuation makes no other word
     assert symbols.of_tokens(said[:-1]) == dog[:-1]  # without EOS it did not end
     assert symbols.of_texts({"photo": ["a dog", "a cat"]}) == {"photo": [dog, cat]}
-
-
-def test_units_as_they_were_heard_cannot_be_read(tmp_path: Path) -> None:
-    recipe = Recipe(tmp_path, tmp_path, sections={"reward_translator": {}})
-    with pytest.raises(Im2SpError, match="only regular units can be read as words"):
-        pipeline.reward_translator(recipe)
-    assert recipe.finished_translator() == tmp_path / "translate-rewarded"
-    assert recipe.finished_translator("scratch") == recipe.translator("scratch")
-    pipeline.reward_translator(Recipe(tmp_path, tmp_path))  # which is not asked for it
-    assert not list(tmp_path.iterdir())

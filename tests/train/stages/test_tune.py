@@ -14,9 +14,9 @@ from im2sp.train.data.image_features import ImageFeatures
 from im2sp.train.image_encoders import early_efficientnet, efficientnet
 from im2sp.train.models.git import GitDecoder, GitDecoderConfig
 from im2sp.train.models.image_backbone import BackboneConfig, ImageBackbone
-from im2sp.train.recipe import TUNED_BACKBONE
 from im2sp.train.stages.encode import encode, view_of
 from im2sp.train.stages.tune import TuneTraining, features_of, tune
+from im2sp.train.training.seeing_translator import TUNED_BACKBONE
 
 BACKBONE = BackboneConfig("efficientnet-lite0", image_size=64, grid=2)
 SIZES = GitDecoderConfig(20, width=16, layers=1, heads=2, feed_forward=32, max_positions=8)

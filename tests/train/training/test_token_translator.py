@@ -16,7 +16,6 @@ from im2sp.train.data.unit_features import StoredUnits, unit_table_file
 from im2sp.train.models.git import GitDecoder, GitDecoderConfig, ImagePrefix
 from im2sp.train.models.semantic_units import SemanticUnits, SemanticUnitsConfig
 from im2sp.train.models.token_vit import StemFromUnits, TokenVit, TokenVitConfig
-from im2sp.train.data.token_augmentation import TokenAugmentation
 from im2sp.train.training.token_translator import TOKEN_VIT, SemanticTranslator, TokenTranslator
 from im2sp.train.training.translator import TranslatorTraining, train_translator
 from tests.tiny_bundle import tiny_image_units

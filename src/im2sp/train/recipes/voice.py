@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -32,8 +32,8 @@ from im2sp.train.data.unit_table import iterate_unit_tables
 from im2sp.train.distributed import Distributed
 from im2sp.train.launch import is_main_process
 from im2sp.train.models.saving import CONFIG, WEIGHTS
-from im2sp.train.models.speech_encoder import Clusters, SpeechEncoder, edge_padding, small_hubert_config
 from im2sp.train.models.speech_encoder import CONFIG as ENCODER_CONFIG
+from im2sp.train.models.speech_encoder import Clusters, SpeechEncoder, edge_padding, small_hubert_config
 from im2sp.train.models.unit_hifigan import UnitHifigan, UnitHifiganConfig
 from im2sp.train.models.unit_vocoder import DurationPredictor, UnitVocoder, VocoderConfig, save_vocoder
 from im2sp.train.recipe import BaseRecipe
@@ -108,17 +108,17 @@ class VocoderOptions:
 class Recipe(BaseRecipe):
     """Options of a voice."""
 
-    recordings: RecordingOptions = RecordingOptions("folder")
-    synthesis: SynthesisConfig = SynthesisConfig()  # for recordings by Piper
-    speech_encoder: EncoderOptions = EncoderOptions()
-    hubert: HubertTraining = HubertTraining()  # its `steps` are those of `iterations`
-    units: UnitOptions = UnitOptions()
-    vocoder: VocoderOptions = VocoderOptions()
-    own_vocoder: VocoderConfig = VocoderConfig()
-    own_vocoder_training: VocoderTraining = VocoderTraining()
-    durations: DurationTraining = DurationTraining()
-    hifigan: UnitHifiganConfig = UnitHifiganConfig()
-    hifigan_training: HifiganTraining = HifiganTraining()
+    recordings: RecordingOptions = field(default_factory=lambda: RecordingOptions("folder"))
+    synthesis: SynthesisConfig = field(default_factory=SynthesisConfig)  # for recordings by Piper
+    speech_encoder: EncoderOptions = field(default_factory=EncoderOptions)
+    hubert: HubertTraining = field(default_factory=HubertTraining)  # its `steps` are those of `iterations`
+    units: UnitOptions = field(default_factory=UnitOptions)
+    vocoder: VocoderOptions = field(default_factory=VocoderOptions)
+    own_vocoder: VocoderConfig = field(default_factory=VocoderConfig)
+    own_vocoder_training: VocoderTraining = field(default_factory=VocoderTraining)
+    durations: DurationTraining = field(default_factory=DurationTraining)
+    hifigan: UnitHifiganConfig = field(default_factory=UnitHifiganConfig)
+    hifigan_training: HifiganTraining = field(default_factory=HifiganTraining)
 
 
 def make_recordings(recipe: Recipe, out: Path) -> None:

@@ -6,9 +6,12 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
+import torch
+
 from im2sp.arrays import IntArray
 from im2sp.bundle import ImageTokenizer, ImageUnitsConfig
 from im2sp.files import sha256_of
+from im2sp.image.loading import load_image
 from im2sp.image.unit_table import write_unit_table
 from im2sp.train.data.unit_features import unit_table_file
 from im2sp.train.export import ImageUnitModules
@@ -16,9 +19,11 @@ from im2sp.train.image_encoders import features_of_units, unit_image_config
 from im2sp.train.models.saving import WEIGHTS
 from im2sp.train.models.token_vit import TokenVit
 from im2sp.train.models.vit_vqgan import PixelsFromUnits, VitVqgan
-from im2sp.train.stages.token_vit import batches_of_units
+from im2sp.train.stages.encode import view_of
+from im2sp.train.tasks.vit_vqgan import resized_pixels
 
 log = logging.getLogger(__name__)
+BATCH = 16  # photos
 _UNKNOWN = "0" * 64  # a checksum that the export fills in
 
 
@@ -72,3 +77,12 @@ def _rows(photos: dict[str, Path], view: str, model: VitVqgan) -> Iterator[tuple
     for units in batches_of_units(list(photos.values()), view, model):
         for row in units:
             yield next(ids), row
+
+
+def batches_of_units(paths: list[Path], view: str, tokenizer: VitVqgan) -> Iterator[IntArray]:
+    """Image units of a view of photos, some at a time: int64 [batch, units]."""
+    for start in range(0, len(paths), BATCH):
+        views = [view_of(load_image(path), view) for path in paths[start : start + BATCH]]
+        pixels = torch.stack([resized_pixels(image, tokenizer.config.image_size) for image in views])
+        with torch.inference_mode():
+            yield tokenizer.encode(pixels).numpy()

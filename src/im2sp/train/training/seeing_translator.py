@@ -12,9 +12,10 @@ from im2sp.files import replace_whole
 from im2sp.train.models.git import GitDecoder, GitDecoderConfig, untied
 from im2sp.train.models.image_backbone import LateBackbone
 from im2sp.train.models.saving import save_model
-from im2sp.train.recipe import TUNED_BACKBONE
 
 _BELOW = "late_backbone"
+
+TUNED_BACKBONE = "backbone.safetensors"
 
 
 class SeeingTranslator(GitDecoder):

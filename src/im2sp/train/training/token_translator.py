@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from im2sp.train.data.token_augmentation import SemanticAugmenter, TokenAugmentation, TokenAugmenter
 from im2sp.train.models.git import GitDecoder, GitDecoderConfig, untied
 from im2sp.train.models.saving import save_model
 from im2sp.train.models.semantic_units import SemanticUnits
 from im2sp.train.models.token_vit import StemFromUnits, TokenVit
-from im2sp.train.data.token_augmentation import SemanticAugmenter, TokenAugmentation, TokenAugmenter
 
 TOKEN_VIT = "token_vit"  # folder of the token ViT inside that of its translator
 _OWN_PARTS = ("token_vit", "stem", "augmenter", "quantiser")
