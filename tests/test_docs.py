@@ -108,7 +108,7 @@ def run_python(block: Block, tiny_bundle: Path) -> None:
 
 def lay_out_recordings(folder: Path) -> None:
     """What docs/tutorials/own-recordings.md asks its reader to have."""
-    photos, recordings = folder / "my-data" / "Flicker8k_Dataset", folder / "my-data" / "recordings" / "anna"
+    photos, recordings = folder / "my-data" / "photos", folder / "my-data" / "recordings" / "anna"
     photos.mkdir(parents=True)
     recordings.mkdir(parents=True)
     for name, example in (("beach", "china.jpg"), ("cat", "chelsea.jpg")):

@@ -86,7 +86,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/compatibility.md"])
+@pytest.mark.parametrize("page", ["README.md"])
 def test_printed_commands_do_what_they_say(
     page: str, published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
