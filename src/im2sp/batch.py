@@ -21,7 +21,7 @@ from im2sp.errors import Im2SpError, OutputError, about, unexpected
 from im2sp.manifest import Manifest, Row
 from im2sp.onnx import GraphError, Graphs, load_runtime_soon
 from im2sp.optimised import OptimisedGraphs
-from im2sp.playing import PlaybackError, play
+from im2sp.playback import PlaybackError, play
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from im2sp.image.loading import ImageSource
     from im2sp.image.unit_table import StoredPhoto
     from im2sp.image.units import ImageUnits
-    from im2sp.playing import Sink
+    from im2sp.playback import Sink
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A bundle on the hub, `owner/name[@revision]` -> its folder in huggingface_hub's cache, for `Bundle.load` to verify.
+"""Bundles on the hub: `owner/name[@revision]` in; a folder in huggingface_hub's cache, to be verified, out.
 
 Only files that a bundle is made of are fetched, and nothing before their sizes are known. With the extra `hub`.
 """
@@ -19,7 +19,6 @@ from im2sp.errors import BundleError, Im2SpError, reason
 FILES = ("config.json", CHECKSUMS, "README.md", "*.onnx", "*.data")  # `.data`: weights outside of their graph
 ELSEWHERE = ("*/*",)  # a bundle has no folders
 SIZE_LIMIT = 8 * 2**30  # bytes of a whole bundle; the full-size model takes 3 GB
-EXTRA = "pip install 'im2sp[hub]'"
 LOG_IN = "log in with `hf auth login`, or set HF_TOKEN to a token that may do this"
 
 _HUB_ID = re.compile(r"(?P<repository>\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>\w[\w./-]*))?", re.ASCII)
@@ -34,7 +33,7 @@ class HubId:
 
     @classmethod
     def parse(cls, text: str, revision: str | None = None) -> Self | None:
-        """`owner/name[@revision]` -> what it names, or None where the text has another form.
+        """Parse `owner/name[@revision]`; return None where the text has another form.
 
         Raises BundleError for two revisions.
         """
@@ -50,7 +49,7 @@ class HubId:
 
 
 def fetch_bundle(name: HubId) -> Path:
-    """The folder of that bundle in the cache, fetched where it is not there yet.
+    """Return the folder of that bundle in the cache, and fetch what is not there yet.
 
     With HF_HUB_OFFLINE=1 nothing is asked of the hub, and the cache has it or not. Raises BundleError when the library
     is missing, the hub does not answer or has no such repository or revision, and for a repository that is no bundle
@@ -86,12 +85,12 @@ def _snapshot(name: HubId, local_files_only: bool = False) -> Path:
 
 
 def bundle_files(names: Iterable[str]) -> list[str]:
-    """Those of the names that files of a bundle can have."""
+    """Return those of the names that files of a bundle can have."""
     return [name for name in names if "/" not in name and any(fnmatchcase(name, pattern) for pattern in FILES)]
 
 
 def check_sizes(name: str, sizes: Mapping[str, int | None]) -> None:
-    """Of all files of a repository {name: bytes}: raises BundleError unless they hold a bundle within SIZE_LIMIT."""
+    """Check all files of a repository {name: bytes}. Raises BundleError unless they are a bundle within SIZE_LIMIT."""
     parts = {file: sizes[file] for file in bundle_files(sizes)}
     for needed in ("config.json", CHECKSUMS):
         if needed not in parts:
@@ -108,49 +107,50 @@ def check_sizes(name: str, sizes: Mapping[str, int | None]) -> None:
 
 @contextmanager
 def hub_errors(name: HubId, before: str = "") -> Iterator[None]:
-    """Around what asks the hub: whatever goes wrong becomes a BundleError of one sentence.
+    """Turn whatever goes wrong in a block that calls the hub into a BundleError of one sentence.
 
-    `before`: what that sentence says first where nothing of that name was found.
+    `before`: how that sentence begins where nothing of that name was found.
     """
     try:
-        from huggingface_hub import errors
+        import huggingface_hub.errors
     except ImportError as error:
         raise BundleError(
-            f"{before}huggingface_hub, which asks the hub for {name}, is not installed: {EXTRA}"
+            f"{before}huggingface_hub, which asks the hub for {name}, is not installed: pip install 'im2sp[hub]'"
         ) from error
     try:
         yield
     except Im2SpError:
         raise
-    except errors.GatedRepoError as error:
-        raise BundleError(
-            f"{name.repository} is open to those only whom its owner admits: ask on its page on the hub, then {LOG_IN}"
-        ) from error
-    except errors.RepositoryNotFoundError as error:
-        raise BundleError(
-            f"{before}the hub has no repository {name.repository}, or not for you: check the spelling; if it is "
-            f"private, {LOG_IN}"
-        ) from error
-    except errors.RevisionNotFoundError as error:
-        raise BundleError(
-            f"{name.repository} has no revision {name.revision or 'main'!r} on the hub: give a branch, a tag or a "
-            "whole commit hash"
-        ) from error
-    except errors.LocalEntryNotFoundError as error:
-        raise BundleError(
-            f"{name} has not been fetched to this machine, or not all of it: run once with the hub within reach and "
-            "without HF_HUB_OFFLINE"
-        ) from error
-    except errors.HFValidationError as error:
-        raise BundleError(f"{name} cannot be a repository: {reason(error)}") from error
-    except errors.HfHubHTTPError as error:
-        answer = error.server_message or f"status {error.response.status_code}"
+    except huggingface_hub.errors.HfHubHTTPError as error:
+        answer = " ".join((error.server_message or f"status {error.response.status_code}").split())[:200]
         advice = LOG_IN if error.response.status_code in (401, 403) else "try again later"
-        raise BundleError(f"the hub refused ({' '.join(answer.split())[:200]}) to serve {name}: {advice}") from error
-    except OSError as error:
-        raise BundleError(f"{name} could not be stored: {reason(error)}") from error
-    except Exception as error:  # its HTTP client raises classes of its own, and the client has changed before
-        raise BundleError(
-            f"the hub does not answer about {name} ({reason(error)}): try again later, or set HF_HUB_OFFLINE=1 to use "
-            "what was fetched before"
-        ) from error
+        refusal = f"the hub refused ({answer}) to serve {name}: {advice}"
+        raise BundleError(_sentence(error, name, before) or refusal) from error
+    except Exception as error:  # also classes of its HTTP client, which has changed before
+        raise BundleError(_sentence(error, name, before) or _failure(error, name)) from error
+
+
+def _sentence(error: Exception, name: HubId, before: str) -> str | None:
+    """Return the sentence for an error that says what is wrong with the name."""
+    sentences = {  # by class, the most specific first
+        "GatedRepoError": f"{name.repository} is open to those only whom its owner admits: ask on its page on the hub, "
+        f"then {LOG_IN}",
+        "RepositoryNotFoundError": f"{before}the hub has no repository {name.repository}, or not for you: check the "
+        f"spelling; if it is private, {LOG_IN}",
+        "RevisionNotFoundError": f"{name.repository} has no revision {name.revision or 'main'!r} on the hub: give a "
+        "branch, a tag or a whole commit hash",
+        "LocalEntryNotFoundError": f"{name} has not been fetched to this machine, or not all of it: run once with the "
+        "hub within reach and without HF_HUB_OFFLINE",
+        "HFValidationError": f"{name} cannot be a repository: {reason(error)}",
+    }
+    classes = {kind.__name__ for kind in type(error).__mro__}
+    return next((sentence for kind, sentence in sentences.items() if kind in classes), None)
+
+
+def _failure(error: Exception, name: HubId) -> str:
+    if isinstance(error, OSError):
+        return f"{name} could not be stored: {reason(error)}"
+    return (
+        f"the hub does not answer about {name} ({reason(error)}): try again later, or set HF_HUB_OFFLINE=1 to use "
+        "what was fetched before"
+    )

@@ -21,9 +21,9 @@ from im2sp import DecodingOptions
 from im2sp.captioner import Captioner
 from im2sp.cli import app
 from im2sp.manifest import CAPTIONS, open_manifest
-from im2sp.playing import PAUSE, Loudspeaker
+from im2sp.playback import PAUSE, AudioPlayer
 from im2sp.speech.audio import SAMPLE_RATE, read_audio, write_wav
-from tests.test_playing import FAKE, heard, use_device
+from tests.test_playback import FAKE, heard, use_device
 
 
 def call(*arguments: object, stdin: str | None = None) -> tuple[int, str, str]:
@@ -154,24 +154,24 @@ def test_ctrl_c_while_speaking_aloud(
     photo: Path, tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_device(monkeypatch, str(tmp_path / "heard"))
-    silenced: list[Loudspeaker] = []
-    write, silence = Loudspeaker.write, Loudspeaker.silence
+    aborted: list[AudioPlayer] = []
+    write, abort = AudioPlayer.write, AudioPlayer.abort
     second = tmp_path / "second.png"
     shutil.copy(photo, second)
 
-    def interrupted(self: Loudspeaker, waveform: np.ndarray) -> None:
+    def interrupted(self: AudioPlayer, waveform: np.ndarray) -> None:
         write(self, waveform)
         if not waveform.any():  # the pause after the first photo
-            monkeypatch.setattr(Loudspeaker, "write", stopped)
+            monkeypatch.setattr(AudioPlayer, "write", stopped)
 
-    def stopped(self: Loudspeaker, waveform: np.ndarray) -> None:
+    def stopped(self: AudioPlayer, waveform: np.ndarray) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Loudspeaker, "write", interrupted)
-    monkeypatch.setattr(Loudspeaker, "silence", lambda self: silenced.append(self) or silence(self))
+    monkeypatch.setattr(AudioPlayer, "write", interrupted)
+    monkeypatch.setattr(AudioPlayer, "abort", lambda self: aborted.append(self) or abort(self))
     code, stdout, stderr = call("caption", photo, second, "--play", "--model", tiny_bundle)
     assert (code, stdout, sentence(stderr)) == (130, "", "stopped: 1 photo spoken")
-    assert len(silenced) == 1
+    assert len(aborted) == 1
 
 
 def test_no_device(photo: Path, tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from im2sp.cli.options import RayOptions
     from im2sp.manifest import Manifest
-    from im2sp.playing import Loudspeaker
+    from im2sp.playback import AudioPlayer
 
 
 def caption_photos(
@@ -37,13 +37,13 @@ def caption_photos(
     single = survey.count == 1 and not sources[0].is_dir()
     resumable = out is not None and not play
     with (
-        _outputs(out, play) as (manifest, loudspeaker),
+        _outputs(out, play) as (manifest, player),
         progress(survey.count, "speaking", "spoken", resumable=resumable) as counts,
     ):
-        if manifest is not None and loudspeaker is None:
+        if manifest is not None and player is None:
             results = batch.caption_photos(photos, manifest, config, workers)
         else:
-            results = batch.caption_live(photos, config, manifest, loudspeaker)
+            results = batch.caption_live(photos, config, manifest, player)
         try:
             with closing(results):
                 for result in results:
@@ -64,14 +64,14 @@ def caption_photos(
 
 def caption_new_photos(folder: Path, out: Path | None, play: bool, config: CaptionerConfig) -> None:
     """Caption photos that appear in a folder until Ctrl-C."""
-    from im2sp.watching import Watch
+    from im2sp.watch import FolderWatcher
 
     config = replace(config, model=str(find_bundle(config.model)))
-    photos = Watch(folder)
-    with _outputs(out, play) as (manifest, loudspeaker):
+    photos = FolderWatcher(folder)
+    with _outputs(out, play) as (manifest, player):
         click.echo(f"{folder}: waiting for new photos until Ctrl-C")
         try:
-            for result in batch.caption_live(photos, config, manifest, loudspeaker):
+            for result in batch.caption_live(photos, config, manifest, player):
                 if result.row is not None:
                     click.echo(result_line(result.row, out))
                 else:
@@ -146,11 +146,11 @@ def _photos_of(sources: Sequence[Path], model: str) -> Photos | UnitTables:
 
 
 @contextmanager
-def _outputs(out: Path | None, play: bool) -> Iterator[tuple[Manifest | None, Loudspeaker | None]]:
+def _outputs(out: Path | None, play: bool) -> Iterator[tuple[Manifest | None, AudioPlayer | None]]:
     with ExitStack() as opened:
-        loudspeaker = None
+        player = None
         if play:
-            from im2sp.playing import Loudspeaker
+            from im2sp.playback import AudioPlayer
 
-            loudspeaker = opened.enter_context(Loudspeaker())
-        yield opened.enter_context(open_manifest(out)) if out else None, loudspeaker
+            player = opened.enter_context(AudioPlayer())
+        yield opened.enter_context(open_manifest(out)) if out else None, player

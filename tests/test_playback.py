@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from im2sp import Captioner
-from im2sp import playing as module
-from im2sp.playing import AHEAD, PAUSE, Loudspeaker, PlaybackError, play
+from im2sp import playback as module
+from im2sp.playback import BUFFER, PAUSE, AudioPlayer, PlaybackError, play
 
 FAKE = Path(__file__).parent / "fake_device"
 
@@ -50,38 +50,38 @@ def test_a_caption_is_played_chunk_by_chunk_with_a_pause_after_it(tiny_bundle: P
 
 def test_everything_is_heard_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use_device(monkeypatch, str(tmp_path / "heard"))
-    sizes = (1, 319, 320, 321, 5_000, 2 * AHEAD, 7)
+    sizes = (1, 319, 320, 321, 5_000, 2 * BUFFER, 7)
     pieces = [np.full(size, number + 1, np.float32) for number, size in enumerate(sizes)]
-    with Loudspeaker() as loudspeaker:
+    with AudioPlayer() as player:
         for piece in pieces:
-            loudspeaker.write(piece)
+            player.write(piece)
     np.testing.assert_array_equal(heard(tmp_path / "heard"), np.concatenate(pieces))
 
 
 def test_writing_waits_until_little_is_left_to_be_played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use_device(monkeypatch, str(tmp_path / "heard"))
-    with Loudspeaker() as loudspeaker:
-        loudspeaker.write(np.ones(AHEAD + 3_200, np.float32))
+    with AudioPlayer() as player:
+        player.write(np.ones(BUFFER + 3_200, np.float32))
         assert (tmp_path / "heard").exists()
-        assert loudspeaker._samples <= AHEAD
+        assert player._queued <= BUFFER
 
 
 def test_nothing_written_is_nothing_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use_device(monkeypatch, str(tmp_path / "heard"))
-    with Loudspeaker():
+    with AudioPlayer():
         pass
     assert len(heard(tmp_path / "heard")) == 0
 
 
 def test_an_exception_silences_it_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use_device(monkeypatch, str(tmp_path / "heard"))
-    monkeypatch.setattr(module, "AHEAD", 10**7)
+    monkeypatch.setattr(module, "BUFFER", 10**7)
     threads = threading.active_count()
     many = 10**6  # samples, for which the fake takes seconds
 
     def interrupted() -> None:
-        with Loudspeaker() as loudspeaker:
-            loudspeaker.write(np.ones(many, np.float32))
+        with AudioPlayer() as player:
+            player.write(np.ones(many, np.float32))
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -92,23 +92,23 @@ def test_an_exception_silences_it_at_once(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_device_that_takes_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     use_device(monkeypatch, "stuck")
-    monkeypatch.setattr(module, "PATIENCE", 0.05)
-    monkeypatch.setattr(module, "AHEAD", 10)
-    with pytest.raises(PlaybackError, match="takes no more sound"), Loudspeaker() as loudspeaker:
-        loudspeaker.write(np.ones(100, np.float32))
-    with pytest.raises(PlaybackError, match="come to an end"), Loudspeaker() as loudspeaker:
-        loudspeaker.write(np.ones(5, np.float32))
+    monkeypatch.setattr(module, "TIMEOUT", 0.05)
+    monkeypatch.setattr(module, "BUFFER", 10)
+    with pytest.raises(PlaybackError, match="takes no more sound"), AudioPlayer() as player:
+        player.write(np.ones(100, np.float32))
+    with pytest.raises(PlaybackError, match="come to an end"), AudioPlayer() as player:
+        player.write(np.ones(5, np.float32))
 
 
 def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use_device(monkeypatch, "none")
     with pytest.raises(PlaybackError, match=r"^there is no device to play on \(Error querying device -1\): connect"):
-        Loudspeaker()
+        AudioPlayer()
     monkeypatch.setitem(sys.modules, "sounddevice", None)
     with pytest.raises(PlaybackError, match=r"install im2sp\[play\]"):
-        Loudspeaker()
+        AudioPlayer()
     monkeypatch.delitem(sys.modules, "sounddevice")
     (tmp_path / "sounddevice.py").write_text("raise OSError('PortAudio library not found')")
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(PlaybackError, match=r"PortAudio library not found.*apt install libportaudio2"):
-        Loudspeaker()
+        AudioPlayer()

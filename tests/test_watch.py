@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from im2sp.errors import ImageError
-from im2sp.watching import CALM_LOOKS, Watch
+from im2sp.watch import STABLE_SCANS, FolderWatcher
 
 
 class Ended(Exception):
@@ -27,12 +27,12 @@ def watched(folder: Path, *between: Callable[[], object]) -> list[tuple[str, int
         looks += 1
         if todo:
             todo.pop(0)()
-        elif looks > len(between) + CALM_LOOKS + 1:
+        elif looks > len(between) + STABLE_SCANS + 1:
             raise Ended
 
     found = []
     with suppress(Ended):
-        for photo in Watch(folder, pause):
+        for photo in FolderWatcher(folder, pause):
             found.append((str(photo.relative_to(folder)), looks))
     return found
 
@@ -56,7 +56,7 @@ def test_new_photos_come_once_those_that_were_there_do_not(tmp_path: Path) -> No
         lambda: write(tmp_path / "new.txt", b"no photo"),
         lambda: write(tmp_path / ".hidden.jpg", b"hidden"),
     )
-    assert news == [("new.jpg", 1 + CALM_LOOKS), ("deep/new.PNG", 2 + CALM_LOOKS)]
+    assert news == [("new.jpg", 1 + STABLE_SCANS), ("deep/new.PNG", 2 + STABLE_SCANS)]
 
 
 def test_a_photo_that_is_being_written_is_waited_for(tmp_path: Path) -> None:
@@ -71,13 +71,13 @@ def test_a_photo_that_is_being_written_is_waited_for(tmp_path: Path) -> None:
         lambda: write(path, b"ab", 1),
         lambda: write(path, b"AB", 2),
     )
-    assert news == [("slow.jpg", 7 + CALM_LOOKS)]
+    assert news == [("slow.jpg", 7 + STABLE_SCANS)]
 
 
 def test_a_photo_that_changes_comes_again(tmp_path: Path) -> None:
     path = tmp_path / "camera.jpg"
     write(path, b"was there", 1)
-    calm = [nothing] * (CALM_LOOKS + 1)
+    calm = [nothing] * (STABLE_SCANS + 1)
     news = watched(tmp_path, lambda: write(path, b"now", 2), *calm, lambda: write(path, b"and now", 3))
     assert [name for name, _ in news] == ["camera.jpg"] * 2
 
@@ -85,7 +85,7 @@ def test_a_photo_that_changes_comes_again(tmp_path: Path) -> None:
 def test_a_photo_that_goes_and_comes_back_is_new(tmp_path: Path) -> None:
     path = tmp_path / "a.jpg"
     write(path, b"a", 1)
-    assert watched(tmp_path, path.unlink, lambda: write(path, b"a", 1)) == [("a.jpg", 2 + CALM_LOOKS)]
+    assert watched(tmp_path, path.unlink, lambda: write(path, b"a", 1)) == [("a.jpg", 2 + STABLE_SCANS)]
 
 
 def test_several_at_once_come_in_the_order_of_their_times(tmp_path: Path) -> None:
@@ -99,8 +99,8 @@ def test_several_at_once_come_in_the_order_of_their_times(tmp_path: Path) -> Non
 def test_a_folder_that_is_none_or_goes_away(tmp_path: Path) -> None:
     for place in (tmp_path / "nowhere", Path(__file__)):
         with pytest.raises(ImageError, match="is not a folder that can be watched"):
-            Watch(place)
+            FolderWatcher(place)
     folder = tmp_path / "folder"
     folder.mkdir()
     with pytest.raises(ImageError, match="folder: is not a folder"):
-        next(iter(Watch(folder, folder.rmdir)))
+        next(iter(FolderWatcher(folder, folder.rmdir)))

@@ -1,4 +1,4 @@
-"""Playing: waveforms in, sound out, while more of them are being made. Needs `im2sp[play]`."""
+"""Playback: waveforms in, sound out, while more of them are being made. Needs `im2sp[play]`."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from im2sp.streaming import SpeechChunk
 
 PAUSE = SAMPLE_RATE // 2  # samples of silence after a caption
-AHEAD = SAMPLE_RATE  # samples that may wait to be heard before the one who writes has to wait, too
-PATIENCE = 5.0  # seconds that a device may be late
+BUFFER = SAMPLE_RATE  # samples that may wait to be played before `write` blocks
+TIMEOUT = 5.0  # seconds that a device may be late
 
 
 class PlaybackError(Im2SpError):
@@ -28,19 +28,15 @@ class PlaybackError(Im2SpError):
 
 
 class Sink(Protocol):
-    """Where waveforms go, one after the other without a gap."""
+    """Takes waveforms to be heard one after the other without a gap."""
 
     def write(self, waveform: FloatArray) -> None:
-        """Take waveform (float32 [samples], 16 kHz, in [-1, 1]). Raises PlaybackError."""
-        ...
-
-    def close(self) -> None:
-        """Return when everything is out."""
+        """Take a waveform: float32 [samples], 16 kHz, in [-1, 1]. Raises PlaybackError."""
         ...
 
 
 def play(chunks: Iterable[SpeechChunk], sink: Sink) -> SpeechCaption:
-    """Write the chunks of a caption (`Captioner.stream`) as they come, and a pause after them; return the caption."""
+    """Write the chunks of `Captioner.stream` as they come, and a pause after them; return the caption."""
     caption = None
     for chunk in chunks:
         sink.write(chunk.waveform)
@@ -50,25 +46,25 @@ def play(chunks: Iterable[SpeechChunk], sink: Sink) -> SpeechCaption:
     return caption
 
 
-class Loudspeaker:
-    """The default output device. As a context it is closed at the end, or silenced at once after an exception."""
+class AudioPlayer:
+    """Plays on the default output device. As a context it drains at the end, or stops at once after an exception."""
 
     def __init__(self) -> None:
         """Raises PlaybackError when sounddevice, PortAudio or a device is missing."""
-        sounddevice = _sounddevice()
-        self._stop: type[Exception] = sounddevice.CallbackStop
-        self._waiting: deque[FloatArray] = deque()
-        self._samples = 0  # in all that is waiting
-        self._is_closing = False
-        self._taken = threading.Condition()
-        self._ended = threading.Event()
+        sounddevice = _import_sounddevice()
+        self._callback_stop: type[Exception] = sounddevice.CallbackStop
+        self._queue: deque[FloatArray] = deque()
+        self._queued = 0  # samples in the queue
+        self._draining = False
+        self._consumed = threading.Condition()
+        self._finished = threading.Event()
         try:
             self._stream = sounddevice.OutputStream(
                 samplerate=SAMPLE_RATE,
                 channels=1,
                 dtype="float32",
                 callback=self._fill,
-                finished_callback=self._ended.set,
+                finished_callback=self._finished.set,
             )
             self._stream.start()
         except (sounddevice.PortAudioError, OSError, ValueError) as error:
@@ -77,26 +73,26 @@ class Loudspeaker:
             ) from error
 
     def write(self, waveform: FloatArray) -> None:
-        """Queue a waveform; returns when no more than AHEAD samples are left to be played."""
-        with self._taken:
-            self._waiting.append(waveform)
-            self._samples += len(waveform)
-            if not self._taken.wait_for(lambda: self._samples <= AHEAD, self._patience()):
+        """Queue a waveform; block until no more than BUFFER samples are left to be played. Raises PlaybackError."""
+        with self._consumed:
+            self._queue.append(waveform)
+            self._queued += len(waveform)
+            if not self._consumed.wait_for(lambda: self._queued <= BUFFER, self._timeout()):
                 raise PlaybackError("the device that plays takes no more sound: see whether it is still connected")
 
-    def close(self) -> None:
-        """Return when everything has been heard."""
-        with self._taken:
-            self._is_closing = True
-            patience = self._patience()
+    def drain(self) -> None:
+        """Block until everything has been heard, then close the device. Raises PlaybackError."""
+        with self._consumed:
+            self._draining = True
+            timeout = self._timeout()
         try:
-            if not self._ended.wait(patience):
+            if not self._finished.wait(timeout):
                 raise PlaybackError("the device that plays does not come to an end: see whether it is still connected")
         finally:
             self._stream.close()
 
-    def silence(self) -> None:
-        """Stop at once."""
+    def abort(self) -> None:
+        """Stop at once and close the device."""
         self._stream.abort()
         self._stream.close()
 
@@ -105,32 +101,32 @@ class Loudspeaker:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         if error is None:
-            self.close()
+            self.drain()
         else:
-            self.silence()
+            self.abort()
 
-    def _patience(self) -> float:
-        return self._samples / SAMPLE_RATE + PATIENCE
+    def _timeout(self) -> float:
+        return self._queued / SAMPLE_RATE + TIMEOUT
 
-    def _fill(self, wanted: FloatArray, frames: int, time: object, status: object) -> None:
-        """Called by PortAudio: fill float32 [frames, 1]. Where nothing is waiting yet, there is silence."""
-        with self._taken:
+    def _fill(self, output: FloatArray, frames: int, time: object, status: object) -> None:
+        """Fill `output`, float32 [frames, 1], in PortAudio's thread; with silence where the queue is empty."""
+        with self._consumed:
             filled = 0
-            while self._waiting and filled < frames:
-                piece = self._waiting.popleft()
-                part = piece[: frames - filled]
-                wanted[filled : filled + len(part), 0] = part
+            while self._queue and filled < frames:
+                waveform = self._queue.popleft()
+                part = waveform[: frames - filled]
+                output[filled : filled + len(part), 0] = part
                 filled += len(part)
-                if len(part) < len(piece):
-                    self._waiting.appendleft(piece[len(part) :])
-            wanted[filled:] = 0
-            self._samples -= filled
-            self._taken.notify()
-            if self._is_closing and not self._waiting:
-                raise self._stop
+                if len(part) < len(waveform):
+                    self._queue.appendleft(waveform[len(part) :])
+            output[filled:] = 0
+            self._queued -= filled
+            self._consumed.notify()
+            if self._draining and not self._queue:
+                raise self._callback_stop
 
 
-def _sounddevice() -> ModuleType:
+def _import_sounddevice() -> ModuleType:
     try:
         import sounddevice
     except ImportError as error:
