@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-KINDS = ("voice", "captioner")
+KINDS = ("voice", "image_tokenizer", "captioner")
 
 
 @dataclass(frozen=True)
