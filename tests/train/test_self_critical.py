@@ -12,7 +12,7 @@ from pycocoevalcap.cider.cider import Cider
 
 from im2sp.train.data.image_features import ImageFeatures
 from im2sp.train.models.git import GitDecoder, GitDecoderConfig
-from im2sp.train.training.cider_reward import CiderReward
+from im2sp.train.tasks.cider_reward import CiderD
 from im2sp.train.training.self_critical import (
     Lessons,
     SelfCriticalTraining,
@@ -50,12 +50,12 @@ def test_reward_is_the_cider_of_pycocoevalcap() -> None:
     said = {name: sentence() if i % 3 else list(references[name][0]) for i, name in enumerate(references)}
     words = {name: [" ".join(map(str, caption)) for caption in captions] for name, captions in references.items()}
     _, wanted = Cider().compute_score(words, {name: [" ".join(map(str, caption))] for name, caption in said.items()})
-    reward = CiderReward(references)
+    reward = CiderD(references)
     np.testing.assert_allclose([reward.score(name, caption) for name, caption in said.items()], wanted, atol=1e-9)
 
 
 def test_reward_of_nothing_is_nothing() -> None:
-    assert CiderReward({"a": [[4, 5]], "b": [[6]]}).score("a", []) == 0
+    assert CiderD({"a": [[4, 5]], "b": [[6]]}).score("a", []) == 0
 
 
 def test_samples_are_sentences(model: GitDecoder) -> None:

@@ -24,16 +24,19 @@ class TextTokenizer:
     def train(cls, texts: Iterable[str], min_count: int = 4, limit: int = 8000) -> TextTokenizer:
         """Learn the vocabulary of some captions."""
         tokenizer = Tokenizer(models.WordLevel(unk_token="[UNK]"))
-        tokenizer.normalizer = normalizers.Sequence(
-            [normalizers.NFKC(), normalizers.Lowercase(), normalizers.Replace("'", ""), normalizers.Replace("-", " ")]
-        )
-        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-            [pre_tokenizers.Whitespace(), pre_tokenizers.Punctuation("removed")]
-        )
+        _prepare(tokenizer)
         trainer = trainers.WordLevelTrainer(
             vocab_size=limit, min_frequency=min_count, special_tokens=SPECIAL, show_progress=False
         )
         tokenizer.train_from_iterator(texts, trainer)
+        return cls(tokenizer)
+
+    @classmethod
+    def of_words(cls, words: Iterable[str]) -> TextTokenizer:
+        """Make a tokenizer with these words as its vocabulary, in order after the special tokens."""
+        names = [*SPECIAL, *words]
+        tokenizer = Tokenizer(models.WordLevel({name: number for number, name in enumerate(names)}, unk_token="[UNK]"))
+        _prepare(tokenizer)
         return cls(tokenizer)
 
     @property
@@ -44,6 +47,11 @@ class TextTokenizer:
     def encode(self, text: str) -> list[int]:
         """Text -> token ids with BOS and EOS."""
         return [BOS, *self._tokenizer.encode(text).ids, EOS]
+
+    def tokens_of(self, words: Iterable[str]) -> list[int]:
+        """Tokens of the words that the vocabulary has."""
+        found = (self._tokenizer.token_to_id(word) for word in words)
+        return [token for token in found if token is not None]
 
     def decode(self, tokens: Iterable[int]) -> str:
         """Token ids -> text; special ids are left out, unknown words too."""
@@ -59,3 +67,12 @@ class TextTokenizer:
     def load(cls, path: Path) -> TextTokenizer:
         """Read what `save` wrote."""
         return cls(Tokenizer.from_file(str(path)))
+
+
+def _prepare(tokenizer: Tokenizer) -> None:
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.NFKC(), normalizers.Lowercase(), normalizers.Replace("'", ""), normalizers.Replace("-", " ")]
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Whitespace(), pre_tokenizers.Punctuation("removed")]
+    )

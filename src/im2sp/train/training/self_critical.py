@@ -22,7 +22,7 @@ from im2sp.train.data.text_tokenizer import BOS, EOS
 from im2sp.train.models.git import DecoderStep, GitDecoder
 from im2sp.train.precision import products
 from im2sp.train.training.averaging import follow
-from im2sp.train.training.cider_reward import CiderReward
+from im2sp.train.tasks.cider_reward import CiderD
 from im2sp.train.training.progress import Checkpoint, TrainingLog, warm_up_cosine
 from im2sp.train.training.translator import PAD, Sentences, next_token_loss, pad, some_tokens
 
@@ -114,7 +114,7 @@ class SelfCriticalRun:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = model.to(self.device).eval()  # samples and gradients from one distribution, so no dropout
         self.described_ids, self.other_ids = sorted(lessons.references), sorted(lessons.others)
-        self.reward = CiderReward(lessons.references | lessons.others)
+        self.reward = CiderD(lessons.references | lessons.others)
         self.optimizer = torch.optim.AdamW(
             model.parameters(), lr=options.learning_rate, betas=(0.9, 0.98), weight_decay=0.0
         )

@@ -23,7 +23,7 @@ class _Vector:
     length: int  # bigrams, as the published program counts
 
 
-class CiderReward:
+class CiderD:
     """Scores sentences against the references of their photo; rare n-grams of all references weigh most."""
 
     def __init__(self, references: dict[str, list[list[int]]]) -> None:

@@ -1,0 +1,156 @@
+"""Folders of Flickr8k, COCO and ImageNet samples -> photos, their captions and objects, and the parts that never train."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from im2sp.errors import Im2SpError
+from im2sp.train.data.flickr8k import PHOTO_FOLDER, read_captions
+from im2sp.train.evaluate.words import singular
+
+Captions = dict[str, list[str]]  # photo -> what was written about it
+
+_WORD = re.compile(r"[a-z0-9]+")
+
+
+@dataclass(frozen=True)
+class TextCaption:
+    """A caption of a COCO photo that is not at hand."""
+
+    objects: frozenset[str]  # in that photo
+    text: str
+
+
+@dataclass(frozen=True)
+class PhotoCorpora:
+    """Photos and what is known of them. A photo is named by its file name.
+
+    Attributes:
+        photos: photo -> file.
+        captions: corpus ("flickr8k", "coco", "coco_machine") -> captions to train with.
+        dev: "flickr8k" and "coco" -> captions of held-out photos.
+        objects: COCO objects of photos, held-out ones included.
+        text: captions of photos that are not at hand, without those of held-out photos.
+        samples: ImageNet samples to train with -> words of their class.
+        things: held-out ImageNet samples -> phrases that name what they show.
+        class_names: of the outputs of the classifier, in order.
+    """
+
+    photos: dict[str, Path]
+    captions: dict[str, Captions]
+    dev: dict[str, Captions]
+    objects: dict[str, list[str]]
+    text: list[TextCaption]
+    samples: dict[str, list[str]] = field(default_factory=dict)
+    things: dict[str, list[str]] = field(default_factory=dict)
+    class_names: list[str] = field(default_factory=list)
+
+    @property
+    def held_out(self) -> set[str]:
+        """Photos that never train."""
+        return {photo for part in self.dev.values() for photo in part} | set(self.things)
+
+
+def caption_words(text: str) -> list[str]:
+    """Lower-case words of a caption, without punctuation; a hyphen separates words."""
+    return _WORD.findall(text.lower().replace("'", "").replace("-", " "))
+
+
+def names_thing(caption: str, phrases: Iterable[str]) -> bool:
+    """Whether a caption holds one of the phrases, in the singular or the plural."""
+    said = _in_singular(caption)
+    return any(f" {_in_singular(phrase).strip()} " in said for phrase in phrases)
+
+
+def _in_singular(text: str) -> str:
+    return f" {' '.join(singular(word) for word in caption_words(text))} "
+
+
+def read_photo_corpora(data: Path, lists: Path) -> PhotoCorpora:
+    """Read the corpora.
+
+    Args:
+        data: folder with `flickr8k`, `coco`, `coco_unlabelled` and `imagenet_samples`; each of the last two may be missing.
+        lists: folder with `things.txt` and `imagenet_classes.txt`.
+
+    Raises:
+        Im2SpError: a file is missing or cannot be parsed.
+    """
+    try:
+        flickr8k = _flickr8k(data / "flickr8k")
+        coco = data / "coco"
+        dev = (coco / "dev.txt").read_text(encoding="utf-8").split()
+        captions: Captions = json.loads((coco / "captions.json").read_text(encoding="utf-8"))
+        machine = json.loads((coco / "machine_captions.json").read_text(encoding="utf-8"))
+        objects = json.loads((coco / "objects.json").read_text(encoding="utf-8"))
+        text = _text_captions(coco / "captions_text.tsv.gz", {_image_number(photo) for photo in dev})
+        things = dict(_phrases(line) for line in _lines(lists / "things.txt"))
+        class_names = _lines(lists / "imagenet_classes.txt")
+    except (OSError, ValueError, KeyError) as error:
+        raise Im2SpError(f"the corpora in {data} and lists in {lists} cannot be read: {error}") from error
+    photos = _photos(data)
+    held_out = set(dev)
+    return PhotoCorpora(
+        photos=photos,
+        captions={
+            "flickr8k": flickr8k["train"],
+            "coco": {photo: said for photo, said in captions.items() if photo not in held_out},
+            "coco_machine": {photo: [by["vinvl"]] for photo, by in machine.items() if photo not in held_out},
+        },
+        dev={"flickr8k": flickr8k["dev"], "coco": {photo: captions[photo] for photo in dev}},
+        objects=objects,
+        text=text,
+        samples={photo: _class_words(photo) for photo in _samples(photos) if photo not in things},
+        things={photo: phrases for photo, phrases in things.items() if photo in photos},
+        class_names=class_names,
+    )
+
+
+def _photos(data: Path) -> dict[str, Path]:
+    folders = (f"flickr8k/{PHOTO_FOLDER}", "coco/val2014_256", "coco_unlabelled", "imagenet_samples")
+    return {path.name: path for folder in folders for path in sorted((data / folder).glob("*.jpg"))}
+
+
+def _flickr8k(folder: Path) -> dict[str, Captions]:
+    parts: dict[str, Captions] = {"train": {}, "dev": {}}
+    for caption in read_captions(folder):
+        parts[caption.split].setdefault(f"{caption.image_id}.jpg", []).append(caption.text)
+    return parts
+
+
+def _text_captions(path: Path, but_of: set[int]) -> list[TextCaption]:
+    with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
+        rows = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+        return [
+            TextCaption(frozenset(filter(None, row["objects"].split(","))), row["caption"])
+            for row in rows
+            if int(row["image_id"]) not in but_of
+        ]
+
+
+def _image_number(photo: str) -> int:
+    return int(Path(photo).stem.rsplit("_", 1)[1])
+
+
+def _lines(path: Path) -> list[str]:
+    return [line for line in path.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
+
+
+def _phrases(line: str) -> tuple[str, list[str]]:
+    photo, phrases = line.split("\t")
+    return photo, [phrase.strip() for phrase in phrases.split(",")]
+
+
+def _samples(photos: Mapping[str, Path]) -> list[str]:
+    return [photo for photo in photos if re.match(r"n\d{8}_", photo)]
+
+
+def _class_words(photo: str) -> list[str]:
+    """Words of the class of a sample, `nXXXXXXXX_name.jpg`."""
+    return caption_words(Path(photo).stem.split("_", 1)[1].replace("_", " "))

@@ -1,0 +1,92 @@
+"""Tagger: what image units say -> the words that a caption of the photo is likely to hold.
+
+A linear layer on the mean cell and the class log-probabilities knows the words of captions; the names of the image
+classifier's classes know the words that no caption ever taught.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from im2sp.train.models.image_units import ImageUnits, ImageUnitsConfig
+from im2sp.train.models.saving import WEIGHTS, load_config, save_model
+
+
+@dataclass(frozen=True)
+class TaggerConfig:
+    """Sizes of a tagger."""
+
+    words: int  # words that the linear layer knows
+    vocabulary_size: int
+    tags: int = 8
+    class_words: int = 6  # at most, of the name of a class
+    class_trust: float = 0.9  # factor on the probability of a class as that of the words of its name
+
+
+class Tagger(nn.Module):
+    """Image units -> tokens and probabilities of the likeliest words.
+
+    The image units are part of it, so that everything that sees a photo by its units is one module.
+    """
+
+    input_mean: Tensor
+    input_std: Tensor
+    word_tokens: Tensor  # int64 [words]
+    class_tokens: Tensor  # int64 [class_count, class_words], filled with 0
+
+    def __init__(self, config: TaggerConfig, image: ImageUnitsConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.image_units = ImageUnits(image)
+        inputs = image.width + image.class_count
+        self.linear = nn.Linear(inputs, config.words)
+        self.register_buffer("input_mean", torch.zeros(inputs))
+        self.register_buffer("input_std", torch.ones(inputs))
+        self.register_buffer("word_tokens", torch.zeros(config.words, dtype=torch.long))
+        self.register_buffer("class_tokens", torch.zeros(image.class_count, config.class_words, dtype=torch.long))
+        nn.init.zeros_(self.linear.weight)
+        nn.init.constant_(self.linear.bias, -4.0)
+
+    def inputs(self, units: Tensor) -> Tensor:
+        """Units int64 [B, units] -> what the linear layer takes, before normalisation: [B, width + class_count]."""
+        cells, classes = self.image_units.embed(units)
+        return torch.cat([cells.mean(1), classes - classes.mean(1, keepdim=True)], 1)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """What `inputs` returns -> logits of the words [B, words]."""
+        logits: Tensor = self.linear((inputs - self.input_mean) / self.input_std)
+        return logits
+
+    def tags(self, units: Tensor) -> tuple[Tensor, Tensor]:
+        """Units int64 [B, units] -> (tokens int64, probabilities float32), both [B, tags], the likeliest first."""
+        inputs = self.inputs(units)
+        known = self(inputs).sigmoid()
+        classes = inputs[:, -self.image_units.config.class_count :].softmax(1)
+        blank = inputs.new_zeros(len(units), self.config.vocabulary_size)
+        words = blank.scatter(1, self.word_tokens.expand(len(units), -1), known)
+        spread = classes[:, :, None].expand(-1, -1, self.config.class_words).flatten(1)
+        named = blank.scatter_add(1, self.class_tokens.flatten().expand(len(units), -1), spread)
+        score = torch.maximum(words, self.config.class_trust * named)
+        score[:, 0] = 0  # the filling
+        top = score.topk(self.config.tags, 1)
+        return top.indices, top.values
+
+    def save(self, folder: Path) -> None:
+        """Write the tagger, and its image units in a folder of their own."""
+        state = {name: value for name, value in self.state_dict().items() if not name.startswith("image_units.")}
+        save_model(state, self.config, folder)
+        self.image_units.save(folder / "image_units")
+
+    @classmethod
+    def load(cls, folder: Path) -> Tagger:
+        """Read what `save` wrote, in evaluation mode."""
+        units = ImageUnits.load(folder / "image_units")
+        model = cls(load_config(folder, TaggerConfig), units.config)
+        model.load_state_dict(load_file(folder / WEIGHTS), strict=False)
+        model.image_units = units
+        return model.eval()

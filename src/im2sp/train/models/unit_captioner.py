@@ -1,0 +1,105 @@
+"""GIT decoder that sees a photo by its image units: cells, the classifier's classes and likely words as image tokens."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from im2sp.train.models.git import GitDecoder, GitDecoderConfig, untied
+from im2sp.train.models.image_units import FLOOR
+from im2sp.train.models.saving import WEIGHTS, load_config, save_model
+from im2sp.train.models.tagger import Tagger
+
+CLASS_SCALE = 0.25  # of log-probabilities of classes, whose floor is moved to 0
+TAG_DROPOUT = 0.15  # tags that are left blank in training
+
+
+class UnitCaptioner(GitDecoder):
+    """Image units int64 [P, units] in place of features: cells + 1 + tags image tokens, without positions.
+
+    Embeddings of tags are those of words, until `separate_tags` gives them a table of their own, for a decoder whose
+    vocabulary is not words.
+
+    Args:
+        tagger: frozen, with the image units.
+    """
+
+    def __init__(self, config: GitDecoderConfig, tagger: Tagger) -> None:
+        super().__init__(replace(config, image_width=tagger.image_units.config.width))
+        self.tagger = tagger.eval().requires_grad_(False)
+        width = config.width
+        self.class_projection = nn.Linear(tagger.image_units.config.class_count, width)
+        self.class_norm = nn.LayerNorm(width, config.layer_norm_eps)
+        self.tag_type = nn.Parameter(torch.zeros(width))
+        self.tag_score = nn.Parameter(torch.randn(width) * 0.02)
+        self.tag_norm = nn.LayerNorm(width, config.layer_norm_eps)
+        self.tag_embeddings = self.word_embeddings
+        nn.init.normal_(self.class_projection.weight, std=0.02)
+
+    def train(self, mode: bool = True) -> UnitCaptioner:
+        """Set the mode of all but the tagger, which is frozen."""
+        super().train(mode)
+        self.tagger.eval()
+        return self
+
+    def separate_tags(self, words: int) -> None:
+        """Give the tags an embedding table of their own, [words, width]."""
+        self.tag_embeddings = nn.Embedding(words, self.config.width)
+        nn.init.normal_(self.tag_embeddings.weight, std=0.02)
+
+    def prefix(self, features: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Image units int64 [P, units] -> keys and values [P, heads, cells + 1 + tags, head_dim] of every layer."""
+        x = self.image_tokens(features)
+        pairs = []
+        for layer in self.stack:
+            x, key, value = self._through(layer.image, x)
+            pairs.append((key, value))
+        return pairs
+
+    def image_tokens(self, units: Tensor) -> Tensor:
+        """Image units int64 [P, units] -> image tokens [P, cells + 1 + tags, width]."""
+        drop = self.config.image_dropout
+        cells, classes = self.tagger.image_units.embed(units)
+        tags, scores = self.tagger.tags(units)
+        cells = self.image_norm(self.image_projection(F.dropout(cells, drop, self.training)))
+        classes = F.dropout((classes - math.log(FLOOR)) * CLASS_SCALE, drop, self.training)
+        classes = self.class_norm(self.class_projection(classes))
+        embedded = self.tag_embeddings(tags)
+        if self.training:
+            embedded = embedded * (torch.rand(tags.shape, device=tags.device) >= TAG_DROPOUT)[..., None]
+        tagged = self.tag_norm(embedded + self.tag_type + scores[..., None] * self.tag_score)
+        return torch.cat([cells.to(tagged.dtype), classes[:, None].to(tagged.dtype), tagged], 1)
+
+    @torch.no_grad()
+    def set_word_vectors(self, vectors: Tensor, class_gain: float = 3.0) -> None:
+        """Start from word vectors [vocabulary_size, width]: embeddings of words, and of classes by their names."""
+        self.word_embeddings.weight.copy_(vectors)
+        tokens = self.tagger.class_tokens
+        known = (tokens > 0)[..., None]
+        names = (vectors[tokens] * known).sum(1) / known.sum(1).clamp(min=1)
+        self.class_projection.weight.copy_(class_gain * names.T)
+
+    def save(self, folder: Path) -> None:
+        """Write `config.json`, `model.safetensors` and the folder `tagger`."""
+        state = {name: value for name, value in self.state_dict().items() if not name.startswith("tagger.")}
+        if self.tag_embeddings is self.word_embeddings:
+            del state["tag_embeddings.weight"]
+        save_model(untied(state, self.config), self.config, folder)
+        self.tagger.save(folder / "tagger")
+
+    @classmethod
+    def load(cls, folder: Path, **changes: float) -> UnitCaptioner:
+        """Read what `save` wrote, in evaluation mode; `changes` override fields of the config (dropout, say)."""
+        config = replace(load_config(folder, GitDecoderConfig), **changes)  # type: ignore[arg-type]
+        model = cls(config, Tagger.load(folder / "tagger"))
+        state = load_file(folder / WEIGHTS)
+        if (table := state.get("tag_embeddings.weight")) is not None:
+            model.separate_tags(len(table))
+        model.load_state_dict(model.state_dict() | state)
+        return model.eval()

@@ -1,0 +1,155 @@
+"""Train a captioner: image units of photos -> token sentences, by cross-entropy on the next token."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from im2sp.train.data.caption_targets import Target
+from im2sp.train.data.photo_units import PhotoArrays
+from im2sp.train.data.text_tokenizer import PAD
+from im2sp.train.models.unit_captioner import UnitCaptioner
+from im2sp.train.trainer import MicroBatch, Task, TrainConfig
+
+BUCKETED = 32  # batches that are drawn together and sorted by the length of their captions
+
+
+@dataclass(frozen=True)
+class CaptionerTraining(TrainConfig):
+    """Options of the stage."""
+
+    steps: int = 2500
+    learning_rate: float = 1.2e-3
+    warm_up: int = 120
+    weight_decay: float = 0.02
+    ema_decay: float = 0.998
+    photos: int = 64  # a step
+    captions: int = 4  # of a photo and step, at most
+    label_smoothing: float = 0.1
+    log_every: int = 100
+
+
+@dataclass(frozen=True)
+class PhotoBatch:
+    """Photos of a step or of a part of it, each in one view, with sentences."""
+
+    photos: list[str]
+    views: list[int]
+    sentences: list[list[list[int]]]  # of each photo
+
+    def part(self, part: MicroBatch) -> PhotoBatch:
+        """Some of the photos."""
+        rows = part.rows(len(self.photos))
+        return PhotoBatch(self.photos[rows], self.views[rows], self.sentences[rows])
+
+    @property
+    def predicted(self) -> int:
+        """Tokens that are predicted: all but the first of each sentence."""
+        return sum(len(sentence) - 1 for sentences in self.sentences for sentence in sentences)
+
+    def tensors(self) -> tuple[Tensor, Tensor]:
+        """(tokens int64 [B, T], filled with PAD; the photo of each sentence int64 [B])."""
+        rows = [torch.tensor(sentence) for sentences in self.sentences for sentence in sentences]
+        photo = [place for place, sentences in enumerate(self.sentences) for _ in sentences]
+        return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=PAD), torch.tensor(photo)
+
+
+class PhotoSampler:
+    """Batches of photos by step, drawn by weight, whose longest sentences are of similar length."""
+
+    def __init__(self, targets: Sequence[Target], views: int, photos: int, captions: int, seed: int) -> None:
+        self.targets, self.views, self.photos, self.captions, self.seed = targets, views, photos, captions, seed
+        weights = np.array([target.weight for target in targets])
+        self.shares = weights / weights.sum()
+        self._drawn = -1
+        self._batches: list[PhotoBatch] = []
+
+    def at(self, step: int) -> PhotoBatch:
+        """The batch of a step."""
+        round_, place = divmod(step, BUCKETED)
+        if round_ != self._drawn:
+            self._batches, self._drawn = self._draw(np.random.default_rng((self.seed, round_))), round_
+        return self._batches[place]
+
+    def _draw(self, random: np.random.Generator) -> list[PhotoBatch]:
+        count = BUCKETED * self.photos
+        order = random.permutation(len(self.targets))  # systematic sampling: even shares, few repetitions
+        points = (np.arange(count) + random.random()) / count
+        rows = order[np.searchsorted(np.cumsum(self.shares[order]), points).clip(max=len(order) - 1)]
+        chosen = [self._some(self.targets[row].sentences, random) for row in rows]
+        length = [max(map(len, sentences)) + random.uniform(0, 2) for sentences in chosen]
+        views = random.integers(self.views, size=count)
+        pieces = np.argsort(length).reshape(BUCKETED, self.photos)
+        return [
+            PhotoBatch(
+                [self.targets[rows[i]].photo for i in piece],
+                [int(views[i]) for i in piece],
+                [chosen[i] for i in piece],
+            )
+            for piece in pieces[random.permutation(BUCKETED)]
+        ]
+
+    def _some(self, sentences: list[list[int]], random: np.random.Generator) -> list[list[int]]:
+        if len(sentences) <= self.captions:
+            return sentences
+        return [sentences[i] for i in random.choice(len(sentences), self.captions, replace=False)]
+
+
+def next_token_loss(model: UnitCaptioner, units: Tensor, tokens: Tensor, photo: Tensor, smoothing: float) -> Tensor:
+    """Sum of the cross-entropy [nats] of all tokens after BOS, EOS included.
+
+    Args:
+        units: int64 [P, units].
+        tokens: int64 [B, T], filled with PAD.
+        photo: int64 [B], the row of `units` that each sentence belongs to.
+    """
+    wanted = tokens[:, 1:].flatten()
+    rows = (wanted != PAD).nonzero()[:, 0]
+    logits = model.output(model.hidden(units, tokens[:, :-1], photo).flatten(0, 1)[rows])
+    return F.cross_entropy(logits.float(), wanted[rows], label_smoothing=smoothing, reduction="sum")
+
+
+class CaptionerTask(Task):
+    """Next-token cross-entropy on sampled photos; the same on held-out parts, without smoothing, for the log."""
+
+    def __init__(
+        self,
+        config: CaptionerTraining,
+        model: UnitCaptioner,
+        units: PhotoArrays,
+        targets: Sequence[Target],
+        dev: Mapping[str, Sequence[Target]],
+    ) -> None:
+        super().__init__(config, model)
+        self.captioner, self.options, self.units = model, config, units
+        self.sampler = PhotoSampler(targets, units.views, config.photos, config.captions, config.seed)
+        self.dev = dev
+
+    def loss(self, step: int, part: MicroBatch) -> Tensor:
+        """Mean over the tokens of the step."""
+        batch = self.sampler.at(step)
+        return self._sum(batch.part(part), self.options.label_smoothing) / batch.predicted
+
+    def _sum(self, batch: PhotoBatch, smoothing: float) -> Tensor:
+        tokens, photo = (tensor.to(self.device) for tensor in batch.tensors())
+        units = self.units.units(batch.photos, batch.views).to(self.device)
+        with self.autocast():
+            return next_token_loss(self.captioner, units, tokens, photo, smoothing)
+
+    def evaluate(self) -> dict[str, float]:
+        """Cross-entropy [nats a token] on each held-out part."""
+        found = {}
+        for name, targets in self.dev.items():
+            total = count = 0.0
+            for start in range(0, len(targets), 50):
+                some = targets[start : start + 50]
+                batch = PhotoBatch([t.photo for t in some], [0] * len(some), [t.sentences for t in some])
+                total += float(self._sum(batch, 0.0))
+                count += batch.predicted
+            found[name] = total / max(1.0, count)
+        return found
