@@ -122,5 +122,7 @@ def frequent_words(captions: Mapping[str, list[str]], tokenizer: TextTokenizer, 
     """Content words in captions of at least so many photos that the tokenizer knows, the most frequent first."""
     photos = Counter(word for texts in captions.values() for word in {w for text in texts for w in content_words(text)})
     return [
-        word for word, count in photos.most_common() if count >= min_photos and tokenizer.tokens_of([word])[:1] > [UNKNOWN]
+        word
+        for word, count in photos.most_common()
+        if count >= min_photos and tokenizer.tokens_of([word])[:1] > [UNKNOWN]
     ]

@@ -1,4 +1,4 @@
-"""Folders of Flickr8k, COCO and ImageNet samples -> photos, their captions and objects, and the parts that never train."""
+"""Folders of Flickr8k, COCO and ImageNet samples -> photos, their captions and objects; what is held out."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def read_photo_corpora(data: Path, lists: Path) -> PhotoCorpora:
     """Read the corpora.
 
     Args:
-        data: folder with `flickr8k`, `coco`, `coco_unlabelled` and `imagenet_samples`; each of the last two may be missing.
+        data: folder with `flickr8k`, `coco`, `coco_unlabelled` and `imagenet_samples`; the last two may be missing.
         lists: folder with `things.txt` and `imagenet_classes.txt`.
 
     Raises:

@@ -32,18 +32,19 @@ def write_tiny_flickr8k(root: Path) -> None:
         for colour, value in COLOURS.items():
             name = f"{colour}_{shape}.jpg"
             names.append(name)
-            _draw(shape, value).save(folder / name, quality=90)
+            draw_shape(shape, value).save(folder / name, quality=90)
             lines += [f"{name}#{k}\t{t.format(colour=colour, shape=shape)}" for k, t in enumerate(TEMPLATES)]
     (root / UNLABELLED).mkdir(exist_ok=True)
     for shape in SHAPES:
-        _draw(shape, (120, 40, 140)).save(root / UNLABELLED / f"purple_{shape}.jpg", quality=90)
+        draw_shape(shape, (120, 40, 140)).save(root / UNLABELLED / f"purple_{shape}.jpg", quality=90)
     (root / CAPTION_FILE).write_text("\n".join(lines) + "\n", encoding="utf-8")
     dev = names[::4]
     for split, part in (("train", [name for name in names if name not in dev]), ("dev", dev)):
         (root / f"Flickr_8k.{split}Images.txt").write_text("\n".join(part) + "\n", encoding="utf-8")
 
 
-def _draw(shape: str, colour: tuple[int, int, int]) -> Image.Image:
+def draw_shape(shape: str, colour: tuple[int, int, int]) -> Image.Image:
+    """Draw a shape of this colour on white."""
     image = Image.new("RGB", (SIDE, SIDE), "white")
     pen, low, high = ImageDraw.Draw(image), SIDE // 4, 3 * SIDE // 4
     if shape == "circle":

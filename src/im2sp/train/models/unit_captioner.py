@@ -1,4 +1,4 @@
-"""GIT decoder that sees a photo by its image units: cells, the classifier's classes and likely words as image tokens."""
+"""GIT decoder on image units: cells, the classifier's classes and likely words are its image tokens."""
 
 from __future__ import annotations
 
@@ -65,8 +65,9 @@ class UnitCaptioner(GitDecoder):
     def image_tokens(self, units: Tensor) -> Tensor:
         """Image units int64 [P, units] -> image tokens [P, cells + 1 + tags, width]."""
         drop = self.config.image_dropout
-        cells, classes = self.tagger.image_units.embed(units)
-        tags, scores = self.tagger.tags(units)
+        with torch.no_grad(), torch.autocast(units.device.type, enabled=False):
+            cells, classes = self.tagger.image_units.embed(units)
+            tags, scores = self.tagger.tags(units)
         cells = self.image_norm(self.image_projection(F.dropout(cells, drop, self.training)))
         classes = F.dropout((classes - math.log(FLOOR)) * CLASS_SCALE, drop, self.training)
         classes = self.class_norm(self.class_projection(classes))

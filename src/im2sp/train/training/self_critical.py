@@ -21,8 +21,8 @@ from im2sp.train.data.sentences import SentenceLookup
 from im2sp.train.data.text_tokenizer import BOS, EOS
 from im2sp.train.models.git import DecoderStep, GitDecoder
 from im2sp.train.precision import products
-from im2sp.train.training.averaging import follow
 from im2sp.train.tasks.cider_reward import CiderD
+from im2sp.train.training.averaging import follow
 from im2sp.train.training.progress import Checkpoint, TrainingLog, warm_up_cosine
 from im2sp.train.training.translator import PAD, Sentences, next_token_loss, pad, some_tokens
 

@@ -1,0 +1,68 @@
+"""Captions of held-out photos by beam search; scores against references, objects and names of things."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from im2sp.train.data.photo_corpora import PhotoCorpora, names_thing
+from im2sp.train.data.photo_units import PhotoArrays
+from im2sp.train.data.text_tokenizer import TextTokenizer
+from im2sp.train.evaluate.caption_metrics import caption_scores
+from im2sp.train.evaluate.chair import Synonyms, chair, named_objects
+from im2sp.train.models.beam_search import beam_searches
+from im2sp.train.models.git import DecoderStep
+from im2sp.train.models.unit_captioner import UnitCaptioner
+
+BATCH = 25  # photos
+MAX_TOKENS = 24
+
+
+@torch.inference_mode()
+def write_captions(
+    model: UnitCaptioner, tokenizer: TextTokenizer, units: PhotoArrays, photos: Sequence[str], beam: int
+) -> dict[str, str]:
+    """Caption photos by beam search (mean log-probability of a token)."""
+    step, written = DecoderStep(model), {}
+    for start in range(0, len(photos), BATCH):
+        some = photos[start : start + BATCH]
+        for photo, hypotheses in zip(
+            some, beam_searches(step, units.units(some)[:, None], beam, MAX_TOKENS), strict=True
+        ):
+            written[photo] = tokenizer.decode(hypotheses[0][1])
+    return written
+
+
+def dev_report(captions: Mapping[str, str], corpora: PhotoCorpora, synonyms: Synonyms) -> dict[str, dict[str, Any]]:
+    """Score captions of each held-out part.
+
+    Objects of COCO photos are those of their instance masks and those that people named.
+    """
+    report: dict[str, dict[str, Any]] = {}
+    for name, references in corpora.dev.items():
+        known = {photo: texts for photo, texts in references.items() if photo in captions}
+        if not known:
+            continue
+        said = {photo: captions[photo] for photo in known}
+        scores = caption_scores(said, known)
+        row = report[name] = {
+            "photos": len(known),
+            "bleu4": scores.bleu4,
+            "cider": scores.cider,
+            "different": scores.different_sentences,
+        }
+        true = {
+            photo: {*corpora.objects[photo], *(name for text in texts for name in named_objects(text, synonyms))}
+            for photo, texts in known.items()
+            if corpora.objects.get(photo)
+        }
+        if true:
+            objects = chair(said, {photo: sorted(names) for photo, names in true.items()}, synonyms)
+            row |= {"hit": objects.hit, "chair_i": objects.chair_i, "recall": objects.recall}
+    if things := {photo: phrases for photo, phrases in corpora.things.items() if photo in captions}:
+        named = [names_thing(captions[photo], phrases) for photo, phrases in things.items()]
+        report["things"] = {"photos": len(things), "named": 100 * float(np.mean(named))}
+    return report
