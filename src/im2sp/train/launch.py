@@ -1,4 +1,4 @@
-"""What a launcher (`torchrun`, `accelerate launch`) tells each process that it starts, known before torch is loaded."""
+"""Processes of a run as the launcher (`torchrun`, `accelerate launch`) says, before torch is loaded."""
 
 from __future__ import annotations
 
@@ -10,11 +10,6 @@ def process_count() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def process_number() -> int:
-    """Number of this process, from 0."""
-    return int(os.environ.get("RANK", "0"))
-
-
 def is_main_process() -> bool:
     """Whether this process writes what the processes of a run make together."""
-    return process_number() == 0
+    return os.environ.get("RANK", "0") == "0"

@@ -55,9 +55,11 @@ def spectral_loss(generated: Tensor, real: Tensor) -> Tensor:
     for window, bands in RESOLUTIONS:
         magnitudes = [(stft(w, window, window // 4).abs() + 1e-6).transpose(1, 2) for w in (generated, real)]
         filters = mel_filters(window, bands, generated.device)
-        total = total + F.l1_loss(*((magnitude @ filters).clamp_min(1e-5).log() for magnitude in magnitudes))
+        generated_mel, real_mel = ((magnitude @ filters).clamp_min(1e-5).log() for magnitude in magnitudes)
+        total = total + F.l1_loss(generated_mel, real_mel)
         if window >= HARMONIC_WINDOW:
-            total = total + 0.5 * F.l1_loss(*(magnitude.clamp_min(1e-3).log() for magnitude in magnitudes))
+            generated_log, real_log = (magnitude.clamp_min(1e-3).log() for magnitude in magnitudes)
+            total = total + 0.5 * F.l1_loss(generated_log, real_log)
     return total / len(RESOLUTIONS)
 
 

@@ -10,16 +10,13 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
-
-import msgspec
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from im2sp.errors import Im2SpError
+from im2sp.train.parsing import parse
 
 if TYPE_CHECKING:
     from im2sp.train.stages import Stage
-
-T = TypeVar("T")
 
 KINDS = ("voice", "image_tokenizer", "captioner")
 
@@ -62,25 +59,3 @@ def read_recipe(
         if is_dataclass(section) and "seed" in {field.name for field in fields(section)}:
             values.setdefault(name, {}).setdefault("seed", values.get("seed", 0))
     return parse(module.Recipe, values, f"the recipe {path}"), module.STAGES
-
-
-def parse(kind: type[T], values: dict[str, Any], where: str) -> T:
-    """Make a dataclass, with dataclasses in it, of the values of a TOML or JSON file.
-
-    Raises:
-        Im2SpError: a key is unknown or missing, or a value is of another type.
-    """
-    _refuse_unknown(kind, values, where)
-    try:
-        return msgspec.convert(values, kind, dec_hook=lambda type_, value: type_(value))
-    except msgspec.ValidationError as error:
-        raise Im2SpError(f"{where}: {error}") from error
-
-
-def _refuse_unknown(kind: type[Any], values: dict[str, Any], where: str) -> None:
-    hints = get_type_hints(kind)
-    for name, value in values.items():
-        if name not in hints:
-            raise Im2SpError(f"{where} has the unknown key {name!r}: known are {', '.join(sorted(hints))}")
-        if is_dataclass(hints[name]) and isinstance(value, dict):
-            _refuse_unknown(hints[name], value, f"{where}, section [{name}],")

@@ -15,7 +15,7 @@ from im2sp.train.convert.configs import PublishedConfig, Size, read_config
 from im2sp.train.convert.state_dicts import state_dict_of
 from im2sp.train.convert.streams import CheckpointError
 from im2sp.train.convert.weights import fold_weight_norm, with_weights
-from im2sp.train.models.unit_hifigan import Durations, UnitHifigan, UnitHifiganConfig, Voice
+from im2sp.train.models.unit_hifigan import DurationGraph, SpeakerGenerator, UnitHifigan, UnitHifiganConfig
 from im2sp.train.onnx_export import Precision, export_sequence
 
 Sizes = Annotated[tuple[Size, ...], Field(min_length=1, max_length=16)]
@@ -115,8 +115,10 @@ def export_hifigan(model: UnitHifigan, folder: Path, precision: Precision, speak
     if not 0 <= speaker < voices:
         raise Im2SpError(f"speaker {speaker} does not exist: this vocoder has speakers 0 to {voices - 1}")
     return {
-        "vocoder": export_sequence(Voice(model, speaker), "vocoder", "frames", "waveform", folder, precision),
+        "vocoder": export_sequence(
+            SpeakerGenerator(model, speaker), "vocoder", "frames", "waveform", folder, precision
+        ),
         "duration_predictor": export_sequence(
-            Durations(model), "duration_predictor", "units", "log_durations", folder, precision
+            DurationGraph(model), "duration_predictor", "units", "log_durations", folder, precision
         ),
     }

@@ -1,4 +1,4 @@
-"""The official Flickr8k folder -> photos, captions and splits (reference formats, section 7)."""
+"""The official Flickr8k folder -> photos, captions and splits (Hodosh et al., 2013)."""
 
 from __future__ import annotations
 

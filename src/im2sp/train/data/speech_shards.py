@@ -1,4 +1,4 @@
-"""Spoken captions on disk: Parquet shards of waveforms, whole or absent, readable by `datasets` and pyarrow."""
+"""Spoken captions on disk: Parquet shards of waveforms, readable by `datasets` and pyarrow."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SCHEMA = pa.schema(
         ("speaker", pa.string()),
         ("text", pa.string()),
         ("waveform", pa.list_(pa.int16())),  # 16 kHz mono
-        ("phones", pa.list_(pa.string())),  # as the voice pronounced them, for scoring units
+        ("phones", pa.list_(pa.string())),  # as a synthetic voice pronounced them, for scoring units; else empty
         ("phone_samples", pa.list_(pa.int32())),  # 16 kHz samples of each phone
     ]
 )
@@ -48,25 +48,25 @@ class SpokenCaption:
     def recorded(
         cls, caption_id: str, image_id: str, split: str, speaker: str, text: str, waveform: FloatArray
     ) -> SpokenCaption:
-        """One that a person spoke, whose phones nobody knows. waveform: float32 [samples], 16 kHz, in [-1, 1]."""
+        """Make one without phones. waveform: float32 [samples], 16 kHz, in [-1, 1]."""
         no_phones = np.zeros(0, np.int32)
         return cls(caption_id, image_id, split, speaker, text, to_pulses(waveform), [], no_phones)
 
 
 def as_floats(waveform: npt.NDArray[np.int16]) -> npt.NDArray[np.float32]:
-    """16-bit samples of any shape -> float32 in [-1, 1)."""
+    """Convert 16-bit samples of any shape to float32 in [-1, 1)."""
     return waveform.astype(np.float32) / np.float32(FULL_SCALE)
 
 
 def write_shard(path: Path, captions: list[SpokenCaption]) -> None:
-    """Write one shard; the file appears only when it is complete."""
+    """Write one shard, atomically."""
     columns = {name: [getattr(caption, name) for caption in captions] for name in SCHEMA.names}
     with replace_whole(path) as temporary:
         pq.write_table(pa.table(columns, schema=SCHEMA), temporary, compression="zstd", compression_level=1)
 
 
 def read_shard(path: Path) -> Iterator[SpokenCaption]:
-    """Spoken captions of one shard."""
+    """Read one shard."""
     table = pq.read_table(path)
     waveforms = table["waveform"].combine_chunks()
     offsets, samples = waveforms.offsets.to_numpy(), waveforms.values.to_numpy()
@@ -106,7 +106,12 @@ def read_phones(folder: Path) -> Iterator[SpokenPhones]:
 
 
 def read_shards(folder: Path, split: str | None = None, limit: int | None = None) -> Iterator[SpokenCaption]:
-    """Spoken captions of all complete shards in name order, one shard in memory at a time."""
+    """Read all shards in the order of their names, one in memory at a time.
+
+    Args:
+        split: read this split only.
+        limit: captions at most.
+    """
     count = 0
     for path in sorted(folder.glob("*.parquet")):
         if split is not None and not path.name.startswith(f"{split}-"):

@@ -1,4 +1,4 @@
-"""Generated pictures with captions in Flickr8k's layout, so that every stage can be tried without a data set."""
+"""Generated photos with captions in Flickr8k's layout, for tests without a data set."""
 
 from __future__ import annotations
 

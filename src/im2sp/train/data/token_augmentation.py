@@ -1,4 +1,4 @@
-"""Token augmentations of SeiT: image units -> codebook vectors to train a token ViT on (reference formats, section 3).
+"""Token augmentations of SeiT: image units -> codebook vectors to train a token ViT on (Park et al., 2023).
 
 In this order: near neighbours replace units, patches of units change places, the grid is cropped somewhere, and noise
 is added to the vectors. What happens follows from the random generator alone. Semantic image units get the same but for

@@ -1,4 +1,4 @@
-"""How much of the phones a set of units carries: purity and mutual information against aligned phones."""
+"""Quality of speech units against aligned phones: purity and mutual information."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class UnitQuality:
 
 
 def frame_phones(phones: Sequence[str], samples: np.ndarray, frames: int) -> np.ndarray:
-    """Phone at the middle of each frame (object array [frames]); stress and length marks join their phone.
+    """Phone at the middle of each frame, object [frames]; stress and length marks belong to their phone.
 
-    Of a recording whose phones nobody knows, every phone is "".
+    Without phones, every frame has "".
     """
     if not len(phones):
         return np.full(frames, "", dtype=object)

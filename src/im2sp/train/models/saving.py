@@ -1,4 +1,4 @@
-"""A model -> a folder of `config.json` and `model.safetensors`, each replaced whole."""
+"""A model -> a folder of `config.json` and `model.safetensors`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, TypeVar
 from safetensors.torch import save_file
 from torch import Tensor
 
+from im2sp.errors import Im2SpError, reason
 from im2sp.files import replace_whole
-from im2sp.train.values import as_tuples
+from im2sp.train.parsing import parse
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -22,7 +23,7 @@ T = TypeVar("T")
 
 
 def save_model(state: dict[str, Tensor], config: DataclassInstance, folder: Path) -> None:
-    """Write weights and the dataclass that says their sizes; the config last, so that a folder with one is whole."""
+    """Write weights and a dataclass of their sizes; the config last, so that a folder with a config is complete."""
     with replace_whole(folder / WEIGHTS) as temporary:
         save_file({name: tensor.contiguous() for name, tensor in state.items()}, temporary)
     with replace_whole(folder / CONFIG) as temporary:
@@ -30,6 +31,14 @@ def save_model(state: dict[str, Tensor], config: DataclassInstance, folder: Path
 
 
 def load_config(folder: Path, kind: type[T]) -> T:
-    """The dataclass that `save_model` wrote."""
-    values = json.loads((folder / CONFIG).read_text())
-    return kind(**{name: as_tuples(value) for name, value in values.items()})
+    """Read the dataclass that `save_model` wrote.
+
+    Raises:
+        Im2SpError: the file is missing or holds something else.
+    """
+    path = folder / CONFIG
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise Im2SpError(f"{path} cannot be read ({reason(error)})") from error
+    return parse(kind, values, str(path))

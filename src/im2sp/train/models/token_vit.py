@@ -1,6 +1,6 @@
-"""Token ViT: the codebook vectors of image units -> image features (SeiT; reference formats, section 3).
+"""Token ViT: codebook vectors of image units -> image features (SeiT, Park et al., 2023).
 
-Names of parameters and the arithmetic are those of timm's vision transformer, but for the stem.
+Parameter names and arithmetic are those of timm's vision transformer, except for the stem.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class TokenVitConfig:
 
     @property
     def image_tokens(self) -> int:
-        """One for each place of the grid, and the class token before them."""
+        """The class token and one token for each place of the grid."""
         return self.grid**2 + 1
 
 
@@ -121,7 +121,7 @@ class TokenVit(nn.Module):
     def forward(self, vectors: Tensor) -> Tensor:
         """Vectors float32 [B, code_width, crop, crop], unnormalised -> features float32 [B, image_tokens, width].
 
-        The class token comes first. The last norm is not applied: captioning takes what the blocks give.
+        The class token comes first. The last norm is not applied, as in Im2Sp.
         """
         tokens = self.patch_embed(vectors)
         x = torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], 1) + self.pos_embed
@@ -129,13 +129,13 @@ class TokenVit(nn.Module):
         return features
 
     def classify(self, vectors: Tensor) -> Tensor:
-        """What `forward` takes -> scores of classes [B, classes], as SeiT was trained.
+        """Vectors as in `forward` -> class scores [B, classes].
 
         Raises:
             Im2SpError: there is no classifier on top.
         """
         if not self.config.classes:
-            raise Im2SpError("this token ViT has no classifier: convert the checkpoint of a SeiT that has its head")
+            raise Im2SpError("this token ViT has no classifier: convert a SeiT checkpoint with its head")
         scores: Tensor = self.head(self.norm(self(vectors))[:, 0])
         return scores
 

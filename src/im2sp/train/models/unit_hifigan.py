@@ -1,7 +1,6 @@
-"""Unit HiFi-GAN: speech units repeated by their durations -> waveform; durations from units.
+"""Unit HiFi-GAN: speech units repeated by their durations -> waveform; units -> durations (Polyak et al., 2021).
 
-The published vocoder of the field (reference formats, section 6), with its parameter names, weight norm folded away.
-Parts of the name list that look odd (`dict`, `ups`, `spkr`) are those of the checkpoints.
+Parameter names (`dict`, `ups`, `spkr`) are those of published checkpoints; weight norm is folded into the weights.
 """
 
 from __future__ import annotations
@@ -39,12 +38,12 @@ class UnitHifiganConfig:
 
     @property
     def hop(self) -> int:
-        """Samples that one frame becomes."""
+        """Samples of one frame."""
         return math.prod(self.upsample_rates)
 
     @property
     def context_frames(self) -> int:
-        """Unit frames on each side that can change a sample: what chunks must overlap by."""
+        """Unit frames on each side that a sample depends on; chunks must overlap by them."""
         block = max(
             (kernel // 2) * sum(dilation + 1 for dilation in dilations)
             for kernel, dilations in zip(self.block_kernels, self.block_dilations, strict=True)
@@ -53,7 +52,7 @@ class UnitHifiganConfig:
         for rate, kernel in zip(reversed(self.upsample_rates), reversed(self.upsample_kernels), strict=True):
             reach += block
             padding = (kernel - rate) // 2
-            # Sample t of a transposed convolution comes from samples (t + padding - j) / rate, 0 <= j < kernel.
+            # sample t of a transposed convolution depends on samples (t + padding - j) / rate, 0 <= j < kernel
             reach = max((rate - 1 + reach + padding) // rate, (reach + kernel - 1 - padding) // rate)
         return reach + EDGE // 2
 
@@ -64,7 +63,7 @@ class UnitHifiganConfig:
 
 
 class ResidualBlock(nn.Module):
-    """HiFi-GAN's block "1": pairs of a dilated and a plain convolution, each pair with a way around it."""
+    """HiFi-GAN's block "1": pairs of a dilated and a plain convolution, each with a residual connection."""
 
     def __init__(self, channels: int, kernel: int, dilations: tuple[int, ...]) -> None:
         super().__init__()
@@ -94,10 +93,10 @@ class HifiganDurations(nn.Module):
         self.ln2 = nn.LayerNorm(width)
         self.proj = nn.Linear(width, 1)
 
-    def forward(self, x: Tensor, there: Tensor | None = None) -> Tensor:
-        """Frames are those of 20 ms. `there`: bool [B, U], false behind the end of a shorter row of a batch."""
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Frames of 20 ms. `mask`: bool [B, U], false in the padding of shorter rows."""
         for convolution, norm in ((self.conv1, self.ln1), (self.conv2, self.ln2)):
-            x = x if there is None else x * there[..., None]
+            x = x if mask is None else x * mask[..., None]
             x = F.dropout(norm(convolution(x.transpose(1, 2)).transpose(1, 2)), self.dropout, self.training)
         return self.proj(x)[..., 0]
 
@@ -127,23 +126,23 @@ class UnitHifigan(nn.Module):
         """Unit of every frame int64 [B, F] -> waveform float32 [B, F * hop].
 
         Args:
-            speaker: whose voice it is, in all rows or, int64 [B], in each.
+            speaker: of all rows or, int64 [B], of each.
         """
         x = self.dict(frames).transpose(1, 2)
         if self.config.speakers:
-            voice = self.spkr.weight[speaker].view(-1, self.config.width, 1).expand(x.shape[0], -1, x.shape[2])
-            x = torch.cat([x, voice], 1)
+            embedding = self.spkr.weight[speaker].view(-1, self.config.width, 1).expand(x.shape[0], -1, x.shape[2])
+            x = torch.cat([x, embedding], 1)
         x = self.conv_pre(x)
         blocks = len(self.config.block_kernels)
         for stage, upsample in enumerate(self.ups):
             x = upsample(F.leaky_relu(x, SLOPE))
-            heard = [block(x) for block in self.resblocks[stage * blocks : (stage + 1) * blocks]]
-            x = torch.stack(heard).mean(0)
+            outputs = [block(x) for block in self.resblocks[stage * blocks : (stage + 1) * blocks]]
+            x = torch.stack(outputs).mean(0)
         return torch.tanh(self.conv_post(F.leaky_relu(x)))[:, 0]
 
-    def log_durations(self, units: Tensor, there: Tensor | None = None) -> Tensor:
-        """Units without repeats int64 [B, U] -> log(frames + 1) float32 [B, U]. `there`: as HifiganDurations has it."""
-        durations: Tensor = self.dur_predictor(self.dict(units), there)
+    def log_durations(self, units: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Units without repeats int64 [B, U] -> log(frames + 1) float32 [B, U]. `mask`: as in HifiganDurations."""
+        durations: Tensor = self.dur_predictor(self.dict(units), mask)
         return durations
 
     def save(self, folder: Path) -> None:
@@ -158,8 +157,8 @@ class UnitHifigan(nn.Module):
         return model.eval()
 
 
-class Voice(nn.Module):
-    """Graph `vocoder`: one speaker of a unit HiFi-GAN, for export."""
+class SpeakerGenerator(nn.Module):
+    """Graph `vocoder`: a unit HiFi-GAN with one speaker."""
 
     def __init__(self, model: UnitHifigan, speaker: int = 0) -> None:
         super().__init__()
@@ -171,8 +170,8 @@ class Voice(nn.Module):
         return waveform
 
 
-class Durations(nn.Module):
-    """Graph `duration_predictor`: of a unit HiFi-GAN, for export."""
+class DurationGraph(nn.Module):
+    """Graph `duration_predictor` of a unit HiFi-GAN."""
 
     def __init__(self, model: UnitHifigan) -> None:
         super().__init__()

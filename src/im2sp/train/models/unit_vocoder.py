@@ -1,10 +1,8 @@
 """Unit vocoder: speech units repeated by their durations -> waveform.
 
-The generator is Vocos' idea (feature backbone, then one inverse short-time Fourier transform instead of stacks of
-upsampling convolutions) with unit embeddings in place of a spectrogram, at a tenth of a HiFi-GAN's arithmetic.
-It is ConvNeXt blocks and one transposed convolution.
-Everything is convolutional with a finite receptive field and normalised frame by frame, so a sentence can be
-synthesised in chunks that equal the whole.
+As in Vocos (Siuzdak, 2023), a backbone of ConvNeXt blocks is followed by one inverse short-time Fourier transform
+instead of stacks of upsampling convolutions, at a tenth of a HiFi-GAN's arithmetic. Its input is unit embeddings in
+place of a spectrogram. It is convolutional and normalised by frame, so that chunks of a sentence equal the whole.
 """
 
 from __future__ import annotations
@@ -23,6 +21,7 @@ from im2sp.arrays import FloatArray, IntArray
 from im2sp.files import replace_whole
 from im2sp.speech.audio import HOP
 from im2sp.speech.durations import ErrorDiffusion
+from im2sp.train.models.saving import CONFIG, load_config
 
 DURATION_TOLERANCE = 1.5  # frames, chosen on regular and on arbitrary sentences (docs/results.md)
 FIRST_DURATION_KERNEL = 3  # of the duration predictor's first convolution
@@ -50,19 +49,19 @@ class VocoderConfig:
 
     @property
     def context_frames(self) -> int:
-        """Unit frames on each side that can change a sample: what chunks must overlap by."""
+        """Unit frames on each side that a sample depends on; chunks must overlap by them."""
         half = self.kernel // 2
         fast = math.ceil((half * self.fast_blocks + math.ceil(self.fft / 2 / self.hop)) / 2)
         return half + half * self.slow_blocks + fast + 1
 
     @property
     def duration_context(self) -> int:
-        """Units on each side that can change a duration."""
+        """Units on each side that a duration depends on."""
         return FIRST_DURATION_KERNEL // 2 + self.duration_blocks * (self.duration_kernel // 2)
 
 
 class ConvNextBlock(nn.Module):
-    """Depthwise convolution, layer norm over channels, two pointwise layers, scaled residual."""
+    """ConvNeXt: depthwise convolution, layer norm over channels, two pointwise layers, scaled residual."""
 
     def __init__(self, width: int, feed_forward: int, kernel: int) -> None:
         super().__init__()
@@ -91,7 +90,7 @@ class InverseTransform(nn.Module):
         angle = 2 * math.pi * torch.arange(bins, dtype=torch.float64)[:, None] * torch.arange(fft)[None] / fft
         weight = torch.full((bins, 1), 2.0, dtype=torch.float64)
         weight[0] = weight[-1] = 1.0
-        # Hann windows a quarter of their length apart add up to 2; dividing by it makes the overlap-add neutral.
+        # Hann windows a quarter of their length apart sum to 2; division by it keeps the amplitude
         window = torch.hann_window(fft, periodic=True, dtype=torch.float64) / (fft / hop / 2)
         basis = torch.cat([weight * angle.cos(), -weight * angle.sin()]) / fft * window
         self.register_buffer("basis", basis.float()[:, None], persistent=False)
@@ -162,20 +161,20 @@ def save_vocoder(vocoder: UnitVocoder, durations: DurationPredictor, folder: Pat
     for name, module in (("vocoder", vocoder), ("duration_predictor", durations)):
         with replace_whole(folder / f"{name}.safetensors") as temporary:
             save_file({k: v.contiguous() for k, v in module.state_dict().items()}, temporary)
-    with replace_whole(folder / "config.json") as temporary:
+    with replace_whole(folder / CONFIG) as temporary:
         temporary.write_text(json.dumps(asdict(vocoder.config), indent=1))
 
 
 def load_vocoder(folder: Path) -> tuple[UnitVocoder, DurationPredictor]:
     """Read what `save_vocoder` wrote, in evaluation mode."""
-    config = VocoderConfig(**json.loads((folder / "config.json").read_text()))
+    config = load_config(folder, VocoderConfig)
     vocoder, durations = UnitVocoder(config).eval(), DurationPredictor(config).eval()
     vocoder.load_state_dict(load_file(folder / "vocoder.safetensors"))
     durations.load_state_dict(load_file(folder / "duration_predictor.safetensors"))
     return vocoder, durations
 
 
-def say(vocoder: UnitVocoder, durations: DurationPredictor, units: IntArray) -> FloatArray:
+def synthesize(vocoder: UnitVocoder, durations: DurationPredictor, units: IntArray) -> FloatArray:
     """Units int64 [U], without repeats -> waveform float32 [samples], 16 kHz, with predicted durations."""
     with torch.inference_mode():
         row = torch.from_numpy(np.asarray(units, np.int64))[None]

@@ -1,7 +1,7 @@
-"""ViT-VQGAN, the image tokenizer: pixels -> image units -> pixels (reference formats, section 4).
+"""ViT-VQGAN, the image tokenizer: pixels -> image units -> pixels (Yu et al., 2022).
 
-Names of parameters and the arithmetic are those of the published ViT-VQ "small". It was trained on
-pictures that were resized by bicubic interpolation.
+Parameter names and arithmetic are those of the published ViT-VQ "small", which was trained on images resized by bicubic
+interpolation.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ POSITION_BASE = 10_000
 
 @dataclass(frozen=True)
 class VitVqganConfig:
-    """Sizes of a ViT-VQGAN; the defaults are those of ViT-VQ "small"."""
+    """Sizes; the defaults are those of ViT-VQ "small"."""
 
     image_size: int = 256  # pixels a side
     patch: int = 8  # pixels a side
@@ -36,29 +36,29 @@ class VitVqganConfig:
     feed_forward: int = 2048
     code_width: int = 32  # of a row of the codebook
     codebook_size: int = 8192
-    decoder_layers: int = 8  # 0: no decoder, the units cannot be made pixels again
+    decoder_layers: int = 8  # 0: no decoder
 
     @property
     def grid(self) -> int:
-        """Patches, and so units, a side."""
+        """Patches a side; each is one unit."""
         return self.image_size // self.patch
 
     @property
     def units(self) -> int:
-        """Units that a photo becomes."""
+        """Units of a photo."""
         return self.grid**2
 
     @property
     def bits(self) -> int:
-        """Bits that the units of a photo take."""
+        """Bits of the units of a photo."""
         return self.units * math.ceil(math.log2(self.codebook_size))
 
 
 def sine_cosine_positions(width: int, grid: int) -> Tensor:
     """Fixed position embedding of a square grid, row by row: float32 [1, grid * grid, width].
 
-    The first half of the channels tells the column, the second the row; in each half stand all sines, then all
-    cosines, of the place times POSITION_BASE ** -(4 k / width).
+    The first half of the channels encodes the column, the second the row. Each half holds the sines, then the cosines
+    of the position times POSITION_BASE ** -(4 k / width).
     """
     rates = POSITION_BASE ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
     angles = torch.arange(grid, dtype=torch.float64)[:, None] * rates
@@ -68,7 +68,7 @@ def sine_cosine_positions(width: int, grid: int) -> Tensor:
 
 
 class Normed(nn.Module):
-    """LayerNorm before a function."""
+    """LayerNorm, then a function (pre-norm)."""
 
     def __init__(self, width: int, function: nn.Module) -> None:
         super().__init__()
@@ -163,7 +163,7 @@ class Decoder(nn.Module):
         last = nn.ConvTranspose2d(config.width, 3, config.patch, config.patch)
         nn.init.normal_(last.weight, std=0.02)
         nn.init.constant_(cast(Tensor, last.bias), 0.5)  # training starts from grey
-        # The published one has a rearrangement without parameters at index 0, too.
+        # index 0 is without parameters, as in the published model
         self.to_pixel = nn.Sequential(nn.Unflatten(2, (config.grid, config.grid)), last)
 
     def forward(self, features: Tensor) -> Tensor:
@@ -180,7 +180,7 @@ class VitVqgan(nn.Module):
         if config.image_size % config.patch or config.width % 4:
             raise Im2SpError(
                 f"a ViT-VQGAN of {config.image_size} pixels, patches of {config.patch} and width {config.width} cannot "
-                "be built: whole patches must fill the picture, and the width must be a multiple of 4"
+                "be built: the image size must be a multiple of the patch, and the width of 4"
             )
         self.config = config
         self.encoder = Encoder(config)
@@ -191,12 +191,12 @@ class VitVqgan(nn.Module):
             self.decoder = Decoder(config)
 
     def before_codes(self, pixels: Tensor) -> Tensor:
-        """What is quantised: pixels float32 [B, 3, H, W] in [0, 1] -> float [B, units, code_width], unnormalised."""
+        """Encode without quantising: pixels float32 [B, 3, H, W] in [0, 1] -> float [B, units, code_width]."""
         found: Tensor = self.pre_quant(self.encoder(pixels))
         return found
 
     def nearest(self, vectors: Tensor) -> Tensor:
-        """Vectors [B, N, code_width] -> units int64 [B, N]: the row of the codebook in the most similar direction."""
+        """Vectors [B, N, code_width] -> units int64 [B, N]: the rows of the codebook with the largest cosine."""
         directions = F.normalize(vectors.float(), dim=-1)
         return (directions @ F.normalize(self.codebook.weight, dim=-1).T).argmax(-1)
 
@@ -205,7 +205,7 @@ class VitVqgan(nn.Module):
         return self.nearest(self.before_codes(pixels))
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """The same as `encode`, for export."""
+        """Graph `image_tokenizer`: `encode`."""
         return self.encode(pixels)
 
     def vectors(self, units: Tensor) -> Tensor:
@@ -214,13 +214,13 @@ class VitVqgan(nn.Module):
         return rows
 
     def pixels_of(self, directions: Tensor) -> Tensor:
-        """Vectors of length 1 [B, units, code_width] -> pixels float [B, 3, H, W], not cut to [0, 1].
+        """Decode vectors of length 1 [B, units, code_width] -> pixels float [B, 3, H, W], not clipped to [0, 1].
 
         Raises:
-            Im2SpError: this tokenizer came without a decoder.
+            Im2SpError: this tokenizer has no decoder.
         """
         if not self.config.decoder_layers:
-            raise Im2SpError("this image tokenizer has no decoder, so its units cannot be made pictures")
+            raise Im2SpError("this image tokenizer has no decoder: its units cannot be decoded to pixels")
         pixels: Tensor = self.decoder(self.post_quant(directions))
         return pixels
 
@@ -248,5 +248,5 @@ class PixelsFromUnits(nn.Module):
         self.tokenizer = tokenizer
 
     def forward(self, units: Tensor) -> Tensor:
-        """The same as the tokenizer's `decode`."""
+        """Decode units."""
         return self.tokenizer.decode(units)
