@@ -26,7 +26,8 @@ from im2sp.captioner import Captioner
 from im2sp.errors import BundleError, Im2SpError, OutputError, reason, unexpected
 from im2sp.files import replace_whole
 from im2sp.image.finding import Photos
-from im2sp.image.unit_table import UnitTables, check_id, check_installed, write_unit_table
+from im2sp.image.listing import unique_ids
+from im2sp.image.unit_table import UnitTables, check_installed, write_unit_table
 from im2sp.manifest import FileNames, JsonLog, locked, open_log
 from im2sp.schema import checked
 
@@ -77,19 +78,6 @@ def try_tokenize(captioner: Captioner, image: Any, name: str) -> IntArray | str:
         return str(error)
     except Exception as error:  # a defect must not stop the other photos
         return f"{name}: {unexpected(error)}"
-
-
-def unique_ids(named: Iterable[tuple[str, str]], table: Path) -> set[str]:
-    """Return the ids of (id, photo) pairs. Raises OutputError where two are the same, TableError for an invalid id."""
-    found: dict[str, str] = {}
-    for image_id, photo in named:
-        if image_id in found:
-            raise OutputError(
-                f"{found[image_id]} and {photo} would both be {image_id} in {table}: give the folder that holds both"
-            )
-        check_id(table, image_id)
-        found[image_id] = photo
-    return set(found)
 
 
 @contextmanager
@@ -159,7 +147,7 @@ def _open_rows(path: Path, tokenizer: ImageTokenizer) -> Iterator[_Rows]:
         if number > 1:
             finished[line["image_id"]] = line["photo"]
         else:
-            refuse_other_tokenizer(path.parent, checked(line["tokenizer"], ImageTokenizer), tokenizer)
+            _refuse_other_tokenizer(path.parent, checked(line["tokenizer"], ImageTokenizer), tokenizer)
 
     with open_log(path, read, b"{", "damaged; delete its folder to begin anew") as log:
         if not path.stat().st_size:
@@ -167,7 +155,7 @@ def _open_rows(path: Path, tokenizer: ImageTokenizer) -> Iterator[_Rows]:
         yield _Rows(log, finished)
 
 
-def refuse_other_tokenizer(work: Path, found: ImageTokenizer, wanted: ImageTokenizer) -> None:
+def _refuse_other_tokenizer(work: Path, found: ImageTokenizer, wanted: ImageTokenizer) -> None:
     """Raise OutputError where an unfinished run used another tokenizer."""
     if not found.makes_the_units_of(wanted):
         raise OutputError(

@@ -77,7 +77,7 @@ class UnitTable:
             for index in range(file.metadata.num_row_groups):
                 groups = file.iter_batches(rows, row_groups=[index], columns=list(_COLUMNS), use_threads=False)
                 for batch in groups:
-                    ids = _ids(self.path, done, batch.column("image_id"))
+                    ids = read_ids(self.path, done, batch.column("image_id"))
                     yield ids, self._units(done, ids, batch.column("image_units"))
                     done += len(ids)
         if done != self.rows:
@@ -331,11 +331,13 @@ def _check_row_group(path: Path, index: int, group: Any, tokenizer: ImageTokeniz
             )
 
 
-def _ids(path: Path, first: int, column: Any) -> list[str]:
+def read_ids(path: Path, first: int, column: Any) -> list[str]:
     """Return the image ids of rows from number `first` on; none is empty or too long."""
     pa, _ = _pyarrow()
     if column.null_count:
         raise TableError(f"{path}: a row from {first + 1} on has no image_id; make the table again")
+    if pa.types.is_integer(column.type):
+        column = column.cast(pa.string())
     strings = column.dictionary if pa.types.is_dictionary(column.type) else column
     shortest, longest = (each.as_py() for each in pa.compute.min_max(pa.compute.binary_length(strings)).values())
     if len(strings) and not 0 < shortest <= longest <= ID_BYTES:  # known before the strings are made

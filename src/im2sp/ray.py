@@ -1,0 +1,379 @@
+"""Caption or tokenize very many photos on Ray Data, in several processes or on several machines; resumable.
+
+In: the photos of a collection (`im2sp.image.listing`). Out: a folder of Parquet tables with one row a photo, its wav
+among the columns, or one table of image units.
+
+Workers read files and parts of tars themselves: Ray's readers end the run at a file that cannot be read, and hold 512
+photos of a tar in memory. Tables are read by Ray Data. `ray` is imported only when it is used.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import secrets
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from im2sp.batch import CaptionerConfig, CaptionWorker
+from im2sp.bundle import ImageTokenizer
+from im2sp.captioner import Captioner
+from im2sp.errors import Im2SpError, ImageError, OutputError, about, debugging, reason, require_extra
+from im2sp.image.listing import UNIT_COLUMNS, Collection
+from im2sp.image.loading import MAX_FILE_BYTES
+from im2sp.image.unit_table import METADATA_KEY
+from im2sp.image.units import ImageUnits
+from im2sp.manifest import locked
+from im2sp.parquet import opened_parquet, pyarrow_modules
+from im2sp.speech.audio import encode_wav
+from im2sp.tokenizing import finish_table, try_tokenize, working_folder
+
+if TYPE_CHECKING:
+    from im2sp.image.loading import ImageSource
+
+BATCH = 32  # photos of a task: what is done again when a worker dies
+ROWS_PER_FILE = 512  # at least, but for the last file; about 35 MB with wavs of 2 s
+_PARTS = ".parts"  # folder in the output for files that are being written
+_RETRIES = 5  # of a task whose worker died; a photo that kills its worker must not do so for ever
+_OBJECT_STORE = 2**29  # bytes of shared memory on this machine, for photos from tables and for wavs
+_BLOCK = 2**24  # bytes of a block of rows
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Photos of one run."""
+
+    done: int
+    skipped: int  # captioned by an earlier run
+    errors: tuple[str, ...]  # sentences: photos without caption, of this and of earlier runs
+
+
+def caption_collection(collection: Collection, out: Path, config: CaptionerConfig, workers: int = 1) -> Counts:
+    """Caption photos into `out`/captions-*.parquet; photos that have a row there are left out.
+
+    Columns: image_id, wav (the bytes of a wav file), units, durations, score, confidence, withheld; and error, which
+    says why a photo has none of the others. Every photo has one row, also when a worker is killed. Files appear when
+    they are complete. `config.model` is a folder; on a cluster, all machines see it, `out` and the photos.
+
+    Raises BundleError for an unusable bundle, Im2SpError for unsupported options and where Ray is missing or fails,
+    OutputError when the folder cannot be written, is in use, or was begun with another bundle or other options.
+    """
+    pa, _ = pyarrow_modules("captions on Ray", "ray")
+    captioner = Captioner.from_pretrained(config.model)
+    settings = {"bundle": captioner.bundle.checksums, "options": asdict(config.options(captioner))}
+    numbers = pa.list_(pa.int32())
+    columns = {"image_id": pa.string(), "wav": pa.binary(), "units": numbers, "durations": numbers}
+    columns |= {"score": pa.float32(), "confidence": pa.float32(), "withheld": pa.bool_(), "error": pa.string()}
+    with locked(out):
+        output = _Output(out, "captions", columns, settings)
+        before = output.finished()
+        output.add(collection, before.keys(), _Captions, config, workers)
+        return _counts(collection, before, output.finished())
+
+
+def tokenize_collection(collection: Collection, table: Path, config: CaptionerConfig, workers: int = 1) -> Counts:
+    """Write a table with the image units of each photo that can be read, sorted by id.
+
+    Until the table appears, finished photos are kept in the folder `<table>.part`. Apart from that, as
+    `caption_collection`; also raises BundleError for a bundle without image units.
+    """
+    pa, _ = pyarrow_modules("image units on Ray", "ray")
+    tokenizer = Captioner.from_pretrained(config.model).image_tokenizer
+    columns = {"image_id": pa.string(), "image_units": pa.list_(pa.uint16()), "error": pa.string()}
+    with working_folder(table) as work:
+        output = _Output(work, "units", columns, tokenizer.described())
+        before = output.finished()
+        output.add(collection, before.keys(), _Units, config, workers)
+        after = output.finished()
+        finish_table(work, table, tokenizer, output.units(collection.ids))
+    return _counts(collection, before, after)
+
+
+def _counts(collection: Collection, before: dict[str, str], after: dict[str, str]) -> Counts:
+    errors = tuple(error for image_id, error in sorted(after.items()) if error and image_id in collection.ids)
+    skipped = sum(before.get(image_id) == "" for image_id in collection.ids)
+    return Counts(len(collection.ids) - skipped - len(errors), skipped, errors)
+
+
+class _Output:
+    """Folder of Parquet files with one row a photo; complete files only."""
+
+    def __init__(self, folder: Path, name: str, columns: dict[str, Any], settings: dict[str, Any]) -> None:
+        """`settings`: stand in the metadata of each file. Raises OutputError where the folder cannot be written."""
+        pa, _ = pyarrow_modules("files of Ray", "ray")
+        self.schema = pa.schema(list(columns.items()), metadata={METADATA_KEY: json.dumps(settings).encode()})
+        self._folder, self._name, self._parts = folder, name, folder / _PARTS
+        self._collect()
+
+    def add(
+        self, collection: Collection, done: Iterable[str], worker: type[_Worker], config: CaptionerConfig, workers: int
+    ) -> None:
+        """Make the rows of the photos that are not done; what is complete is kept also when this is stopped."""
+        if collection.ids <= (finished := set(done)):
+            return
+        try:
+            self._parts.mkdir(exist_ok=True)
+            _make_rows(collection, finished, worker, self.schema, self._parts, config, workers)
+        finally:
+            self._collect()
+
+    def finished(self) -> dict[str, str]:
+        """Return {image id: error, or ""}. Raises OutputError for files of other settings."""
+        found: dict[str, str] = {}
+        for path in self._files():
+            with opened_parquet(path, "table of im2sp") as file:
+                if (file.metadata.metadata or {}).get(METADATA_KEY) != self.schema.metadata[METADATA_KEY]:
+                    raise OutputError(
+                        f"{path}: was made with another bundle or other options; go on with the same, or choose "
+                        "another output"
+                    )
+                for batch in file.iter_batches(columns=["image_id", "error"]):
+                    found.update((row["image_id"], row["error"] or "") for row in batch.to_pylist())
+        return found
+
+    def units(self, ids: frozenset[str]) -> Iterator[tuple[str, Any]]:
+        """Yield image ids and units int64 [units] of photos without error, sorted by id."""
+        pa, _ = pyarrow_modules("image units on Ray", "ray")
+        tables = [self.schema.empty_table()]
+        for path in self._files():
+            with opened_parquet(path, "table of im2sp") as file:
+                tables.append(file.read())
+        for batch in pa.concat_tables(tables).sort_by("image_id").to_batches(1024):
+            for row in batch.to_pylist():
+                if row["error"] is None and row["image_id"] in ids:
+                    yield row["image_id"], np.array(row["image_units"])
+
+    def _files(self) -> list[Path]:
+        return sorted(self._folder.glob(f"{self._name}-*.parquet"))
+
+    def _collect(self) -> None:
+        """Move complete files of a run that ended into the folder, delete the others."""
+        try:
+            for path in self._parts.glob("*.parquet"):
+                with path.open("rb") as file:
+                    file.seek(max(0, path.stat().st_size - 4))
+                    complete = file.read() == b"PAR1"  # the footer is written last
+                if complete:
+                    os.replace(path, self._folder / f"{self._name}-{path.name}")
+            if self._parts.exists():
+                shutil.rmtree(self._parts)
+        except OSError as error:
+            raise OutputError(f"{self._folder}: cannot be written to ({reason(error)})") from error
+
+
+def _make_rows(
+    collection: Collection,
+    done: set[str],
+    worker: type[_Worker],
+    schema: Any,
+    parts: Path,
+    config: CaptionerConfig,
+    workers: int,
+) -> None:
+    """Make rows of the photos that are not done, and write them to files in `parts`."""
+    on_cluster = bool(os.environ.get("RAY_ADDRESS"))  # which divides its cores itself
+    config = replace(config, threads=config.threads or 1) if on_cluster else config.for_workers(workers)
+    with cluster(workers, config.threads) as ray:
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = sys.stderr.isatty()
+        context.target_max_block_size = _BLOCK
+        if not debugging():
+            logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+        try:
+            rows = _dataset(ray.data, collection, done).map_batches(
+                worker,
+                fn_constructor_args=(config, schema, collection.tokenizer),
+                batch_size=BATCH,
+                batch_format="pyarrow",
+                compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=2),
+                num_cpus=max(1, config.threads),
+                ray_remote_args_fn=lambda: {"max_task_retries": _RETRIES},
+            )
+            rows.write_parquet(
+                str(parts.absolute()), schema=schema, min_rows_per_file=ROWS_PER_FILE, compression="zstd"
+            )
+        except ray.exceptions.RayError as error:
+            raise Im2SpError(f"Ray gave up ({reason(_root(error))}); run the same command again to go on") from error
+
+
+def _root(error: BaseException) -> BaseException:
+    """Return the exception of the worker inside those that Ray wraps around it."""
+    inner = getattr(error, "cause", None) or error.__cause__
+    return _root(inner) if inner is not None and inner is not error else error
+
+
+def _dataset(data: Any, collection: Collection, done: set[str]) -> Any:
+    """Return a Dataset of the photos that are not done, with columns for `_image`."""
+    pa, _ = pyarrow_modules("photos on Ray", "ray")
+    if collection.tables:
+        tables = data.read_parquet(list(map(str, collection.tables)), columns=list(collection.columns))
+        arguments = {"columns": collection.columns, "done": pa.array(sorted(done), pa.string())}
+        return tables.map_batches(_not_done, fn_kwargs=arguments, batch_size=None, batch_format="pyarrow")
+    columns = [("image_id", pa.string()), ("path", pa.binary()), ("offset", pa.int64()), ("size", pa.int64())]
+    places = [place._asdict() for place in collection.places if place.image_id not in done]
+    batches = (places[first : first + BATCH] for first in range(0, len(places), BATCH))
+    return data.from_arrow([pa.Table.from_pylist(batch, schema=pa.schema(columns)) for batch in batches])
+
+
+def _not_done(batch: Any, columns: tuple[str, str], done: Any) -> Any:
+    """Rows of a table -> image_id and image_units or image, without those in `done`."""
+    pa, _ = pyarrow_modules("photos on Ray", "ray")
+    ids, photos = (batch[name] for name in columns)
+    while pa.types.is_struct(photos.type):
+        photos = pa.compute.struct_field(photos, "bytes")
+    name = UNIT_COLUMNS[1] if columns == UNIT_COLUMNS else "image"
+    table = pa.table({"image_id": ids.cast(pa.string()), name: photos})
+    return table.filter(pa.compute.invert(pa.compute.is_in(table["image_id"], value_set=done)))
+
+
+class _Worker:
+    """Actor with a captioner of its own: a batch of photos in, a table of rows out."""
+
+    def __init__(self, config: CaptionerConfig, schema: Any, tokenizer: ImageTokenizer | None) -> None:
+        """`tokenizer`: of image units in the place of photos."""
+        self._schema = schema
+        self._tokenizer = tokenizer
+
+    def __call__(self, batch: Any) -> Any:
+        """Return one row for each photo."""
+        rows = []
+        for photo in batch.to_pylist():
+            try:
+                row = self.row(_image(photo, self._tokenizer), photo["image_id"])
+            except ImageError as error:
+                row = {"error": about(photo["image_id"], error)}
+            if "error" in row:  # may quote file names, which need not be text
+                row["error"] = row["error"].encode("utf-8", "backslashreplace").decode()
+            rows.append({"image_id": photo["image_id"], **row})
+        return pyarrow_modules("rows on Ray", "ray")[0].Table.from_pylist(rows, schema=self._schema)
+
+    def row(self, image: ImageSource | ImageUnits, image_id: str) -> dict[str, Any]:
+        """Return the columns of one photo. Raises ImageError."""
+        raise NotImplementedError
+
+
+class _Captions(_Worker):
+    """Rows of captions."""
+
+    def __init__(self, config: CaptionerConfig, schema: Any, tokenizer: ImageTokenizer | None) -> None:
+        super().__init__(config, schema, tokenizer)
+        self._worker = CaptionWorker(config)
+
+    def row(self, image: ImageSource | ImageUnits, image_id: str) -> dict[str, Any]:
+        caption = self._worker.try_caption(image, image_id)
+        if isinstance(caption, str):
+            return {"error": caption}
+        columns = {name: getattr(caption, name) for name in ("score", "confidence", "withheld")}
+        columns |= {name: getattr(caption, name).tolist() for name in ("units", "durations")}
+        return columns | {"wav": encode_wav(caption.waveform)}
+
+
+class _Units(_Worker):
+    """Rows of image units."""
+
+    def __init__(self, config: CaptionerConfig, schema: Any, tokenizer: ImageTokenizer | None) -> None:
+        super().__init__(config, schema, tokenizer)
+        self._captioner = Captioner.from_pretrained(config.model, threads=config.threads)
+
+    def row(self, image: ImageSource | ImageUnits, image_id: str) -> dict[str, Any]:
+        units = try_tokenize(self._captioner, image, image_id)
+        return {"error": units} if isinstance(units, str) else {"image_units": units.tolist()}
+
+
+class _NamedBytes(io.BytesIO):
+    """The bytes of a picture file, with a name for messages."""
+
+    def __init__(self, data: bytes, name: str) -> None:
+        super().__init__(data)
+        self.name = name
+
+
+def _image(photo: dict[str, Any], tokenizer: ImageTokenizer | None) -> Path | _NamedBytes | ImageUnits:
+    """Return what a Captioner takes for a row of `_dataset`. Raises ImageError."""
+    name = photo["image_id"]
+    if "image_units" in photo:
+        assert tokenizer is not None  # list_photos saw to it
+        return ImageUnits(np.array(photo["image_units"]), tokenizer)
+    if "image" in photo:
+        return _NamedBytes(photo["image"] or b"", name)
+    path = Path(os.fsdecode(photo["path"]))
+    if photo["size"] < 0:
+        return path
+    if photo["size"] > MAX_FILE_BYTES:
+        raise ImageError(f"{name}: is larger than {MAX_FILE_BYTES // 2**20} MiB, the limit for a picture file")
+    try:
+        with path.open("rb") as file:
+            file.seek(photo["offset"])
+            return _NamedBytes(file.read(photo["size"]), name)
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be read ({reason(error)})") from error
+
+
+@contextmanager
+def cluster(workers: int, threads: int) -> Iterator[Any]:
+    """Be in a cluster within the block and yield `ray`: that of RAY_ADDRESS or of this process, or one on this machine.
+
+    One on this machine has room for so many workers of so many threads, listens on the loopback address, asks for a
+    token that only its processes know, and leaves nothing behind. Usage reports of Ray are off. Raises Im2SpError where
+    Ray is missing or does not start.
+    """
+    own = not os.environ.get("RAY_ADDRESS")
+    settings = {"RAY_USAGE_STATS_ENABLED": "0"}
+    if own:
+        settings |= {
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # listens on the loopback address
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": secrets.token_hex(32),  # or Ray would keep one in the home folder
+        }
+    if not debugging():
+        settings["RAY_BACKEND_LOG_LEVEL"] = "fatal"
+    for name, value in settings.items():
+        os.environ.setdefault(name, value)
+    with require_extra("ray"):
+        import ray
+        import ray.data
+        import ray.exceptions
+    if ray.is_initialized():
+        yield ray
+        return
+    options: dict[str, Any] = {"logging_level": logging.INFO if debugging() else logging.CRITICAL}
+    with ExitStack() as ending:
+        if own:
+            folder = tempfile.TemporaryDirectory(prefix="im2sp-", ignore_cleanup_errors=True)  # short: holds sockets
+            options |= {
+                "num_cpus": workers * max(1, threads) + 1,  # one for reading tables and writing files
+                "object_store_memory": _OBJECT_STORE,
+                "include_dashboard": False,
+                "_temp_dir": ending.enter_context(folder),
+            }
+        ending.callback(ray.shutdown)  # before the folder goes
+        try:
+            with nullcontext() if debugging() else _silent_stderr():
+                ray.init(log_to_driver=debugging(), **options)
+        except Exception as error:  # Ray raises that class itself, too
+            raise Im2SpError(f"Ray cannot be started ({reason(error)})") from error
+        yield ray
+
+
+@contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Drop what is written to stderr, also by native code: Ray logs there that it was asked not to log."""
+    sys.stderr.flush()
+    before, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
+        os.close(nowhere)
