@@ -9,6 +9,7 @@ photos of a tar in memory. Tables are read by Ray Data. `ray` is imported only w
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import logging
@@ -18,7 +19,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +29,7 @@ import numpy as np
 from im2sp.batch import CaptionerConfig, CaptionWorker
 from im2sp.bundle import ImageTokenizer
 from im2sp.captioner import Captioner
-from im2sp.errors import Im2SpError, ImageError, OutputError, about, debugging, reason, require_extra
+from im2sp.errors import Im2SpError, ImageError, OutputError, TableError, about, debugging, reason, require_extra
 from im2sp.image.listing import UNIT_COLUMNS, Collection
 from im2sp.image.loading import MAX_FILE_BYTES
 from im2sp.image.unit_table import METADATA_KEY
@@ -43,8 +44,9 @@ if TYPE_CHECKING:
 
 BATCH = 32  # photos of a task: what is done again when a worker dies
 ROWS_PER_FILE = 512  # at least, but for the last file; about 35 MB with wavs of 2 s
+_FILE = "table of im2sp"
 _PARTS = ".parts"  # folder in the output for files that are being written
-_RETRIES = 5  # of a task whose worker died; a photo that kills its worker must not do so for ever
+_MOST_DEATHS = 3  # of workers that had the same photo in hand; then it is left out
 _OBJECT_STORE = 2**29  # bytes of shared memory on this machine, for photos from tables and for wavs
 _BLOCK = 2**24  # bytes of a block of rows
 
@@ -61,19 +63,20 @@ class Counts:
 def caption_collection(collection: Collection, out: Path, config: CaptionerConfig, workers: int = 1) -> Counts:
     """Caption photos into `out`/captions-*.parquet; photos that have a row there are left out.
 
-    Columns: image_id, wav (the bytes of a wav file), units, durations, score, confidence, withheld; and error, which
+    Columns: image_id, wav (the bytes of a wav file), units, durations, score, confidence, abstained; and error, which
     says why a photo has none of the others. Every photo has one row, also when a worker is killed. Files appear when
     they are complete. `config.model` is a folder; on a cluster, all machines see it, `out` and the photos.
 
     Raises BundleError for an unusable bundle, Im2SpError for unsupported options and where Ray is missing or fails,
     OutputError when the folder cannot be written, is in use, or was begun with another bundle or other options.
     """
-    pa, _ = pyarrow_modules("captions on Ray", "ray")
+    pa = _pyarrow()
     captioner = Captioner.from_pretrained(config.model)
-    settings = {"bundle": captioner.bundle.checksums, "options": asdict(config.options(captioner))}
+    files = {name: sha for name, sha in captioner.bundle.checksums.items() if not name.endswith(".md")}
+    settings = {"bundle": files, "options": asdict(config.options(captioner))}
     numbers = pa.list_(pa.int32())
     columns = {"image_id": pa.string(), "wav": pa.binary(), "units": numbers, "durations": numbers}
-    columns |= {"score": pa.float32(), "confidence": pa.float32(), "withheld": pa.bool_(), "error": pa.string()}
+    columns |= {"score": pa.float32(), "confidence": pa.float32(), "abstained": pa.bool_(), "error": pa.string()}
     with locked(out):
         output = _Output(out, "captions", columns, settings)
         before = output.finished()
@@ -87,7 +90,7 @@ def tokenize_collection(collection: Collection, table: Path, config: CaptionerCo
     Until the table appears, finished photos are kept in the folder `<table>.part`. Apart from that, as
     `caption_collection`; also raises BundleError for a bundle without image units.
     """
-    pa, _ = pyarrow_modules("image units on Ray", "ray")
+    pa = _pyarrow()
     tokenizer = Captioner.from_pretrained(config.model).image_tokenizer
     columns = {"image_id": pa.string(), "image_units": pa.list_(pa.uint16()), "error": pa.string()}
     with working_folder(table) as work:
@@ -97,6 +100,10 @@ def tokenize_collection(collection: Collection, table: Path, config: CaptionerCo
         after = output.finished()
         finish_table(work, table, tokenizer, output.units(collection.ids))
     return _counts(collection, before, after)
+
+
+def _pyarrow() -> Any:
+    return pyarrow_modules("collections on Ray", "ray")[0]
 
 
 def _counts(collection: Collection, before: dict[str, str], after: dict[str, str]) -> Counts:
@@ -110,9 +117,9 @@ class _Output:
 
     def __init__(self, folder: Path, name: str, columns: dict[str, Any], settings: dict[str, Any]) -> None:
         """`settings`: stand in the metadata of each file. Raises OutputError where the folder cannot be written."""
-        pa, _ = pyarrow_modules("files of Ray", "ray")
+        pa = _pyarrow()
         self.schema = pa.schema(list(columns.items()), metadata={METADATA_KEY: json.dumps(settings).encode()})
-        self._folder, self._name, self._parts = folder, name, folder / _PARTS
+        self._folder, self._name, self._parts = folder, name, (folder / _PARTS).absolute()
         self._collect()
 
     def add(
@@ -131,7 +138,7 @@ class _Output:
         """Return {image id: error, or ""}. Raises OutputError for files of other settings."""
         found: dict[str, str] = {}
         for path in self._files():
-            with opened_parquet(path, "table of im2sp") as file:
+            with opened_parquet(path, _FILE) as file:
                 if (file.metadata.metadata or {}).get(METADATA_KEY) != self.schema.metadata[METADATA_KEY]:
                     raise OutputError(
                         f"{path}: was made with another bundle or other options; go on with the same, or choose "
@@ -143,10 +150,10 @@ class _Output:
 
     def units(self, ids: frozenset[str]) -> Iterator[tuple[str, Any]]:
         """Yield image ids and units int64 [units] of photos without error, sorted by id."""
-        pa, _ = pyarrow_modules("image units on Ray", "ray")
+        pa = _pyarrow()
         tables = [self.schema.empty_table()]
         for path in self._files():
-            with opened_parquet(path, "table of im2sp") as file:
+            with opened_parquet(path, _FILE) as file:
                 tables.append(file.read())
         for batch in pa.concat_tables(tables).sort_by("image_id").to_batches(1024):
             for row in batch.to_pylist():
@@ -160,10 +167,9 @@ class _Output:
         """Move complete files of a run that ended into the folder, delete the others."""
         try:
             for path in self._parts.glob("*.parquet"):
-                with path.open("rb") as file:
-                    file.seek(max(0, path.stat().st_size - 4))
-                    complete = file.read() == b"PAR1"  # the footer is written last
-                if complete:
+                with suppress(TableError):
+                    with opened_parquet(path, _FILE):
+                        pass  # the footer, which is written last, is there
                     os.replace(path, self._folder / f"{self._name}-{path.name}")
             if self._parts.exists():
                 shutil.rmtree(self._parts)
@@ -187,21 +193,19 @@ def _make_rows(
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = sys.stderr.isatty()
         context.target_max_block_size = _BLOCK
+        context.max_consecutive_actor_init_deaths = _MOST_DEATHS
         if not debugging():
             logging.getLogger("ray.data").setLevel(logging.CRITICAL)
         try:
             rows = _dataset(ray.data, collection, done).map_batches(
                 worker,
-                fn_constructor_args=(config, schema, collection.tokenizer),
+                fn_constructor_args=(_Work(config, schema, parts, collection.tokenizer),),
                 batch_size=BATCH,
                 batch_format="pyarrow",
                 compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=2),
                 num_cpus=max(1, config.threads),
-                ray_remote_args_fn=lambda: {"max_task_retries": _RETRIES},
             )
-            rows.write_parquet(
-                str(parts.absolute()), schema=schema, min_rows_per_file=ROWS_PER_FILE, compression="zstd"
-            )
+            rows.write_parquet(str(parts), schema=schema, min_rows_per_file=ROWS_PER_FILE, compression="zstd")
         except ray.exceptions.RayError as error:
             raise Im2SpError(f"Ray gave up ({reason(_root(error))}); run the same command again to go on") from error
 
@@ -214,7 +218,7 @@ def _root(error: BaseException) -> BaseException:
 
 def _dataset(data: Any, collection: Collection, done: set[str]) -> Any:
     """Return a Dataset of the photos that are not done, with columns for `_image`."""
-    pa, _ = pyarrow_modules("photos on Ray", "ray")
+    pa = _pyarrow()
     if collection.tables:
         tables = data.read_parquet(list(map(str, collection.tables)), columns=list(collection.columns))
         arguments = {"columns": collection.columns, "done": pa.array(sorted(done), pa.string())}
@@ -227,7 +231,7 @@ def _dataset(data: Any, collection: Collection, done: set[str]) -> Any:
 
 def _not_done(batch: Any, columns: tuple[str, str], done: Any) -> Any:
     """Rows of a table -> image_id and image_units or image, without those in `done`."""
-    pa, _ = pyarrow_modules("photos on Ray", "ray")
+    pa = _pyarrow()
     ids, photos = (batch[name] for name in columns)
     while pa.types.is_struct(photos.type):
         photos = pa.compute.struct_field(photos, "bytes")
@@ -236,26 +240,47 @@ def _not_done(batch: Any, columns: tuple[str, str], done: Any) -> Any:
     return table.filter(pa.compute.invert(pa.compute.is_in(table["image_id"], value_set=done)))
 
 
-class _Worker:
-    """Actor with a captioner of its own: a batch of photos in, a table of rows out."""
+@dataclass(frozen=True)
+class _Work:
+    """What a worker needs."""
 
-    def __init__(self, config: CaptionerConfig, schema: Any, tokenizer: ImageTokenizer | None) -> None:
-        """`tokenizer`: of image units in the place of photos."""
-        self._schema = schema
-        self._tokenizer = tokenizer
+    config: CaptionerConfig
+    schema: Any  # of the rows
+    parts: Path  # folder that all workers see
+    tokenizer: ImageTokenizer | None  # of image units in the place of photos
+
+
+class _Worker:
+    """Actor with a captioner of its own: a batch of photos in, a table of rows out.
+
+    When it dies, Ray starts another one and hands it the same batch.
+    """
+
+    def __init__(self, work: _Work) -> None:
+        self._work = work
 
     def __call__(self, batch: Any) -> Any:
         """Return one row for each photo."""
-        rows = []
-        for photo in batch.to_pylist():
-            try:
-                row = self.row(_image(photo, self._tokenizer), photo["image_id"])
-            except ImageError as error:
-                row = {"error": about(photo["image_id"], error)}
-            if "error" in row:  # may quote file names, which need not be text
-                row["error"] = row["error"].encode("utf-8", "backslashreplace").decode()
-            rows.append({"image_id": photo["image_id"], **row})
-        return pyarrow_modules("rows on Ray", "ray")[0].Table.from_pylist(rows, schema=self._schema)
+        rows = [{"image_id": photo["image_id"], **self._try_row(photo)} for photo in batch.to_pylist()]
+        return _pyarrow().Table.from_pylist(rows, schema=self._work.schema)
+
+    def _try_row(self, photo: dict[str, Any]) -> dict[str, Any]:
+        """Return the columns of one photo, or an error where it cannot be read, or has killed workers before."""
+        name = photo["image_id"]
+        mark = self._work.parts / f"{hashlib.sha256(name.encode()).hexdigest()}.deaths"  # one byte each
+        if mark.exists() and mark.stat().st_size >= _MOST_DEATHS:
+            return {"error": f"{name}: ended the process that worked on it {_MOST_DEATHS} times, and is left out"}
+        with mark.open("ab") as file:
+            file.write(b".")
+        try:
+            row = self.row(_image(photo, self._work.tokenizer), name)
+        except ImageError as error:
+            row = {"error": about(name, error)}
+        finally:
+            mark.unlink()  # unless the process was killed
+        if "error" in row:  # may quote file names, which need not be text
+            row["error"] = row["error"].encode("utf-8", "backslashreplace").decode()
+        return row
 
     def row(self, image: ImageSource | ImageUnits, image_id: str) -> dict[str, Any]:
         """Return the columns of one photo. Raises ImageError."""
@@ -265,15 +290,15 @@ class _Worker:
 class _Captions(_Worker):
     """Rows of captions."""
 
-    def __init__(self, config: CaptionerConfig, schema: Any, tokenizer: ImageTokenizer | None) -> None:
-        super().__init__(config, schema, tokenizer)
-        self._worker = CaptionWorker(config)
+    def __init__(self, work: _Work) -> None:
+        super().__init__(work)
+        self._worker = CaptionWorker(work.config)
 
     def row(self, image: ImageSource | ImageUnits, image_id: str) -> dict[str, Any]:
         caption = self._worker.try_caption(image, image_id)
         if isinstance(caption, str):
             return {"error": caption}
-        columns = {name: getattr(caption, name) for name in ("score", "confidence", "withheld")}
+        columns = {name: getattr(caption, name) for name in ("score", "confidence", "abstained")}
         columns |= {name: getattr(caption, name).tolist() for name in ("units", "durations")}
         return columns | {"wav": encode_wav(caption.waveform)}
 
@@ -281,9 +306,9 @@ class _Captions(_Worker):
 class _Units(_Worker):
     """Rows of image units."""
 
-    def __init__(self, config: CaptionerConfig, schema: Any, tokenizer: ImageTokenizer | None) -> None:
-        super().__init__(config, schema, tokenizer)
-        self._captioner = Captioner.from_pretrained(config.model, threads=config.threads)
+    def __init__(self, work: _Work) -> None:
+        super().__init__(work)
+        self._captioner = Captioner.from_pretrained(work.config.model, threads=work.config.threads)
 
     def row(self, image: ImageSource | ImageUnits, image_id: str) -> dict[str, Any]:
         units = try_tokenize(self._captioner, image, image_id)

@@ -12,7 +12,8 @@ import click
 from im2sp import batch
 from im2sp.batch import CaptionerConfig
 from im2sp.bundle import Bundle, find_bundle
-from im2sp.cli.console import progress, result_line, show_problems
+from im2sp.cli.console import counts_line, progress, result_line, show_problems
+from im2sp.cli.group import INTERRUPTED, fail
 from im2sp.image.finding import Photos
 from im2sp.image.unit_table import SUFFIX, UnitTables, is_table
 from im2sp.manifest import open_manifest
@@ -20,7 +21,6 @@ from im2sp.manifest import open_manifest
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from im2sp.cli.options import RayOptions
     from im2sp.manifest import Manifest
     from im2sp.playback import AudioPlayer
 
@@ -85,8 +85,7 @@ def tokenize_photos(sources: Sequence[Path], out: Path, model: str, threads: int
     from im2sp.captioner import Captioner
     from im2sp.tokenizing import tokenize_photos
 
-    if out.suffix.lower() != SUFFIX:
-        raise click.BadParameter(f"the name of a table ends in {SUFFIX}", param_hint="--out")
+    _check_table_name(out)
     photos = Photos(sources)
     survey = photos.survey()
     show_problems(survey)
@@ -103,37 +102,57 @@ def tokenize_photos(sources: Sequence[Path], out: Path, model: str, threads: int
         raise click.exceptions.Exit(1)
 
 
-def run_on_ray(
-    sources: Sequence[Path], out: Path, config: CaptionerConfig, workers: int, options: RayOptions, *, captions: bool
-) -> None:
-    """Caption or tokenize photos in shards on Ray. Ends in exit code 1 when a photo failed."""
-    from im2sp.collections.cluster import OBJECT_STORE, Workers
-    from im2sp.collections.planning import SHARD, Reading, plan_shards
-    from im2sp.collections.running import make_captions, make_units
+def caption_on_ray(sources: Sequence[Path], out: Path, config: CaptionerConfig, workers: int) -> None:
+    """Caption photos on Ray Data. Ends in exit code 1 when a photo failed."""
+    from im2sp.image.listing import list_photos
+    from im2sp.ray import caption_collection
 
     bundle = Bundle.load(find_bundle(config.model))
     config = replace(config, model=str(bundle.folder.absolute()))  # one folder for all workers
-    tokenizer = bundle.config.image_units if captions else None
-    reading = Reading(options.shard or SHARD, options.fetch_urls, options.private_addresses, tokenizer)
-    plan = plan_shards(sources, reading)
-    for problem in plan.problems:
-        click.echo(problem, err=True)
-    if not plan.slices:
+    photos = list_photos(sources, bundle.config.image_units)
+    show_problems(photos)
+    with _resumable():
+        made = caption_collection(photos, out, config, workers)
+    click.echo(f"{out}: {counts_line('spoken', made.done, made.skipped, len(made.errors))}")
+    if made.errors:
+        click.echo(f"{len(made.errors)} failed: the column error of {out}/captions-*.parquet says why", err=True)
+    if made.errors or photos.problems:
         raise click.exceptions.Exit(1)
-    make = make_captions if captions else make_units
-    verbs = ("speaking", "spoken") if captions else ("tokenizing", "tokenized")
-    with (
-        progress(plan.photos, *verbs) as counts,
-        closing(make(plan, out, config, Workers(workers, options.object_store or OBJECT_STORE))) as results,
-    ):
-        for result in results:
-            counts.add_shard(result)
-    click.echo(f"{out}: {counts}")
-    if counts.failed:
-        where = out / f"{'captions' if captions else 'errors'}-*.parquet"
-        click.echo(f"{counts.failed} failed: the column error of {where} says why", err=True)
-    if counts.failed or plan.problems:
+
+
+def tokenize_on_ray(sources: Sequence[Path], out: Path, config: CaptionerConfig, workers: int) -> None:
+    """Write the image units of photos to one table, on Ray Data. Ends in exit code 1 when a photo failed."""
+    from im2sp.image.listing import list_photos
+    from im2sp.ray import tokenize_collection
+
+    _check_table_name(out)
+    bundle = Bundle.load(find_bundle(config.model))
+    config = replace(config, model=str(bundle.folder.absolute()))
+    photos = list_photos(sources)
+    show_problems(photos)
+    with _resumable():
+        made = tokenize_collection(photos, out, config, workers)
+    for error in made.errors:
+        click.echo(error, err=True)
+    if made.done or made.skipped:
+        counts = counts_line("tokenized", made.done, made.skipped, len(made.errors))
+        click.echo(f"{out}: {counts}, {bundle.image_tokenizer.bits:,} bits each")
+    if made.errors or photos.problems:
         raise click.exceptions.Exit(1)
+
+
+def _check_table_name(out: Path) -> None:
+    if out.suffix.lower() != SUFFIX:
+        raise click.BadParameter(f"the name of a table ends in {SUFFIX}", param_hint="--out")
+
+
+@contextmanager
+def _resumable() -> Iterator[None]:
+    """Say how to go on after Ctrl-C. Ray Data shows the progress itself."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        fail("stopped; run the same command again to go on", INTERRUPTED)
 
 
 def _photos_of(sources: Sequence[Path], model: str) -> Photos | UnitTables:

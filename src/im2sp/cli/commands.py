@@ -15,14 +15,13 @@ from im2sp.cli.group import LAZY_COMMANDS, Group
 from im2sp.cli.options import (
     ANY_PATH,
     CaptionOptions,
-    RayOptions,
     beam_option,
     caption_options,
     json_option,
     model_option,
     out_option,
     photos_argument,
-    ray_options,
+    ray_option,
     threads_option,
     workers_option,
 )
@@ -70,26 +69,25 @@ def app() -> None:
 @photos_argument
 @caption_options
 @workers_option
-@ray_options
-def caption(photos: tuple[Path, ...], options: CaptionOptions, workers: int, ray: RayOptions) -> None:
+@ray_option
+def caption(photos: tuple[Path, ...], options: CaptionOptions, workers: int, ray: bool) -> None:
     """Speak about photos: OUT/<name>.wav for each, and a line in OUT/captions.jsonl; with --play, aloud.
 
     PHOTO is a photo, a folder of them, or a table that im2sp tokenize wrote. Run again, it goes on where it stopped:
-    photos that have their line and their wav are skipped. With --ray: tables OUT/captions-*.parquet, and the wavs in
-    OUT/wavs-*.tar.
+    photos that have their line and their wav are skipped. With --ray: tables OUT/captions-*.parquet, with the wavs.
     """
     if options.play and workers > 1:
         raise click.BadParameter("only one can speak aloud at a time; give --play or --workers", param_hint="--workers")
     from im2sp.batch import CaptionerConfig
-    from im2sp.cli.batch import caption_photos, run_on_ray
+    from im2sp.cli.batch import caption_on_ray, caption_photos
 
     config = CaptionerConfig(options.model, options.threads, options.decoding)
-    if not ray.ray:
+    if not ray:
         caption_photos(photos, options.out, options.play, config, workers)
     elif options.play or options.out is None:
         raise click.BadParameter("what Ray makes goes to a folder; give --out, not --play", param_hint="--ray")
     else:
-        run_on_ray(photos, options.out, config, workers, ray, captions=True)
+        caption_on_ray(photos, options.out, config, workers)
 
 
 @app.command(short_help="Speak about each new photo in a folder.")
@@ -109,24 +107,24 @@ def watch(folder: Path, options: CaptionOptions) -> None:
 
 @app.command(short_help="Store photos as image units.")
 @photos_argument
-@out_option("The table to write: a name that ends in .parquet; with --ray, a folder.")
+@out_option("The table to write: a name that ends in .parquet.")
 @model_option
 @threads_option
 @workers_option
-@ray_options
-def tokenize(photos: tuple[Path, ...], out: Path, model: str, threads: int, workers: int, ray: RayOptions) -> None:
+@ray_option
+def tokenize(photos: tuple[Path, ...], out: Path, model: str, threads: int, workers: int, ray: bool) -> None:
     """Store photos as image units: one table, from which im2sp caption speaks as it does from the photos.
 
-    PHOTO is a photo, or a folder to look through. The table appears when it is complete. With --ray: tables
-    OUT/units-*.parquet. Run again after a stop, it goes on where it stopped.
+    PHOTO is a photo, or a folder to look through. The table appears when it is complete. Run again after a stop, it
+    goes on where it stopped.
     """
-    if workers > 1 and not ray.ray:
+    if workers > 1 and not ray:
         raise click.BadParameter("several processes tokenize with --ray only; give both", param_hint="--workers")
     from im2sp.batch import CaptionerConfig
-    from im2sp.cli.batch import run_on_ray, tokenize_photos
+    from im2sp.cli.batch import tokenize_on_ray, tokenize_photos
 
-    if ray.ray:
-        run_on_ray(photos, out, CaptionerConfig(model, threads), workers, ray, captions=False)
+    if ray:
+        tokenize_on_ray(photos, out, CaptionerConfig(model, threads), workers)
     else:
         tokenize_photos(photos, out, model, threads)
 

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from im2sp.batch import Result
     from im2sp.bundle import BundleDescription, ImageUnitsConfig
-    from im2sp.collections.shards import ShardResult
     from im2sp.manifest import Row
 
 # Rich is imported where something is drawn: the speech about one photo need not wait for it.
@@ -67,28 +66,23 @@ class Counts:
                 click.echo(result.error, err=True)
         self._draw()
 
-    def add_shard(self, result: ShardResult) -> None:
-        """Count the photos of a shard. Its table has the reasons of those that failed."""
-        succeeded = result.photos - result.failed
-        self.failed += result.failed
-        if result.skipped:
-            self.skipped += succeeded
-        else:
-            self.done += succeeded
-        self._draw()
-
     def _draw(self) -> None:
         if self._bar:  # what was skipped leaves the total, or it would spoil the rate and the time left
             total = None if self._total is None else self._total - self.skipped
             self._bar.update(self._bar.task_ids[0], completed=self.done + self.failed, total=total)
 
     def __str__(self) -> str:
-        parts = [f"{_plural(self.done, 'photo')} {self._verb}"]
-        if self.skipped:
-            parts.append(f"{self.skipped} skipped ({self._verb} before)")
-        if self.failed:
-            parts.append(f"{self.failed} failed")
-        return ", ".join(parts)
+        return counts_line(self._verb, self.done, self.skipped, self.failed)
+
+
+def counts_line(verb: str, done: int, skipped: int, failed: int) -> str:
+    """Return counts of photos in words; `verb` is a participle, such as "spoken"."""
+    parts = [f"{_plural(done, 'photo')} {verb}"]
+    if skipped:
+        parts.append(f"{skipped} skipped ({verb} before)")
+    if failed:
+        parts.append(f"{failed} failed")
+    return ", ".join(parts)
 
 
 @contextmanager

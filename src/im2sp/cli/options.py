@@ -99,46 +99,9 @@ def caption_options(command: AnyCommand) -> AnyCommand:
     return _grouped("options", CaptionOptions, decorators)(command)
 
 
-@dataclass(frozen=True)
-class RayOptions:
-    """Options of `caption` and `tokenize` for work on Ray; `ray`: whether it is wanted at all."""
-
-    ray: bool
-    shard: int | None
-    object_store: int | None
-    fetch_urls: bool
-    private_addresses: bool
-
-    def __post_init__(self) -> None:
-        given = {
-            "--shard": self.shard is not None,
-            "--object-store": self.object_store is not None,
-            "--fetch-urls": self.fetch_urls,
-            "--private-addresses": self.private_addresses,
-        }
-        for name, is_given in given.items():
-            if is_given and not self.ray:
-                raise click.BadParameter("only has a meaning with --ray; give both", param_hint=name)
-        if self.private_addresses and not self.fetch_urls:
-            raise click.BadParameter(
-                "only has a meaning with --fetch-urls; give both", param_hint="--private-addresses"
-            )
-
-
-def ray_options(command: AnyCommand) -> AnyCommand:
-    """Add the options of a command that can run on Ray; it receives them as `ray`, a RayOptions."""
-    decorators = (
-        click.option(
-            "--ray", is_flag=True, help="For very many photos, also in tars and Parquet: shards, by workers on Ray."
-        ),
-        click.option("--shard", type=click.IntRange(1, 100_000), help="With --ray: photos of a shard."),
-        click.option("--object-store", type=click.IntRange(80, 2**20), help="With --ray: MB that its processes share."),
-        click.option("--fetch-urls", is_flag=True, help="With --ray: fetch photos that Parquet tables name by URL."),
-        click.option(
-            "--private-addresses", is_flag=True, help="With --fetch-urls: also from private networks and this machine."
-        ),
-    )
-    return _grouped("ray", RayOptions, decorators)(command)
+ray_option = click.option(
+    "--ray", is_flag=True, help="For very many photos, also in tars and Parquet tables: workers on Ray Data."
+)
 
 
 def _grouped(name: str, kind: type, decorators: tuple[Callable[[AnyCommand], AnyCommand], ...]) -> Any:

@@ -91,8 +91,11 @@ def unique_ids(named: Iterable[tuple[str, str]], where: Path = Path("the output"
     found: dict[str, str] = {}
     for image_id, source in named:
         if image_id in found:
-            both = source if found[image_id] == source else f"{found[image_id]} and {source}"
-            raise OutputError(f"{both} would both be {image_id} in {where}: give the folder that holds both")
+            if found[image_id] == source:
+                raise OutputError(f"{source}: has two photos that are called {image_id}")
+            raise OutputError(
+                f"{found[image_id]} and {source} would both be {image_id} in {where}: give the folder that holds both"
+            )
         check_id(where, image_id)
         found[image_id] = source
     return frozenset(found)
@@ -106,7 +109,10 @@ def _packed(path: Path) -> str:
 
 def _packed_in(folder: Path) -> list[Path]:
     """Return the tars and tables in a folder itself, or the folder where there are none."""
-    found = sorted(path for path in folder.iterdir() if _packed(path) and path.name[0] != "." and path.is_file())
+    files = sorted(path for path in folder.iterdir() if path.name[0] != "." and path.is_file())
+    found = [path for path in files if _packed(path)]
+    if found and any(path.suffix.lower() in IMAGE_SUFFIXES for path in files):
+        raise Im2SpError(f"{folder}: holds photos and also {found[0].name}; name the files that are meant")
     return found or [folder]
 
 
@@ -122,7 +128,7 @@ class _TarFile(io.FileIO):
 def _in_tar(path: Path) -> Iterator[Place]:
     """Read the headers of a tar; the id of a picture is its name there. Raises ImageError for a damaged tar."""
     try:
-        with _TarFile(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:  # type: ignore[arg-type]
+        with _TarFile(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
             end = -1
             while (member := tar.next()) is not None:
                 tar.members = []  # type: ignore[attr-defined]  # all headers would stay in memory

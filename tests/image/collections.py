@@ -1,4 +1,4 @@
-"""Collections to test with: photos that differ, in folders, tars and tables."""
+"""Small collections: photos of noise in folders, tars and tables."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from PIL import Image
 
 
 def picture(seed: int, size: int = 40) -> bytes:
-    """A PNG of noise."""
+    """Return a PNG of noise."""
     file = io.BytesIO()
     Image.fromarray(np.random.default_rng(seed).integers(0, 255, (size, size, 3), np.uint8)).save(file, "PNG")
     return file.getvalue()
 
 
 def write_photos(folder: Path, count: int) -> Path:
-    """A folder of photos 00.png, 01.png, ..."""
+    """Write a folder of photos 00.png, 01.png, ..."""
     folder.mkdir(parents=True, exist_ok=True)
     for seed in range(count):
         (folder / f"{seed:02d}.png").write_bytes(picture(seed))
@@ -30,6 +30,7 @@ def write_photos(folder: Path, count: int) -> Path:
 
 
 def write_tar(path: Path, members: Mapping[str, bytes], **header: Any) -> Path:
+    """Write a tar with these members."""
     with tarfile.open(path, "w", **header) as tar:
         for name, data in members.items():
             member = tarfile.TarInfo(name)
@@ -39,9 +40,6 @@ def write_tar(path: Path, members: Mapping[str, bytes], **header: Any) -> Path:
 
 
 def write_table(path: Path, columns: Mapping[str, Any], **options: Any) -> Path:
+    """Write a Parquet table with these columns."""
     pq.write_table(pa.table(dict(columns)), path, **options)
     return path
-
-
-def rows_of(*tables: Path) -> list[dict[str, Any]]:
-    return [row for table in tables for row in pq.read_table(table).to_pylist()]

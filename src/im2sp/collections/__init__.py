@@ -1,1 +1,0 @@
-"""Collections of photos, too many for one process: planned into shards, made by several, on record shard by shard."""
