@@ -39,7 +39,7 @@ from PIL import Image
 
 from im2sp.bundle import SPECIAL_TOKENS
 from im2sp.captioner import Captioner
-from im2sp.decoding.search import DecodingOptions
+from im2sp.decoding.options import DecodingOptions
 
 OURS, THEIRS = "im2sp", "transformers"
 UNITS = 200
@@ -172,7 +172,7 @@ class Ours:
             from im2sp.image.units import ImageUnits
 
             if not settings.image_units.exists():
-                np.save(settings.image_units, self._captioner.image_units(self._image))
+                np.save(settings.image_units, self._captioner.tokenize(self._image))
             self._image = ImageUnits(np.load(settings.image_units), self._captioner.image_tokenizer)
 
     def say(self, tokens: int) -> list[int]:

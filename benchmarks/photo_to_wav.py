@@ -26,7 +26,8 @@ import onnxruntime
 from im2sp import Captioner
 from im2sp.arrays import FloatArray
 from im2sp.decoding.decoder import DecoderStep, Prefix
-from im2sp.decoding.search import DecodingOptions, decode
+from im2sp.decoding.options import DecodingOptions
+from im2sp.decoding.search import decode
 from im2sp.decoding.vocabulary import SpecialTokens
 from im2sp.image.loading import ImageSource, load_image, to_pixels
 from im2sp.speech.audio import SAMPLE_RATE, write_wav

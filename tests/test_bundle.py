@@ -13,8 +13,8 @@ import pytest
 from msgspec.structs import replace
 
 from im2sp.bundle import CONFIG_LIMIT, FORMAT_VERSION, Bundle, BundleConfig, find_bundle, write_checksums, write_config
-from im2sp.checksums import CHECKSUMS_LIMIT
 from im2sp.errors import BundleError
+from im2sp.files import CHECKSUMS_LIMIT
 from im2sp.onnx import GraphError, Graphs, signatures
 from im2sp.schema import parse
 from tests.tiny_bundle import tiny_confidence, tiny_config, tiny_image_units, write_tiny_bundle
@@ -435,7 +435,7 @@ def test_a_config_survives_its_file(tmp_path: Path) -> None:
 def test_find_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     packaged = tmp_path / "package"
     (packaged / "bundles" / "default").mkdir(parents=True)
-    monkeypatch.setattr("im2sp.bundle._PACKAGED", packaged / "bundles")
+    monkeypatch.setattr("im2sp.bundle.folder._PACKAGED", packaged / "bundles")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine").mkdir()
     assert find_bundle("default") == packaged / "bundles" / "default"

@@ -175,7 +175,7 @@ def tokenizing(unit_bundle: Path) -> Captioner:
 
 
 def stored(captioner: Captioner, photo: np.ndarray) -> ImageUnits:
-    return ImageUnits(captioner.image_units(photo), captioner.image_tokenizer)
+    return ImageUnits(captioner.tokenize(photo), captioner.image_tokenizer)
 
 
 @pytest.mark.parametrize("options", [None, DecodingOptions(beam=1), DecodingOptions(temperature=0.9, seed=3)])
@@ -194,14 +194,14 @@ def test_image_units_say_what_the_photo_says(
 
 
 def test_image_units_of_a_photo(tokenizing: Captioner, photo: np.ndarray) -> None:
-    units = tokenizing.image_units(photo)
+    units = tokenizing.tokenize(photo)
     assert (units.dtype, units.shape) == (np.int64, (IMAGE_TOKENS * CODES,))
     assert 0 <= units.min() < units.max() < CODEBOOK
-    assert units.tolist() != tokenizing.image_units(255 - photo // 2).tolist()
+    assert units.tolist() != tokenizing.tokenize(255 - photo // 2).tolist()
     (prefix,) = tokenizing.encode_pixels(tokenizing.pixels(photo)[None])
     np.testing.assert_array_equal(prefix.keys, tokenizing.encode(stored(tokenizing, photo)).keys)
     with pytest.raises(ImageError):
-        tokenizing.image_units(b"not a picture")
+        tokenizing.tokenize(b"not a picture")
 
 
 def test_a_picture_from_image_units(tokenizing: Captioner, photo: np.ndarray) -> None:
@@ -212,7 +212,7 @@ def test_a_picture_from_image_units(tokenizing: Captioner, photo: np.ndarray) ->
 
 def test_a_bundle_without_image_units(captioner: Captioner, tokenizing: Captioner, photo: np.ndarray) -> None:
     units = stored(tokenizing, photo)
-    for call in (captioner.image_units, lambda _: captioner.caption(units), lambda _: captioner.reconstruct(units)):
+    for call in (captioner.tokenize, lambda _: captioner.caption(units), lambda _: captioner.reconstruct(units)):
         with pytest.raises(BundleError, match="has no image units: use a bundle that has them"):
             call(photo)
 

@@ -20,8 +20,7 @@ from im2sp.errors import ImageError
 from im2sp.onnx import Graph
 from im2sp.speech import vocoder as vocoder_module
 from im2sp.speech.audio import HOP
-from im2sp.speech.vocoder import Vocoder
-from im2sp.streaming import FIRST_FRAMES, MOST_FRAMES, GrowingSpeech
+from im2sp.speech.vocoder import FIRST_FRAMES, MAX_CHUNK_FRAMES, StreamingVocoder, Vocoder
 from tests.tiny_bundle import UNITS, write_tiny_bundle
 
 TOLERANCE = 1e-5  # what Captioner.stream promises
@@ -127,9 +126,9 @@ def test_without_options_it_is_greedy(captioner: Captioner, photo: np.ndarray) -
 
 def test_the_first_chunk_is_short_and_later_ones_are_longer(captioner: Captioner) -> None:
     units = np.arange(400) % UNITS
-    frames = [len(chunk.waveform) // HOP for chunk in GrowingSpeech(captioner.vocoder).extend(units)]
-    assert frames[:5] == [FIRST_FRAMES, 3 * FIRST_FRAMES, 12 * FIRST_FRAMES, MOST_FRAMES, MOST_FRAMES]
-    assert max(frames) == MOST_FRAMES
+    frames = [len(chunk.waveform) // HOP for chunk in StreamingVocoder(captioner.vocoder).extend(units)]
+    assert frames[:5] == [FIRST_FRAMES, 3 * FIRST_FRAMES, 12 * FIRST_FRAMES, MAX_CHUNK_FRAMES, MAX_CHUNK_FRAMES]
+    assert max(frames) == MAX_CHUNK_FRAMES
 
 
 def test_it_speaks_before_the_sentence_is_decided(
@@ -206,11 +205,11 @@ def test_durations_do_not_depend_on_when_units_come(
     expected = vocoder.predict_durations(array)
     whole = Vocoder(captioner.graphs, structs.replace(config, duration_context=4_096))
     assert expected.tolist() == whole.predict_durations(array).tolist()
-    growing = GrowingSpeech(vocoder)
+    growing = StreamingVocoder(vocoder)
     chunks = [chunk for cut in sorted(cuts) for chunk in growing.extend(array[:cut])]
-    assert not growing.is_spoken
+    assert not growing.is_finished
     chunks += growing.finish(array)
-    assert growing.is_spoken
+    assert growing.is_finished
     assert np.concatenate([chunk.durations for chunk in chunks]).tolist() == expected.tolist()
     whole = vocoder.speak(array).waveform
     np.testing.assert_allclose(growing.speech.waveform, whole, rtol=0, atol=TOLERANCE)
@@ -227,12 +226,12 @@ def test_durations_need_all_of_the_context(captioner: Captioner) -> None:
 
 def test_a_vocoder_without_look_ahead_still_has_a_last_chunk(tmp_path: Path, captioner: Captioner) -> None:
     config = structs.replace(captioner.bundle.config.vocoder, duration_context=0, context_frames=0)
-    growing = GrowingSpeech(Vocoder(captioner.graphs, config))
+    growing = StreamingVocoder(Vocoder(captioner.graphs, config))
     units = np.arange(16) % 5
     list(growing.extend(units))
-    assert not growing.is_spoken
+    assert not growing.is_finished
     assert len(list(growing.finish(units))) >= 1
-    assert growing.is_spoken
+    assert growing.is_finished
 
 
 def test_the_seed_of_the_tiny_bundle_does_not_matter(tmp_path: Path, photo: np.ndarray) -> None:

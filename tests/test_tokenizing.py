@@ -68,7 +68,7 @@ def test_each_photo_has_one_row(photos: Path, tmp_path: Path, captioner: Caption
     assert opened.tokenizer.makes_the_units_of(captioner.image_tokenizer)
     assert ids(table) == GOOD
     for image_id, units in opened:
-        assert units.units.tolist() == captioner.image_units(photos / image_id).tolist()
+        assert units.units.tolist() == captioner.tokenize(photos / image_id).tolist()
 
 
 def test_bad_photos_have_none(photos: Path, tmp_path: Path, captioner: Captioner) -> None:
@@ -260,7 +260,7 @@ def test_pictures_from_a_table(
     assert sorted(path.name for path in paths) == sorted(os.listdir(tmp_path / "out"))
     assert paths[0] == tmp_path / "out" / "a.reconstructed.png"
     for path, image_id in zip(paths, GOOD, strict=True):
-        units = ImageUnits(captioner.image_units(photos / image_id), captioner.image_tokenizer)
+        units = ImageUnits(captioner.tokenize(photos / image_id), captioner.image_tokenizer)
         np.testing.assert_array_equal(np.asarray(Image.open(path)), captioner.reconstruct(units))
 
 

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING
 from im2sp.errors import Im2SpError
 
 if TYPE_CHECKING:
-    from im2sp.captioner import Captioner, SpeechCaption
-    from im2sp.decoding.search import DecodingOptions
-    from im2sp.streaming import SpeechChunk
+    from im2sp.captioner import Captioner, SpeechCaption, SpeechChunk
+    from im2sp.decoding.options import DecodingOptions
 
     __version__: str
 
@@ -27,9 +26,9 @@ __all__ = ["Captioner", "DecodingOptions", "Im2SpError", "SpeechCaption", "Speec
 
 _HOMES = {
     "Captioner": "im2sp.captioner",
-    "DecodingOptions": "im2sp.decoding.search",
+    "DecodingOptions": "im2sp.decoding.options",
     "SpeechCaption": "im2sp.captioner",
-    "SpeechChunk": "im2sp.streaming",
+    "SpeechChunk": "im2sp.captioner",
 }
 
 

@@ -19,15 +19,16 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 from im2sp.bundle import Bundle, find_bundle
 from im2sp.errors import Im2SpError, OutputError, about, unexpected
 from im2sp.manifest import Manifest, Row
-from im2sp.onnx import GraphError, Graphs, load_runtime_soon
-from im2sp.optimised import OptimisedGraphs
+from im2sp.onnx import GraphError, Graphs
+from im2sp.onnx.sessions import load_runtime_soon
+from im2sp.onnx.optimised import OptimisedGraphs
 from im2sp.playback import PlaybackError, play
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from im2sp.captioner import Captioner, SpeechCaption
-    from im2sp.decoding.search import DecodingOptions
+    from im2sp.decoding.options import DecodingOptions
     from im2sp.image.loading import ImageSource
     from im2sp.image.unit_table import StoredPhoto
     from im2sp.image.units import ImageUnits

@@ -10,42 +10,43 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 from msgspec.structs import asdict
 
-from im2sp.arrays import FloatArray, IntArray
+from im2sp.arrays import SAMPLE_RATE, FloatArray, IntArray
 from im2sp.bundle import Bundle, ImageUnitsConfig, find_bundle
 from im2sp.confidence import Confidence
 from im2sp.decoding.cache import KVCache
 from im2sp.decoding.decoder import DecoderStep, Prefix
-from im2sp.decoding.search import DecodingOptions, DecodingResult, DecodingTask
+from im2sp.decoding.options import DecodingOptions, DecodingResult
+from im2sp.decoding.search import DecodingTask
 from im2sp.decoding.vocabulary import Vocabulary
 from im2sp.errors import BundleError, Im2SpError
+from im2sp.image.encoder import ImageEncoder
 from im2sp.image.units import ImageUnits
 from im2sp.onnx import Graphs
-from im2sp.speech.audio import SAMPLE_RATE
 from im2sp.speech.encoder import SpeechEncoder
-from im2sp.speech.vocoder import Speech, Vocoder
-from im2sp.streaming import GrowingSpeech, SpeechChunk
+from im2sp.speech.vocoder import Speech, StreamingVocoder, Vocoder
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from im2sp.image.loading import ImageSource
 
 
 @dataclass(frozen=True)
 class SpeechCaption:
-    """What is said about a picture."""
+    """Caption of one image as speech."""
 
     waveform: FloatArray  # float32 [samples], in [-1, 1]
     sample_rate: int  # Hz
     units: IntArray  # int64 [U], repeats removed
     durations: IntArray  # int64 [U], frames of 20 ms
     score: float  # mean log probability of a token
-    tokens: IntArray  # int64 [T]; of the sentence that was not said, where it is abstained
+    tokens: IntArray  # int64 [T]; of the sentence that was decoded, also where the captioner abstained
     attention: FloatArray  # float32 [T, image_tokens]: where the model looked when it chose each token
     seconds: float  # time taken
     confidence: float | None = None  # calibrated probability that the tokens are right; None: not calibrated
-    abstained: bool = False  # less than `min_confidence`: waveform, units and durations say "I am not sure" instead
+    abstained: bool = False  # below `min_confidence`: waveform, units and durations say "I am not sure" instead
 
     def save(self, path: str | Path) -> None:
         """Write a 16-bit mono WAV, whole or not at all. Raises Im2SpError when `path` cannot be written."""
@@ -54,10 +55,20 @@ class SpeechCaption:
         write_wav(Path(path), self.waveform)
 
 
+@dataclass(frozen=True)
+class SpeechChunk:
+    """A stretch of a streamed caption that follows the one before it without a gap."""
+
+    waveform: FloatArray  # float32 [samples], 16 kHz, in [-1, 1]
+    units: IntArray  # int64 [U], U >= 0: those whose last sample is in this chunk
+    durations: IntArray  # int64 [U], frames of 20 ms
+    caption: SpeechCaption | None = None  # the whole caption, with the last chunk only
+
+
 class Captioner:
     """Photos -> image tokens -> speech units -> waveform, with the graphs of one bundle.
 
-    In a bundle with image units every photo goes through them, so stored units say what the photo says.
+    In a bundle with image units every photo goes through them, so stored units give the same caption as the photo.
     """
 
     def __init__(self, bundle: Bundle, *, threads: int = 0, graphs: Graphs | None = None) -> None:
@@ -67,6 +78,7 @@ class Captioner:
         self.graphs = graphs or Graphs(bundle, threads)
         self.vocabulary = Vocabulary(config.vocabulary)
         self.vocoder = Vocoder(self.graphs, config.vocoder)
+        self.image_encoder = ImageEncoder(self.graphs, bundle)
         self._confidence = Confidence(config.confidence) if config.confidence else None
         self.default_options = DecodingOptions(**asdict(config.decoding))
 
@@ -74,123 +86,103 @@ class Captioner:
     def from_pretrained(
         cls, name_or_dir: str | Path = "default", *, revision: str | None = None, threads: int = 0
     ) -> Captioner:
-        """The captioner of a packaged bundle ("default"), of a bundle folder, or of `owner/name` on the hub.
+        """Load a packaged bundle ("default"), a bundle folder, or `owner/name` from the hub.
 
-        `revision`: branch, tag or commit of the one on the hub; a commit names the same files for ever. `threads`:
-        CPU threads; 0 takes the cores that this process may use. Checksums and config are verified here, each graph
-        when it is first needed. Raises BundleError for a bundle that is missing, damaged, too new or inconsistent, or
-        that cannot be fetched.
+        `revision`: branch, tag or commit of one on the hub. `threads`: CPU threads; 0 takes the cores that this
+        process may use. Checksums and config are verified here, each graph when it is first needed. Raises BundleError
+        for a bundle that is missing, damaged, of another format or inconsistent, or that cannot be fetched.
         """
         return cls(Bundle.load(find_bundle(name_or_dir, revision)), threads=threads)
 
     def caption(
         self, image: ImageSource | ImageUnits | Prefix, options: DecodingOptions | None = None
     ) -> SpeechCaption:
-        """Speak about a picture: a path, bytes, binary file, PIL image or uint8 array [H, W], [H, W, 3] or [H, W, 4];
-        its image units, or what `encode` made of it. With `min_confidence`, a caption that is less likely to be right
-        is abstained, and the speech is the bundle's sentence for "I am not sure what this shows".
+        """Caption an image: a path, bytes, binary file, PIL image or uint8 array [H, W], [H, W, 3] or [H, W, 4]; its
+        image units; or what `encode` made of it. With `min_confidence`, the captioner abstains from a caption that is
+        less likely to be right: the speech is then the bundle's sentence for "I am not sure what this shows".
 
-        Raises ImageError for a picture that cannot be read and for units of another tokenizer, BundleError for units
+        Raises ImageError for an image that cannot be read and for units of another tokenizer, BundleError for units
         where the bundle has none, Im2SpError for a `min_confidence` with a bundle that has no calibration.
         """
         started = time.perf_counter()
         options = options or self.default_options
         self.check(options)
-        prefix = self._seen(image)
+        prefix = self._prefix(image)
         result = self.decode(prefix, options)
         confidence = self.confidence(prefix, result)
-        abstained = _is_abstained(confidence, options)
+        abstained = _abstains(confidence, options)
         speech = self._abstention if abstained else self.speak(self.vocabulary.decode(result.tokens))
         return _caption(result, speech, started, confidence, abstained)
 
     def stream(
         self, image: ImageSource | ImageUnits | Prefix, options: DecodingOptions | None = None
     ) -> Generator[SpeechChunk, None, None]:
-        """Speak about a picture while the rest of the sentence is still being decided; without options, greedily.
+        """Caption an image in chunks while the rest of the sentence is still being decoded; greedily by default.
 
-        Joined, the chunks are what `caption` says with the same options: tokens, units and durations are equal,
-        samples to 1e-5. The first chunk is short, the last carries the whole caption, whose `seconds` count what
-        the caller did between chunks, too. With a beam, only what all hypotheses agree on is spoken, so speech
-        starts later. With `min_confidence`, nothing is spoken before the whole sentence is decided and known to be
-        sure enough; what is said instead of a abstained one comes as one chunk. Close the generator to stop early.
+        Joined, the chunks equal `caption` with the same options: tokens, units and durations exactly, samples to 1e-5.
+        The first chunk is short. The last carries the whole caption, whose `seconds` include the caller's time between
+        chunks. With a beam, only the common prefix of all hypotheses is spoken, so speech starts later. With
+        `min_confidence`, speech starts when the sentence is decoded. Close the generator to stop early.
 
         Raises what `caption` raises: here, not when the first chunk is asked for.
         """
         started = time.perf_counter()
         options = options or replace(self.default_options, beam=1)
         self.check(options)
-        return self._chunks(self._seen(image), options, started)
+        return self._chunks(self._prefix(image), options, started)
 
-    def encode(self, image: ImageSource | ImageUnits) -> Prefix:
-        """What is in it: a picture or its image units -> keys and values float32 [layers, 1, heads, image_tokens,
-        head_dim].
-
-        Raises what `caption` raises.
-        """
-        if isinstance(image, ImageUnits):
-            return self._prefixes("image_decoder_prefix", image_units=self._trusted(image)[None])[0]
-        return self.encode_pixels(self.pixels(image)[None])[0]
-
-    def image_units(self, image: ImageSource) -> IntArray:
-        """A picture as image units: int64 [units], as `image_tokenizer` describes them.
+    def tokenize(self, image: ImageSource) -> IntArray:
+        """Tokenize an image: image units int64 [units], as `image_tokenizer` describes them.
 
         `ImageUnits(units, captioner.image_tokenizer)` is what `caption`, `stream` and `encode` take. Raises ImageError
-        for a picture that cannot be read, BundleError when the bundle has no image units.
+        for an image that cannot be read, BundleError when the bundle has no image units.
         """
-        tokenizer = self.image_tokenizer  # before the picture is read
-        units: IntArray = self._tokenize(tokenizer, self.pixels(image)[None])[0]
-        return units
+        return self.image_encoder.tokenize(image)
 
     @property
     def image_tokenizer(self) -> ImageUnitsConfig:
-        """What makes the image units of this bundle. Raises BundleError when it has none."""
+        """The image tokenizer of this bundle. Raises BundleError when it has none."""
         return self.bundle.image_tokenizer
 
     def reconstruct(self, image: ImageUnits) -> npt.NDArray[np.uint8]:
-        """What image units still hold of the picture: uint8 [height, width, 3].
+        """Decode image units into pixels: uint8 [height, width, 3].
 
         Raises BundleError when the bundle has no image decoder, ImageError for units of another tokenizer.
         """
-        if not self.image_tokenizer.reconstructs:
-            raise BundleError(f"the bundle {self.bundle.folder} has no image decoder: use a bundle that has one")
-        graph, size = self.graphs.open("image_decoder"), self.bundle.config.image
-        (pixels,) = graph.run(image_units=self._trusted(image)[None])
-        if pixels.shape != (1, 3, size.height, size.width):
-            raise BundleError(f"{graph.label} gave pixels {list(pixels.shape)}: export it again")
-        grey_levels = np.rint(np.nan_to_num(pixels[0]).clip(0, 1) * 255)
-        return np.ascontiguousarray(grey_levels.astype(np.uint8).transpose(1, 2, 0))
+        return self.image_encoder.reconstruct(image)
+
+    def encode(self, image: ImageSource | ImageUnits) -> Prefix:
+        """Encode an image or its image units: keys and values float32 [layers, 1, heads, image_tokens, head_dim].
+
+        Raises what `caption` raises.
+        """
+        return self.image_encoder.encode(image)
 
     def pixels(self, image: ImageSource) -> FloatArray:
-        """A picture as the image encoder or tokenizer wants it: float32 [3, height, width]. Raises ImageError."""
-        from im2sp.image.loading import load_image, to_pixels
-
-        size = self.bundle.config.image
-        return to_pixels(load_image(image), size.height, size.width, size.mean, size.std)
+        """Load, resize and normalise an image: float32 [3, height, width]. Raises ImageError."""
+        return self.image_encoder.pixels(image)
 
     def encode_pixels(self, pixels: FloatArray) -> list[Prefix]:
-        """Several pictures at once: pixels float32 [batch, 3, height, width] -> as `encode`, one for each."""
-        tokenizer = self.bundle.config.image_units
-        if tokenizer is None:
-            return self._prefixes("image_encoder", pixels=pixels)
-        return self._prefixes("image_decoder_prefix", image_units=self._tokenize(tokenizer, pixels))
+        """Encode several images at once: pixels float32 [batch, 3, height, width] -> one prefix each."""
+        return self.image_encoder.encode_pixels(pixels)
 
     def decode(self, prefix: Prefix, options: DecodingOptions | None = None) -> DecodingResult:
-        """What to say: the image prefix -> tokens of speech units."""
-        return self._search(prefix, options or self.default_options).run(self.bundle.config.decoder.max_tokens)
+        """Decode an image prefix into tokens of speech units."""
+        return self._task(prefix, options or self.default_options).run(self.bundle.config.decoder.max_tokens)
 
     def confidence(self, prefix: Prefix, result: DecodingResult) -> float | None:
-        """Calibrated probability that what was decoded from an image prefix is right; None without calibration.
+        """Compute the calibrated probability that a decoded caption is right; None without calibration.
 
-        It was fitted to what the bundle's recommended decoding says; other decoding gives other odds.
+        It was fitted to the bundle's recommended decoding; other options have other odds.
         """
         return self._confidence.probability(prefix, result) if self._confidence else None
 
     def speak(self, units: Sequence[int] | IntArray, durations: Sequence[int] | IntArray | None = None) -> Speech:
-        """How it sounds: units int64 [U] -> speech; durations (frames of 20 ms) are predicted unless given."""
+        """Synthesize units int64 [U]; durations (int64 [U], frames of 20 ms) are predicted unless given."""
         return self.vocoder.speak(units, durations)
 
     def units(self, waveform: FloatArray) -> IntArray:
-        """The way back: waveform float32 [samples] at 16 kHz -> units int64 [F] at 50 Hz, repeats kept.
+        """Encode speech: waveform float32 [samples] at 16 kHz -> units int64 [F] at 50 Hz, repeats kept.
 
         Raises BundleError when the bundle has no speech encoder.
         """
@@ -199,73 +191,46 @@ class Captioner:
             raise BundleError(f"the bundle {self.bundle.folder} has no speech encoder: use a bundle that has one")
         return SpeechEncoder(self.graphs.open("speech_encoder"), config).units(np.asarray(waveform))
 
-    def _seen(self, image: ImageSource | ImageUnits | Prefix) -> Prefix:
-        return image if isinstance(image, Prefix) else self.encode(image)
-
-    def _trusted(self, image: ImageUnits) -> IntArray:
-        image.check_made_by(self.image_tokenizer)
-        return image.units
-
-    def _tokenize(self, tokenizer: ImageUnitsConfig, pixels: FloatArray) -> IntArray:
-        """pixels float32 [batch, 3, height, width] -> image units int64 [batch, units]."""
-        graph = self.graphs.open("image_tokenizer")
-        (units,) = graph.run(pixels=pixels)
-        wanted = (len(pixels), tokenizer.units)
-        if units.shape != wanted or units.min() < 0 or units.max() >= tokenizer.codebook_size:
-            raise BundleError(
-                f"{graph.label} gave image units {list(units.shape)} that are not {list(wanted)} or not within "
-                f"0..{tokenizer.codebook_size - 1}: export it again"
-            )
-        return units
-
-    def _prefixes(self, name: str, **inputs: FloatArray | IntArray) -> list[Prefix]:
-        """The graph of that name on a batch -> one prefix for each picture."""
-        size, decoder = self.bundle.config.image, self.bundle.config.decoder
-        graph = self.graphs.open(name)
-        keys, values = graph.run(**inputs)
-        (batch,) = {len(array) for array in inputs.values()}
-        wanted = (decoder.layers, batch, decoder.heads, size.image_tokens, decoder.head_dim)
-        if keys.shape != wanted or values.shape != wanted:
-            raise BundleError(f"{graph.label} gave keys {list(keys.shape)} instead of {list(wanted)}: export it again")
-        each = range(batch)  # in one piece, or the decoder would copy the slice at every step
-        return [Prefix(*(np.ascontiguousarray(part[:, i : i + 1]) for part in (keys, values))) for i in each]
-
     def check(self, options: DecodingOptions) -> None:
-        """Raises Im2SpError for a `min_confidence` with a bundle that has no calibration."""
+        """Raise Im2SpError for a `min_confidence` with a bundle that has no calibration."""
         if options.min_confidence > 0 and self._confidence is None:
             raise Im2SpError(
                 f"the bundle {self.bundle.folder} has no calibrated confidence: leave min_confidence out, or use a "
                 "bundle that was calibrated"
             )
 
+    def _prefix(self, image: ImageSource | ImageUnits | Prefix) -> Prefix:
+        return image if isinstance(image, Prefix) else self.encode(image)
+
+    def _task(self, prefix: Prefix, options: DecodingOptions) -> DecodingTask[KVCache]:
+        step = DecoderStep(self.graphs.open("decoder"), self.bundle.config.decoder, prefix)
+        return DecodingTask(step, self.vocabulary.specials, options)
+
     @cached_property
     def _abstention(self) -> Speech:
-        """What is said instead of a caption that is abstained."""
+        """The speech that replaces a caption when the captioner abstains."""
         config = self.bundle.config.confidence
         assert config is not None  # `check` saw to it
         return self.speak(config.abstain_units, config.abstain_durations)
 
-    def _search(self, prefix: Prefix, options: DecodingOptions) -> DecodingTask[KVCache]:
-        step = DecoderStep(self.graphs.open("decoder"), self.bundle.config.decoder, prefix)
-        return DecodingTask(step, self.vocabulary.specials, options)
-
     def _chunks(self, prefix: Prefix, options: DecodingOptions, started: float) -> Generator[SpeechChunk, None, None]:
-        search, growing = self._search(prefix, options), GrowingSpeech(self.vocoder)
-        for _ in search.steps(self.bundle.config.decoder.max_tokens):
+        task, streaming = self._task(prefix, options), StreamingVocoder(self.vocoder)
+        for _ in task.steps(self.bundle.config.decoder.max_tokens):
             if not options.min_confidence:
-                yield from growing.extend(self.vocabulary.decode(search.stable_prefix()))
-        result = search.result()
+                for speech in streaming.extend(self.vocabulary.decode(task.stable_prefix())):
+                    yield SpeechChunk(speech.waveform, speech.units, speech.durations)
+        result = task.result()
         confidence = self.confidence(prefix, result)
-        if _is_abstained(confidence, options):
-            said = _caption(result, self._abstention, started, confidence, abstained=True)
-            yield SpeechChunk(said.waveform, said.units, said.durations, said)
+        if _abstains(confidence, options):
+            caption = _caption(result, self._abstention, started, confidence, abstained=True)
+            yield SpeechChunk(caption.waveform, caption.units, caption.durations, caption)
             return
-        for chunk in growing.finish(self.vocabulary.decode(result.tokens)):
-            whole = _caption(result, growing.speech, started, confidence) if growing.is_spoken else None
-            yield replace(chunk, caption=whole)
+        for speech in streaming.finish(self.vocabulary.decode(result.tokens)):
+            whole = _caption(result, streaming.speech, started, confidence) if streaming.is_finished else None
+            yield SpeechChunk(speech.waveform, speech.units, speech.durations, whole)
 
 
-def _is_abstained(confidence: float | None, options: DecodingOptions) -> bool:
+def _abstains(confidence: float | None, options: DecodingOptions) -> bool:
     return confidence is not None and confidence < options.min_confidence
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from im2sp.arrays import FloatArray
 from im2sp.bundle import ConfidenceConfig, PPCAConfig, Signal
 from im2sp.decoding.decoder import Prefix
-from im2sp.decoding.search import DecodingResult
+from im2sp.decoding.options import DecodingResult
 from im2sp.decoding.strategies import DoubleArray
 
 _MAX_OOD_SCORE = 10.0  # far beyond any picture, and small enough for every weight

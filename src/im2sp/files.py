@@ -1,13 +1,24 @@
-"""Files that appear whole or not at all, and their checksums."""
+"""Files written whole or not at all, and the SHA256SUMS of a folder, written by exports and verified on loading."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+
+from im2sp.errors import BundleError, reason
+
+CHECKSUMS = "SHA256SUMS"
+MODEL_CARD = "README.md"  # not listed: measured figures are added to it without touching what they measure
+CHECKSUMS_LIMIT = 2**20  # bytes; thousands of files
+_AT_ONCE = 4  # files that are read side by side
+
+_LINE = re.compile(r"([0-9a-fA-F]{64}) [ *](.+)")
 
 
 @contextmanager
@@ -30,3 +41,80 @@ def sha256_of(path: Path) -> str:
     """Hexadecimal SHA-256 of a file, read in pieces."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_checksums(folder: Path) -> dict[str, str]:
+    """Write `folder`/SHA256SUMS over every other file below `folder` but the model card; return {path: SHA-256}.
+
+    The format is that of the `sha256sum` tool, so `sha256sum -c SHA256SUMS` checks a bundle without im2sp.
+    Raises BundleError when a file name cannot stand in that format.
+    """
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    checksums = {name: sha256_of(folder / name) for name in names if name not in (CHECKSUMS, MODEL_CARD)}
+    for name in checksums:
+        _refuse_unsafe(name, folder)
+    with replace_whole(folder / CHECKSUMS) as temporary:
+        temporary.write_text(format_checksums(checksums), encoding="utf-8")
+    return checksums
+
+
+def format_checksums(checksums: Mapping[str, str]) -> str:
+    """{relative path: hexadecimal SHA-256} -> the text of SHA256SUMS."""
+    return "".join(f"{digest}  {name}\n" for name, digest in checksums.items())
+
+
+def verify_checksums(folder: Path) -> dict[str, str]:
+    """Check every file that `folder`/SHA256SUMS lists; return {relative path: hexadecimal SHA-256}.
+
+    Raises BundleError for a list that is missing, unreadable or points outside `folder`, and for files that are
+    missing or changed.
+    """
+    checksums = _read_checksums(folder)
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        found = pool.map(lambda name: _digest_in(folder, name), checksums)
+        for (name, expected), digest in zip(checksums.items(), found, strict=True):
+            if digest != expected:
+                raise BundleError(
+                    f"{name} of the bundle {folder} has changed since it was exported: get the bundle again"
+                )
+    return checksums
+
+
+def _digest_in(folder: Path, name: str) -> str:
+    path = folder / name
+    if not path.is_file():
+        raise BundleError(f"{name} is missing from the bundle {folder}: get the bundle again")
+    try:
+        return sha256_of(path)
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read: {reason(error)}") from error
+
+
+def _read_checksums(folder: Path) -> dict[str, str]:
+    path = folder / CHECKSUMS
+    try:
+        if path.stat().st_size > CHECKSUMS_LIMIT:
+            raise BundleError(f"{path} is larger than {CHECKSUMS_LIMIT >> 20} MB: this is not an im2sp bundle")
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError as error:
+        raise BundleError(f"{CHECKSUMS} is missing from the bundle {folder}: get the bundle again") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise BundleError(f"{path} cannot be read as a list of checksums: get the bundle again") from error
+    checksums: dict[str, str] = {}
+    for number, line in enumerate(lines, start=1):
+        match = _LINE.fullmatch(line)
+        if match is None:
+            raise BundleError(f"line {number} of {path} is not a checksum and a file name: get the bundle again")
+        digest, name = match[1].lower(), match[2]
+        _refuse_unsafe(name, folder)
+        if name in checksums:
+            raise BundleError(f"{path} lists {name} twice: get the bundle again")
+        checksums[name] = digest
+    return checksums
+
+
+def _refuse_unsafe(name: str, folder: Path) -> None:
+    """Names are checked as text, not resolved: caches of model hubs keep a bundle as links to files elsewhere."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or not name.isprintable() or "\\" in name or ":" in name:
+        raise BundleError(f"the bundle {folder} lists {name!r}, a path that does not stay inside it: do not trust it")

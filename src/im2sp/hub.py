@@ -13,8 +13,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Self
 
-from im2sp.checksums import CHECKSUMS
 from im2sp.errors import BundleError, Im2SpError, reason
+from im2sp.files import CHECKSUMS
 
 FILES = ("config.json", CHECKSUMS, "README.md", "*.onnx", "*.data")  # `.data`: weights outside of their graph
 ELSEWHERE = ("*/*",)  # a bundle has no folders

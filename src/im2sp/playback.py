@@ -15,8 +15,7 @@ from im2sp.errors import Im2SpError, reason
 from im2sp.speech.audio import SAMPLE_RATE
 
 if TYPE_CHECKING:
-    from im2sp.captioner import SpeechCaption
-    from im2sp.streaming import SpeechChunk
+    from im2sp.captioner import SpeechCaption, SpeechChunk
 
 PAUSE = SAMPLE_RATE // 2  # samples of silence after a caption
 BUFFER = SAMPLE_RATE  # samples that may wait to be played before `write` blocks

@@ -71,7 +71,7 @@ def try_tokenize(captioner: Captioner, image: Any, name: str) -> IntArray | str:
     Raises BundleError, which would fail every photo.
     """
     try:
-        return captioner.image_units(image)
+        return captioner.tokenize(image)
     except BundleError:
         raise
     except Im2SpError as error:

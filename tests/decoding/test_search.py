@@ -11,14 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from im2sp.decoding.search import (
-    DecodingOptions,
-    DecodingResult,
-    DecodingTask,
-    decode,
-    length_before_repeat,
-    length_without_loop,
-)
+from im2sp.decoding.loops import length_before_repeat, length_without_loop
+from im2sp.decoding.options import DecodingOptions, DecodingResult
+from im2sp.decoding.search import DecodingTask, decode
 from im2sp.decoding.strategies import BeamSearch, GreedySearch
 from im2sp.decoding.vocabulary import SpecialTokens
 from im2sp.errors import BundleError, Im2SpError

@@ -20,7 +20,7 @@ import soundfile
 from PIL import Image
 
 from im2sp.captioner import Captioner
-from im2sp.decoding.search import DecodingOptions
+from im2sp.decoding.options import DecodingOptions
 from im2sp.server.guard import SECURITY_HEADERS
 from im2sp.server.responses import confidence_word
 from im2sp.server.settings import Settings

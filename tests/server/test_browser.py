@@ -23,7 +23,7 @@ import pytest
 from PIL import Image
 
 from im2sp.captioner import Captioner
-from im2sp.decoding.search import DecodingOptions
+from im2sp.decoding.options import DecodingOptions
 from im2sp.server.responses import attention_of
 from im2sp.server.settings import Settings
 from im2sp.speech.audio import SAMPLE_RATE

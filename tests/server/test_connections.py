@@ -16,7 +16,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from im2sp.captioner import Captioner
-from im2sp.decoding.search import DecodingOptions
+from im2sp.decoding.options import DecodingOptions
 from im2sp.server.settings import Settings
 from tests.server.conftest import GatedCaptioner, Served, serving
 

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from im2sp.errors import AudioError
 from im2sp.speech import audio
-from im2sp.speech.audio import HOP, SAMPLE_RATE, UNIT_RATE, encode_wav, read_audio, to_pulses, write_wav
+from im2sp.speech.audio import HOP, SAMPLE_RATE, UNIT_RATE, encode_wav, read_audio, to_pcm16, write_wav
 
 
 def tone(rate: int, seconds: float = 0.5, hertz: float = 440.0) -> np.ndarray:
@@ -229,6 +229,6 @@ def test_wav_bytes_are_those_of_the_file(tmp_path: Path) -> None:
     waveform = np.linspace(-1.5, 1.5, 100, dtype=np.float32)
     write_wav(tmp_path / "x.wav", waveform)
     assert encode_wav(waveform) == (tmp_path / "x.wav").read_bytes()
-    assert to_pulses(waveform).tolist() == soundfile.read(tmp_path / "x.wav", dtype="int16")[0].tolist()
+    assert to_pcm16(waveform).tolist() == soundfile.read(tmp_path / "x.wav", dtype="int16")[0].tolist()
     with pytest.raises(AudioError):
         encode_wav(np.full(3, np.nan, np.float32))

@@ -31,7 +31,7 @@ def vocoder(graphs: Graphs) -> Vocoder:
 
 
 def joined(vocoder: Vocoder, frames: np.ndarray, chunk_frames: int) -> np.ndarray:
-    return np.concatenate(list(vocoder.synthesise(frames, chunk_frames)))
+    return np.concatenate(list(vocoder.synthesize(frames, chunk_frames)))
 
 
 @settings(max_examples=60)
@@ -43,7 +43,7 @@ def test_pieces_equal_the_whole(vocoder: Vocoder, frames: np.ndarray, chunk_fram
     whole = joined(vocoder, frames, len(frames))
     assert whole.dtype == np.float32
     assert whole.shape == (len(frames) * HOP,)
-    pieces = list(vocoder.synthesise(frames, chunk_frames))
+    pieces = list(vocoder.synthesize(frames, chunk_frames))
     assert [len(piece) for piece in pieces[:-1]] == [chunk_frames * HOP] * (len(pieces) - 1)
     np.testing.assert_allclose(np.concatenate(pieces), whole, atol=1e-5)
 

@@ -15,8 +15,8 @@ from transformers import HubertModel
 from im2sp.decoding.cache import GROWTH
 from im2sp.decoding.decoder import DecoderStep, Prefix
 from im2sp.errors import BundleError
-from im2sp.external_data import check_external_data, data_file
 from im2sp.onnx import Graph, Signature
+from im2sp.onnx.external_data import check_external_data, data_file
 from im2sp.train import onnx_export
 from im2sp.train.export import decoder_config, export_decoder, export_speech_encoder
 from im2sp.train.models.git import DecoderStep as LabDecoderStep

@@ -109,7 +109,7 @@ def test_a_bundle_of_modules(tiny_bundle: Path, tmp_path: Path, reconstructs: bo
         keys, _ = ImagePrefix(modules.backbone, translator)(expected)
         pictures = painter(expected)
     for index, photo in enumerate(photos):
-        units = ImageUnits(captioner.image_units(photo), captioner.image_tokenizer)
+        units = ImageUnits(captioner.tokenize(photo), captioner.image_tokenizer)
         assert units.units.shape == (IMAGE_TOKENS * LEVELS,)
         assert units.units.tolist() == expected[index].tolist()
         np.testing.assert_allclose(captioner.encode(units).keys[:, 0], keys[:, index], atol=1e-5)

@@ -14,8 +14,8 @@ import pytest
 import yaml
 
 from im2sp.bundle import Bundle, find_bundle, write_checksums
-from im2sp.checksums import MODEL_CARD as CARD
 from im2sp.errors import BundleError, Im2SpError
+from im2sp.files import MODEL_CARD as CARD
 from im2sp.train.publishing import parse_repository, prepare
 from tests.hub_stand_in import TOKEN, Hub, serving_hub
 from tests.test_hub import environment, find

@@ -14,17 +14,17 @@ from im2sp.decoding.vocabulary import SpecialTokens
 DoubleArray = npt.NDArray[np.float64]
 
 
-class Filter(Protocol):
+class LogitFilter(Protocol):
     """Forbids tokens."""
 
     def apply(self, logits: DoubleArray, length: int) -> None:
-        """Set logits [batch, vocabulary] of forbidden tokens to -inf, in place; `length` tokens are said so far."""
+        """Set logits [batch, vocabulary] of forbidden tokens to -inf, in place; `length` tokens are decoded so far."""
         ...
 
 
 @dataclass(frozen=True)
-class NeverSpecial:
-    """Padding and the begin token are for training and for the first step; they are never said."""
+class SuppressSpecials:
+    """Forbid padding and the begin token, which are for training and for the first step."""
 
     specials: SpecialTokens
 
@@ -33,8 +33,8 @@ class NeverSpecial:
 
 
 @dataclass(frozen=True)
-class NeverSilent:
-    """The sentence cannot end before `min_tokens` tokens, and never before the first: it stands for a unit."""
+class SuppressEarlyEnd:
+    """Forbid EOS before `min_tokens` tokens, and always before the first."""
 
     specials: SpecialTokens
     min_tokens: int
@@ -45,9 +45,9 @@ class NeverSilent:
 
 
 class Strategy(Protocol):
-    """Proposes what to say next."""
+    """Proposes the next tokens."""
 
-    width: int  # hypotheses that go on side by side
+    width: int  # hypotheses side by side
 
     def propose(self, totals: DoubleArray, log_probabilities: DoubleArray) -> tuple[IntArray, IntArray]:
         """(totals [batch], log probabilities of the next token [batch, vocabulary]) -> (rows, tokens), best first."""
@@ -55,7 +55,7 @@ class Strategy(Protocol):
 
 
 class GreedySearch:
-    """The likeliest token, always."""
+    """Proposes the likeliest token."""
 
     width = 1
 
@@ -64,14 +64,14 @@ class GreedySearch:
 
 
 class BeamSearch:
-    """The `width` likeliest sentences so far, side by side."""
+    """Proposes the continuations of the `width` likeliest hypotheses."""
 
     def __init__(self, width: int) -> None:
         self.width = width
 
     def propose(self, totals: DoubleArray, log_probabilities: DoubleArray) -> tuple[IntArray, IntArray]:
         sums = (totals[:, None] + log_probabilities).ravel()
-        count = min(2 * self.width, sums.size)  # each row may end once, and as many others must be able to go on
+        count = min(2 * self.width, sums.size)  # each row may end once, and as many others must be able to continue
         threshold = max(np.partition(sums, -count)[-count], np.finfo(np.float64).min)  # drops what is forbidden
         likely = np.flatnonzero(sums >= threshold)
         best = likely[np.argsort(-sums[likely], kind="stable")][:count]  # of equals the first, as argmax does
@@ -80,7 +80,7 @@ class BeamSearch:
 
 
 class Sampling:
-    """A token by chance: of the `top_k` likeliest (0: of all), with odds exp(log probability / temperature)."""
+    """Draws a token of the `top_k` likeliest (0: of all) by softmax(log probability / temperature)."""
 
     width = 1
 

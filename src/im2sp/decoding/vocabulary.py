@@ -18,7 +18,7 @@ from im2sp.speech.units import check_units, without_repeats
 class SpecialTokens:
     """Token ids that stand for no unit."""
 
-    pad: int = 0  # fills a batch in training; never said
+    pad: int = 0  # fills a batch in training
     bos: int = 1  # what the decoder sees before the first token
     eos: int = 2  # the sentence is complete
 
@@ -39,10 +39,9 @@ class Vocabulary:
         self._longest = max(len(subword) for subword in self._subwords)
 
     def encode(self, units: Sequence[int] | IntArray) -> IntArray:
-        """Units that the decoder learned: int64 [U] (repeats are removed) -> tokens int64 [T], T <= U, no BOS and EOS.
+        """Encode units of the decoder: int64 [U] (repeats are removed) -> tokens int64 [T], T <= U, no BOS and EOS.
 
-        Neighbours are merged in the order in which the subwords were learnt (byte-pair encoding), so a text
-        of units is cut in the same way as when the subwords were learnt. Raises Im2SpError for unknown units.
+        Neighbours are merged in the order in which the subwords were learnt. Raises Im2SpError for unknown units.
         """
         pieces: list[tuple[int, ...]] = [(unit,) for unit in without_repeats(check_units(units, self.units)).tolist()]
         while self._longest > 1 and (best := self._first_learnt(pieces)) is not None:
@@ -50,9 +49,9 @@ class Vocabulary:
         return np.array([SPECIAL_TOKENS + self._ranks[piece] for piece in pieces], dtype=np.int64)
 
     def decode(self, tokens: Sequence[int] | IntArray) -> IntArray:
-        """tokens: int64 [T] -> units of the voice int64 [U] without repeats, also where two subwords meet.
+        """Decode tokens: int64 [T] -> units of the voice int64 [U] without repeats, also where two subwords meet.
 
-        Special tokens stand for no unit. Raises Im2SpError for a token outside the vocabulary.
+        Special tokens emit no unit. Raises Im2SpError for a token outside the vocabulary.
         """
         units: list[int] = []
         for token in np.asarray(tokens, dtype=np.int64).tolist():
@@ -63,7 +62,7 @@ class Vocabulary:
         return without_repeats(units)
 
     def _first_learnt(self, pieces: list[tuple[int, ...]]) -> tuple[int, ...] | None:
-        """Of all subwords that two neighbours of `pieces` make, the one that was learnt first."""
+        """Find the subword learnt first among those that two neighbours of `pieces` make."""
         joined = (left + right for left, right in pairwise(pieces))
         return min((piece for piece in joined if piece in self._ranks), key=self._ranks.__getitem__, default=None)
 

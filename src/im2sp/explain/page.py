@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from im2sp.captioner import Captioner
-from im2sp.decoding.search import DecodingOptions
+from im2sp.decoding.options import DecodingOptions
 from im2sp.errors import ImageError, OutputError, reason
 from im2sp.explain.attention import AttentionTimeline, describe_peak, rounded_rows
 from im2sp.explain.plots import Explanation, heat_colours, plot_sheet, plot_tracks

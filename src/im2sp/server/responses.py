@@ -16,8 +16,8 @@ from starlette.responses import JSONResponse
 from im2sp.arrays import FloatArray
 from im2sp.captioner import Captioner, SpeechCaption
 from im2sp.explain.attention import AttentionTimeline, describe_peak, rounded_rows
-from im2sp.speech.audio import SAMPLE_RATE, UNIT_RATE, encode_wav, to_pulses
-from im2sp.streaming import SpeechChunk
+from im2sp.speech.audio import SAMPLE_RATE, UNIT_RATE, encode_wav, to_pcm16
+from im2sp.captioner import SpeechChunk
 
 WAV, JSON, PCM, LINES = "audio/wav", "application/json", "audio/L16", "application/x-ndjson"
 PCM_TYPE = f"{PCM};rate={SAMPLE_RATE};channels=1"  # RFC 2586: big-endian
@@ -157,7 +157,7 @@ def streamed_wav_header() -> bytes:
 
 def pcm(waveform: FloatArray, *, big_endian: bool) -> bytes:
     """waveform float32 [samples] -> 16-bit samples."""
-    samples = to_pulses(waveform)
+    samples = to_pcm16(waveform)
     return (samples.byteswap() if big_endian else samples).tobytes()
 
 

@@ -12,14 +12,13 @@ from typing import Any
 
 from starlette.types import Scope
 
-from im2sp.captioner import Captioner
-from im2sp.decoding.search import DecodingOptions
+from im2sp.captioner import Captioner, SpeechChunk
+from im2sp.decoding.options import DecodingOptions
 from im2sp.errors import Im2SpError
 from im2sp.server.metrics import Metrics
 from im2sp.server.responses import Refusal
 from im2sp.server.settings import Settings
 from im2sp.server.worker import Job, Worker
-from im2sp.streaming import SpeechChunk
 
 
 class Service:

@@ -17,12 +17,11 @@ import numpy as np
 from starlette.requests import ClientDisconnect
 
 from im2sp.arrays import FloatArray
-from im2sp.captioner import Captioner
+from im2sp.captioner import Captioner, SpeechChunk
 from im2sp.decoding.decoder import Prefix
-from im2sp.decoding.search import DecodingOptions
+from im2sp.decoding.options import DecodingOptions
 from im2sp.server.metrics import Metrics
 from im2sp.speech.audio import SAMPLE_RATE
-from im2sp.streaming import SpeechChunk
 
 _FIRST_GUESS = 0.5  # seconds a photo takes, until some have been seen
 _WEIGHT = 0.2  # of the latest photo in the mean

@@ -13,18 +13,19 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from im2sp.arrays import FloatArray
+from im2sp.arrays import HOP, SAMPLE_RATE, UNIT_RATE, FloatArray
 from im2sp.errors import AudioError, reason
 from im2sp.files import replace_whole
 
 if TYPE_CHECKING:
     from soundfile import SoundFile
 
-SAMPLE_RATE = 16_000  # Hz, everywhere in im2sp
-UNIT_RATE = 50  # speech units a second, repeats kept
-HOP = SAMPLE_RATE // UNIT_RATE  # samples behind one unit
+__all__ = [
+    "HOP", "MAX_CHANNELS", "MAX_FILE_BYTES", "MAX_SECONDS", "RATES", "SAMPLE_RATE", "UNIT_RATE", "AudioSource",
+    "Pcm16Array", "encode_wav", "mono_float32", "one_channel", "read_audio", "to_pcm16", "write_wav",
+]  # fmt: skip
 
-PulseArray = npt.NDArray[np.int16]
+Pcm16Array = npt.NDArray[np.int16]
 AudioSource = str | Path | bytes | BinaryIO
 
 MAX_FILE_BYTES = 512 * 2**20  # larger files are refused unread
@@ -65,10 +66,10 @@ def write_wav(path: str | Path, waveform: FloatArray) -> None:
     When this returns, the file is on the disk under its name. Raises AudioError when the waveform is not one channel
     of finite numbers or the file cannot be written (its `__cause__` is then the OSError).
     """
-    pulses = to_pulses(waveform)
+    samples = to_pcm16(waveform)
     try:
         with replace_whole(Path(path)) as temporary, temporary.open("wb") as file:
-            _write_pulses(file, pulses)
+            _write_pcm16(file, samples)
             file.flush()
             os.fsync(file.fileno())  # a full disk may be noticed only now, and a name must not outlive its contents
     except OSError as error:
@@ -78,11 +79,11 @@ def write_wav(path: str | Path, waveform: FloatArray) -> None:
 def encode_wav(waveform: FloatArray) -> bytes:
     """The bytes of the file that `write_wav` would write. Raises AudioError as it does."""
     file = io.BytesIO()
-    _write_pulses(file, to_pulses(waveform))
+    _write_pcm16(file, to_pcm16(waveform))
     return file.getvalue()
 
 
-def to_pulses(waveform: FloatArray) -> PulseArray:
+def to_pcm16(waveform: FloatArray) -> Pcm16Array:
     """Waveform (float32 [samples], clipped to [-1, 1]) -> 16-bit samples, little-endian, of the same length.
 
     Raises AudioError when the waveform is not one channel of finite numbers.
@@ -106,12 +107,12 @@ def mono_float32(waveform: FloatArray) -> FloatArray:
     return np.ascontiguousarray(one_channel(waveform), dtype=np.float32)
 
 
-def _write_pulses(file: BinaryIO, pulses: PulseArray) -> None:
+def _write_pcm16(file: BinaryIO, samples: Pcm16Array) -> None:
     with wave.open(file, "wb") as wav:
         wav.setnchannels(1)
-        wav.setsampwidth(pulses.itemsize)
+        wav.setsampwidth(samples.itemsize)
         wav.setframerate(SAMPLE_RATE)
-        wav.writeframes(pulses.tobytes())
+        wav.writeframes(samples.tobytes())
 
 
 def _from_path(path: Path) -> FloatArray:

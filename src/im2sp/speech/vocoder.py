@@ -1,4 +1,4 @@
-"""Vocoder: speech units in, durations and a waveform out, whole or piece by piece."""
+"""Vocoder: speech units in, durations and a waveform out, whole or streamed."""
 
 from __future__ import annotations
 
@@ -7,22 +7,23 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from im2sp.arrays import FloatArray, IntArray
+from im2sp.arrays import UNIT_RATE, FloatArray, IntArray
 from im2sp.bundle import VocoderConfig
 from im2sp.errors import BundleError, Im2SpError
 from im2sp.onnx import Graphs
-from im2sp.speech.audio import UNIT_RATE
-from im2sp.speech.durations import GrowingDurations
+from im2sp.speech.durations import StreamingDurations
 from im2sp.speech.units import check_units, expand, without_repeats
 
 LONGEST_SPEECH = 30 * 60 * UNIT_RATE  # frames in one request, half an hour
-PIECE_FRAMES = 20 * UNIT_RATE  # a caption is one piece; longer speech never takes more memory than this much
+PIECE_FRAMES = 20 * UNIT_RATE  # a caption is one piece; longer speech takes no more memory than this much
 STREAM_FRAMES = UNIT_RATE // 2  # half a second: small enough to start at once, large enough to outrun playback
+FIRST_FRAMES = 3  # frames of the first chunk of a stream: the next is ready in a third of its 0.06 s on one core
+MAX_CHUNK_FRAMES = 2 * UNIT_RATE  # of a stream
 
 
 @dataclass(frozen=True)
 class Speech:
-    """What was spoken."""
+    """A stretch of speech."""
 
     waveform: FloatArray  # float32 [samples], 16 kHz, in [-1, 1]
     units: IntArray  # int64 [U], repeats removed unless durations were given
@@ -30,19 +31,19 @@ class Speech:
 
 
 class Vocoder:
-    """Speaks units through the graphs duration_predictor and vocoder of a bundle."""
+    """The graphs duration_predictor and vocoder of a bundle."""
 
     def __init__(self, graphs: Graphs, config: VocoderConfig) -> None:
         self._graphs = graphs
         self._config = config
 
     def speak(self, units: Sequence[int] | IntArray, durations: Sequence[int] | IntArray | None = None) -> Speech:
-        """units int64 [U] -> speech. Without `durations` (int64 [U], frames) repeats go and durations are predicted.
+        """Synthesize units int64 [U]. Without `durations` (int64 [U], frames) repeats go and durations are predicted.
 
         Raises Im2SpError for units or durations that cannot be spoken.
         """
-        unit_array, duration_array = self.plan(units, durations)
-        pieces = list(self.synthesise(expand(unit_array, duration_array)))
+        unit_array, duration_array = self._plan(units, durations)
+        pieces = list(self.synthesize(expand(unit_array, duration_array)))
         return Speech(np.concatenate(pieces), unit_array, duration_array)
 
     def stream(
@@ -51,42 +52,29 @@ class Vocoder:
         durations: Sequence[int] | IntArray | None = None,
         chunk_frames: int = STREAM_FRAMES,
     ) -> Iterator[FloatArray]:
-        """As `speak`, but in pieces of `chunk_frames` frames, each as soon as it is ready; joined they are the same."""
-        return self.synthesise(expand(*self.plan(units, durations)), chunk_frames)
-
-    def plan(
-        self, units: Sequence[int] | IntArray, durations: Sequence[int] | IntArray | None = None
-    ) -> tuple[IntArray, IntArray]:
-        """What will be said and for how long: (units int64 [U], durations int64 [U] in frames of 20 ms)."""
-        unit_array = check_units(units, self._config.units)
-        if durations is None:
-            unit_array = without_repeats(unit_array)
-            duration_array = self.predict_durations(unit_array)
-        else:
-            duration_array = np.asarray(durations, dtype=np.int64)
-        check_length(duration_array)
-        return unit_array, duration_array
+        """Synthesize in pieces of `chunk_frames` frames, each as soon as it is ready; joined they equal `speak`."""
+        return self.synthesize(expand(*self._plan(units, durations)), chunk_frames)
 
     def predict_durations(self, units: IntArray) -> IntArray:
-        """units int64 [U], repeats removed -> durations int64 [U] in frames of 20 ms, from 1 to LONGEST_UNIT."""
-        return self.growing_durations().extend(units, complete=True)
+        """Predict durations: units int64 [U], repeats removed -> int64 [U] in frames of 20 ms, 1 to LONGEST_UNIT."""
+        return self.streaming_durations().extend(units, complete=True)
 
-    def growing_durations(self) -> GrowingDurations:
-        """Durations of a sentence of which more is to come; the same as `predict_durations` gives of all of it."""
-        return GrowingDurations(self._expected_frames, self._config)
+    def streaming_durations(self) -> StreamingDurations:
+        """Predict durations of a growing sequence of units, equal to `predict_durations` of all of it."""
+        return StreamingDurations(self._expected_frames, self._config)
 
-    def synthesise(self, frames: IntArray, chunk_frames: int = PIECE_FRAMES) -> Iterator[FloatArray]:
-        """frames int64 [F] -> waveforms float32 [chunk_frames * 320] (the last may be shorter), joined the whole."""
+    def synthesize(self, frames: IntArray, chunk_frames: int = PIECE_FRAMES) -> Iterator[FloatArray]:
+        """Synthesize frames int64 [F] -> waveforms float32 [chunk_frames * 320] (the last may be shorter)."""
         if chunk_frames < 1:
             raise Im2SpError(f"a piece of {chunk_frames} frames cannot be spoken: give at least 1")
         starts = range(0, len(frames), chunk_frames)
-        return (self.synthesise_piece(frames, start, min(start + chunk_frames, len(frames))) for start in starts)
+        return (self.synthesize_piece(frames, start, min(start + chunk_frames, len(frames))) for start in starts)
 
-    def synthesise_piece(self, frames: IntArray, start: int, stop: int) -> FloatArray:
-        """frames int64 [F] -> the waveform float32 [(stop - start) * 320] of frames[start:stop] among them.
+    def synthesize_piece(self, frames: IntArray, start: int, stop: int) -> FloatArray:
+        """Synthesize frames[start:stop] of frames int64 [F] -> waveform float32 [(stop - start) * 320].
 
-        The piece is spoken with `context_frames` frames on both sides, which are cut away again: the vocoder does
-        not look further, so pieces do not depend on where they are cut, nor on frames beyond stop + context_frames.
+        `context_frames` frames on both sides are synthesized too and cut away. The vocoder looks no further, so a
+        piece depends neither on where it is cut nor on frames beyond stop + context_frames.
         """
         context, hop = self._config.context_frames, self._config.hop
         first = max(0, start - context)
@@ -97,6 +85,19 @@ class Vocoder:
     def context_frames(self) -> int:
         """Frames of 20 ms that a sample depends on, on each side of its own."""
         return self._config.context_frames
+
+    def _plan(
+        self, units: Sequence[int] | IntArray, durations: Sequence[int] | IntArray | None
+    ) -> tuple[IntArray, IntArray]:
+        """Return units int64 [U] and durations int64 [U] in frames of 20 ms, checked or predicted."""
+        unit_array = check_units(units, self._config.units)
+        if durations is None:
+            unit_array = without_repeats(unit_array)
+            duration_array = self.predict_durations(unit_array)
+        else:
+            duration_array = np.asarray(durations, dtype=np.int64)
+        check_length(duration_array)
+        return unit_array, duration_array
 
     def _expected_frames(self, units: IntArray) -> FloatArray:
         graph = self._graphs.open("duration_predictor")
@@ -116,8 +117,80 @@ class Vocoder:
         return clipped
 
 
+class StreamingVocoder:
+    """Synthesizes a growing sequence of units. Its chunks, joined, equal `Vocoder.speak` of the whole to 1e-5.
+
+    Units never change when the sequence grows. A duration is final when the predictor's context is known, a sample
+    when the frames of the vocoder's context are.
+    """
+
+    def __init__(self, vocoder: Vocoder) -> None:
+        self._vocoder = vocoder
+        self._predictor = vocoder.streaming_durations()
+        self._units = np.zeros(0, dtype=np.int64)
+        self._durations = np.zeros(0, dtype=np.int64)  # the final ones, of the first units
+        self._frames = np.zeros(0, dtype=np.int64)  # these units, repeated by their durations
+        self._chunks: list[FloatArray] = []  # synthesized waveforms
+        self._spoken = 0  # frames of these chunks
+        self._completed = 0  # units of these chunks
+        self._is_complete = False
+
+    def extend(self, units: IntArray) -> Iterator[Speech]:
+        """Take all units known so far, int64 [U], repeats removed; yield the chunks that can be synthesized now.
+
+        A chunk has the units whose last sample is in it. At least one frame is left for `finish`. Raises Im2SpError
+        for speech that is too long.
+        """
+        if len(units) > len(self._units):
+            self._grow(units)
+        reserve = max(1, self._vocoder.context_frames)
+        while (stop := self._next_stop()) + reserve <= len(self._frames):
+            yield self._synthesize(stop)
+
+    def finish(self, units: IntArray) -> Iterator[Speech]:
+        """Take all units, int64 [U], U >= 1; yield the remaining chunks, one or more."""
+        self._is_complete = True
+        self._grow(units)
+        while self._spoken < len(self._frames):
+            stop = self._next_stop()
+            yield self._synthesize(stop if stop + FIRST_FRAMES <= len(self._frames) else len(self._frames))
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the last chunk is out."""
+        return self._is_complete and self._spoken == len(self._frames)
+
+    @property
+    def speech(self) -> Speech:
+        """All chunks so far, joined."""
+        spoken = slice(self._completed)
+        return Speech(np.concatenate(self._chunks), self._units[spoken], self._durations[spoken])
+
+    def _grow(self, units: IntArray) -> None:
+        known = len(self._durations)
+        fresh = self._predictor.extend(units, complete=self._is_complete)
+        self._units = units
+        if len(fresh) == 0:
+            return
+        self._durations = np.concatenate([self._durations, fresh])
+        check_length(self._durations)
+        self._frames = np.concatenate([self._frames, expand(units[known : known + len(fresh)], fresh)])
+
+    def _next_stop(self) -> int:
+        """Return the frame where the next chunk ends: three times as long as all before, which play meanwhile."""
+        return self._spoken + min(max(FIRST_FRAMES, 3 * self._spoken), MAX_CHUNK_FRAMES)
+
+    def _synthesize(self, stop: int) -> Speech:
+        waveform = self._vocoder.synthesize_piece(self._frames, self._spoken, stop)
+        completed = int(np.searchsorted(np.cumsum(self._durations), stop, side="right"))
+        part = slice(self._completed, completed)
+        self._chunks.append(waveform)
+        self._spoken, self._completed = stop, completed
+        return Speech(waveform, self._units[part], self._durations[part])
+
+
 def check_length(durations: IntArray) -> None:
-    """durations: int64 [U] in frames of 20 ms. Raises Im2SpError when they add up to more than LONGEST_SPEECH."""
+    """Raise Im2SpError when durations, int64 [U] in frames of 20 ms, add up to more than LONGEST_SPEECH."""
     if durations.max(initial=0) > LONGEST_SPEECH or durations.sum() > LONGEST_SPEECH:
         minutes = LONGEST_SPEECH // (60 * UNIT_RATE)
         raise Im2SpError(f"these units would take more than {minutes} minutes to speak: give fewer at a time")

@@ -24,11 +24,10 @@ from im2sp.bundle import (
     write_checksums,
     write_config,
 )
-from im2sp.checksums import MODEL_CARD
 from im2sp.errors import Im2SpError
-from im2sp.external_data import data_file
-from im2sp.files import replace_whole, sha256_of
+from im2sp.files import MODEL_CARD, replace_whole, sha256_of
 from im2sp.onnx import Graphs
+from im2sp.onnx.external_data import data_file
 from im2sp.speech.audio import SAMPLE_RATE
 from im2sp.train.convert.hifigan import export_hifigan
 from im2sp.train.data.unit_subwords import UnitSubwords

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from im2sp.bundle import BundleConfig
-from im2sp.checksums import MODEL_CARD
+from im2sp.files import MODEL_CARD
 
 Facts = dict[str, str | int | float]
 

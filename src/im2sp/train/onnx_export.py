@@ -14,8 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.external_data_helper import set_external_data
 from torch import Tensor, nn
 
-from im2sp.external_data import data_file
 from im2sp.files import replace_whole
+from im2sp.onnx.external_data import data_file
 
 OPSET = 18
 CONTRIBUTED = "com.microsoft"  # onnxruntime's own operators, with MatMulNBits among them

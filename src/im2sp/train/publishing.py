@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from im2sp.bundle import Bundle, BundleConfig
-from im2sp.checksums import CHECKSUMS, MODEL_CARD, format_checksums
 from im2sp.errors import BundleError, Im2SpError
+from im2sp.files import CHECKSUMS, MODEL_CARD, format_checksums
 from im2sp.hub import FILES, HubId, bundle_files, check_sizes, hub_errors
 from im2sp.onnx import Graphs
 

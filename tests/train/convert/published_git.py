@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from transformers import GitConfig, GitForCausalLM
 
-from im2sp.decoding.search import DecodingOptions
+from im2sp.decoding.options import DecodingOptions
 
 SIDE, PATCH = 48, 16
 IMAGE_TOKENS = (SIDE // PATCH) ** 2 + 1

@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 
 from im2sp.bundle import DecoderConfig
 from im2sp.decoding.decoder import DecoderStep, Prefix
-from im2sp.decoding.search import DecodingOptions, decode
+from im2sp.decoding.options import DecodingOptions
+from im2sp.decoding.search import decode
 from im2sp.decoding.vocabulary import SpecialTokens
 from im2sp.image.loading import to_pixels
 from im2sp.onnx import Graph, Signature

@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 
 from im2sp.bundle import Bundle
 from im2sp.captioner import Captioner
-from im2sp.decoding.search import DecodingOptions
+from im2sp.decoding.options import DecodingOptions
 from im2sp.errors import Im2SpError
 from im2sp.image.loading import load_image, to_pixels
 from im2sp.train.cli import app

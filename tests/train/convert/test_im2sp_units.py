@@ -20,7 +20,7 @@ from typer.testing import CliRunner, Result
 from im2sp.bundle import Bundle
 from im2sp.captioner import Captioner
 from im2sp.cli import app as im2sp
-from im2sp.decoding.search import DecodingOptions
+from im2sp.decoding.options import DecodingOptions
 from im2sp.image.units import ImageUnits
 from im2sp.train.cli import app
 from im2sp.train.convert.hifigan import convert_hifigan
@@ -210,7 +210,7 @@ def test_the_bundle_says_what_generate_says(git: GitForCausalLM, bundle: Path, b
         pixels = np.asarray(photo).transpose(2, 0, 1)[None] / 255
         before = published_vit_vqgan.before_codes(published_vit_vqgan.published_state(), pixels)
         units = published_vit_vqgan.units(before, codebook)[0]
-        found = ImageUnits(captioner.image_units(photo), captioner.image_tokenizer)
+        found = ImageUnits(captioner.tokenize(photo), captioner.image_tokenizer)
         assert found.units.tolist() == units.tolist()
         vectors = codebook[units].reshape(6, 6, 8)[1:5, 1:5].transpose(2, 0, 1)
         expected = generated(git, torch.from_numpy(vectors).float(), options, NEVER)
@@ -247,9 +247,7 @@ def test_all_smaller_precisions_make_the_same_units(bundle: Path, parts: Path, t
     half, eight = (Captioner.from_pretrained(tmp_path / name, threads=1) for name in ("fp16", "int8"))
     assert half.image_tokenizer.makes_the_units_of(eight.image_tokenizer)
     whole, photo = Captioner.from_pretrained(bundle, threads=1), some_photos(1)[0]
-    keys = [
-        each.encode(ImageUnits(whole.image_units(photo), each.image_tokenizer)).keys for each in (whole, half, eight)
-    ]
+    keys = [each.encode(ImageUnits(whole.tokenize(photo), each.image_tokenizer)).keys for each in (whole, half, eight)]
     largest = np.abs(keys[0]).max()
     assert 0 < np.abs(keys[1] - keys[0]).max() < 0.01 * largest
     assert 0 < np.abs(keys[2] - keys[0]).max() < 0.1 * largest

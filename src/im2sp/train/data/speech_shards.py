@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from im2sp.arrays import FloatArray
 from im2sp.files import replace_whole
-from im2sp.speech.audio import to_pulses
+from im2sp.speech.audio import to_pcm16
 
 FULL_SCALE = 32_768  # 16-bit value of 1.0
 
@@ -50,7 +50,7 @@ class SpokenCaption:
     ) -> SpokenCaption:
         """Make one without phones. waveform: float32 [samples], 16 kHz, in [-1, 1]."""
         no_phones = np.zeros(0, np.int32)
-        return cls(caption_id, image_id, split, speaker, text, to_pulses(waveform), [], no_phones)
+        return cls(caption_id, image_id, split, speaker, text, to_pcm16(waveform), [], no_phones)
 
 
 def as_floats(waveform: npt.NDArray[np.int16]) -> npt.NDArray[np.float32]:

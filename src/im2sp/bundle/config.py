@@ -1,39 +1,17 @@
-"""A bundle: folder of config.json, SHA256SUMS, README.md and *.onnx in, a verified `Bundle` out.
-
-The graphs are opened by `im2sp.onnx`, one at a time, when they are first needed.
-"""
+"""Schema of config.json: sizes, vocabulary, recommended decoding, calibration and training facts (docs/bundle.md)."""
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import msgspec
 from msgspec import Meta
 
-from im2sp.checksums import CHECKSUMS, verify_checksums, write_checksums
-from im2sp.errors import BundleError, reason
-from im2sp.external_data import data_file
-from im2sp.schema import NotJsonError, Schema, SchemaError, parse
-from im2sp.speech.audio import HOP, SAMPLE_RATE
-
-__all__ = [
-    "CONFIG", "CONFIG_LIMIT", "FORMAT_VERSION", "SPECIAL_TOKENS", "Bundle", "BundleConfig", "BundleDescription",
-    "BundleFile", "ConfidenceConfig", "DecoderConfig", "DecodingDefaults", "ImageConfig", "ImageTokenizer",
-    "ImageUnitsConfig", "PPCAConfig", "Signal",
-    "SpeechEncoderConfig", "VocabularyConfig", "VocoderConfig", "find_bundle", "write_checksums", "write_config",
-]  # fmt: skip
+from im2sp.arrays import HOP, SAMPLE_RATE
+from im2sp.schema import Schema
 
 FORMAT_VERSION = 7
-CONFIG = "config.json"
-CONFIG_LIMIT = 4 * 2**20  # bytes; a vocabulary of 65536 subwords fits
 SPECIAL_TOKENS = 3  # pad, bos and eos come before the subwords
 MOST_IMAGE_UNITS = 65_536  # a photo
-_PACKAGED = Path(__file__).parent / "bundles"
 
 # A config comes from outside: no number in it may make the runtime take a machine's whole memory.
 Count = Annotated[int, Meta(ge=1, le=65_536)]
@@ -260,163 +238,3 @@ class BundleConfig(Schema, frozen=True, kw_only=True):
             "image_decoder": self.image_units is not None and self.image_units.reconstructs,
         }
         return (*self.speaking_graphs, *(name for name, is_there in optional.items() if is_there))
-
-
-@dataclass(frozen=True)
-class BundleFile:
-    """One file of a bundle."""
-
-    name: str
-    size: int  # bytes
-    sha256: str
-
-
-@dataclass(frozen=True)
-class BundleDescription:
-    """What `im2sp info` tells."""
-
-    folder: Path
-    config: BundleConfig
-    files: tuple[BundleFile, ...]
-
-    @property
-    def size(self) -> int:
-        """Bytes of all files together."""
-        return sum(file.size for file in self.files)
-
-
-@dataclass(frozen=True)
-class Bundle:
-    """A folder whose checksums and config have been verified."""
-
-    folder: Path
-    config: BundleConfig
-    checksums: Mapping[str, str]  # {relative path: hexadecimal SHA-256}
-
-    @classmethod
-    def load(cls, folder: Path) -> Bundle:
-        """Verify SHA256SUMS, then config.json. Raises BundleError, one sentence, for anything wrong."""
-        if not folder.is_dir():
-            raise BundleError(f"there is no bundle folder {folder}: give one that holds {CONFIG} and {CHECKSUMS}")
-        checksums = verify_checksums(folder)
-        present = {path.name for kind in ("onnx", "data") for path in folder.glob(f"*.{kind}")} | {CONFIG}
-        if unlisted := sorted(present - set(checksums)):
-            raise BundleError(f"{unlisted[0]} is not in {CHECKSUMS} of the bundle {folder}: get the bundle again")
-        config = _read_config(folder / CONFIG)
-        for graph in config.graphs:
-            if f"{graph}.onnx" not in checksums:
-                raise BundleError(f"{graph}.onnx is missing from the bundle {folder}: get the bundle again")
-        if data_file(folder / "image_tokenizer.onnx").name in checksums:
-            raise BundleError(
-                f"the bundle {folder} has weights of image_tokenizer.onnx in another file, where the checksum of its "
-                "image units does not see them: export the bundle again"
-            )
-        if config.image_units and config.image_units.checksum != checksums["image_tokenizer.onnx"]:
-            raise BundleError(
-                f"image_tokenizer.onnx of the bundle {folder} is not the one that config.json names by its checksum: "
-                "export the bundle again"
-            )
-        return cls(folder, config, checksums)
-
-    @property
-    def image_tokenizer(self) -> ImageUnitsConfig:
-        """What makes the image units of this bundle. Raises BundleError when it has none."""
-        if self.config.image_units is None:
-            raise BundleError(f"the bundle {self.folder} has no image units: use a bundle that has them")
-        return self.config.image_units
-
-    def describe(self) -> BundleDescription:
-        """The config with size and checksum of every listed file."""
-        files = [BundleFile(name, (self.folder / name).stat().st_size, sha) for name, sha in self.checksums.items()]
-        return BundleDescription(self.folder, self.config, tuple(files))
-
-
-def write_config(folder: Path, config: BundleConfig) -> Path:
-    """Write `folder`/config.json; call `write_checksums` after the last file of the bundle is in place.
-
-    Raises BundleError for values that `Bundle.load` would refuse, which Python does not check when it makes a config.
-    """
-    path = folder / CONFIG
-    text = json.dumps(_without_nothing(msgspec.to_builtins(config)), indent=1, ensure_ascii=False)
-    try:
-        parse(text.encode(), BundleConfig)
-    except SchemaError as error:
-        raise BundleError(f"{path} cannot be written, as its values would be refused ({error})") from error
-    path.write_text(text + "\n", encoding="utf-8")
-    return path
-
-
-def _without_nothing(values: Any) -> Any:
-    """Without the fields that are None, at every level."""
-    if not isinstance(values, dict):
-        return values
-    return {name: _without_nothing(value) for name, value in values.items() if value is not None}
-
-
-def find_bundle(name_or_dir: str | Path, revision: str | None = None) -> Path:
-    """Name of a packaged bundle, a folder, or `owner/name[@revision]` on the hub -> the folder.
-
-    Tried in this order, so what is here is never looked for elsewhere; a `Path` is a folder only. What comes from the
-    hub is fetched, or taken from its cache (`im2sp.hub`). Raises BundleError when it is none of them or cannot be had.
-    """
-    here = _bundle_here(name_or_dir)
-    if here is not None:
-        if revision:
-            raise BundleError(f"{here} is a folder of this machine, which has no revision {revision!r}: leave it out")
-        return here
-    from im2sp.hub import HubId, fetch_bundle
-
-    hub_id = HubId.parse(str(name_or_dir), revision)
-    if hub_id is not None:
-        return fetch_bundle(hub_id)
-    names = sorted(path.name for path in _PACKAGED.glob("[!_.]*") if path.is_dir())
-    raise BundleError(
-        f"there is no bundle {name_or_dir!r}: give a bundle folder, one of the packaged names "
-        f"({', '.join(names) or 'none is installed'}) or owner/name of one on the hub"
-    )
-
-
-def _bundle_here(name_or_dir: str | Path) -> Path | None:
-    """The folder on this machine that is meant, if any."""
-    if isinstance(name_or_dir, Path):
-        return name_or_dir
-    if re.fullmatch(r"\w[\w.-]*", name_or_dir) and (_PACKAGED / name_or_dir).is_dir():
-        return _PACKAGED / name_or_dir
-    return Path(name_or_dir) if name_or_dir and Path(name_or_dir).is_dir() else None
-
-
-def _read_config(path: Path) -> BundleConfig:
-    try:
-        if path.stat().st_size > CONFIG_LIMIT:
-            raise BundleError(f"{path} is larger than {CONFIG_LIMIT >> 20} MB: this is not an im2sp bundle")
-        text = path.read_bytes()
-    except OSError as error:
-        raise BundleError(f"{path} cannot be read: {reason(error)}") from error
-    try:
-        config = parse(text, BundleConfig)
-    except NotJsonError as error:
-        raise BundleError(f"{path} is not JSON: get the bundle again") from error
-    except SchemaError as error:
-        _check_version(path, _version_of(text))  # first: the fields of other formats are no mistakes
-        raise BundleError(f"{path} is not a valid config ({error})") from error
-    _check_version(path, config.format_version)
-    return config
-
-
-class _AnyFormat(msgspec.Struct):
-    """What every format has in common."""
-
-    format_version: int = FORMAT_VERSION
-
-
-def _version_of(text: bytes) -> int:
-    try:
-        return msgspec.json.decode(text, type=_AnyFormat).format_version
-    except (msgspec.DecodeError, RecursionError):
-        return FORMAT_VERSION
-
-
-def _check_version(path: Path, found: int) -> None:
-    if found != FORMAT_VERSION:
-        advice = "upgrade im2sp" if found > FORMAT_VERSION else "export the bundle again"
-        raise BundleError(f"{path} has format version {found} but this im2sp reads {FORMAT_VERSION}: {advice}")

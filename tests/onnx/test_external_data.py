@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from onnx.external_data_helper import set_external_data
 
-from im2sp import external_data
+from im2sp.onnx import external_data
 from im2sp.bundle import Bundle, write_checksums
 from im2sp.captioner import Captioner
 from im2sp.errors import BundleError
-from im2sp.external_data import check_external_data, data_file
 from im2sp.onnx import Graphs
+from im2sp.onnx.external_data import check_external_data, data_file
 from tests.tiny_bundle import write_tiny_bundle
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (48, 48, 3), dtype=np.uint8)

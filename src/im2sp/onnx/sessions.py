@@ -6,15 +6,15 @@ import importlib
 import os
 import re
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from im2sp.bundle import Bundle, BundleConfig, DecoderConfig
+from im2sp.bundle import Bundle
 from im2sp.errors import BundleError, Im2SpError, reason
-from im2sp.external_data import check_external_data, data_file, graph_bytes
-from im2sp.optimised import WEIGHTS, OptimisedGraphs
+from im2sp.onnx.external_data import check_external_data, data_file, graph_bytes
+from im2sp.onnx.optimised import WEIGHTS, OptimisedGraphs
+from im2sp.onnx.signatures import Signature, signatures
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,76 +33,9 @@ _LARGE = 2**24  # bytes of a graph whose products are worth it all the same
 _ORT_TYPES = {"float32": "tensor(float)", "int64": "tensor(int64)"}
 
 
-@dataclass(frozen=True)
-class Tensor:
-    """An input or output: dtype and dimensions, a number where fixed and a word where free."""
-
-    dtype: str
-    dims: tuple[int | str, ...]
-
-
-@dataclass(frozen=True)
-class Signature:
-    """What a graph takes and gives, in order."""
-
-    inputs: Mapping[str, Tensor]
-    outputs: Mapping[str, Tensor]
-
-
-def signatures(config: BundleConfig) -> dict[str, Signature]:
-    """The signature of every graph of a bundle with this config (docs/bundle.md)."""
-    image, decoder = config.image, config.decoder
-
-    def floats(*dims: int | str) -> Tensor:
-        return Tensor("float32", dims)
-
-    def ints(*dims: int | str) -> Tensor:
-        return Tensor("int64", dims)
-
-    def cache(batch: str, length: int | str) -> Tensor:
-        return floats(decoder.layers, batch, decoder.heads, length, decoder.head_dim)
-
-    prefix = {name: cache("batch", image.image_tokens) for name in ("prefix_keys", "prefix_values")}
-    pixels = {"pixels": floats("batch", 3, image.height, image.width)}
-    image_units = {"image_units": ints("batch", config.image_units.units if config.image_units else 0)}
-    found = {
-        "image_encoder": Signature(pixels, prefix),
-        "image_tokenizer": Signature(pixels, image_units),
-        "image_decoder_prefix": Signature(image_units, prefix),
-        "image_decoder": Signature(image_units, pixels),
-        "decoder": Signature(
-            {"tokens": ints("batch"), "position": ints(1), **_remembered(decoder, image.image_tokens)},
-            {
-                "logits": floats("batch", decoder.vocabulary_size),
-                "keys": cache("batch", 1),
-                "values": cache("batch", 1),
-                "attention": floats("batch", image.image_tokens),
-            },
-        ),
-        "duration_predictor": Signature({"units": ints(1, "units")}, {"log_durations": floats(1, "units")}),
-        "vocoder": Signature({"frames": ints(1, "frames")}, {"waveform": floats(1, "samples")}),
-        "speech_encoder": Signature({"waveform": floats(1, "samples")}, {"units": ints(1, "frames")}),
-    }
-    return {name: found[name] for name in config.graphs}
-
-
 def load_runtime_soon() -> None:
     """Begin to import onnxruntime, which can go on while a bundle is verified."""
     threading.Thread(target=importlib.import_module, args=("onnxruntime",)).start()
-
-
-def _remembered(decoder: DecoderConfig, image_tokens: int) -> dict[str, Tensor]:
-    """What the decoder takes of the image and of earlier tokens."""
-    heads, size = decoder.heads, decoder.head_dim
-    shapes: dict[str, tuple[int | str, ...]] = {
-        "prefix_keys": (heads, size, image_tokens),
-        "prefix_values": (heads, image_tokens, size),
-        "past_keys": ("batch", heads, size, "capacity"),
-        "past_values": ("batch", heads, "capacity", size),
-    }
-    return {
-        f"{name}_{index}": Tensor("float32", dims) for index in range(decoder.layers) for name, dims in shapes.items()
-    }
 
 
 class GraphError(BundleError):

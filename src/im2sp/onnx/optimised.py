@@ -20,9 +20,9 @@ from itertools import takewhile
 from pathlib import Path
 
 from im2sp.bundle import Bundle
-from im2sp.checksums import verify_checksums, write_checksums
 from im2sp.errors import BundleError
-from im2sp.external_data import graph_bytes
+from im2sp.files import verify_checksums, write_checksums
+from im2sp.onnx.external_data import graph_bytes
 
 CACHE = "IM2SP_CACHE"  # the environment variable: a folder in place of the user's cache, or `off`
 GRAPH, WEIGHTS = "graph.onnx", "weights.bin"

@@ -14,15 +14,15 @@ import pytest
 from click.testing import CliRunner
 
 from im2sp.bundle import Bundle, find_bundle
-from im2sp.checksums import write_checksums
 from im2sp.cli import app
 from im2sp.errors import BundleError
-from im2sp.external_data import data_file
+from im2sp.files import write_checksums
 from im2sp.manifest import CAPTIONS
 from im2sp.onnx import Graphs
-from im2sp.optimised import GRAPH, LARGEST, MOST_GRAPHS, SMALLEST, WEIGHTS, OptimisedGraphs
+from im2sp.onnx.external_data import data_file
+from im2sp.onnx.optimised import GRAPH, LARGEST, MOST_GRAPHS, SMALLEST, WEIGHTS, OptimisedGraphs
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 NAME = "duration_predictor"  # the smallest of the embedded bundle that is kept
 UNITS = np.arange(40)[None] % 200
 

@@ -1,0 +1,55 @@
+"""Options and result of decoding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from im2sp.arrays import FloatArray, IntArray
+from im2sp.errors import Im2SpError
+
+Ending = Literal["eos", "loop", "length"]  # by itself, cut at a loop, cut at max_tokens
+
+
+@dataclass(frozen=True)
+class DecodingOptions:
+    """How to decode. `Captioner.default_options` holds what the bundle recommends."""
+
+    beam: int = 5  # hypotheses side by side; 1 is greedy search
+    length_penalty: float = 1.0  # hypotheses rank by log probability / length ** length_penalty
+    temperature: float = 0.0  # above 0: sample (without a beam) from logits / temperature
+    top_k: int = 0  # sample among so many likeliest tokens; 0: among all
+    seed: int = 0  # of the sampling
+    max_tokens: int = 512  # tokens of a sentence, its end included; the decoder's own limit holds too
+    min_tokens: int = 1  # the sentence cannot end by itself before so many tokens
+    max_repeats: int = 4  # so many copies of a token sequence in a row are a loop
+    min_confidence: float = 0.0  # below it the captioner abstains; above 0 the bundle must be calibrated
+
+    def __post_init__(self) -> None:
+        for name, low, high in _RANGES:
+            value = getattr(self, name)
+            if not low <= value <= high:  # also refuses NaN
+                raise Im2SpError(f"{name} is {value}: give a value from {low} to {high}")
+
+
+_RANGES: tuple[tuple[str, float, float], ...] = (
+    ("beam", 1, 64),
+    ("length_penalty", 0, 10),
+    ("temperature", 0, 100),
+    ("top_k", 0, 2**31),
+    ("seed", 0, 2**63),
+    ("max_tokens", 1, 2**31),
+    ("min_tokens", 0, 2**31),
+    ("max_repeats", 2, 2**31),
+    ("min_confidence", 0, 1),
+)
+
+
+@dataclass(frozen=True)
+class DecodingResult:
+    """The decoded sentence."""
+
+    tokens: IntArray  # int64 [T], T >= 1, without special tokens
+    attention: FloatArray  # float32 [T, image_tokens]: where the model looked when it chose each token
+    score: float  # mean log probability of a token, the end of the sentence included
+    ending: Ending
