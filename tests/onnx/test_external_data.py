@@ -16,11 +16,10 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from onnx.external_data_helper import set_external_data
 
-from im2sp.onnx import external_data
 from im2sp.bundle import Bundle, write_checksums
 from im2sp.captioner import Captioner
 from im2sp.errors import BundleError
-from im2sp.onnx import Graphs
+from im2sp.onnx import Graphs, external_data
 from im2sp.onnx.external_data import check_external_data, data_file
 from tests.tiny_bundle import write_tiny_bundle
 

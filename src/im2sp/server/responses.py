@@ -14,10 +14,9 @@ from pydantic import BaseModel, Field
 from starlette.responses import JSONResponse
 
 from im2sp.arrays import FloatArray
-from im2sp.captioner import Captioner, SpeechCaption
+from im2sp.captioner import Captioner, SpeechCaption, SpeechChunk
 from im2sp.explain.attention import AttentionTimeline, describe_peak, rounded_rows
 from im2sp.speech.audio import SAMPLE_RATE, UNIT_RATE, encode_wav, to_pcm16
-from im2sp.captioner import SpeechChunk
 
 WAV, JSON, PCM, LINES = "audio/wav", "application/json", "audio/L16", "application/x-ndjson"
 PCM_TYPE = f"{PCM};rate={SAMPLE_RATE};channels=1"  # RFC 2586: big-endian

@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, Field
 from starlette.websockets import WebSocketDisconnect
 
-from im2sp.captioner import SpeechCaption
+from im2sp.captioner import SpeechCaption, SpeechChunk
 from im2sp.decoding.options import DecodingOptions
 from im2sp.errors import Im2SpError
 from im2sp.server import responses
@@ -20,7 +20,6 @@ from im2sp.server.requests import FIELD, read_photo
 from im2sp.server.responses import Refusal
 from im2sp.server.service import Service
 from im2sp.speech.audio import SAMPLE_RATE, encode_wav
-from im2sp.captioner import SpeechChunk
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _FORM = {"schema": {"type": "object", "properties": {FIELD: _BINARY["schema"]}, "required": [FIELD]}}
