@@ -20,8 +20,8 @@ from im2sp.bundle import Bundle, find_bundle
 from im2sp.errors import Im2SpError, OutputError, about, unexpected
 from im2sp.manifest import Manifest, Row
 from im2sp.onnx import GraphError, Graphs
-from im2sp.onnx.sessions import load_runtime_soon
 from im2sp.onnx.optimised import OptimisedGraphs
+from im2sp.onnx.sessions import load_runtime_soon
 from im2sp.playback import PlaybackError, play
 
 if TYPE_CHECKING:
