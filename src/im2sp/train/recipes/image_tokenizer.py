@@ -8,40 +8,34 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from PIL import Image
 
-from im2sp.arrays import IntArray
 from im2sp.errors import Im2SpError
 from im2sp.files import replace_whole
 from im2sp.image.finding import Photos
 from im2sp.image.loading import load_image
 from im2sp.train.data.corpora import CorpusOptions, open_corpus
 from im2sp.train.data.corpora.items import consistent, ignore
-from im2sp.train.data.image_features import ImageFeatures
+from im2sp.train.data.photo_units import INDEX, PhotoArrays, extract_features, view_of
 from im2sp.train.data.token_augmentation import TokenAugmentation
-from im2sp.train.distributed import Distributed
-from im2sp.train.image_encoders import efficientnet
 from im2sp.train.launch import is_main_process
 from im2sp.train.models.image_backbone import BackboneConfig, ImageBackbone
 from im2sp.train.models.token_vit import TokenVit, TokenVitConfig
 from im2sp.train.models.vit_vqgan import VitVqgan, VitVqganConfig
 from im2sp.train.recipe import BaseRecipe
 from im2sp.train.stages import Stage
-from im2sp.train.stages.encode import encode, view_of
-from im2sp.train.tasks.seit import SeitTask, SeitTraining, UnitPhotos
+from im2sp.train.tasks.seit import SeitTask, SeitTraining
 from im2sp.train.tasks.vit_vqgan import VitVqganTask, VitVqganTraining, codebook_usage, resized_pixels
 from im2sp.train.trainer import train
 
 log = logging.getLogger(__name__)
 
-TOKENIZER, FEATURES, TOKEN_VIT = "image_tokenizer", "features", "token_vit"
+TOKENIZER, FEATURES, UNITS, TOKEN_VIT = "image_tokenizer", "features", "image_units", "token_vit"
 BATCH = 16  # photos
 PERCEPTUAL_GRID = 2  # of the perceptual network; its pooled features are not used
 
@@ -57,7 +51,7 @@ class Recipe(BaseRecipe):
     vit_vqgan: VitVqganConfig = field(default_factory=VitVqganConfig)
     vit_vqgan_training: VitVqganTraining = field(default_factory=VitVqganTraining)
     teacher: BackboneConfig = field(default_factory=BackboneConfig)  # whose features the token ViT learns
-    views: tuple[str, ...] = ("whole", "flip")  # of each photo
+    views: tuple[str, ...] = ("whole", "crop1")  # of each photo
     token_vit: TokenVitConfig = field(default_factory=TokenVitConfig)
     token_augmentation: TokenAugmentation = field(default_factory=TokenAugmentation)
     seit: SeitTraining = field(default_factory=SeitTraining)
@@ -126,53 +120,57 @@ def measure(model: VitVqgan, photos: list[Path]) -> dict[str, float]:
 
 
 def make_features(recipe: Recipe, out: Path) -> None:
-    """Compute the teacher's features of the train and the dev split."""
-    splits = photos_of(recipe)
-    encode(splits.get("dev", {}) | splits.get("train", {}), out, efficientnet(recipe.teacher), recipe.views)
+    """Extract the teacher's features of the train and the dev split."""
+    extract_features(_known_photos(recipe), recipe.views, recipe.teacher, out)
+
+
+def make_units(recipe: Recipe, out: Path) -> None:
+    """Write the units of the same photos: uint16 [photos, units] of each view."""
+    tokenizer, photos = VitVqgan.load(recipe.runs / TOKENIZER), _known_photos(recipe)
+    size, names = tokenizer.config.image_size, list(photos)
+    with replace_whole(out / INDEX) as temporary:
+        temporary.write_text(json.dumps(names))
+    for view in recipe.views:
+        rows = []
+        for start in range(0, len(names), BATCH):
+            images = [view_of(load_image(photos[name]), view, name) for name in names[start : start + BATCH]]
+            with torch.inference_mode():
+                units = tokenizer.encode(torch.stack([resized_pixels(image, size) for image in images]))
+            rows.append(units.numpy().astype(np.uint16))
+        with replace_whole(out / f"{view}.npy") as temporary, temporary.open("wb") as file:
+            np.save(file, np.concatenate(rows))
 
 
 def make_token_vit(recipe: Recipe, out: Path) -> None:
-    """Make the units of all photos that have features, and distil the features into a token ViT."""
+    """Distil the features into a token ViT that reads the units."""
     tokenizer, splits = VitVqgan.load(recipe.runs / TOKENIZER), photos_of(recipe)
-    features = ImageFeatures(recipe.runs / FEATURES)
-    photos = {image_id: path for split in splits.values() for image_id, path in split.items()}
-    paths = [photos[image_id] for image_id in features.rows]
-    with Distributed().main_first():
-        units = [units_of(paths, view, tokenizer, out / f"units-{view}.npy") for view in features.views]
-    held_out = [image_id for image_id in features.rows if image_id in splits.get("dev", {})]
-    learned = [image_id for image_id in features.rows if image_id in splits["train"]]
+    units, features = (PhotoArrays(recipe.runs / name, recipe.views) for name in (UNITS, FEATURES))
     torch.manual_seed(recipe.seed)
-    model = TokenVit(replace(recipe.token_vit, code_width=tokenizer.config.code_width))
-    codebook = tokenizer.codebook.weight.detach()
-    photos_in_units = UnitPhotos(np.stack(units), features)
-    task = SeitTask(recipe.seit, model, photos_in_units, learned, held_out, codebook, recipe.token_augmentation)
+    task = SeitTask(
+        recipe.seit,
+        TokenVit(replace(recipe.token_vit, code_width=tokenizer.config.code_width)),
+        units,
+        features,
+        list(splits["train"]),
+        list(splits.get("dev", {})),
+        tokenizer.codebook.weight.detach(),
+        recipe.token_augmentation,
+    )
     train(task, out)
     if is_main_process():
         task.model.save(out)
 
 
-def units_of(paths: list[Path], view: str, tokenizer: VitVqgan, target: Path) -> npt.NDArray[np.uint16]:
-    """Image units of a view of every photo: uint16 [photos, units], kept in `target`."""
-    if not target.is_file():
-        with replace_whole(target) as temporary, temporary.open("wb") as file:
-            np.save(file, np.concatenate([rows.astype(np.uint16) for rows in _batches(paths, view, tokenizer)]))
-    units: npt.NDArray[np.uint16] = np.load(target)
-    return units
-
-
-def _batches(paths: list[Path], view: str, tokenizer: VitVqgan) -> Iterator[IntArray]:
-    """Image units of a view of some photos at a time: int64 [batch, units]."""
-    for start in range(0, len(paths), BATCH):
-        views = [view_of(load_image(path), view) for path in paths[start : start + BATCH]]
-        pixels = torch.stack([resized_pixels(image, tokenizer.config.image_size) for image in views])
-        with torch.inference_mode():
-            yield tokenizer.encode(pixels).numpy()
+def _known_photos(recipe: Recipe) -> dict[str, Path]:
+    splits = photos_of(recipe)
+    return splits.get("dev", {}) | splits.get("train", {})
 
 
 STAGES = [
     Stage[Recipe]("vit_vqgan", TOKENIZER, make_tokenizer, distributed=True),
     Stage[Recipe]("features", FEATURES, make_features),
-    Stage[Recipe]("seit", TOKEN_VIT, make_token_vit, (TOKENIZER, FEATURES), distributed=True),
+    Stage[Recipe]("tokenize", UNITS, make_units, (TOKENIZER,)),
+    Stage[Recipe]("seit", TOKEN_VIT, make_token_vit, (TOKENIZER, FEATURES, UNITS), distributed=True),
 ]
 
 

@@ -326,12 +326,12 @@ def smoke(folder: Path) -> Recipe:
     for number in range(12):
         notes = rng.integers(2, 20, size=8) * 60.0
         wave = 0.3 * np.sin(np.repeat(notes, SAMPLE_RATE // 8).cumsum() * (2 * np.pi / SAMPLE_RATE))
-        path = folder / "data" / f"{number}.wav"
+        path = folder / "recordings" / f"{number}.wav"
         path.parent.mkdir(parents=True, exist_ok=True)
         soundfile.write(path, wave, SAMPLE_RATE)
     return Recipe(
         "voice",
-        data=folder / "data",
+        data=folder / "recordings",
         runs=folder / "voice",
         recordings=RecordingOptions("folder", dev_percent=25),
         speech_encoder=EncoderOptions(

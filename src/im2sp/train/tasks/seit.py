@@ -11,13 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from im2sp.errors import Im2SpError
-from im2sp.train.data.image_features import ImageFeatures
+from im2sp.train.data.photo_units import PhotoArrays
 from im2sp.train.data.token_augmentation import TokenAugmentation, TokenAugmenter
 from im2sp.train.models.token_vit import StemFromUnits, TokenVit
 from im2sp.train.trainer import MicroBatch, Task, TrainConfig
@@ -36,25 +35,6 @@ class SeitTraining(TrainConfig):
     batch: int = 32
     log_every: int = 100
     held_out_photos: int = 200  # on which the error is logged
-
-
-@dataclass(frozen=True)
-class UnitPhotos:
-    """Image units of photos in several views, with their features.
-
-    Attributes:
-        units: uint16 [views, photos, units], in the order of `features`.
-        features: of the same photos in the same views, from one folder.
-    """
-
-    units: npt.NDArray[np.uint16]
-    features: ImageFeatures
-
-    def batch(self, image_ids: Sequence[str], views: npt.NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """Units int64 [B, units] and features float32 [B, cells, width] of some photos, one view each."""
-        rows = [self.features.rows[image_id][1] for image_id in image_ids]
-        units = torch.from_numpy(self.units[views, rows].astype(np.int64))
-        return units, torch.from_numpy(self.features.batch(list(image_ids), views)).float()
 
 
 class FeatureHead(nn.Module):
@@ -85,7 +65,9 @@ class SeitTask(Task):
     """Token ViT with a feature head.
 
     Args:
-        train, held_out: image ids.
+        units: image units of photos [units], of a square grid.
+        features: of the same photos in the same views [cells, width].
+        train, held_out: photos.
         codebook: float32 [codes, code_width] of the tokenizer that made the units.
     """
 
@@ -96,45 +78,47 @@ class SeitTask(Task):
         self,
         config: SeitTraining,
         model: TokenVit,
-        photos: UnitPhotos,
+        units: PhotoArrays,
+        features: PhotoArrays,
         train: Sequence[str],
         held_out: Sequence[str],
         codebook: Tensor,
         augmentation: TokenAugmentation,
     ) -> None:
-        cells, width = photos.features.shape
+        some = torch.from_numpy(features.batch(train[:SCALE_PHOTOS]).astype(np.float32))
+        cells, width = some.shape[1:]
         self.head = FeatureHead(model.config.grid, model.config.width, cells, width)
         super().__init__(config, model, head=self.head)
-        self.photos, self.train, self.held_out = photos, train, held_out[: config.held_out_photos]
-        grid, crop = math.isqrt(photos.units.shape[2]), model.config.crop
+        self.units, self.features = units, features
+        self.train, self.held_out = train, held_out[: config.held_out_photos]
+        grid, crop = math.isqrt(units.batch(train[:1]).shape[1]), model.config.crop
         self.augment = TokenAugmenter(codebook, grid, crop, augmentation)
         self.stem = StemFromUnits(codebook, grid, crop)
-        some = torch.from_numpy(photos.features.batch(list(train[:SCALE_PHOTOS]))).float().flatten(0, 1)
-        self.mean = some.mean(0)
+        self.mean = some.flatten(0, 1).mean(0)
         self.std = max(float((some - self.mean).square().mean().sqrt()), 1e-6)
 
     def loss(self, step: int, part: MicroBatch) -> Tensor:
         """Mean squared error of features of variance 1: predicting their mean has a loss of 1."""
         draw = np.random.default_rng((self.config.seed, step))
         chosen = draw.integers(len(self.train), size=self.config.batch)
-        views = draw.integers(len(self.photos.units), size=self.config.batch)
+        views = draw.integers(self.units.views, size=self.config.batch)
         rows = part.rows(self.config.batch)
-        units, features = self.photos.batch([self.train[row] for row in chosen[rows]], views[rows])
+        photos = [self.train[row] for row in chosen[rows]]
         random = torch.Generator().manual_seed(part.seed(self.config.seed, step))
-        vectors = self.augment(units, random).to(self.device)
-        return self._error(vectors, features) * part.share(self.config.batch)
+        vectors = self.augment(self.units.units(photos, views[rows]), random)
+        return self._error(vectors, photos, views[rows]) * part.share(self.config.batch)
 
     def evaluate(self) -> dict[str, float]:
         """Error on the first view of held-out photos, without augmentation."""
         total = 0.0
         for start in range(0, len(self.held_out), self.config.batch):
             chunk = self.held_out[start : start + self.config.batch]
-            units, features = self.photos.batch(chunk, np.zeros(len(chunk), dtype=np.int64))
-            total += float(self._error(self.stem(units).to(self.device), features)) * len(chunk)
+            total += float(self._error(self.stem(self.units.units(chunk)), chunk)) * len(chunk)
         return {"held_out": total / max(1, len(self.held_out))}
 
-    def _error(self, vectors: Tensor, features: Tensor) -> Tensor:
+    def _error(self, vectors: Tensor, photos: Sequence[str], views: Sequence[int] | int = 0) -> Tensor:
+        features = torch.from_numpy(self.features.batch(photos, views).astype(np.float32))
         wanted = ((features - self.mean) / self.std).to(self.device)
         with self.autocast():
-            predicted = self.head(self.model(vectors))
+            predicted = self.head(self.model(vectors.to(self.device)))
         return F.mse_loss(predicted, wanted)
