@@ -16,6 +16,8 @@ import io
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass
@@ -167,3 +169,10 @@ def test_tests_that_a_page_names_are_there(page: Path) -> None:
     for name, test in _TEST.findall(page.read_text(encoding="utf-8")):
         files = [place / name for place in (ROOT / "tests" / "train", ROOT / "tests") if (place / name).is_file()]
         assert any(f"def {test}(" in file.read_text(encoding="utf-8") for file in files), f"{page.name}: {name}::{test}"
+
+
+def test_fields_of_the_bundle_page_are_those_of_the_schema() -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "docs" / "bundle_fields.py", "--check"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr

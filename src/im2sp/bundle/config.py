@@ -26,11 +26,11 @@ Facts = dict[str, str | int | float]
 class ImageConfig(Schema, frozen=True):
     """What the image encoder sees: RGB, resized to height x width, /255, minus mean, over std."""
 
-    height: Pixels
-    width: Pixels
-    mean: tuple[float, float, float]
-    std: tuple[Deviation, Deviation, Deviation]
-    image_tokens: Count
+    height: Pixels  # pixels of the input
+    width: Pixels  # pixels of the input
+    mean: tuple[float, float, float]  # of R, G, B
+    std: tuple[Deviation, Deviation, Deviation]  # of R, G, B
+    image_tokens: Count  # length of the image prefix
     grid: tuple[Count, Count]  # (rows, columns) that the image tokens cover, row by row, after any global tokens
 
 
@@ -41,7 +41,7 @@ class ImageTokenizer(Schema, frozen=True):
     side by side, those of the first level first.
     """
 
-    kind: Literal["semantic", "vit-vqgan"]
+    kind: Literal["semantic", "vit-vqgan"]  # residual quantisation of features, or tokens of a ViT-VQGAN
     tokenizer: Annotated[str, Meta(min_length=1, max_length=200)]  # its name, for people
     checksum: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]  # SHA-256 of image_tokenizer.onnx
     grid: tuple[Count, Count]  # (rows, columns) of cells
@@ -88,10 +88,10 @@ class ImageUnitsConfig(ImageTokenizer, frozen=True):
 class DecoderConfig(Schema, frozen=True):
     """Sizes of the decoder and of its key/value cache."""
 
-    layers: Annotated[int, Meta(ge=1, le=256)]
-    heads: Annotated[int, Meta(ge=1, le=256)]
-    head_dim: Annotated[int, Meta(ge=1, le=1_024)]
-    vocabulary_size: Count
+    layers: Annotated[int, Meta(ge=1, le=256)]  # transformer layers
+    heads: Annotated[int, Meta(ge=1, le=256)]  # attention heads of a layer
+    head_dim: Annotated[int, Meta(ge=1, le=1_024)]  # channels of a head
+    vocabulary_size: Count  # tokens, the three special ones included
     max_tokens: Count  # positions: a hypothesis, its EOS included, has at most so many tokens
 
 
@@ -101,12 +101,12 @@ class VocabularyConfig(Schema, frozen=True, kw_only=True):
     `output_units[t - 3]`, which may be empty, overrides the units emitted for token t.
     """
 
-    units: Count = 200
-    pad: Annotated[int, Meta(ge=0, lt=SPECIAL_TOKENS)] = 0
-    bos: Annotated[int, Meta(ge=0, lt=SPECIAL_TOKENS)] = 1
-    eos: Annotated[int, Meta(ge=0, lt=SPECIAL_TOKENS)] = 2
-    subwords: list[list[int]]
-    output_units: list[list[Annotated[int, Meta(ge=0)]]] | None = None
+    units: Count = 200  # speech units are 0 .. units - 1
+    pad: Annotated[int, Meta(ge=0, lt=SPECIAL_TOKENS)] = 0  # token id
+    bos: Annotated[int, Meta(ge=0, lt=SPECIAL_TOKENS)] = 1  # token id
+    eos: Annotated[int, Meta(ge=0, lt=SPECIAL_TOKENS)] = 2  # token id
+    subwords: list[list[int]]  # token t >= 3 stands for the units subwords[t - 3]; each unit has a token of its own
+    output_units: list[list[Annotated[int, Meta(ge=0)]]] | None = None  # override the units emitted for token t
 
     def __post_init__(self) -> None:
         if len({self.pad, self.bos, self.eos}) < SPECIAL_TOKENS:
@@ -128,11 +128,11 @@ class VocabularyConfig(Schema, frozen=True, kw_only=True):
 class VocoderConfig(Schema, frozen=True, kw_only=True):
     """Units of the vocoder, the context of its graphs on each side, and how durations are rounded."""
 
-    sample_rate: int = SAMPLE_RATE
-    hop: int = HOP
-    units: Count
-    context_frames: Annotated[int, Meta(ge=0, le=4_096)]  # of a sample of the waveform
-    duration_context: Annotated[int, Meta(ge=0, le=4_096)]  # units, of a duration
+    sample_rate: int = SAMPLE_RATE  # Hz
+    hop: int = HOP  # samples of a frame
+    units: Count  # as the vocabulary
+    context_frames: Annotated[int, Meta(ge=0, le=4_096)]  # frames to each side that a sample depends on
+    duration_context: Annotated[int, Meta(ge=0, le=4_096)]  # units to each side that a duration depends on
     duration_tolerance: Annotated[float, Meta(gt=0.5, le=100)]  # frames, see im2sp.speech.durations.ErrorDiffusion
 
     def __post_init__(self) -> None:
@@ -143,16 +143,16 @@ class VocoderConfig(Schema, frozen=True, kw_only=True):
 class SpeechEncoderConfig(Schema, frozen=True):
     """The optional way back, speech -> units; longer recordings are read in pieces of `samples_limit`."""
 
-    units: Count
-    samples_limit: Annotated[int, Meta(ge=SAMPLE_RATE, le=600 * SAMPLE_RATE)] = 100 * SAMPLE_RATE
+    units: Count  # as the vocabulary
+    samples_limit: Annotated[int, Meta(ge=SAMPLE_RATE, le=600 * SAMPLE_RATE)] = 100 * SAMPLE_RATE  # of one piece
 
 
 class DecodingDefaults(Schema, frozen=True):
     """The decoding that is recommended for this model."""
 
-    beam: Annotated[int, Meta(ge=1, le=64)]
-    length_penalty: Annotated[float, Meta(ge=0, le=10)]
-    max_tokens: Count
+    beam: Annotated[int, Meta(ge=1, le=64)]  # hypotheses; 1 is greedy
+    length_penalty: Annotated[float, Meta(ge=0, le=10)]  # exponent of the length that divides a score
+    max_tokens: Count  # of a caption
 
 
 class PPCAConfig(Schema, frozen=True):
@@ -174,12 +174,14 @@ class PPCAConfig(Schema, frozen=True):
 class ConfidenceConfig(Schema, frozen=True):
     """Calibration: a logistic regression over signals, and the speech that replaces an unlikely caption."""
 
-    intercept: Number
-    weights: Annotated[dict[Signal, Number], Meta(min_length=1)]
+    intercept: Number  # of the logistic regression
+    weights: Annotated[dict[Signal, Number], Meta(min_length=1)]  # of its signals
     density: PPCAConfig
     threshold: Annotated[float, Meta(ge=0, le=1)]  # the recommended min_confidence
-    abstain_units: Annotated[list[Annotated[int, Meta(ge=0)]], Meta(min_length=1, max_length=1_000)]
-    abstain_durations: Annotated[list[Annotated[int, Meta(ge=1, le=250)]], Meta(min_length=1, max_length=1_000)]
+    abstain_units: Annotated[list[Annotated[int, Meta(ge=0)]], Meta(min_length=1, max_length=1_000)]  # spoken instead
+    abstain_durations: Annotated[
+        list[Annotated[int, Meta(ge=1, le=250)]], Meta(min_length=1, max_length=1_000)
+    ]  # frames
 
     def __post_init__(self) -> None:
         if len(self.abstain_units) != len(self.abstain_durations):
@@ -189,13 +191,13 @@ class ConfidenceConfig(Schema, frozen=True):
 class BundleConfig(Schema, frozen=True, kw_only=True):
     """config.json of a bundle; see docs/bundle.md."""
 
-    format_version: int = FORMAT_VERSION
-    name: str
-    version: str
-    description: str
-    license: str
-    language: str
-    created: str
+    format_version: int = FORMAT_VERSION  # no other is read
+    name: str  # of the bundle
+    version: str  # of the bundle
+    description: str  # one sentence for people
+    license: str  # of the weights
+    language: str  # BCP 47 tag of the speech
+    created: str  # date
     image: ImageConfig
     image_units: ImageUnitsConfig | None = None
     decoder: DecoderConfig
