@@ -3,7 +3,7 @@
     python benchmarks/load_test.py [--clients 50] [--seconds 20] [--stream] [--threads 1] [PHOTO...]
 
 Starts a service of its own on a free port and ends it afterwards. Each client sends one photo after the other and,
-told 429, waits as long as Retry-After says (at least; a little more by chance, so that not all come back at once).
+told 429, waits for Retry-After and up to half as long again, so that not all come back at once.
 Every tenth request is a bad one (not a picture, or cut short), which must be refused with 400 or 422. It ends after
 `--seconds`, or `--requests` answered photos. Exit code 1 when an answer was neither speech nor 429, or when memory
 grew by more than `--growth` between the first quarter of the run and its end. Needs im2sp[serve] and httpx.
@@ -30,7 +30,7 @@ BAD = (b"not a picture", b"\xff\xd8\xff\xe0 cut short")
 
 @dataclass
 class Tally:
-    """What the clients saw."""
+    """Answers that the clients got."""
 
     seconds: list[float] = field(default_factory=list)  # of answered photos, from request to last byte
     first: list[float] = field(default_factory=list)  # until the first byte of speech
@@ -137,7 +137,13 @@ def main() -> None:
     parser.add_argument("--model", default="default")
     parser.add_argument("--growth", type=float, default=0.1)
     options = parser.parse_args()
-    words = ("port", 0), ("rate", 0), ("queue", options.queue), ("share", options.queue), ("batch", options.batch)
+    words = (
+        ("port", 0),
+        ("rate", 0),
+        ("queue", options.queue),
+        ("max-per-client", options.queue),
+        ("batch", options.batch),
+    )
     command = [sys.executable, "-m", "im2sp", "serve", "--threads", str(options.threads), "--model", options.model]
     for name, value in words:
         command += [f"--{name}", str(value)]

@@ -93,34 +93,21 @@ def test_links_out_of_the_documents_become_words(site: Path) -> None:
 
 
 def test_figure_shows_a_photo_its_units_and_their_sound(tiny_bundle: Path, tmp_path: Path) -> None:
-    run("docs/figures/make_figures.py", "--model", str(tiny_bundle), "--out", str(tmp_path))
-    drawn = tmp_path / "photo-to-speech.svg"
-    figure = ElementTree.parse(drawn).getroot()
-    words = [text.text or "" for text in figure.iter(f"{SVG}text")]
-    units = next(int(word.split()[0]) for word in words if word.endswith("speech units"))
-    rectangles = list(figure.iter(f"{SVG}rect"))
-    assert len(rectangles) == 1 + 9 + units  # the page, the grid of the tiny bundle, the units
-    assert [image.get("href", "")[:22] for image in figure.iter(f"{SVG}image")] == ["data:image/jpeg;base64"] * 2
-    for rectangle in rectangles:
-        left, width = float(rectangle.get("x", 0)), float(rectangle.get("width", 0))
-        assert 0 <= left <= left + width < 921
+    run("docs/figures/photo_to_speech.py", "--model", str(tiny_bundle), "--out", str(tmp_path / "figure.svg"))
+    words = (tmp_path / "figure.svg").read_text(encoding="utf-8")
+    for label in ("A photo", "9 image tokens", "speech units", "The waveform", "seconds"):
+        assert label in words
 
 
-def test_figures_of_a_calibration(tmp_path: Path) -> None:
+def test_figure_of_a_calibration(tmp_path: Path) -> None:
     bins = [
-        {"low": 0.2, "high": 0.3, "captions": 3, "confidence": 0.25, "right": 1 / 3},
-        {"low": 0.9, "high": 1.0, "captions": 1, "confidence": 0.95, "right": 1.0},
+        {"low": 0.2, "high": 0.3, "captions": 3, "confidence": 0.25, "correct": 1 / 3},
+        {"low": 0.9, "high": 1.0, "captions": 1, "confidence": 0.95, "correct": 1.0},
     ]
-    risks = [[0.25, 0.0], [0.5, 0.0], [0.75, 1 / 3], [1.0, 0.5]]
-    tested = {"captions": 4, "expected_calibration_error": 0.075, "bins": bins, "risk_coverage": risks}
-    (tmp_path / "calibration.json").write_text(json.dumps({"bins": 10, "tested": tested}))
-    run("docs/figures/make_confidence_figures.py", str(tmp_path / "calibration.json"), "--out", str(tmp_path))
-    bars = list(ElementTree.parse(tmp_path / "confidence-reliability.svg").getroot().iter(f"{SVG}rect"))[1:]
-    assert [float(bar.get("height", 0)) for bar in bars] == [pytest.approx(320 / 3, abs=0.1), 320]
-    for name in ("confidence-reliability", "confidence-risk"):
-        figure = ElementTree.parse(tmp_path / f"{name}.svg").getroot()
-        assert figure.find(f"{SVG}desc") is not None
-        assert ElementTree.parse(ROOT / "docs" / "images" / f"{name}.svg").getroot().find(f"{SVG}title") is not None
+    measured = {"bins": bins, "risk_coverage": [[0.25, 0.0], [0.5, 0.0], [0.75, 1 / 3], [1.0, 0.5]]}
+    (tmp_path / "calibration.json").write_text(json.dumps({"figures": {"all": measured, "beam/coco": measured}}))
+    run("docs/figures/confidence.py", str(tmp_path / "calibration.json"), "--out", str(tmp_path / "figure.svg"))
+    assert "beam/coco" in (tmp_path / "figure.svg").read_text(encoding="utf-8")
 
 
 def test_the_figure_in_the_documents_is_drawn_by_the_script() -> None:

@@ -1,6 +1,6 @@
 """The screenshots of the page, in light: after a description, and in the midst of one with "Show where it looks".
 
-    pip install 'im2sp[browser,serve]' && python docs/figures/make_screenshots.py [PHOTO]
+    pip install 'im2sp[browser,serve]' && python docs/figures/screenshots.py [PHOTO]
 
 Starts the service with the embedded bundle on a free port and works the page with the keyboard, as a person who cannot
 see it would. Takes the Chromium named by IM2SP_CHROMIUM, or one on the PATH, or Playwright's own.

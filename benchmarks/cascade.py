@@ -1,0 +1,191 @@
+"""Photo to speech: im2sp against cascades of a text captioner and Piper, in one run.
+
+    python benchmarks/cascade.py [--model default] [--beam 1] [--threads 1] [--rounds 7] [--git] [PHOTO...]
+
+The cascade has the same image encoder and decoder, which decodes as many tokens as the caption has words, and Piper
+speaks a text of as many words. `--git` adds transformers' GIT base with random weights and Piper. Each side is a
+process of its own; sides alternate, so drift of the machine meets all of them. Printed are medians of the time from a
+photo on disk to the first sound and to the whole waveform, paired ratios, and peak memory; and the time of
+`im2sp caption` from process start to a wav. Needs im2sp[train,recipe] and Linux.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from im2sp import Captioner
+from im2sp.errors import Im2SpError
+from im2sp.speech.audio import SAMPLE_RATE
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+TEXT = "a brown dog with a red collar runs over the green grass of a wide field next to a small white house"
+WORDS_A_SECOND = 2.8  # of the embedded bundle's captions
+Speak = Callable[[Path], tuple[float, float]]  # photo -> seconds to the first sound and to the last
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all sides share."""
+
+    model: str
+    beam: int
+    threads: int
+
+
+def im2sp_side(settings: Settings) -> Speak:
+    """`Captioner.stream`."""
+    captioner = Captioner.from_pretrained(settings.model, threads=settings.threads)
+    options = replace(captioner.default_options, beam=settings.beam)
+
+    def speak(photo: Path) -> tuple[float, float]:
+        started = time.perf_counter()
+        moments = [time.perf_counter() - started for _ in captioner.stream(photo, options)]
+        return moments[0], moments[-1]
+
+    return speak
+
+
+def cascade_side(settings: Settings) -> Speak:
+    """The bundle's encoder and decoder for as many tokens as words, then Piper."""
+    captioner = Captioner.from_pretrained(settings.model, threads=settings.threads)
+    say = piper(settings)
+    options = replace(captioner.default_options, beam=settings.beam, max_repeats=2**31)
+    lengths: dict[Path, int] = {}
+
+    def speak(photo: Path) -> tuple[float, float]:
+        if photo not in lengths:
+            seconds = len(captioner.caption(photo).waveform) / SAMPLE_RATE
+            lengths[photo] = max(1, round(seconds * WORDS_A_SECOND))
+        words = lengths[photo]
+        started = time.perf_counter()
+        captioner.decode(captioner.encode(photo), replace(options, min_tokens=words, max_tokens=words))
+        say(words)
+        taken = time.perf_counter() - started
+        return taken, taken
+
+    return speak
+
+
+def git_side(settings: Settings) -> Speak:
+    """GIT base as transformers runs it, with random weights, then Piper."""
+    import torch
+    from transformers import GitConfig, GitForCausalLM
+
+    from im2sp.image.loading import load_image, to_pixels
+
+    torch.set_num_threads(settings.threads)
+    git, say, words = GitForCausalLM(GitConfig()).eval(), piper(settings), 12
+
+    def speak(photo: Path) -> tuple[float, float]:
+        started = time.perf_counter()
+        pixels = torch.from_numpy(to_pixels(load_image(photo), 224, 224, (0.5,) * 3, (0.5,) * 3))[None]
+        with torch.inference_mode():
+            git.generate(pixel_values=pixels, num_beams=settings.beam, min_new_tokens=words, max_new_tokens=words)
+        say(words)
+        taken = time.perf_counter() - started
+        return taken, taken
+
+    return speak
+
+
+def piper(settings: Settings) -> Callable[[int], None]:
+    """Speak a text of so many words."""
+    from im2sp.train.data.voice import PiperSpeaker, VoiceConfig
+
+    speaker = PiperSpeaker(VoiceConfig(fast_decoder=False), settings.threads)
+
+    text = TEXT.split()
+
+    def say(words: int) -> None:
+        speaker.speak(" ".join(text[k % len(text)] for k in range(words)) + ".")
+
+    return say
+
+
+def serve(connection: Connection, side: Callable[[Settings], Speak], settings: Settings) -> None:
+    """Answer photos with times, and None with the peak memory in MB."""
+    try:
+        speak = side(settings)
+    except Im2SpError as error:
+        connection.send(str(error))
+        return
+    connection.send(None)
+    while photo := connection.recv():
+        connection.send(speak(photo))
+    status = Path("/proc/self/status").read_text()
+    connection.send(int(status.split("VmHWM:")[1].split()[0]) / 1024)
+
+
+def start(stack: ExitStack, side: Callable[[Settings], Speak], settings: Settings) -> Connection:
+    """A process for one side."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=serve, args=(there, side, settings), daemon=True)
+    process.start()
+    stack.callback(process.kill)
+    if problem := here.recv():
+        sys.exit(problem)
+    return here
+
+
+def cold_start(photo: Path, settings: Settings) -> float:
+    """Seconds of one `im2sp caption`."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "im2sp", "caption", str(photo), "-o", folder, "--model", settings.model]
+        started = time.perf_counter()
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        return time.perf_counter() - started
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("photos", nargs="*", type=Path, default=sorted(EXAMPLES.glob("*.jpg")))
+    parser.add_argument("--model", default="default")
+    parser.add_argument("--beam", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--git", action="store_true")
+    given = parser.parse_args()
+    settings = Settings(given.model, given.beam, given.threads)
+    kinds = {"im2sp": im2sp_side, "cascade": cascade_side} | ({"GIT base + Piper": git_side} if given.git else {})
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in kinds}
+    with ExitStack() as stack:
+        sides = {name: start(stack, side, settings) for name, side in kinds.items()}
+        for number in range(given.rounds + 1):
+            for photo in given.photos:
+                for name, side in sides.items():
+                    side.send(photo)
+                    taken = side.recv()
+                    if number:  # the first round warms up
+                        times[name].append(taken)
+        memory = {}
+        for name, side in sides.items():
+            side.send(None)
+            memory[name] = side.recv()
+    print(f"{len(given.photos)} photos, {given.rounds} rounds, {given.threads} thread(s), beam {given.beam}")
+    for name, rows in times.items():
+        first, whole = (1000 * statistics.median(column) for column in zip(*rows, strict=True))
+        pairs = list(zip(rows, times["im2sp"], strict=True))
+        ratios = [statistics.median(row[k] / ours[k] for row, ours in pairs) for k in (0, 1)]
+        print(
+            f"{name:18} first sound {first:.0f} ms ({ratios[0]:.2f} times im2sp), whole {whole:.0f} ms "
+            f"({ratios[1]:.2f} times), peak memory {memory[name]:.0f} MB"
+        )
+    starts = [cold_start(given.photos[0], settings) for _ in range(3)]
+    print(f"im2sp caption, process start to wav: median {statistics.median(starts):.2f} s of {len(starts)}")
+
+
+if __name__ == "__main__":
+    main()
