@@ -101,14 +101,14 @@ def git_side(settings: Settings) -> Speak:
 
 def piper(settings: Settings) -> Callable[[int], None]:
     """Speak a text of so many words."""
-    from im2sp.train.data.voice import PiperSpeaker, VoiceConfig
+    from im2sp.train.data.synthesis import PiperSynthesizer, SynthesisConfig
 
-    speaker = PiperSpeaker(VoiceConfig(fast_decoder=False), settings.threads)
+    voice = PiperSynthesizer(SynthesisConfig(bfloat16=False), settings.threads)
 
     text = TEXT.split()
 
     def say(words: int) -> None:
-        speaker.speak(" ".join(text[k % len(text)] for k in range(words)) + ".")
+        voice.synthesize(" ".join(text[k % len(text)] for k in range(words)) + ".")
 
     return say
 

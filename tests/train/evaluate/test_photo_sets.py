@@ -17,11 +17,7 @@ KARPATHY = {
         {"filename": "b.jpg", "split": "val", "sentences": [{"raw": "A dog."}]},
     ]
 }
-COCO = {
-    "images": [{"id": 1, "file_name": "a.jpg"}, {"id": 2, "file_name": "b.jpg"}],
-    "annotations": [{"image_id": 1, "caption": "A cat."}, {"image_id": 2, "caption": " A dog. "}],
-}
-PLAIN = {"a.jpg": ["A cat.", ""], "b.jpg": ["A dog."], "c.jpg": []}
+PLAIN = {"a.jpg": ["A cat.", ""], "b.jpg": [" A dog. "], "c.jpg": []}
 
 
 @pytest.fixture
@@ -40,9 +36,8 @@ def _written(tmp_path: Path, value: Any) -> Path:
     return path
 
 
-@pytest.mark.parametrize("value", [COCO, PLAIN])
-def test_layouts_without_splits(value: Any, tmp_path: Path) -> None:
-    found = read_photo_set(_written(tmp_path, value), tmp_path / "photos")
+def test_file_names_and_their_captions(tmp_path: Path) -> None:
+    found = read_photo_set(_written(tmp_path, PLAIN), tmp_path / "photos")
     assert found.references == {"a.jpg": ["A cat."], "b.jpg": ["A dog."]}
     assert found.photos["b.jpg"] == tmp_path / "photos" / "b.jpg"
     (tmp_path / "dev.txt").write_text("b.jpg\n\nother.jpg\n")
@@ -51,13 +46,28 @@ def test_layouts_without_splits(value: Any, tmp_path: Path) -> None:
         read_photo_set(tmp_path / "captions.json", split="dev")
 
 
+def test_coco_folder(tmp_path: Path) -> None:
+    names = {part: f"COCO_{part}2014_00000000000{number}.jpg" for number, part in ((1, "val"), (2, "train"))}
+    (tmp_path / "annotations").mkdir()
+    for number, (part, name) in enumerate(names.items(), start=1):
+        listed = {
+            "images": [{"id": number, "file_name": name}],
+            "annotations": [{"id": number, "image_id": number, "caption": f"A {part}."}],
+        }
+        (tmp_path / "annotations" / f"captions_{part}2014.json").write_text(json.dumps(listed))
+    (tmp_path / names["val"]).touch()
+    found = read_photo_set(tmp_path, tmp_path)
+    assert found == PhotoSet({names["val"]: tmp_path / names["val"]}, {names["val"]: ["A val."]})
+    assert read_photo_set(tmp_path, split="train").photos == {names["train"]: tmp_path / "train2014" / names["train"]}
+
+
 def test_karpathy_splits_and_folders(tmp_path: Path) -> None:
     path = _written(tmp_path, KARPATHY)
     (tmp_path / "val2014").mkdir()
     (tmp_path / "val2014" / "a.jpg").touch()
-    found = read_photo_set(path)
+    found = read_photo_set(path, split="test")
     assert found == PhotoSet({"a.jpg": tmp_path / "val2014" / "a.jpg"}, {"a.jpg": ["A cat.", "Cat"]})
-    assert list(read_photo_set(path, split="dev").photos) == ["b.jpg"]
+    assert list(read_photo_set(path).photos) == ["b.jpg"]
     with pytest.raises(Im2SpError, match="no captions in the split train"):
         read_photo_set(path, split="train")
 
@@ -66,6 +76,7 @@ def test_flickr8k_folder(flickr8k: Path, tmp_path: Path) -> None:
     found = read_photo_set(flickr8k)
     assert found.references == {"a.jpg": ["A cat .", "Cat"], "b.jpg": ["A dog ."]}
     assert found.photos["a.jpg"] == flickr8k / "Flicker8k_Dataset" / "a.jpg"
+    (tmp_path / "c.jpg").touch()
     assert list(read_photo_set(flickr8k, tmp_path, "train").photos.values()) == [tmp_path / "c.jpg"]
 
 
@@ -84,8 +95,7 @@ def test_sample_is_drawn_by_the_seed() -> None:
         ({"../a.jpg": ["A cat."]}, "outside the folder"),
         ({"a.jpg": "A cat."}, "holds no captions"),
         ([1], "holds no captions"),
-        ({"images": [{"filename": "a.jpg", "sentences": []}]}, "Karpathy's layout"),
-        ({"images": [{"id": 1}], "annotations": []}, "COCO's layout"),
+        ({"images": [{"filename": "a.jpg", "split": "val", "sentences": 3}]}, "has no captions"),
         ({}, "has no captions"),
     ],
 )
