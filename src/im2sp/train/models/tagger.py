@@ -55,7 +55,7 @@ class Tagger(nn.Module):
     def inputs(self, units: Tensor) -> Tensor:
         """Units int64 [B, units] -> what the linear layer takes, before normalisation: [B, width + class_count]."""
         cells, classes = self.image_units.embed(units)
-        return torch.cat([cells.mean(1), classes - classes.mean(1, keepdim=True)], 1)
+        return torch.cat([cells.mean(1), classes], 1)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """What `inputs` returns -> logits of the words [B, words]."""
