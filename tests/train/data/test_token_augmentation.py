@@ -10,17 +10,14 @@ import torch
 
 from im2sp.errors import Im2SpError
 from im2sp.train.data.token_augmentation import (
-    SemanticAugmenter,
     TokenAugmentation,
     TokenAugmenter,
     embedding_noise,
     near_neighbours,
-    nearest_centres,
     random_crop,
     replace_by_neighbours,
     swap_patches,
 )
-from im2sp.train.models.semantic_units import SemanticUnits, SemanticUnitsConfig
 from im2sp.train.models.token_vit import StemFromUnits
 
 CODEBOOK = torch.randn(40, 6, generator=torch.Generator().manual_seed(0)) * 3
@@ -118,61 +115,3 @@ def test_each_of_them_works_by_itself(change: dict[str, float], units: torch.Ten
 
 
 LEVELS, SIZE, CELLS = 3, 8, 16
-
-
-@pytest.fixture(scope="module")
-def quantiser() -> SemanticUnits:
-    made = SemanticUnits(SemanticUnitsConfig(image_width=5, width=4, levels=LEVELS, size=SIZE))
-    made.codebooks.normal_(generator=generator(5))
-    return made
-
-
-@pytest.fixture
-def cell_units() -> torch.Tensor:
-    return torch.randint(SIZE, (32, CELLS * LEVELS), generator=generator(6))
-
-
-def test_nearest_centres_are_of_their_own_codebook(quantiser: SemanticUnits) -> None:
-    found = nearest_centres(quantiser.codebooks, 3)
-    for level, centres in enumerate(quantiser.codebooks.double().numpy()):
-        distances = ((centres[:, None] - centres) ** 2).sum(-1)
-        np.testing.assert_array_equal(found[level].numpy(), distances.argsort(1)[:, 1:4])
-    with pytest.raises(Im2SpError, match="8 centres has no 8 neighbours"):
-        nearest_centres(quantiser.codebooks, SIZE)
-
-
-def test_semantic_units_without_changes_say_what_they_say(quantiser: SemanticUnits, cell_units: torch.Tensor) -> None:
-    augment = SemanticAugmenter(quantiser.codebooks, NOTHING)
-    torch.testing.assert_close(augment(cell_units, generator()), quantiser.features(cell_units))
-
-
-def test_codes_of_semantic_units_become_neighbours_of_the_same_level(
-    quantiser: SemanticUnits, cell_units: torch.Tensor
-) -> None:
-    augment = SemanticAugmenter(quantiser.codebooks, replace(NOTHING, replaced=1.0, neighbours=2))
-    found = augment(cell_units, generator())
-    neighbours = nearest_centres(quantiser.codebooks, 2)
-    one = cell_units.reshape(32, CELLS, LEVELS)[0, 0]
-    possible = [
-        sum(quantiser.codebooks[level, neighbours[level, one[level], choice]] for level, choice in enumerate(choices))
-        for choices in np.ndindex(2, 2, 2)
-    ]
-    assert min(float((found[0, 0] - vector).abs().max()) for vector in possible) < 1e-5
-
-
-def test_whole_cells_of_semantic_units_change_places(quantiser: SemanticUnits, cell_units: torch.Tensor) -> None:
-    augment = SemanticAugmenter(quantiser.codebooks, replace(NOTHING, swapped=1.0, patch=1))
-    found, plain = augment(cell_units, generator()), quantiser.features(cell_units)
-    distances = torch.cdist(found, plain)
-    assert float(distances.min(-1).values.max()) < 1e-3
-    moved = distances.argmin(-1) != torch.arange(CELLS)
-    assert moved.float().mean() > 0.9
-
-
-def test_noise_of_semantic_units_is_that_of_the_first_codebook(
-    quantiser: SemanticUnits, cell_units: torch.Tensor
-) -> None:
-    options = replace(NOTHING, noisy=1.0, channel_noise=0.0, position_noise=0.5)
-    augment = SemanticAugmenter(quantiser.codebooks, options)
-    added = augment(cell_units, generator()) - quantiser.features(cell_units)
-    assert float(added.std()) == pytest.approx(0.5 * float(quantiser.codebooks[0].std()), rel=0.1)

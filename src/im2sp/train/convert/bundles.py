@@ -21,6 +21,7 @@ from im2sp.train.convert.git import Git, vision_image_config
 from im2sp.train.convert.hifigan import export_hifigan
 from im2sp.train.convert.im2sp import ImageUnitGit
 from im2sp.train.export import (
+    ImageUnitModules,
     check_units,
     decoder_config,
     export_decoder,
@@ -30,10 +31,12 @@ from im2sp.train.export import (
     finish_bundle,
     hifigan_config,
 )
+from im2sp.train.image_encoders import features_of_units, unit_image_config
 from im2sp.train.models.speech_encoder import SpeechEncoder
+from im2sp.train.models.token_vit import TokenVit
 from im2sp.train.models.unit_hifigan import UnitHifigan
+from im2sp.train.models.vit_vqgan import PixelsFromUnits, VitVqgan
 from im2sp.train.onnx_export import Precision
-from im2sp.train.stages.vit_vqgan_units import vit_vqgan_modules
 
 BEAM, LENGTH_PENALTY, LONGEST = 5, 1.0, 512  # the paper's generation: at most 512 tokens, greedy or beam search
 CARD = """# {name}
@@ -117,3 +120,27 @@ def _export_seeing(
     vision = model.vision.config
     size = export_image_encoder(model.vision, vision.image_size, model.translator, folder, precision)
     return vision_image_config(vision), None, {"image_encoder": size}
+
+
+def vit_vqgan_modules(tokenizer: VitVqgan, token_vit: TokenVit, name: str) -> ImageUnitModules:
+    """Collect what a bundle needs whose decoder sees a ViT-VQGAN's units through a token ViT.
+
+    Args:
+        name: of the tokenizer, for people.
+    """
+    crop, sizes = token_vit.config.crop, tokenizer.config
+    return ImageUnitModules(
+        image=unit_image_config(sizes, token_vit.config),
+        config=ImageUnitsConfig(
+            kind="vit-vqgan",
+            tokenizer=name,
+            checksum="0" * 64,  # which the export fills in
+            grid=(sizes.grid, sizes.grid),
+            codes=1,
+            codebook_size=sizes.codebook_size,
+            crop=(crop, crop),
+        ),
+        tokenizer=tokenizer,
+        backbone=features_of_units(tokenizer, token_vit),
+        decoder=PixelsFromUnits(tokenizer) if sizes.decoder_layers else None,
+    )

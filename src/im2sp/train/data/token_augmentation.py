@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from im2sp.errors import Im2SpError
@@ -84,20 +84,6 @@ def near_neighbours(codebook: Tensor, count: int) -> Tensor:
     return torch.cat(found)
 
 
-def nearest_centres(codebooks: Tensor, count: int) -> Tensor:
-    """The nearest other centres of the same codebook, nearest first: int64 [levels, size, count].
-
-    Args:
-        codebooks: float32 [levels, size, width], centres of residual quantisation, whose lengths matter.
-    """
-    size = codebooks.shape[1]
-    if not 0 < count < size:
-        raise Im2SpError(f"a codebook of {size} centres has no {count} neighbours of each: ask for fewer")
-    distances = torch.cdist(codebooks, codebooks)
-    distances.diagonal(dim1=1, dim2=2).fill_(torch.inf)
-    return distances.topk(count, largest=False).indices
-
-
 def replace_by_neighbours(units: Tensor, neighbours: Tensor, share: float, random: torch.Generator) -> Tensor:
     """Replace a share of the units, each drawn by itself, by one of their neighbours [codes, count]."""
     drawn = torch.randint(neighbours.shape[1], units.shape, generator=random)
@@ -145,39 +131,3 @@ class TokenAugmenter(CodebookGrid):
         units = replace_by_neighbours(units, self.neighbours, options.replaced, random)
         units = swap_patches(units.unflatten(1, (self.grid, self.grid)), options.patch, options.swapped, random)
         return options.noise(random_crop(self.vectors(units), self.crop, random), self.spread, random)
-
-
-class SemanticAugmenter(nn.Module):
-    """Semantic image units -> augmented features; in training the counterpart of `SemanticUnits.features`.
-
-    Args:
-        codebooks: float32 [levels, size, width]; noise is measured by the spread of the first, which says the most.
-    """
-
-    codebooks: Tensor
-    first_rows: Tensor
-    neighbours: Tensor  # int64 [levels * size, neighbours], rows of the codebooks one below the other
-
-    def __init__(self, codebooks: Tensor, options: TokenAugmentation) -> None:
-        super().__init__()
-        self.options = options
-        self.levels, size = codebooks.shape[:2]
-        first_rows = torch.arange(self.levels) * size
-        neighbours = nearest_centres(codebooks, options.neighbours) + first_rows[:, None, None]
-        self.register_buffer("codebooks", codebooks.flatten(0, 1), persistent=False)
-        self.register_buffer("neighbours", neighbours.flatten(0, 1), persistent=False)
-        self.register_buffer("first_rows", first_rows, persistent=False)
-        self.spread = float(codebooks[0].std())
-
-    def forward(self, units: Tensor, random: torch.Generator) -> Tensor:
-        """Units int64 [B, cells * levels] of a square grid, cell by cell -> features float32 [B, cells, width]."""
-        options = self.options
-        rows = units.unflatten(1, (-1, self.levels)) + self.first_rows
-        rows = replace_by_neighbours(rows, self.neighbours, options.replaced, random)
-        cells = rows.shape[1]
-        side = round(cells**0.5)
-        places = torch.arange(cells).reshape(1, side, side).repeat(len(rows), 1, 1)
-        places = swap_patches(places, options.patch, options.swapped, random).flatten(1)
-        rows = rows.gather(1, places[..., None].expand_as(rows))
-        vectors = F.embedding(rows, self.codebooks).sum(-2).transpose(1, 2)[..., None]
-        return options.noise(vectors, self.spread, random)[..., 0].transpose(1, 2)
