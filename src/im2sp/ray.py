@@ -220,7 +220,7 @@ def _dataset(data: Any, collection: Collection, done: set[str]) -> Any:
     """Return a Dataset of the photos that are not done, with columns for `_image`."""
     pa = _pyarrow()
     if collection.tables:
-        tables = data.read_parquet(list(map(str, collection.tables)), columns=list(collection.columns))
+        tables = data.read_parquet(list(map(str, collection.tables))).select_columns(list(collection.columns))
         arguments = {"columns": collection.columns, "done": pa.array(sorted(done), pa.string())}
         return tables.map_batches(_not_done, fn_kwargs=arguments, batch_size=None, batch_format="pyarrow")
     columns = [("image_id", pa.string()), ("path", pa.binary()), ("offset", pa.int64()), ("size", pa.int64())]
