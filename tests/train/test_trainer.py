@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -89,7 +90,7 @@ def test_a_resumed_run_gives_the_result_of_an_uninterrupted_one(tmp_path: Path, 
     assert steps == [2, 4, 6]
 
 
-def test_two_processes_compute_what_one_does(tmp_path: Path, weights: dict[str, Tensor]) -> None:
+def test_two_processes_compute_what_one_does_and_resume(tmp_path: Path, weights: dict[str, Tensor]) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
@@ -144,6 +145,8 @@ def test_a_batch_needs_a_row_for_each_micro_batch() -> None:
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     config = TrainConfig(**(CONFIG.__dict__ | {"grad_accum_steps": 1}))
+    with suppress(InterruptedError):
+        train(Adversarial(config, steps_until_error=5), folder)
     task = Adversarial(config)
     train(task, folder)
     torch.save(task.model.state_dict(), folder / f"weights{os.environ['RANK']}.pt")

@@ -27,7 +27,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from im2sp.errors import Im2SpError
 from im2sp.files import replace_whole
-from im2sp.train.distributed import Distributed, explain_lost_process
+from im2sp.train.distributed import Distributed
 from im2sp.train.precision import products
 
 log = logging.getLogger(__name__)
@@ -201,14 +201,13 @@ def ema_update(ema: dict[str, Tensor], weights: Mapping[str, Tensor], decay: flo
             ema[name].copy_(value)
 
 
-@explain_lost_process()
 def train(task: Task, folder: Path) -> None:
     """Train a task to its last step; leave the averaged weights in `task.model`, in evaluation mode on the CPU.
 
     Resumes from `folder/checkpoint.pt`. Writes the log to `folder/log.jsonl` and, for TensorBoard, to `folder`.
 
     Raises:
-        Im2SpError: the loss is not finite, or another process of the run is lost.
+        Im2SpError: the loss is not finite.
     """
     folder.mkdir(parents=True, exist_ok=True)
     loop = _Loop(task, folder)
@@ -242,13 +241,14 @@ class _Loop:
     def restore(self) -> None:
         """Go on from the checkpoint, if there is one."""
         if self.path.is_file():
-            state = torch.load(self.path, map_location=self.task.device, weights_only=True)
+            state = torch.load(self.path, map_location="cpu", weights_only=True)
             self.step = state["step"]
             for name, module in self.task.modules.items():
                 module.load_state_dict(state["modules"][name])
             for name, optimizer in self.task.optimizers.items():
                 optimizer.load_state_dict(state["optimizers"][name])
-            self.task.ema.update(state["ema"])
+            for name, value in state["ema"].items():
+                self.task.ema[name].copy_(value)
             self.task.load_state_dict(state["task"])
             log.info("%s: resumed at step %d", self.path, self.step)
         self.processes.check_same(self.step, f"checkpoints in {self.path.parent}")

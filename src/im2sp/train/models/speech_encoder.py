@@ -12,10 +12,13 @@ import torch
 from safetensors.numpy import load_file, save_file
 from torch import Tensor, nn
 from transformers import HubertConfig, HubertModel
+from transformers.utils import logging as transformers_logging
 
 from im2sp.files import replace_whole
 from im2sp.speech.audio import HOP
 from im2sp.train.models.mfcc import MFCC
+
+transformers_logging.disable_progress_bar()  # of every file that is loaded or saved
 
 CONFIG, CLUSTERS = "speech_encoder.json", "clusters.safetensors"  # beside HuBERT in the folder of a speech encoder
 

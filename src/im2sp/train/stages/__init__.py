@@ -14,6 +14,7 @@ import msgspec
 
 from im2sp.errors import Im2SpError
 from im2sp.files import replace_whole
+from im2sp.train.distributed import Distributed, explain_lost_process
 from im2sp.train.launch import is_main_process, process_count
 from im2sp.train.recipe import BaseRecipe
 from im2sp.train.trainer import CHECKPOINT
@@ -58,15 +59,13 @@ def run_stages(recipe: R, stages: Sequence[Stage[R]], only: str | None = None) -
         only: name of the single stage to run.
 
     Raises:
-        Im2SpError: there is no such stage, or a folder that a stage needs is not complete.
+        Im2SpError: there is no such stage, a folder that a stage needs is not complete, or another process is lost.
     """
     listed = [stage for stage in stages if stage.when(recipe)]
     if only is not None and only not in {stage.name for stage in listed}:
         names = ", ".join(stage.name for stage in listed)
         raise Im2SpError(f"this recipe has no stage {only!r}: it has {names}")
     if process_count() > 1:
-        from im2sp.train.distributed import Distributed
-
         Distributed(recipe.timeout_minutes)
     made = {stage.makes for stage in listed}
     for stage in listed:
@@ -86,7 +85,8 @@ def _run(recipe: R, stage: Stage[R], needs: Sequence[Path]) -> None:
         log.info("%s: starts", stage.name)
         started = time.monotonic()
         folder.mkdir(parents=True, exist_ok=True)
-        stage.run(recipe, folder)
+        with explain_lost_process():
+            stage.run(recipe, folder)
         if is_main_process():
             _complete(recipe, stage, folder, (time.monotonic() - started) / 60)
     while not is_done(folder):
