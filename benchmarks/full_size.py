@@ -5,7 +5,7 @@
 
 Written are a checkpoint of an Im2Sp (git-large with 200 units is about 350 million parameters; with `--input units` a
 token ViT looks at image units, and a ViT-VQGAN makes them) and a unit HiFi-GAN of published size. For each precision,
-`im2sp-lab convert im2sp` makes a bundle, `im2sp caption` speaks about a photo with it (from a table of units that
+`im2sp convert im2sp` makes a bundle, `im2sp caption` speaks about a photo with it (from a table of units that
 `im2sp tokenize` wrote, where it looks at units), and the runtime is compared with `transformers.generate`: the same
 weights, picture, number of tokens and threads, each in a process of its own, taking turns. Both are asked for exactly
 `--tokens` tokens and for one; the difference gives tokens a second. Printed are medians, in wall-clock and, as machines

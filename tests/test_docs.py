@@ -28,12 +28,10 @@ import numpy as np
 import pytest
 import soundfile
 from click.testing import CliRunner
-from typer.main import get_command
 
 from im2sp.captioner import Captioner
 from im2sp.cli import app
 from im2sp.server.settings import Settings
-from im2sp.train.cli import app as lab
 from tests.server.conftest import serving
 from tests.tiny_bundle import write_tiny_bundle
 
@@ -42,7 +40,7 @@ PAGES = [
     ROOT / "README.md",
     *sorted(page for page in (ROOT / "docs").rglob("*.md") if page.parent.name != "history"),
 ]
-OURS: dict[str, Any] = {"im2sp": app, "im2sp-lab": get_command(lab)}
+OURS: dict[str, Any] = {"im2sp": app}
 OTHERS = {".", "curl", "docker", "ffplay", "mkdocs", "openssl", "pip", "pytest", "python3", "systemctl"}
 RUN = {"python", "sh"}  # languages of blocks
 SHOWN = {"csv", "toml"}  # files, which have a name in front of them

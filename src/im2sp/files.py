@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
-from im2sp.errors import BundleError, reason
+from im2sp.errors import BundleError, Im2SpError, reason
 
 CHECKSUMS = "SHA256SUMS"
 MODEL_CARD = "README.md"  # not listed: measured figures are added to it without touching what they measure
@@ -35,6 +36,31 @@ def replace_whole(path: Path) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
+    """Yield an empty folder beside `path`; move it there when the block succeeds, delete it otherwise.
+
+    Args:
+        replace: delete what is at `path` before.
+
+    Raises:
+        Im2SpError: there is something at `path` already, or nothing can be written there.
+    """
+    if path.exists() and not replace:
+        raise Im2SpError(f"{path} exists already: give the name of a new folder, or delete it")
+    staging = path.with_name(f".{path.name}.part")
+    try:
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(parents=True)
+        yield staging
+        shutil.rmtree(path, ignore_errors=True)
+        staging.rename(path)
+    except OSError as error:
+        raise Im2SpError(f"{path} cannot be written: {reason(error)}") from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
 
 
 def sha256_of(path: Path) -> str:

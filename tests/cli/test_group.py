@@ -25,7 +25,6 @@ def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     assert done.stdout.endswith("loaded:\n")
 
 
-@pytest.mark.xfail(reason="until im2sp-lab is gone from im2sp.train.cli", strict=False)
 @pytest.mark.parametrize("name", sorted(set(LAZY_COMMANDS) - {"serve"}))
 def test_help_of_training_loads_no_torch(name: str) -> None:
     script = f"import sys; from im2sp.cli import app; app(['{name}', '--help'], standalone_mode=False)\n"

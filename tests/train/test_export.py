@@ -18,12 +18,12 @@ from im2sp.errors import BundleError
 from im2sp.onnx import Graph, Signature
 from im2sp.onnx.external_data import check_external_data, data_file
 from im2sp.train import onnx_export
-from im2sp.train.export import decoder_config, export_decoder, export_speech_encoder
+from im2sp.train.export import TrainedVoice, decoder_config, export_decoder, export_speech_encoder, export_vocoder
 from im2sp.train.models.git import DecoderStep as LabDecoderStep
 from im2sp.train.models.git import GitDecoder, GitDecoderConfig
 from im2sp.train.models.speech_encoder import Clusters, SpeechEncoder, edge_padding, small_hubert_config
 from im2sp.train.models.unit_vocoder import DurationPredictor, UnitVocoder, VocoderConfig
-from im2sp.train.onnx_export import export_graph, export_sequence
+from im2sp.train.onnx_export import export_graph
 
 VOCODER = VocoderConfig(
     units=20, width=64, feed_forward=96, slow_blocks=1, fast_blocks=1, duration_width=48, duration_blocks=1
@@ -160,8 +160,7 @@ def test_large_weights_are_kept_beside_their_graph(
 def test_vocoder_and_duration_graphs_take_any_length(tmp_path: Path) -> None:
     torch.manual_seed(0)
     vocoder, durations = UnitVocoder(VOCODER).eval(), DurationPredictor(VOCODER).eval()
-    export_sequence(vocoder, "vocoder", "frames", "waveform", tmp_path, "fp32")
-    export_sequence(durations, "duration_predictor", "units", "log_durations", tmp_path, "fp32")
+    export_vocoder(TrainedVoice(vocoder, durations, None), tmp_path, "fp32")
     for length in (1, 7, 131):
         units = torch.randint(20, (1, length))
         with torch.inference_mode():

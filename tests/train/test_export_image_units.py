@@ -15,7 +15,7 @@ from im2sp.bundle import write_checksums, write_config
 from im2sp.captioner import Captioner
 from im2sp.image.units import ImageUnits
 from im2sp.onnx import Graphs
-from im2sp.train.export import ImageUnitModules, decoder_config, export_decoder, export_image_units
+from im2sp.train.export import ImageModules, decoder_config, export_decoder, export_image
 from im2sp.train.models.git import GitDecoder, GitDecoderConfig, ImagePrefix
 from tests.tiny_bundle import GRID, IMAGE_TOKENS, PATCH, tiny_config, tiny_image_units
 
@@ -83,16 +83,16 @@ def test_a_bundle_of_modules(tiny_bundle: Path, tmp_path: Path, reconstructs: bo
             vocabulary_size=tiny_config().decoder.vocabulary_size, image_width=WIDTH, width=16, layers=2, heads=2
         )
     ).eval()
-    modules = ImageUnitModules(
+    modules = ImageModules(
         image=replace(tiny_config().image, image_tokens=CROP * CROP, grid=(CROP, CROP)),
-        config=replace(tiny_image_units(), codes=LEVELS, codebook_size=SIZE, crop=(CROP, CROP)),
+        units=replace(tiny_image_units(), codes=LEVELS, codebook_size=SIZE, crop=(CROP, CROP)),
         tokenizer=quantiser,
         backbone=Cropped(quantiser).eval(),
         decoder=painter if reconstructs else None,
     )
     folder = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
     (folder / "image_encoder.onnx").unlink()
-    units_config, parameters = export_image_units(modules, translator, folder, "fp32")
+    units_config, parameters = export_image(modules, translator, folder, "fp32")
     parameters["decoder"] = export_decoder(translator, CROP * CROP, folder, "fp32")
     assert all(parameters.values())
     changes = {"image": modules.image, "image_units": units_config, "decoder": decoder_config(translator.config)}

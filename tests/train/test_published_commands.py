@@ -8,34 +8,24 @@ import shutil
 from contextlib import nullcontext
 from pathlib import Path
 
-import joblib
 import numpy as np
 import pytest
-import torch
 from click.testing import CliRunner
 from PIL import Image
-from sklearn.cluster import MiniBatchKMeans
-from transformers import HubertConfig, HubertModel
-from typer.main import get_command
 
 from im2sp.cli import app as im2sp
-from im2sp.train.cli import app as lab
 from im2sp.train.convert import im2sp as converting
-from im2sp.train.convert.configs import read_config
 from im2sp.train.convert.git import PublishedGit
+from im2sp.train.convert.published import read_config
 from im2sp.train.evaluate import caption_metrics
-from tests.train.convert.published_git import random_git
-from tests.train.convert.published_hifigan import CONFIG, audible, published_state, write_published
+from tests.train.convert.published_files import write_published_files
 from tests.train.data.tiny_corpora import coco_name, write_flickr8k_audio, write_karpathy_coco, write_spoken_coco
 from tests.train.evaluate.tiny_ctc import write_tiny_ctc
-from tests.train.models import published_token_vit, published_vit_vqgan
 
 ROOT = Path(__file__).parents[2]
-PROGRAMS = {"im2sp": im2sp, "im2sp-lab": get_command(lab)}
-UNITS = 200
+PROGRAMS = {"im2sp": im2sp}
 BLOCK = re.compile(r"^<!-- not run: the (?:published files|corpora) are not here -->\n```sh\n(.*?)^```$", re.M | re.S)
 RECOGNISER = "models--facebook--wav2vec2-large-960h-lv60-self"
-SEEING = "model.git.image_encoder.vision_model."
 
 
 def commands_of(page: str) -> list[list[str]]:
@@ -48,30 +38,7 @@ def commands_of(page: str) -> list[list[str]]:
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which everything has the name that the commands call it by."""
     folder = tmp_path_factory.mktemp("published")
-    torch.manual_seed(0)
-    hubert = HubertConfig(
-        hidden_size=16, num_hidden_layers=7, num_attention_heads=2, intermediate_size=16, conv_dim=(8,) * 7,
-        num_conv_pos_embeddings=8, num_conv_pos_embedding_groups=2,
-    )  # fmt: skip
-    HubertModel(hubert).save_pretrained(folder / "HUBERT")
-    points = np.random.default_rng(0).normal(size=(UNITS, 16)).astype(np.float32)
-    joblib.dump(MiniBatchKMeans(UNITS, init=points, n_init=1, max_iter=1).fit(points), folder / "km.bin")
-    voice = CONFIG | {"num_embeddings": UNITS, "upsample_initial_channel": 32}
-    write_published(folder, voice, audible(published_state(voice)))
-    git = random_git(1, tied=True)
-    git.save_pretrained(folder / "GIT")
-    tokenizer, token_vit = published_vit_vqgan.published_state(), published_token_vit.published_state()
-    torch.save(tokenizer, folder / "tokenizer.ckpt")
-    torch.save(published_vit_vqgan.published_codebook(), folder / "codebook.ckpt")
-    torch.save({"model": token_vit}, folder / "SEIT")
-    raw = {f"model.{name}": tensor for name, tensor in git.state_dict().items()}
-    units = {name: tensor for name, tensor in raw.items() if not name.startswith(SEEING)}
-    units |= {SEEING + name: tensor for name, tensor in token_vit.items()}
-    units["model.git.visual_projection.visual_projection.0.weight"] = torch.randn(24, 128)
-    units |= {f"tokenizer.{name}": tensor for name, tensor in tokenizer.items()}
-    torch.save({"state_dict": raw}, folder / "raw.ckpt")
-    torch.save({"state_dict": units}, folder / "units.ckpt")
-
+    write_published_files(folder, layers=7)
     write_spoken_coco(folder / "SpokenCOCO")
     write_flickr8k_audio(folder / "flickr8k")
     write_karpathy_coco(folder / "dataset_coco.json", {9: "train", 25: "restval", 42: "val", 73: "test"})

@@ -28,7 +28,7 @@ def hub() -> Iterator[Hub]:
 
 
 def push(*arguments: object, hub: Hub, cache: Path, **more: str) -> subprocess.CompletedProcess[str]:
-    words = [sys.executable, "-c", "from im2sp.train.cli import main; main()", "push", *map(str, arguments)]
+    words = [sys.executable, "-m", "im2sp", "push", *map(str, arguments)]
     own = environment(hub.url, cache, **more)
     return subprocess.run(words, capture_output=True, text=True, timeout=120, env=own)
 
@@ -78,7 +78,7 @@ def test_what_is_not_uploaded(hub: Hub, tmp_path: Path, tiny_bundle: Path) -> No
     assert not hub.requests
     stranger = push(tiny_bundle, "me/dry", hub=hub, cache=tmp_path)
     assert stranger.returncode == 1
-    assert stranger.stderr.startswith("im2sp-lab: the hub ")
+    assert stranger.stderr.startswith("the hub ")
     assert "HF_TOKEN" in stranger.stderr
     assert stranger.stderr.count("\n") == 1
     assert not hub.repositories.get("me/dry")

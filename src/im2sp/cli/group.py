@@ -30,11 +30,10 @@ class LazyCommand:
 # Named by strings, so that nothing of im2sp.train and im2sp.server is imported before it is asked for.
 LAZY_COMMANDS: dict[str, LazyCommand] = {
     "serve": LazyCommand("im2sp.server.command:serve", "Serve a page and an HTTP interface.", "serve"),
-    # Switched on as click versions of them land (issue 19):
     "train": LazyCommand("im2sp.train.cli:train", "Train a voice or a captioner.", "train"),
     "evaluate": LazyCommand("im2sp.train.evaluate.commands:evaluate", "Measure the quality of a bundle.", "train"),
-    # "convert": LazyCommand("im2sp.train.convert.commands:convert", "Convert published checkpoints.", "train"),
-    # "push": LazyCommand("im2sp.train.publishing:push", "Upload a bundle to the hub.", "hub"),
+    "convert": LazyCommand("im2sp.train.convert.commands:convert", "Convert published checkpoints.", "train"),
+    "push": LazyCommand("im2sp.train.publishing:push", "Upload a bundle to the hub.", "hub"),
 }
 
 

@@ -1,17 +1,12 @@
-"""`im2sp train`: a recipe in, the folders of its stages out. And `im2sp-lab`, until its last command is elsewhere."""
+"""`im2sp train`: a recipe in, the folders of its stages out."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
-import typer
 
-from im2sp.errors import Im2SpError
-from im2sp.train.convert.commands import app as convert
 from im2sp.train.logs import log_to_stderr
-from im2sp.train.publishing import push
 
 
 @click.command()
@@ -48,17 +43,3 @@ def train(
                 click.echo(f"{each.name:20} {state:6} {options.runs / each.makes}")
         return
     run_stages(options, stages, stage)
-
-
-app = typer.Typer(add_completion=False, no_args_is_help=True)
-app.add_typer(convert, name="convert")
-app.command(help="a bundle -> a repository on the hub, from which im2sp --model OWNER/NAME reads it")(push)
-
-
-def main() -> None:
-    """Entry point: errors that are meant for people become one sentence and exit code 1."""
-    try:
-        app()
-    except Im2SpError as error:
-        print(f"im2sp-lab: {error}", file=sys.stderr)
-        raise SystemExit(1) from None

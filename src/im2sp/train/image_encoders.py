@@ -9,17 +9,19 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from im2sp.bundle import ImageConfig
+from im2sp.bundle import ImageConfig, ImageTokenizer, ImageUnitsConfig
 from im2sp.errors import Im2SpError
 from im2sp.files import sha256_of
+from im2sp.train.convert.checkpoints import weights_file
 from im2sp.train.convert.git import load_vision, read_vision_config, vision_image_config
-from im2sp.train.convert.weights import weights_file
+from im2sp.train.export import ImageModules
 from im2sp.train.models.image_backbone import BackboneConfig, ImageBackbone
 from im2sp.train.models.saving import CONFIG, WEIGHTS, load_config
 from im2sp.train.models.token_vit import StemFromUnits, TokenVit, TokenVitConfig
-from im2sp.train.models.vit_vqgan import VitVqgan, VitVqganConfig
+from im2sp.train.models.vit_vqgan import PixelsFromUnits, VitVqgan, VitVqganConfig
 
 GIT, TOKEN_VIT = "git", "token-vit"
+_UNKNOWN = "0" * 64  # a checksum that the export fills in
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,8 @@ def early_efficientnet(config: BackboneConfig) -> ImageEncoder:
 
 
 def git_vision(folder: Path) -> ImageEncoder:
-    """The image encoder of a converted GIT, `vision/` of what `im2sp-lab convert git` wrote."""
-    _require(folder, f"im2sp-lab convert git GIT -o {folder.parent}")
+    """The image encoder of a converted GIT, `vision/` of what `im2sp convert git` wrote."""
+    _require(folder, f"im2sp convert git GIT -o {folder.parent}")
     config = read_vision_config(folder)
     return ImageEncoder(
         image=vision_image_config(config),
@@ -85,9 +87,9 @@ def git_vision(folder: Path) -> ImageEncoder:
 
 
 def token_vit(tokenizer_folder: Path, token_vit_folder: Path) -> ImageEncoder:
-    """A token ViT that sees photos by the units of an image tokenizer, both as `im2sp-lab convert` wrote them."""
-    _require(tokenizer_folder, f"im2sp-lab convert vit-vqgan TOKENIZER --codebook CODEBOOK -o {tokenizer_folder}")
-    _require(token_vit_folder, f"im2sp-lab convert seit CHECKPOINT -o {token_vit_folder}")
+    """A token ViT that sees photos by the units of an image tokenizer, both as `im2sp convert` wrote them."""
+    _require(tokenizer_folder, f"im2sp convert vit-vqgan TOKENIZER --codebook CODEBOOK -o {tokenizer_folder}")
+    _require(token_vit_folder, f"im2sp convert seit CHECKPOINT -o {token_vit_folder}")
     tokenizer = load_config(tokenizer_folder, VitVqganConfig)
     sizes = load_config(token_vit_folder, TokenVitConfig)
     if tokenizer.code_width != sizes.code_width:
@@ -122,6 +124,35 @@ def unit_image_config(tokenizer: VitVqganConfig, sizes: TokenVitConfig) -> Image
 def features_of_units(tokenizer: VitVqgan, sees: TokenVit) -> nn.Sequential:
     """Image units int64 [B, units] of whole photos -> features [B, image_tokens, width]."""
     return nn.Sequential(StemFromUnits(tokenizer.codebook.weight, tokenizer.config.grid, sees.config.crop), sees)
+
+
+def describe_vit_vqgan(sizes: VitVqganConfig, name: str, checksum: str = _UNKNOWN) -> ImageTokenizer:
+    """Describe the units of a ViT-VQGAN for tables and bundles.
+
+    Args:
+        name: for people.
+        checksum: of its weights.
+    """
+    return ImageTokenizer(
+        kind="vit-vqgan",
+        tokenizer=name,
+        checksum=checksum,
+        grid=(sizes.grid, sizes.grid),
+        codes=1,
+        codebook_size=sizes.codebook_size,
+    )
+
+
+def vit_vqgan_modules(tokenizer: VitVqgan, token_vit: TokenVit, name: str) -> ImageModules:
+    """Modules of a bundle that sees the units of a ViT-VQGAN through a token ViT. `name`: of the tokenizer."""
+    crop = token_vit.config.crop
+    return ImageModules(
+        image=unit_image_config(tokenizer.config, token_vit.config),
+        backbone=features_of_units(tokenizer, token_vit),
+        tokenizer=tokenizer,
+        units=ImageUnitsConfig(**describe_vit_vqgan(tokenizer.config, name).described(), crop=(crop, crop)),
+        decoder=PixelsFromUnits(tokenizer) if tokenizer.config.decoder_layers else None,
+    )
 
 
 class _ByUnits(nn.Module):

@@ -86,20 +86,6 @@ def _save(model: onnx.ModelProto, path: Path) -> None:
         onnx.save(model, str(temporary))
 
 
-def export_sequence(
-    module: torch.nn.Module, name: str, source: str, target: str, folder: Path, precision: Precision
-) -> int:
-    """A graph from one int64 sequence [1, n] to one output; returns its parameters."""
-    return export_graph(
-        module,
-        [torch.zeros(1, 50, dtype=torch.int64)],
-        ([source], [target]),
-        {source: {1: source}, target: {1: target}},
-        folder / f"{name}.onnx",
-        precision,
-    )
-
-
 _WEIGHT_TYPES = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT8, TensorProto.UINT8)
 
 

@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
+import click
 
 from im2sp.bundle import Bundle, BundleConfig
 from im2sp.errors import BundleError, Im2SpError
@@ -49,10 +49,13 @@ class Publication:
 
 
 def prepare(folder: Path) -> Publication:
-    """A bundle folder -> what is uploaded: its files as they are, and its model card with the hub's metadata in front.
+    """Collect what is uploaded of a bundle folder, which stays as it is.
 
-    Raises BundleError for a bundle that does not verify, whose graphs do not fit its config, that lists files which
-    are not fetched from the hub, or that is too large for it.
+    The files go up unchanged, but for the model card, which gets the hub's metadata in front.
+
+    Raises:
+        BundleError: the bundle does not verify, its graphs do not fit its config, it lists files that are not fetched
+            from the hub, or it is too large for the hub.
     """
     bundle = Bundle.load(folder)
     Graphs(bundle).check()
@@ -74,10 +77,15 @@ def prepare(folder: Path) -> Publication:
 def push_to_hub(
     folder: Path, repository: str, *, private: bool = False, message: str | None = None
 ) -> tuple[Publication, str]:
-    """Upload a bundle to `owner/name`, made if needed, as one commit -> what was uploaded, and the commit's hash.
+    """Upload a bundle as one commit; return what was uploaded and the hash of the commit.
 
-    Files of a bundle that the repository has and this one has not are deleted there, or it would not verify; others
-    stay. Raises what `prepare` raises, and BundleError when the hub refuses or does not answer.
+    Files of a bundle that only the repository has are deleted there, or it would not verify; others stay.
+
+    Args:
+        repository: `owner/name`, made if it does not exist.
+
+    Raises:
+        BundleError: as `prepare`, or the hub refuses or does not answer.
     """
     hub_id = parse_repository(repository)
     publication = prepare(folder)
@@ -95,7 +103,7 @@ def push_to_hub(
 
 
 def parse_repository(text: str) -> HubId:
-    """`owner/name`. Raises Im2SpError for anything else."""
+    """Parse `owner/name`. Raises Im2SpError for anything else."""
     hub_id = HubId.parse(text)
     if hub_id is None or hub_id.revision:
         raise Im2SpError(f"{text!r} is not the name of a repository: give owner/name")
@@ -103,7 +111,7 @@ def parse_repository(text: str) -> HubId:
 
 
 def _additions(publication: Publication) -> Iterable[CommitOperationAdd]:
-    """What goes up, hashed once more as it is read for that: it must be what was verified."""
+    """Yield the files, hashed once more as they are read: they must be what was verified."""
     from huggingface_hub import CommitOperationAdd
 
     for name, part in publication.files.items():
@@ -114,7 +122,7 @@ def _additions(publication: Publication) -> Iterable[CommitOperationAdd]:
 
 
 def _card(folder: Path, bundle: Bundle) -> str:
-    """The model card with the metadata that the hub reads, in place of any that it had."""
+    """The model card with the metadata for the hub in front, in place of any that it had."""
     config = bundle.config
     text = f"# {config.name} {config.version}\n\n{config.description}\n"
     if (folder / MODEL_CARD).is_file():
@@ -139,20 +147,20 @@ def _metadata(config: BundleConfig) -> str:
     ).to_yaml()
 
 
-def push(
-    folder: Annotated[Path, typer.Argument(help="folder of the bundle")],
-    repository: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="where it goes on the hub")],
-    private: Annotated[bool, typer.Option("--private", help="where the repository is made: only you see it")] = False,
-    message: Annotated[str | None, typer.Option(help="what is new, for the history")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be uploaded, and ask nothing")] = False,
-) -> None:
-    """Upload a bundle."""
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("repository", metavar="OWNER/NAME")
+@click.option("--private", is_flag=True, help="If the repository is new, only you see it.")
+@click.option("--message", help="What is new, for the history.")
+@click.option("--dry-run", is_flag=True, help="List what would be uploaded; ask nothing.")
+def push(folder: Path, repository: str, private: bool, message: str | None, dry_run: bool) -> None:
+    """Upload a bundle to a repository on the hub, from which im2sp --model OWNER/NAME reads it."""
     parse_repository(repository)
     if dry_run:
         publication, commit = prepare(folder), ""
     else:
         publication, commit = push_to_hub(folder, repository, private=private, message=message)
     for name, size in sorted(publication.sizes.items()):
-        print(f"{size:>13,} bytes  {name}")
+        click.echo(f"{size:>13,} bytes  {name}")
     total = f"{sum(publication.sizes.values()):,} bytes in {len(publication.files)} files"
-    print(f"{total}, not uploaded (--dry-run)" if dry_run else f"{total} uploaded: {repository}@{commit}")
+    click.echo(f"{total}, not uploaded (--dry-run)" if dry_run else f"{total} uploaded: {repository}@{commit}")

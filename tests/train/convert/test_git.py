@@ -12,7 +12,6 @@ import pytest
 import torch
 from PIL import Image
 from transformers import CLIPImageProcessorPil, GitForCausalLM
-from typer.testing import CliRunner
 
 from im2sp.bundle import DecoderConfig
 from im2sp.decoding.decoder import DecoderStep, Prefix
@@ -21,7 +20,6 @@ from im2sp.decoding.search import decode
 from im2sp.decoding.vocabulary import SpecialTokens
 from im2sp.image.loading import to_pixels
 from im2sp.onnx import Graph, Signature
-from im2sp.train.cli import app
 from im2sp.train.convert.git import (
     CLIP_MEAN,
     CLIP_STD,
@@ -30,11 +28,13 @@ from im2sp.train.convert.git import (
     GitVision,
     PublishedGit,
     convert_git,
-    translator_names,
+    decoder_names,
+    vision_image_config,
 )
-from im2sp.train.convert.streams import CheckpointError
-from im2sp.train.export import decoder_config, export_decoder, export_image_encoder
+from im2sp.train.convert.unpickling import CheckpointError
+from im2sp.train.export import ImageModules, decoder_config, export_decoder, export_image
 from im2sp.train.models.git import GitDecoder, GitDecoderConfig
+from tests.train.convert.published_files import run_convert
 from tests.train.convert.published_git import IMAGE_TOKENS, POSITIONS, SIDE, generated, random_git
 
 BERT = SpecialTokens(pad=0, bos=101, eos=102)
@@ -55,8 +55,9 @@ def converted(published: GitForCausalLM, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture(scope="module")
 def graphs(converted: Git, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("graphs")
-    export_image_encoder(converted.vision, SIDE, converted.translator, folder, "fp32")
-    export_decoder(converted.translator, IMAGE_TOKENS, folder, "fp32")
+    modules = ImageModules(vision_image_config(converted.vision.config), converted.vision)
+    export_image(modules, converted.decoder, folder, "fp32")
+    export_decoder(converted.decoder, IMAGE_TOKENS, folder, "fp32")
     return folder
 
 
@@ -85,7 +86,7 @@ def test_features_and_logits_equal_transformers(published: GitForCausalLM, conve
         logits = published(input_ids=tokens, pixel_values=pixels).logits[:, IMAGE_TOKENS:]
         found = converted.vision(pixels)
         assert (found - features).abs().max() < 1e-5
-        assert (converted.translator(found, tokens, torch.arange(2)) - logits).abs().max() < 5e-5
+        assert (converted.decoder(found, tokens, torch.arange(2)) - logits).abs().max() < 5e-5
     assert logits.std() > 1
 
 
@@ -99,13 +100,13 @@ def test_older_files_carry_positions_and_a_tied_head_may_be_left_out(tmp_path: P
     del state["output.weight"]
     torch.save(state, tmp_path / "pytorch_model.bin")
     (tmp_path / "model.safetensors").unlink()
-    translator = convert_git(tmp_path).translator
-    assert translator.output.weight is translator.word_embeddings.weight
+    decoder = convert_git(tmp_path).decoder
+    assert decoder.output.weight is decoder.word_embeddings.weight
     pixels, tokens = photos(1), torch.tensor([[101, 7, 9]])
     with torch.inference_mode():
         logits = tied(input_ids=tokens, pixel_values=pixels).logits[:, IMAGE_TOKENS:]
         features = tied.git.image_encoder(pixels).last_hidden_state
-        found = translator(features, tokens, torch.zeros(1, dtype=torch.int64))
+        found = decoder(features, tokens, torch.zeros(1, dtype=torch.int64))
     assert (found - logits).abs().max() < 5e-5
 
 
@@ -114,7 +115,7 @@ def test_image_graph_equals_the_model(converted: Git, graphs: Path) -> None:
     pixels = photos(2)
     keys, values = encoder.run(pixels=pixels.numpy())
     with torch.inference_mode():
-        pairs = converted.translator.prefix(converted.vision(pixels))
+        pairs = converted.decoder.prefix(converted.vision(pixels))
     assert keys.shape == (3, 2, 4, IMAGE_TOKENS, 6)
     assert np.abs(keys - torch.stack([key for key, _ in pairs]).numpy()).max() < 5e-5
     assert np.abs(values - torch.stack([value for _, value in pairs]).numpy()).max() < 5e-5
@@ -126,7 +127,7 @@ def test_runtime_decoding_equals_generate_token_by_token(
 ) -> None:
     encoder = open_graph(graphs, "image_encoder", "prefix_keys", "prefix_values")
     decoder = open_graph(graphs, "decoder", "logits", "keys", "values", "attention")
-    sizes: DecoderConfig = decoder_config(converted.translator.config)
+    sizes: DecoderConfig = decoder_config(converted.decoder.config)
     # Random weights like to stop at once; four tokens at least tell sentences apart.
     options = DecodingOptions(beam=beam, min_tokens=4, max_tokens=POSITIONS - 1, max_repeats=2**31)
     different = set()
@@ -145,12 +146,11 @@ def test_the_command_writes_what_training_starts_from(
     published: GitForCausalLM, converted: Git, tmp_path: Path
 ) -> None:
     published.save_pretrained(tmp_path / "published")
-    arguments = ["convert", "git", str(tmp_path / "published"), "-o", str(tmp_path / "git")]
-    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    result = run_convert("git", tmp_path / "published", "-o", tmp_path / "git")
     assert f"{IMAGE_TOKENS} image tokens, 203 tokens" in result.output
-    loaded = GitDecoder.load(tmp_path / "git" / "translator")
-    assert loaded.config == converted.translator.config
-    assert torch.equal(loaded.output.weight, converted.translator.output.weight)
+    loaded = GitDecoder.load(tmp_path / "git" / "decoder")
+    assert loaded.config == converted.decoder.config
+    assert torch.equal(loaded.output.weight, converted.decoder.output.weight)
     assert not torch.equal(loaded.output.weight, loaded.word_embeddings.weight)
     GitDecoder(GitDecoderConfig(60, image_width=32, width=24, layers=3, feed_forward=40)).transfer(loaded)
 
@@ -166,7 +166,7 @@ def test_published_sizes(config: PublishedGit, tokens: int, width: int) -> None:
     assert config.vision_config.image_tokens == tokens
     theirs = {name: tensor.shape for name, tensor in git.state_dict().items()}
     assert theirs["git.image_encoder.vision_model.embeddings.position_embedding.weight"] == (tokens, width)
-    assert len(vision.state_dict()) + len(translator_names(6)) * 2 == len(theirs) + 2  # two embeddings have no bias
+    assert len(vision.state_dict()) + len(decoder_names(6)) * 2 == len(theirs) + 2  # two embeddings have no bias
 
 
 @pytest.mark.parametrize(

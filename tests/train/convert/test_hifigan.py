@@ -13,18 +13,17 @@ import torch
 from msgspec.structs import replace
 from torch import Tensor
 from torch.nn import functional as F
-from typer.testing import CliRunner
 
 from im2sp.bundle import Bundle, write_checksums, write_config
 from im2sp.errors import Im2SpError
 from im2sp.onnx import Graphs
 from im2sp.speech.vocoder import Vocoder
-from im2sp.train.cli import app
-from im2sp.train.convert.hifigan import convert_hifigan, export_hifigan
-from im2sp.train.convert.streams import CheckpointError
-from im2sp.train.export import hifigan_config
+from im2sp.train.convert.hifigan import convert_hifigan
+from im2sp.train.convert.unpickling import CheckpointError
+from im2sp.train.export import TrainedVoice, export_vocoder
 from im2sp.train.models.unit_hifigan import UnitHifigan, UnitHifiganConfig
 from tests.tiny_bundle import UNITS
+from tests.train.convert.published_files import run_convert
 from tests.train.convert.published_hifigan import (
     CONFIG,
     MANY_VOICES,
@@ -93,6 +92,19 @@ def test_waveform_and_durations_equal_the_formulas(config: dict[str, Any], speak
             assert (model(units[None], 0)[0] - expected).abs().max() > 1e-3
 
 
+def test_names_of_torch_s_parametrizations_are_the_same_weights(tmp_path: Path) -> None:
+    state = published_state(CONFIG)
+    renamed = {
+        name.replace("weight_g", "parametrizations.weight.original0").replace(
+            "weight_v", "parametrizations.weight.original1"
+        ): tensor
+        for name, tensor in state.items()
+    }
+    old, new = (convert_hifigan(*write_published(tmp_path, CONFIG, names)) for names in (state, renamed))
+    for one, other in zip(old.state_dict().values(), new.state_dict().values(), strict=True):
+        assert torch.equal(one, other)
+
+
 @pytest.mark.parametrize("config", [UnitHifiganConfig(units=30, width=8, channels=32)])
 def test_no_sample_depends_on_frames_beyond_the_context(config: UnitHifiganConfig) -> None:
     torch.manual_seed(0)
@@ -118,7 +130,7 @@ def run(path: Path, **inputs: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize(("config", "speaker"), [(CONFIG, 0), (MANY_VOICES, 3)])
 def test_graphs_equal_the_model(config: dict[str, Any], speaker: int, tmp_path: Path) -> None:
     model = convert_hifigan(*write_published(tmp_path, config, audible(published_state(config))))
-    parameters = export_hifigan(model, tmp_path, "fp32", speaker)
+    _, parameters = export_vocoder(TrainedVoice(model, None, None), tmp_path, "fp32", speaker)
     assert set(parameters) == {"vocoder", "duration_predictor"}
     for length in (1, 9, 60):
         units = torch.randint(UNITS, (1, length))
@@ -134,8 +146,7 @@ def test_the_runtime_speaks_with_it(tiny_bundle: Path, tmp_path: Path) -> None:
     model = convert_hifigan(*write_published(tmp_path, CONFIG, state))
     folder = tmp_path / "bundle"
     shutil.copytree(tiny_bundle, folder)
-    export_hifigan(model, folder, "fp32")
-    vocoder = hifigan_config(model.config)
+    vocoder, _ = export_vocoder(TrainedVoice(model, None, None), folder, "fp32")
     write_config(folder, replace(Bundle.load(tiny_bundle).config, vocoder=vocoder))
     write_checksums(folder)
     bundle = Bundle.load(folder)
@@ -153,8 +164,7 @@ def test_the_runtime_speaks_with_it(tiny_bundle: Path, tmp_path: Path) -> None:
 
 def test_the_command_writes_what_comes_back(tmp_path: Path) -> None:
     config, checkpoint = write_published(tmp_path / "published", MANY_VOICES, published_state(MANY_VOICES))
-    arguments = ["convert", "hifigan", str(checkpoint), "--config", str(config), "-o", str(tmp_path / "vocoder")]
-    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    result = run_convert("hifigan", checkpoint, "--config", config, "-o", tmp_path / "vocoder")
     assert f"{UNITS} units, {SPEAKERS} voices" in result.output
     loaded, units = UnitHifigan.load(tmp_path / "vocoder"), torch.arange(6)[None]
     model = convert_hifigan(config, checkpoint)
@@ -224,10 +234,7 @@ def test_checkpoints_that_are_not_whole_are_refused(name: str, value: object, wh
 def test_other_mistakes_are_said(tmp_path: Path) -> None:
     config, checkpoint = write_published(tmp_path, CONFIG, published_state(CONFIG))
     with pytest.raises(Im2SpError, match="speaker 1 does not exist"):
-        export_hifigan(convert_hifigan(config, checkpoint), tmp_path, "fp32", speaker=1)
-    torch.save({"mpd": {}, "msd": {}}, checkpoint)
-    with pytest.raises(CheckpointError, match=r"has no 'generator' \(a dict of 'mpd', 'msd'\)"):
-        convert_hifigan(config, checkpoint)
+        export_vocoder(TrainedVoice(convert_hifigan(config, checkpoint), None, None), tmp_path, "fp32", speaker=1)
     config.write_text("{")
     with pytest.raises(CheckpointError, match="is not JSON"):
         convert_hifigan(config, checkpoint)

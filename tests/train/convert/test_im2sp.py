@@ -1,4 +1,4 @@
-"""A published Im2Sp against transformers: its ids, its tied head, and a bundle that says what generate says."""
+"""A published Im2Sp of raw images against transformers: ids, tied head, and a bundle that says what generate says."""
 
 from __future__ import annotations
 
@@ -9,26 +9,25 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from click.testing import Result
 from PIL import Image
 from torch import Tensor
-from transformers import GitForCausalLM, HubertConfig, HubertModel
-from typer.testing import CliRunner, Result
+from transformers import GitForCausalLM
 
 from im2sp.bundle import Bundle
 from im2sp.captioner import Captioner
 from im2sp.decoding.options import DecodingOptions
 from im2sp.errors import Im2SpError
 from im2sp.image.loading import load_image, to_pixels
-from im2sp.train.cli import app
 from im2sp.train.convert.git import CLIP_MEAN, CLIP_STD
 from im2sp.train.convert.hifigan import convert_hifigan
 from im2sp.train.convert.im2sp import convert_im2sp, published_id, published_rows
-from im2sp.train.convert.streams import CheckpointError
-from im2sp.train.models.speech_encoder import Clusters, SpeechEncoder
+from im2sp.train.convert.unpickling import CheckpointError
+from im2sp.train.models.git import GitDecoder
+from tests.train.convert.published_files import UNITS, of_raw_images, run_convert, write_published_files
 from tests.train.convert.published_git import IMAGE_TOKENS, POSITIONS, SIDE, generated, random_git
-from tests.train.convert.published_hifigan import CONFIG, audible, published_state, write_published
+from tests.train.convert.published_hifigan import CONFIG, published_state, write_published
 
-UNITS = 200
 NEVER = [0, 103]  # pad, and the id that no unit has
 
 
@@ -39,46 +38,34 @@ def git() -> GitForCausalLM:
 
 def write_checkpoint(git: GitForCausalLM, folder: Path, **changes: Tensor | None) -> tuple[Path, Path]:
     """The training framework's file of the paper's code, and the config.json of the GIT below it."""
-    state = {f"model.{name}": tensor for name, tensor in git.state_dict().items()}
-    state = {name: tensor for name, tensor in (state | changes).items() if tensor is not None}
-    folder.mkdir(exist_ok=True)
-    torch.save({"epoch": 3, "global_step": 100_000, "state_dict": state}, folder / "last.ckpt")
-    git.config.save_pretrained(folder)
-    return folder / "last.ckpt", folder / "config.json"
+    state = {name: tensor for name, tensor in (of_raw_images(git) | changes).items() if tensor is not None}
+    torch.save({"epoch": 3, "global_step": 100_000, "state_dict": state}, folder / "raw.ckpt")
+    git.config.save_pretrained(folder / "GIT")
+    return folder / "raw.ckpt", folder / "GIT" / "config.json"
 
 
 @pytest.fixture(scope="module")
 def parts(git: GitForCausalLM, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The converted vocoder and speech encoder, and the checkpoint."""
     folder = tmp_path_factory.mktemp("parts")
-    write_checkpoint(git, folder)
-    config = CONFIG | {"num_embeddings": UNITS, "upsample_initial_channel": 32}
-    convert_hifigan(*write_published(folder / "published", config, audible(published_state(config)))).save(
-        folder / "vocoder"
-    )
-    hubert = HubertConfig(
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=16,
-        conv_dim=(8,) * 7,
-        num_conv_pos_embeddings=8,
-        num_conv_pos_embedding_groups=2,
-    )
-    centres = np.random.default_rng(0).normal(size=(UNITS, 16))
-    SpeechEncoder(HubertModel(hubert), 1, 0, clusters=Clusters.around(centres)).save(folder / "encoder")
+    write_published_files(folder)
+    run_convert("hifigan", folder / "g_00500000", "--config", folder / "config.json", "-o", folder / "vocoder")
+    words = ["hubert", folder / "HUBERT", "--clusters", folder / "km.bin", "--layer", 1]
+    run_convert(*words, "-o", folder / "encoder")
     return folder
 
 
-def convert(parts: Path, out: Path, *more: str) -> Result:
-    arguments = ["convert", "im2sp", str(parts / "last.ckpt"), "--config", str(parts / "config.json")]
-    return CliRunner().invoke(app, [*arguments, "--vocoder", str(parts / "vocoder"), "-o", str(out), *more])
+def convert(folder: Path, out: Path, vocoder: Path | None, *more: object) -> Result:
+    voice = [] if vocoder is None else ["--vocoder", vocoder]
+    words = ["im2sp", folder / "raw.ckpt", "--config", folder / "GIT" / "config.json", "-o", out]
+    return run_convert(*words, *voice, *more)
 
 
 @pytest.fixture(scope="module")
 def captioner(parts: Path, tmp_path_factory: pytest.TempPathFactory) -> Captioner:
     out = tmp_path_factory.mktemp("out") / "converted"
-    result = convert(parts, out, "--speech-encoder", str(parts / "encoder"), "--precision", "fp32")
+    more = ["--speech-encoder", parts / "encoder", "--precision", "fp32"]
+    result = convert(parts, out, parts / "vocoder", *more)
     assert result.exit_code == 0, result.output
     return Captioner.from_pretrained(out, threads=1)
 
@@ -92,12 +79,12 @@ def test_ids_are_those_of_the_reference_formats() -> None:
 
 
 def test_rows_move_with_their_units(git: GitForCausalLM, parts: Path) -> None:
-    translator = convert_im2sp(parts / "last.ckpt", parts / "config.json").translator
-    assert translator.output.weight is translator.word_embeddings.weight
+    decoder = convert_im2sp(parts / "raw.ckpt", parts / "GIT" / "config.json").decoder
+    assert decoder.output.weight is decoder.word_embeddings.weight
     embeddings, bias = git.output.weight, git.output.bias
     for token, row in ((0, 0), (1, 101), (2, 102), (3, 1), (103, 101), (104, 104), (202, 202)):
-        assert torch.equal(translator.word_embeddings.weight[token], embeddings[row])
-        assert translator.output.bias[token] == bias[row]
+        assert torch.equal(decoder.word_embeddings.weight[token], embeddings[row])
+        assert decoder.output.bias[token] == bias[row]
 
 
 @pytest.mark.parametrize("beam", [1, 5])
@@ -122,10 +109,9 @@ def test_the_bundle_says_what_generate_says(git: GitForCausalLM, captioner: Capt
 def test_unit_100_can_be_said_though_it_shares_an_id_with_bos(git: GitForCausalLM, parts: Path, tmp_path: Path) -> None:
     bias = git.output.bias.clone()
     bias[101] += 50
-    write_checkpoint(git, tmp_path, **{"model.output.bias": bias})
-    translator = convert_im2sp(tmp_path / "last.ckpt", tmp_path / "config.json").translator
+    decoder = convert_im2sp(*write_checkpoint(git, tmp_path, **{"model.output.bias": bias})).decoder
     with torch.inference_mode():
-        logits = translator(torch.randn(1, 3, 32), torch.tensor([[1]]), torch.tensor([0]))[0, 0]
+        logits = decoder(torch.randn(1, 3, 32), torch.tensor([[1]]), torch.tensor([0]))[0, 0]
     assert logits[3:].argmax() == 100
     assert logits[1] == logits[103]
 
@@ -138,12 +124,11 @@ def test_the_bundle_hears_units(captioner: Captioner) -> None:
 
 
 def test_at_most_512_tokens_are_said(git: GitForCausalLM, parts: Path, tmp_path: Path) -> None:
-    (tmp_path / "vocoder").symlink_to(parts / "vocoder")
     _, config = write_checkpoint(
         git, tmp_path, **{"model.git.embeddings.position_embeddings.weight": torch.randn(600, 24)}
     )
     config.write_text(json.dumps(json.loads(config.read_text()) | {"max_position_embeddings": 600}))
-    assert convert(tmp_path, tmp_path / "out").exit_code == 0
+    assert convert(tmp_path, tmp_path / "out", parts / "vocoder").exit_code == 0
     config = Bundle.load(tmp_path / "out").config
     assert (config.decoding.max_tokens, config.decoder.max_tokens) == (512, 600)
 
@@ -151,7 +136,7 @@ def test_at_most_512_tokens_are_said(git: GitForCausalLM, parts: Path, tmp_path:
 def test_half_precision_bundles_are_smaller_and_close(
     git: GitForCausalLM, parts: Path, captioner: Captioner, tmp_path: Path
 ) -> None:
-    assert convert(parts, tmp_path / "half", "--precision", "fp16").exit_code == 0
+    assert convert(parts, tmp_path / "half", parts / "vocoder").exit_code == 0
     half = Captioner.from_pretrained(tmp_path / "half", threads=1)
     photo = Image.fromarray(np.random.default_rng(5).integers(0, 255, (SIDE, SIDE, 3), dtype=np.uint8))
     difference = np.abs(half.encode(photo).keys - captioner.encode(photo).keys)
@@ -164,7 +149,7 @@ def test_an_image_tokenizer_beside_the_model_is_left_out(git: GitForCausalLM, tm
     content: dict[str, Any] = torch.load(checkpoint, weights_only=True)
     content["state_dict"]["tokenizer.pre_quant.weight"] = torch.zeros(2, 2)
     torch.save(content, checkpoint)
-    assert convert_im2sp(checkpoint, config).translator.config.vocabulary_size == 203
+    assert convert_im2sp(checkpoint, config).decoder.config.vocabulary_size == 203
 
 
 @pytest.mark.parametrize(
@@ -185,24 +170,31 @@ def test_checkpoints_that_are_no_im2sp_are_refused(
         convert_im2sp(checkpoint, config)
 
 
+def test_without_a_vocoder_there_are_models_to_train(parts: Path, tmp_path: Path) -> None:
+    result = convert(parts, tmp_path / "out", None)
+    assert "out: decoder, vision\n" in result.output
+    assert GitDecoder.load(tmp_path / "out" / "decoder").config.vocabulary_size == 203
+
+
 def test_other_mistakes_are_said(git: GitForCausalLM, parts: Path, tmp_path: Path) -> None:
-    checkpoint, config = write_checkpoint(git, tmp_path)
     with pytest.raises(CheckpointError, match=r"lacks layers\.3"):
-        convert_im2sp(checkpoint)  # it is no git-large
-    units = CliRunner().invoke(app, ["convert", "im2sp-units", str(checkpoint), "--config", str(config), "-o", "x"])
-    assert "has no token ViT: use `im2sp-lab convert im2sp`" in str(units.exception)
-    tokenizer = convert(parts, tmp_path / "out", "--image-tokenizer", str(parts / "vocoder"))
-    assert "looks at raw images: leave --image-tokenizer out" in str(tokenizer.exception)
-    assert "vocoder holds no model that im2sp can load (there is no such" in str(
-        convert(tmp_path, tmp_path / "out").exception
-    )
-    wrong = convert(parts, tmp_path / "out", "--vocoder", str(parts / "encoder"))
-    assert "encoder holds no model that im2sp can load" in str(wrong.exception)
+        convert_im2sp(parts / "raw.ckpt")  # it is no git-large
     published = CONFIG | {"num_embeddings": 20}
-    convert_hifigan(*write_published(tmp_path / "p", published, published_state(published))).save(tmp_path / "vocoder")
-    write_checkpoint(git, tmp_path)
-    result = convert(tmp_path, tmp_path / "out")
-    assert isinstance(result.exception, Im2SpError)
-    assert "the vocoder has 20 units, the translator 200" in str(result.exception)
-    assert not list(tmp_path.glob("*out*"))
-    assert json.loads(config.read_text())["vocab_size"] == 203
+    convert_hifigan(*write_published(tmp_path, published, published_state(published))).save(tmp_path / "twenty")
+    for vocoder, more, why in (
+        (parts / "vocoder", ["--image-tokenizer", parts], "looks at raw images: leave --image-tokenizer out"),
+        (tmp_path / "none", [], "none holds no model that im2sp can load"),
+        (parts / "encoder", [], "encoder holds no model that im2sp can load"),
+        (tmp_path / "twenty", [], "the voice has 20 units, the decoder 200"),
+    ):
+        error = convert(parts, tmp_path / "out", vocoder, *more).exception
+        assert isinstance(error, Im2SpError)
+        assert why in str(error)
+        assert not list(tmp_path.glob("*out*"))
+
+
+def test_the_model_card_says_where_the_weights_are_from(captioner: Captioner) -> None:
+    card = (captioner.bundle.folder / "README.md").read_text()
+    assert card.startswith("# converted 1\n")
+    assert "published checkpoints, converted and not trained on" in card
+    assert "Flickr8k" not in card

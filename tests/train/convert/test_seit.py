@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,13 +9,11 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from typer.testing import CliRunner
 
-from im2sp.train.cli import app
 from im2sp.train.convert.seit import convert_seit
-from im2sp.train.convert.streams import CheckpointError
+from im2sp.train.convert.unpickling import CheckpointError
 from im2sp.train.models.token_vit import TokenVit
-from tests.train.convert.test_checkpoints import Attack
+from tests.train.convert.published_files import run_convert
 from tests.train.models import published_token_vit as published
 
 CLASSIFIER = replace(published.CONFIG, classes=7)
@@ -30,10 +27,8 @@ def write_published(path: Path, **changes: Tensor | None) -> Path:
 
 
 def test_the_command_makes_a_token_vit_that_agrees_with_the_formulas(tmp_path: Path) -> None:
-    checkpoint = write_published(tmp_path / "seit.pth")
-    arguments = ["convert", "seit", str(checkpoint), "-o", str(tmp_path / "out")]
-    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
-    assert "4 x 4 units become 5 image tokens of width 128" in result.output
+    result = run_convert("seit", write_published(tmp_path / "seit.pth"), "-o", tmp_path / "out")
+    assert "4 x 4 units become 5 image tokens of 128" in result.output
     model = TokenVit.load(tmp_path / "out")
     assert model.config == CLASSIFIER
     vectors = torch.randn(2, 8, 4, 4, generator=torch.Generator().manual_seed(8))
@@ -56,13 +51,3 @@ def test_the_command_makes_a_token_vit_that_agrees_with_the_formulas(tmp_path: P
 def test_checkpoints_that_do_not_fit_are_refused(changes: dict[str, Tensor | None], why: str, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=why):
         convert_seit(write_published(tmp_path / "seit.pth", **changes))
-
-
-def test_files_of_another_kind_are_refused(tmp_path: Path) -> None:
-    torch.save(published.published_state(), tmp_path / "seit.pth")
-    with pytest.raises(CheckpointError, match="has no 'model'"):
-        convert_seit(tmp_path / "seit.pth")
-    torch.save({"model": Attack(os.system, f"touch {tmp_path / 'canary'}")}, tmp_path / "seit.pth")
-    with pytest.raises(CheckpointError, match="which no checkpoint needs"):
-        convert_seit(tmp_path / "seit.pth")
-    assert not (tmp_path / "canary").exists()

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from typer.testing import CliRunner
 
-from im2sp.train.cli import app
-from im2sp.train.convert.streams import CheckpointError
+from im2sp.train.convert.unpickling import CheckpointError
 from im2sp.train.convert.vit_vqgan import convert_vit_vqgan, read_codebook
 from im2sp.train.models.vit_vqgan import VitVqgan
 from tests.train.convert.pickled_modules import write_pickled_module
-from tests.train.convert.test_checkpoints import Attack
+from tests.train.convert.published_files import run_convert
 from tests.train.models import published_vit_vqgan as published
 from tests.train.models.published_vit_vqgan import CONFIG
 
@@ -33,8 +30,7 @@ def test_the_command_makes_a_tokenizer_that_agrees_with_the_formulas(tmp_path: P
     tokenizer, codebook = write_published(tmp_path, **{"quantizer.counts": torch.zeros(3)})
     with pytest.raises(ModuleNotFoundError):
         torch.load(tokenizer, weights_only=False)
-    arguments = ["convert", "vit-vqgan", str(tokenizer), "--codebook", str(codebook), "-o", str(tmp_path / "out")]
-    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    result = run_convert("vit-vqgan", tokenizer, "--codebook", codebook, "-o", tmp_path / "out")
     assert "6 x 6 units of 50 a photo, 216 bits" in result.output
     model = VitVqgan.load(tmp_path / "out")
     assert model.config == CONFIG
@@ -95,18 +91,3 @@ def test_files_that_are_no_codebook_are_refused(value: object, why: str, tmp_pat
     torch.save(value, tmp_path / "codebook.ckpt")
     with pytest.raises(CheckpointError, match=why):
         read_codebook(tmp_path / "codebook.ckpt")
-
-
-def test_attacks_are_refused_and_nothing_is_written(tmp_path: Path) -> None:
-    tokenizer, codebook = write_published(tmp_path)
-    canary = tmp_path / "canary"
-    for target in (codebook, tokenizer):
-        whole = target.read_bytes()
-        torch.save({"weight": Attack(os.system, f"touch {canary}")}, target)
-        arguments = ["convert", "vit-vqgan", str(tokenizer), "--codebook", str(codebook), "-o", str(tmp_path / "out")]
-        result = CliRunner().invoke(app, arguments)
-        assert isinstance(result.exception, CheckpointError)
-        assert "which no checkpoint needs" in str(result.exception)
-        target.write_bytes(whole)
-    assert not canary.exists()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["codebook.ckpt", "tokenizer.ckpt"]

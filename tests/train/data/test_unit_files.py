@@ -14,7 +14,7 @@ from im2sp.errors import Im2SpError
 from im2sp.train.data.recordings import PROBLEMS, RecordingOptions, import_corpus
 from im2sp.train.data.unit_files import UnitFiles
 from im2sp.train.data.unit_table import read_unit_tables, unit_table_files
-from tests.train.convert.test_checkpoints import Attack, Writer, torch_legacy, torch_zip
+from tests.train.convert.hostile_files import Attack, Writer, torch_legacy, torch_zip
 from tests.train.data.tiny_corpora import write_spoken_coco
 
 OPTIONS = RecordingOptions("spoken-coco", shard_size=3)

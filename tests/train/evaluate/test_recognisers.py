@@ -18,7 +18,7 @@ from im2sp.errors import AudioError, Im2SpError
 from im2sp.speech.whisper import find_weights
 from im2sp.train.evaluate.recognisers import WhisperRecogniser, open_recogniser
 from im2sp.train.evaluate.words import word_error_rate
-from tests.train.convert.test_checkpoints import Attack
+from tests.train.convert.hostile_files import Attack
 from tests.train.evaluate.conftest import SENTENCE
 from tests.train.evaluate.tiny_ctc import VOCABULARY, write_tiny_ctc
 

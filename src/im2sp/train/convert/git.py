@@ -1,4 +1,4 @@
-"""Published GIT (transformers layout) -> GIT's image encoder and our GitDecoder (reference formats, section 1)."""
+"""Published GIT (transformers layout) -> its image encoder and our decoder (docs/compatibility.md)."""
 
 from __future__ import annotations
 
@@ -12,11 +12,9 @@ from torch import Tensor, nn
 from transformers import GitVisionConfig, GitVisionModel
 
 from im2sp.bundle import ImageConfig
-from im2sp.train.convert.checkpoints import read_checkpoint
-from im2sp.train.convert.configs import Epsilon, Layers, PublishedConfig, Size, read_config
-from im2sp.train.convert.state_dicts import StateDict, state_dict_of
-from im2sp.train.convert.streams import CheckpointError
-from im2sp.train.convert.weights import weights_file, with_weights
+from im2sp.train.convert.checkpoints import StateDict, read_state_dict, weights_file
+from im2sp.train.convert.published import Epsilon, Layers, PublishedConfig, Size, read_config, with_weights
+from im2sp.train.convert.unpickling import CheckpointError
 from im2sp.train.models.git import GitDecoder, GitDecoderConfig
 
 VISION = "git.image_encoder."
@@ -29,7 +27,7 @@ Pixels = Annotated[int, Field(ge=1, le=4_096)]
 
 
 class PublishedVision(PublishedConfig):
-    """The image encoder of a GIT: a CLIP vision transformer. The defaults are those of transformers."""
+    """The image encoder of a GIT, a CLIP vision transformer. Defaults: those of transformers."""
 
     hidden_size: Size = 768
     intermediate_size: Size = 3072
@@ -60,7 +58,7 @@ class PublishedVision(PublishedConfig):
 
 
 class PublishedGit(PublishedConfig):
-    """What we need of a GIT's config.json. The defaults are those of the base model, as transformers has them."""
+    """The fields of a GIT's config.json that are read. Defaults: the base model, as in transformers."""
 
     model_type: Literal["git"] = "git"
     vision_config: PublishedVision = PublishedVision()
@@ -106,19 +104,19 @@ class GitVision(nn.Module):
 
 @dataclass(frozen=True)
 class Git:
-    """A GIT as im2sp runs it."""
+    """A converted GIT."""
 
     vision: GitVision
-    translator: GitDecoder
+    decoder: GitDecoder
 
     def save(self, folder: Path) -> None:
-        """Write `vision/` in transformers layout and `translator/` in ours."""
+        """Write `vision/` in transformers layout and `decoder/` in ours."""
         self.vision.model.save_pretrained(folder / "vision")
-        self.translator.save(folder / "translator")
+        self.decoder.save(folder / "decoder")
 
 
 def convert_git(folder: Path) -> Git:
-    """A published GIT, base or large.
+    """Convert a published GIT of any size.
 
     Args:
         folder: `config.json` and `model.safetensors` or `pytorch_model.bin`, as transformers writes them.
@@ -127,27 +125,27 @@ def convert_git(folder: Path) -> Git:
         CheckpointError: something is missing, damaged, hostile, or does not fit together.
     """
     path = weights_file(folder)
-    return git_of(state_dict_of(read_checkpoint(path), path), read_config(folder / "config.json", PublishedGit), path)
+    return git_of(read_state_dict(path), read_config(folder / "config.json", PublishedGit), path)
 
 
 def read_vision_config(folder: Path) -> PublishedVision:
-    """Sizes of what `load_vision` loads. Raises CheckpointError as `read_config` does."""
+    """Read the sizes of `vision/`. Raises CheckpointError as `read_config` does."""
     return read_config(folder / "config.json", PublishedVision)
 
 
 def load_vision(folder: Path) -> GitVision:
-    """The image encoder in `vision/` of what `Git.save` wrote.
+    """Load the image encoder in `vision/` that `Git.save` wrote.
 
     Raises:
         CheckpointError: something is missing, damaged, or does not fit together.
     """
-    config, path = read_vision_config(folder), weights_file(folder)
-    state = {f"model.{name}": value for name, value in state_dict_of(read_checkpoint(path), path).items()}
-    return with_vision_buffers(with_weights(lambda: GitVision(config), state, path))
+    path = weights_file(folder)
+    state = {f"model.{name}": value for name, value in read_state_dict(path).items()}
+    return _vision_of(state, read_vision_config(folder), path)
 
 
 def vision_image_config(config: PublishedVision) -> ImageConfig:
-    """What the runtime must know of GIT's image encoder to make pixels for it."""
+    """Preprocessing and grid of GIT's image encoder, for a bundle."""
     return ImageConfig(
         height=config.image_size,
         width=config.image_size,
@@ -159,15 +157,15 @@ def vision_image_config(config: PublishedVision) -> ImageConfig:
 
 
 def git_of(state: StateDict, config: PublishedGit, path: Path) -> Git:
-    """A GIT out of the tensors of a GitForCausalLM. Raises CheckpointError when they do not fit the config."""
+    """Make a GIT of the tensors of a GitForCausalLM. Raises CheckpointError when they do not fit the config."""
     state = {name: tensor for name, tensor in state.items() if name not in POSITIONS}
     vision = {f"model.{name.removeprefix(VISION)}": value for name, value in state.items() if name.startswith(VISION)}
-    translator = translator_of(state, config, config.vision_config.hidden_size, path)
-    return Git(with_vision_buffers(with_weights(lambda: GitVision(config.vision_config), vision, path)), translator)
+    decoder = decoder_of(state, config, config.vision_config.hidden_size, path)
+    return Git(_vision_of(vision, config.vision_config, path), decoder)
 
 
-def translator_of(state: StateDict, config: PublishedGit, image_width: int, path: Path) -> GitDecoder:
-    """The translator of a GitForCausalLM; tensors of its image encoder are passed by.
+def decoder_of(state: StateDict, config: PublishedGit, image_width: int, path: Path) -> GitDecoder:
+    """Make a decoder of the tensors of a GitForCausalLM, without those of its image encoder.
 
     Args:
         image_width: channels that the image encoder gives.
@@ -179,7 +177,7 @@ def translator_of(state: StateDict, config: PublishedGit, image_width: int, path
     embeddings, tied = state.get("git.embeddings.word_embeddings.weight"), config.tie_word_embeddings
     if tied and embeddings is not None and not torch.equal(state.setdefault("output.weight", embeddings), embeddings):
         raise CheckpointError(f"{path} has an output layer that is not tied to its embeddings: give its config")
-    names = translator_names(config.num_hidden_layers)
+    names = decoder_names(config.num_hidden_layers)
     own = {}
     for name, value in state.items():
         module, _, kind = name.rpartition(".")
@@ -196,21 +194,21 @@ def translator_of(state: StateDict, config: PublishedGit, image_width: int, path
         image_norm_eps=config.vision_config.layer_norm_eps,
         tied=tied,
     )
-    translator = with_weights(lambda: GitDecoder(sizes), own, path)
+    decoder = with_weights(lambda: GitDecoder(sizes), own, path)
     if tied:
-        translator.output.weight = translator.word_embeddings.weight
-    return translator
+        decoder.output.weight = decoder.word_embeddings.weight
+    return decoder
 
 
-def with_vision_buffers(vision: GitVision) -> GitVision:
-    """Numbers of the positions, which no checkpoint keeps: they were made without memory like the weights."""
+def _vision_of(state: StateDict, config: PublishedVision, path: Path) -> GitVision:
+    vision = with_weights(lambda: GitVision(config), state, path)
     embeddings: Any = vision.model.vision_model.embeddings
-    embeddings.position_ids = torch.arange(vision.config.image_tokens)[None]
+    embeddings.position_ids = torch.arange(config.image_tokens)[None]  # no checkpoint keeps it
     return vision
 
 
-def translator_names(layers: int) -> dict[str, str]:
-    """Modules of a GitForCausalLM -> modules of a GitDecoder."""
+def decoder_names(layers: int) -> dict[str, str]:
+    """{module of a GitForCausalLM: module of our decoder}."""
     names = {
         "git.visual_projection.visual_projection.0": "image_projection",
         "git.visual_projection.visual_projection.1": "image_norm",

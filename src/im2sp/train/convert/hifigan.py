@@ -1,4 +1,4 @@
-"""Published unit HiFi-GAN, `config.json` and `{"generator": ...}` -> our UnitHifigan (reference formats, section 6)."""
+"""Published unit HiFi-GAN, `config.json` and `{"generator": ...}` -> our UnitHifigan (docs/compatibility.md)."""
 
 from __future__ import annotations
 
@@ -8,15 +8,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from im2sp.errors import Im2SpError
 from im2sp.speech.audio import HOP, SAMPLE_RATE
-from im2sp.train.convert.checkpoints import read_checkpoint
-from im2sp.train.convert.configs import PublishedConfig, Size, read_config
-from im2sp.train.convert.state_dicts import state_dict_of
-from im2sp.train.convert.streams import CheckpointError
-from im2sp.train.convert.weights import fold_weight_norm, with_weights
-from im2sp.train.models.unit_hifigan import DurationGraph, SpeakerGenerator, UnitHifigan, UnitHifiganConfig
-from im2sp.train.onnx_export import Precision, export_sequence
+from im2sp.train.convert.checkpoints import read_state_dict
+from im2sp.train.convert.published import PublishedConfig, Size, fold_weight_norm, read_config, with_weights
+from im2sp.train.convert.unpickling import CheckpointError
+from im2sp.train.models.unit_hifigan import UnitHifigan, UnitHifiganConfig
 
 Sizes = Annotated[tuple[Size, ...], Field(min_length=1, max_length=16)]
 
@@ -31,7 +27,7 @@ class DurationParameters(PublishedConfig):
 
 
 class PublishedHifigan(PublishedConfig):
-    """What we need of a unit HiFi-GAN's config.json."""
+    """The fields of a unit HiFi-GAN's config.json that are read."""
 
     num_embeddings: Size
     embedding_dim: Size
@@ -76,13 +72,13 @@ class PublishedHifigan(PublishedConfig):
 
 
 def convert_hifigan(config: Path, checkpoint: Path) -> UnitHifigan:
-    """A published unit HiFi-GAN with its duration predictor, of one voice or of several.
+    """Convert a published unit HiFi-GAN with its duration predictor, of one voice or several.
 
     Raises:
         CheckpointError: a file is missing, damaged, hostile, or does not fit the other.
     """
     published = read_config(config, PublishedHifigan)
-    state = fold_weight_norm(state_dict_of(read_checkpoint(checkpoint), checkpoint, "generator"), checkpoint)
+    state = fold_weight_norm(read_state_dict(checkpoint, "generator"), checkpoint)
     speakers = 0
     if published.multispkr:
         if "spkr.weight" not in state:
@@ -103,22 +99,3 @@ def convert_hifigan(config: Path, checkpoint: Path) -> UnitHifigan:
         duration_dropout=durations.var_pred_dropout,
     )
     return with_weights(lambda: UnitHifigan(sizes), state, checkpoint)
-
-
-def export_hifigan(model: UnitHifigan, folder: Path, precision: Precision, speaker: int = 0) -> dict[str, int]:
-    """Write the graphs `vocoder` and `duration_predictor` of a bundle; returns their parameters.
-
-    Raises:
-        Im2SpError: the model has no such speaker.
-    """
-    voices = max(1, model.config.speakers)
-    if not 0 <= speaker < voices:
-        raise Im2SpError(f"speaker {speaker} does not exist: this vocoder has speakers 0 to {voices - 1}")
-    return {
-        "vocoder": export_sequence(
-            SpeakerGenerator(model, speaker), "vocoder", "frames", "waveform", folder, precision
-        ),
-        "duration_predictor": export_sequence(
-            DurationGraph(model), "duration_predictor", "units", "log_durations", folder, precision
-        ),
-    }

@@ -1,4 +1,4 @@
-"""Published HuBERT (transformers layout) and k-means centres -> our SpeechEncoder (reference formats, section 5)."""
+"""Published HuBERT (transformers layout) and k-means centres -> our SpeechEncoder (docs/compatibility.md)."""
 
 from __future__ import annotations
 
@@ -11,15 +11,13 @@ from transformers import HubertConfig, HubertModel
 
 from im2sp.arrays import FloatArray
 from im2sp.speech.audio import HOP
-from im2sp.train.convert.checkpoints import read_checkpoint
-from im2sp.train.convert.configs import Epsilon, Layers, PublishedConfig, Size, read_config
-from im2sp.train.convert.pickles import Record
-from im2sp.train.convert.state_dicts import StateDict, as_tensor, state_dict_of
-from im2sp.train.convert.streams import CheckpointError
-from im2sp.train.convert.weights import plain, weights_file, with_weights
+from im2sp.train.convert.checkpoints import StateDict, as_tensor, read_checkpoint, read_state_dict, weights_file
+from im2sp.train.convert.published import Epsilon, Layers, PublishedConfig, Size, plain, read_config, with_weights
+from im2sp.train.convert.unpickling import AttributeBag, CheckpointError
 from im2sp.train.models.speech_encoder import Clusters, SpeechEncoder
 
-HEADS = ("lm_head.", "projector.", "classifier.")  # of recognisers and classifiers on top, which we do not need
+HEADS = ("lm_head.", "projector.", "classifier.")  # of recognisers and classifiers on top; not needed
+CENTRES = "cluster_centers_"  # scikit-learn's name, and that of dicts and archives made from it
 WEIGHT_NORM = {  # torch renamed what weight norm keeps; published files have the old names
     "encoder.pos_conv_embed.conv.weight_g": "encoder.pos_conv_embed.conv.parametrizations.weight.original0",
     "encoder.pos_conv_embed.conv.weight_v": "encoder.pos_conv_embed.conv.parametrizations.weight.original1",
@@ -29,7 +27,7 @@ Convolutions = Annotated[tuple[Size, ...], Field(min_length=1, max_length=32)]
 
 
 class PublishedHubert(PublishedConfig):
-    """What we need of a HuBERT's config.json. The defaults are those of the base model, as transformers has them."""
+    """The fields of a HuBERT's config.json that are read. Defaults: the base model, as in transformers."""
 
     model_type: Literal["hubert"]
     hidden_size: Size = 768
@@ -52,7 +50,7 @@ class PublishedHubert(PublishedConfig):
     @model_validator(mode="after")
     def _supported(self) -> PublishedHubert:
         if self.do_stable_layer_norm:
-            raise ValueError("this is a HuBERT that wants normalised waveforms, which im2sp does not give it")
+            raise ValueError("this HuBERT needs normalised waveforms, which im2sp does not give it")
         if not len(self.conv_dim) == len(self.conv_stride) == len(self.conv_kernel):
             raise ValueError("conv_dim, conv_stride and conv_kernel differ in length")
         if np.prod(self.conv_stride, dtype=object) != HOP:
@@ -63,12 +61,11 @@ class PublishedHubert(PublishedConfig):
 
 
 def convert_hubert(folder: Path, clusters: Path, layer: int = 6) -> SpeechEncoder:
-    """A published HuBERT, cut after the layer that is used, with its speech units.
+    """Convert a published HuBERT, cut after the layer that is used, with its k-means units.
 
     Args:
         folder: `config.json` and `model.safetensors` or `pytorch_model.bin`, as transformers writes them.
-        clusters: k-means centres: a pickle or joblib file of scikit-learn's KMeans or MiniBatchKMeans, or an array
-            [units, width] as .npy, .safetensors or .pt.
+        clusters: what `read_centres` reads.
         layer: index into `hidden_states`; 6 is what the paper uses.
 
     Raises:
@@ -84,7 +81,7 @@ def convert_hubert(folder: Path, clusters: Path, layer: int = 6) -> SpeechEncode
             f"{config.hidden_size}: give the k-means that was trained on this HuBERT"
         )
     path = weights_file(folder)
-    state = _own_names(state_dict_of(read_checkpoint(path), path))
+    state = _own_names(read_state_dict(path))
     masked = 0.05 if "masked_spec_embed" in state else 0.0  # decides whether the mask embedding exists
     settings = HubertConfig(**config.model_dump(), mask_time_prob=masked, attn_implementation="sdpa")
     hubert = with_weights(lambda: HubertModel(settings), state, path)
@@ -97,16 +94,20 @@ def _own_names(state: StateDict) -> StateDict:
 
 
 def read_centres(path: Path) -> FloatArray:
-    """k-means centres float32 [units, width] out of any of the files that `convert_hubert` takes.
+    """Read k-means centres float32 [units, width].
+
+    Args:
+        path: a pickle or joblib file of scikit-learn's KMeans or MiniBatchKMeans, an array as .npy, .safetensors or
+            .pt, or a dict or .npz archive of arrays: its `cluster_centers_`, or its only one.
 
     Raises:
         CheckpointError: there is no such array.
     """
-    value = _read_array(path) if path.suffix == ".npy" else read_checkpoint(path)
-    if isinstance(value, Record):
-        value = value.attribute("cluster_centers_")
-    elif isinstance(value, dict) and len(value) == 1:
-        value = next(iter(value.values()))
+    value = read_checkpoint(path)
+    if isinstance(value, AttributeBag):
+        value = value.attribute(CENTRES)
+    elif isinstance(value, dict):
+        value = value.get(CENTRES, next(iter(value.values())) if len(value) == 1 else None)
     tensor = as_tensor(value)
     if tensor is None or tensor.ndim != 2 or min(tensor.shape) < 1 or not tensor.is_floating_point():
         raise CheckpointError(f"{path} has no k-means centres [units, width]: give a KMeans pickle or an array file")
@@ -114,11 +115,3 @@ def read_centres(path: Path) -> FloatArray:
     if not np.isfinite(centres).all():
         raise CheckpointError(f"{path} has k-means centres that are not numbers: get the file again")
     return centres
-
-
-def _read_array(path: Path) -> object:
-    try:
-        # Mapped, not read: a header that promises more than the file holds is refused before memory is taken.
-        return np.array(np.load(path, mmap_mode="r", allow_pickle=False))
-    except (OSError, ValueError, EOFError, SyntaxError) as error:
-        raise CheckpointError(f"{path} is not a whole .npy file of numbers: get it again") from error

@@ -1,10 +1,10 @@
-"""Published Im2Sp, `{"state_dict": ...}` -> an image encoder and our GitDecoder of speech units.
+"""Published Im2Sp, `{"state_dict": ...}` -> an image encoder and our decoder of speech units (docs/compatibility.md).
 
 The image encoder is GIT's in an Im2Sp of raw images, and a token ViT in one of image units.
 
-Reference formats, section 2. Their token ids are those of BERT with the units around them; ours are pad 0, bos 1, eos 2
-and unit u at 3 + u, so rows of embeddings and output move. Unit 100 shares its row with bos in their files and gets a
-row of its own here. Id 103, which they never use, has no place in ours.
+Their token ids are those of BERT with the units around them; ours are pad 0, bos 1, eos 2 and unit u at 3 + u, so rows
+of embeddings and output move. Unit 100 shares its row with bos in their files and gets a row of its own here. Id 103,
+which they never use, is left out.
 """
 
 from __future__ import annotations
@@ -15,12 +15,11 @@ from pathlib import Path
 import torch
 
 from im2sp.bundle import SPECIAL_TOKENS
-from im2sp.train.convert.checkpoints import read_checkpoint
-from im2sp.train.convert.configs import read_config
-from im2sp.train.convert.git import GIT_LARGE, VISION, Git, PublishedGit, git_of, translator_of
+from im2sp.train.convert.checkpoints import StateDict, read_state_dict
+from im2sp.train.convert.git import GIT_LARGE, VISION, Git, PublishedGit, decoder_of, git_of
+from im2sp.train.convert.published import read_config
 from im2sp.train.convert.seit import token_vit_of
-from im2sp.train.convert.state_dicts import StateDict, state_dict_of
-from im2sp.train.convert.streams import CheckpointError
+from im2sp.train.convert.unpickling import CheckpointError
 from im2sp.train.convert.vit_vqgan import read_codebook, vit_vqgan_of
 from im2sp.train.models.git import GitDecoder
 from im2sp.train.models.token_vit import TokenVit
@@ -46,33 +45,33 @@ def published_rows(units: int) -> list[int]:
 
 @dataclass(frozen=True)
 class ImageUnitGit:
-    """An Im2Sp that reads image units."""
+    """A converted Im2Sp of image units."""
 
     token_vit: TokenVit
-    translator: GitDecoder
-    tokenizer: VitVqgan | None  # what makes the units, where the checkpoint and a codebook were given
+    decoder: GitDecoder
+    tokenizer: VitVqgan | None  # makes the units; None where no file of it was given
 
     def with_tokenizer(self, tokenizer: VitVqgan, path: Path) -> ImageUnitGit:
-        """The same with what makes its units. Raises CheckpointError, about `path`, when they do not fit."""
+        """Add the image tokenizer, which came from `path`. Raises CheckpointError when it does not fit."""
         given, taken = tokenizer.config, self.token_vit.config
         if given.code_width != taken.code_width or given.grid < taken.crop:
             raise CheckpointError(
                 f"{path} has a tokenizer of {given.grid} x {given.grid} units of {given.code_width} numbers for a "
                 f"token ViT of {taken.crop} x {taken.crop} units of {taken.code_width}: give files that belong together"
             )
-        return ImageUnitGit(self.token_vit, self.translator, tokenizer)
+        return ImageUnitGit(self.token_vit, self.decoder, tokenizer)
 
     def save(self, folder: Path) -> None:
-        """Write `token_vit/`, `translator/` and, where there is one, `tokenizer/`."""
+        """Write `token_vit/`, `decoder/` and, where there is one, `tokenizer/`."""
         self.token_vit.save(folder / "token_vit")
-        self.translator.save(folder / "translator")
+        self.decoder.save(folder / "decoder")
         if self.tokenizer is not None:
             self.tokenizer.save(folder / "tokenizer")
 
 
 @dataclass(frozen=True)
 class _Published:
-    """The content of a checkpoint: names as GitForCausalLM has them, rows of the vocabulary in our order."""
+    """Content of a checkpoint: names of a GitForCausalLM, rows of the vocabulary in our order."""
 
     model: StateDict
     tokenizer: StateDict  # of images, beside the model in some files
@@ -85,7 +84,7 @@ class _Published:
 
 
 def convert_im2sp(checkpoint: Path, config: Path | None = None, codebook: Path | None = None) -> Git | ImageUnitGit:
-    """A published Im2Sp, of raw images or of image units, whose translator speaks units: token 3 + u is unit u.
+    """Convert a published Im2Sp of raw images or image units. Token 3 + u of its decoder is unit u.
 
     Args:
         checkpoint: a file of `{"state_dict": ...}` with names that start with `model.`.
@@ -104,9 +103,7 @@ def convert_im2sp(checkpoint: Path, config: Path | None = None, codebook: Path |
     tokenizer = None
     if codebook is not None:
         if not published.tokenizer:
-            raise CheckpointError(
-                f"{checkpoint} has no image tokenizer: use `im2sp-lab convert vit-vqgan` for its file"
-            )
+            raise CheckpointError(f"{checkpoint} has no image tokenizer: use `im2sp convert vit-vqgan` for its file")
         tokenizer = vit_vqgan_of(published.tokenizer, read_codebook(codebook), checkpoint)
     vision = {name.removeprefix(TOKEN_VIT): value for name, value in published.model.items() if name.startswith(VISION)}
     stem = vision.get("patch_embed.proj.weight")
@@ -114,14 +111,14 @@ def convert_im2sp(checkpoint: Path, config: Path | None = None, codebook: Path |
         vision.setdefault("norm.weight", torch.ones(len(stem)))
         vision.setdefault("norm.bias", torch.zeros(len(stem)))
     token_vit = token_vit_of(vision, checkpoint)
-    translator = translator_of(published.model, published.config, token_vit.config.width, checkpoint)
-    model = ImageUnitGit(token_vit, translator, None)
+    decoder = decoder_of(published.model, published.config, token_vit.config.width, checkpoint)
+    model = ImageUnitGit(token_vit, decoder, None)
     return model if tokenizer is None else model.with_tokenizer(tokenizer, checkpoint)
 
 
 def _read(checkpoint: Path, config: Path | None) -> _Published:
     settings = GIT_LARGE if config is None else read_config(config, PublishedGit)
-    found = state_dict_of(read_checkpoint(checkpoint), checkpoint, "state_dict")
+    found = read_state_dict(checkpoint, "state_dict")
     tokenizer = {name.removeprefix(TOKENIZER): value for name, value in found.items() if name.startswith(TOKENIZER)}
     state = {name.removeprefix(PREFIX): value for name, value in found.items() if not name.startswith(TOKENIZER)}
     if EMBEDDINGS not in state:

@@ -1,27 +1,22 @@
-"""Published SeiT classifier, `{"model": state_dict}` -> our TokenVit (reference formats, section 3)."""
+"""Published SeiT classifier, `{"model": state_dict}` -> our TokenVit (docs/compatibility.md)."""
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
 
-import torch
-
-from im2sp.train.convert.checkpoints import read_checkpoint
-from im2sp.train.convert.state_dicts import StateDict, state_dict_of
-from im2sp.train.convert.streams import CheckpointError
-from im2sp.train.convert.weights import counted_blocks, with_weights
+from im2sp.train.convert.checkpoints import StateDict, read_state_dict
+from im2sp.train.convert.published import count_blocks, whole_shape, with_weights
+from im2sp.train.convert.unpickling import CheckpointError
 from im2sp.train.models.token_vit import STEM_KERNEL, STEM_STRIDE, TokenVit, TokenVitConfig
 
 HEAD_WIDTH = 64  # of timm's vision transformers; no shape in a checkpoint tells it
 STEM = "patch_embed.proj.weight"
-POSITIONS = "pos_embed"
-FEED_FORWARD = "blocks.0.mlp.fc1.weight"
 HEAD = "head.weight"
 
 
 def convert_seit(checkpoint: Path) -> TokenVit:
-    """A published token ViT, with its classifier where the file has one.
+    """Convert a published token ViT, with its classifier where the file has one.
 
     Args:
         checkpoint: a file of `{"model": state_dict}`.
@@ -29,25 +24,19 @@ def convert_seit(checkpoint: Path) -> TokenVit:
     Raises:
         CheckpointError: something is missing, damaged, hostile, or does not fit together.
     """
-    return token_vit_of(state_dict_of(read_checkpoint(checkpoint), checkpoint, "model"), checkpoint)
+    return token_vit_of(read_state_dict(checkpoint, "model"), checkpoint)
 
 
 def token_vit_of(state: StateDict, path: Path) -> TokenVit:
-    """A token ViT out of named tensors. Raises CheckpointError when they are not those of one."""
+    """Make a token ViT of named tensors. Raises CheckpointError when they are not those of one."""
     config = _sizes(state, path)
     return with_weights(lambda: TokenVit(config), state, path)
 
 
 def _sizes(state: StateDict, path: Path) -> TokenVitConfig:
-    """The sizes that the shapes tell; that all others agree with them is checked when the weights are loaded."""
-
-    def shape(name: str, sizes: int) -> torch.Size:
-        if name not in state or state[name].ndim != sizes or 0 in state[name].shape:
-            raise CheckpointError(f"{path} lacks a whole {name}: is it a token ViT of SeiT?")
-        return state[name].shape
-
-    width, code_width, kernel, _ = shape(STEM, 4)
-    places = shape(POSITIONS, 3)[1] - 1
+    """Sizes as the shapes tell them. `with_weights` checks that all others agree."""
+    width, code_width, kernel, _ = whole_shape(state, STEM, 4, path)
+    places = whole_shape(state, "pos_embed", 3, path)[1] - 1
     grid = math.isqrt(places)
     if kernel != STEM_KERNEL or grid < 1 or grid**2 != places or width % HEAD_WIDTH:
         raise CheckpointError(
@@ -58,8 +47,8 @@ def _sizes(state: StateDict, path: Path) -> TokenVitConfig:
         code_width=code_width,
         crop=grid * STEM_STRIDE,
         width=width,
-        layers=counted_blocks(state, "blocks.", path),
+        layers=count_blocks(state, "blocks.", path),
         heads=width // HEAD_WIDTH,
-        feed_forward=shape(FEED_FORWARD, 2)[0],
-        classes=shape(HEAD, 2)[0] if HEAD in state else 0,
+        feed_forward=whole_shape(state, "blocks.0.mlp.fc1.weight", 2, path)[0],
+        classes=whole_shape(state, HEAD, 2, path)[0] if HEAD in state else 0,
     )

@@ -15,9 +15,8 @@ import numpy as np
 
 from im2sp.errors import Im2SpError
 from im2sp.speech.audio import HOP, SAMPLE_RATE
-from im2sp.train.convert.checkpoints import read_checkpoint
-from im2sp.train.convert.state_dicts import as_tensor
-from im2sp.train.convert.streams import CheckpointError, Limits
+from im2sp.train.convert.checkpoints import as_tensor, read_checkpoint
+from im2sp.train.convert.unpickling import CheckpointError
 from im2sp.train.data.corpora.items import CorpusItem, Problem
 from im2sp.train.data.recordings import RecordingOptions, wrong_length
 from im2sp.train.data.unit_table import UnitRow, write_unit_table
@@ -25,7 +24,7 @@ from im2sp.train.data.unit_table import UnitRow, write_unit_table
 SUFFIX = ".unit"
 MOST_UNITS = 2**16  # so that a unit fits 16 bits
 FRAME_SECONDS = HOP / SAMPLE_RATE
-LIMITS = Limits(file_bytes=2**24, pickle_bytes=2**24, inflated_bytes=2**24, operations=10_000)
+MOST_BYTES = 2**24  # of a file
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ class UnitFiles:
         return next((path for path in found if path.is_file()), None)
 
     def _units_in(self, path: Path) -> np.ndarray:
-        vector = as_tensor(read_checkpoint(path, LIMITS))
+        vector = as_tensor(read_checkpoint(path, MOST_BYTES))
         if vector is None or vector.ndim != 1 or vector.is_floating_point() or vector.is_complex():
             raise CheckpointError(f"{path} holds no vector of units: give what torch.save wrote of one")
         units: np.ndarray = vector.numpy()

@@ -1,43 +1,73 @@
-"""Named tensors of a checkpoint -> a model of the lab: every name and every shape must agree."""
+"""A published config.json and named tensors -> a model whose every size, name and shape agrees with them."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import nn
 
-from im2sp.train.convert.state_dicts import StateDict
-from im2sp.train.convert.streams import CheckpointError
+from im2sp.errors import reason
+from im2sp.train.convert.checkpoints import StateDict
+from im2sp.train.convert.unpickling import CheckpointError
 
+CONFIG_BYTES = 2**20
 MOST_BLOCKS = 128
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
+# A config comes from outside: no number in it may take a machine's whole memory or time.
+Size = Annotated[int, Field(ge=1, le=65_536)]
+Layers = Annotated[int, Field(ge=1, le=MOST_BLOCKS)]
+Epsilon = Annotated[float, Field(gt=0, lt=1)]
+
+
+class PublishedConfig(BaseModel):
+    """Base of the configs that are read. Unknown fields are ignored, known ones are checked."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False, protected_namespaces=())
+
+
+C = TypeVar("C", bound=PublishedConfig)
 M = TypeVar("M", bound=nn.Module)
 
 
-def weights_file(folder: Path) -> Path:
-    """The weights in a folder of transformers' layout. Raises CheckpointError when there are none."""
-    for name in WEIGHTS:
-        if (folder / name).is_file():
-            return folder / name
-    raise CheckpointError(f"{folder} has no {' or '.join(WEIGHTS)}: give the folder of a published model")
+def read_config(path: Path, kind: type[C]) -> C:
+    """Read a config.json.
+
+    Raises:
+        CheckpointError: it is missing, not JSON, or a field that is needed is missing or out of range.
+    """
+    try:
+        if path.stat().st_size > CONFIG_BYTES:
+            raise CheckpointError(f"{path} is larger than {CONFIG_BYTES >> 20} MB: give the published config.json")
+        return kind.model_validate(json.loads(path.read_bytes()))
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {reason(error)}") from error
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        what = first["msg"].removeprefix("Value error, ")
+        subject = f"{where}: {what}" if where else what
+        raise CheckpointError(f"{path} does not fit ({subject}): give the published config.json") from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not JSON: give the published config.json") from error
 
 
 def with_weights(build: Callable[[], M], state: StateDict, path: Path) -> M:
-    """A model of exactly these weights, in float32 and evaluation mode.
+    """A model with exactly these weights, in float32 and evaluation mode.
 
     The model is built without memory first, so a config that promises more than the checkpoint holds costs nothing.
 
     Args:
-        build: makes the model; it may not compute anything from weights or buffers.
+        build: makes the model. It may not compute anything from weights or buffers.
         state: tensors under the names of the model.
         path: the checkpoint, for messages.
 
     Raises:
-        CheckpointError: a weight is missing, left over or of another shape.
+        CheckpointError: a weight is missing, left over, of another shape, or not finite.
     """
     with torch.device("meta"):
         model = build()
@@ -59,9 +89,17 @@ def with_weights(build: Callable[[], M], state: StateDict, path: Path) -> M:
 def fold_weight_norm(state: StateDict, path: Path) -> StateDict:
     """Replace the pairs that weight norm keeps by the weights that they stand for: g * v / |v|, one norm a row of v.
 
+    Both names of a pair are known, `weight_g` and `weight_v`, and those of torch's parametrizations.
+
     Raises:
         CheckpointError: one of a pair is missing, or they do not fit.
     """
+    state = {
+        name.replace(".parametrizations.weight.original0", ".weight_g").replace(
+            ".parametrizations.weight.original1", ".weight_v"
+        ): tensor
+        for name, tensor in state.items()
+    }
     folded = {}
     for name, tensor in state.items():
         stem, _, kind = name.rpartition(".")
@@ -78,7 +116,14 @@ def fold_weight_norm(state: StateDict, path: Path) -> StateDict:
     return folded
 
 
-def counted_blocks(state: StateDict, prefix: str, path: Path) -> int:
+def whole_shape(state: StateDict, name: str, dimensions: int, path: Path) -> torch.Size:
+    """The shape of a tensor from which sizes of a model follow. Raises CheckpointError when it cannot be one."""
+    if name not in state or state[name].ndim != dimensions or 0 in state[name].shape:
+        raise CheckpointError(f"{path} lacks a whole {name}: is it a checkpoint of this kind?")
+    return state[name].shape
+
+
+def count_blocks(state: StateDict, prefix: str, path: Path) -> int:
     """How many numbered blocks stand behind `prefix`, as in `blocks.0.`, `blocks.1.`; 0 where there are none.
 
     Raises:
