@@ -132,18 +132,11 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--stream", action="store_true")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--queue", type=int, default=16)
     parser.add_argument("--model", default="default")
     parser.add_argument("--growth", type=float, default=0.1)
     options = parser.parse_args()
-    words = (
-        ("port", 0),
-        ("rate", 0),
-        ("queue", options.queue),
-        ("max-per-client", options.queue),
-        ("batch", options.batch),
-    )
+    words = ("port", 0), ("queue", options.queue), ("max-per-client", options.queue)
     command = [sys.executable, "-m", "im2sp", "serve", "--threads", str(options.threads), "--model", options.model]
     for name, value in words:
         command += [f"--{name}", str(value)]

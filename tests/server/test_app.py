@@ -57,7 +57,7 @@ def test_a_raw_photo_becomes_the_wav_that_the_captioner_makes(
 
 def test_a_bundle_with_image_units_serves_as_any_other(unit_bundle: Path, photo: bytes) -> None:
     captioner = Captioner.from_pretrained(unit_bundle, threads=1)
-    with serving(captioner, Settings(batch=2)) as service:
+    with serving(captioner, Settings()) as service:
         response = service.client.post("/v1/captions", content=photo, headers=JPEG)
     assert response.content == encode_wav(captioner.caption(photo).waveform)
 
@@ -273,7 +273,7 @@ def test_a_defect_is_a_sentence_and_no_more(captioner: Captioner, photo: bytes) 
 
 
 def test_a_full_queue_says_when_to_come_back(gated: GatedCaptioner, photo: bytes) -> None:
-    with serving(gated, Settings(queue=2, max_per_client=2, batch=1)) as service, ThreadPoolExecutor(2) as pool:
+    with serving(gated, Settings(queue=2, max_per_client=2)) as service, ThreadPoolExecutor(2) as pool:
         asked = [pool.submit(service.client.post, "/v1/captions", content=photo) for _ in range(2)]
         assert gated.reached.acquire(timeout=10)
         service.wait_for("im2sp_queue 2.0")
@@ -288,21 +288,6 @@ def test_a_full_queue_says_when_to_come_back(gated: GatedCaptioner, photo: bytes
         service.wait_for("im2sp_queue 0.0")
 
 
-def test_photos_that_wait_together_are_encoded_together(gated: GatedCaptioner, photo: bytes) -> None:
-    sizes: list[int] = []
-    encode = gated.encode_pixels
-    gated.encode_pixels = lambda pixels: sizes.append(len(pixels)) or encode(pixels)  # type: ignore[method-assign]
-    with serving(gated, Settings(batch=3)) as service, ThreadPoolExecutor(5) as pool:
-        asked = [pool.submit(service.client.post, "/v1/captions", content=photo, headers=JSON) for _ in range(5)]
-        assert gated.reached.acquire(timeout=10)
-        service.wait_for("im2sp_queue 5.0")
-        gated.gate.set()
-        answers = [future.result().json()["units"] for future in asked]
-    assert sum(sizes) == 5
-    assert max(sizes) == 3
-    assert all(answer == answers[0] for answer in answers)
-
-
 def test_speech_that_takes_too_long(gated: GatedCaptioner, photo: bytes) -> None:
     with serving(gated, Settings(request_seconds=0.1)) as service:
         response = service.client.post("/v1/captions", content=photo)
@@ -313,7 +298,7 @@ def test_speech_that_takes_too_long(gated: GatedCaptioner, photo: bytes) -> None
 
 def test_who_leaves_is_not_worked_for(gated: GatedCaptioner, photo: bytes) -> None:
     head = b"POST /v1/captions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(photo)
-    with serving(gated, Settings(batch=1)) as service, ThreadPoolExecutor(1) as pool:
+    with serving(gated, Settings()) as service, ThreadPoolExecutor(1) as pool:
         first = pool.submit(service.client.post, "/v1/captions", content=photo)
         assert gated.reached.acquire(timeout=10)
         with socket.create_connection(("127.0.0.1", service.port)) as second:

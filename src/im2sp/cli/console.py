@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import click
 from msgspec import to_builtins
@@ -23,23 +23,10 @@ if TYPE_CHECKING:
 
     from im2sp.batch import Result
     from im2sp.bundle import BundleDescription, ImageUnitsConfig
+    from im2sp.image.finding import Survey
     from im2sp.manifest import Row
 
 # Rich is imported where something is drawn: the speech about one photo need not wait for it.
-
-
-class Survey(Protocol):
-    """A first look at the sources of photos."""
-
-    @property
-    def count(self) -> int | None:
-        """Photos; None where it is not known."""
-        ...
-
-    @property
-    def problems(self) -> tuple[str, ...]:
-        """One sentence for each source that cannot be used."""
-        ...
 
 
 class Counts:

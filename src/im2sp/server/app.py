@@ -35,9 +35,8 @@ def create_app(captioner: Captioner, settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        service.worker.start()
         yield
-        await asyncio.to_thread(service.worker.close)
+        await asyncio.to_thread(service.close)
 
     app = FastAPI(
         title="im2sp",

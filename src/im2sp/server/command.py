@@ -24,10 +24,6 @@ _LOST_CLIENT = 60  # seconds without a packet, after which the system asks wheth
 _WARM_UP = np.full((64, 64, 3), 128, dtype=np.uint8)
 
 
-def _limit(name: str, most: int | None, default: int, help: str, least: int = 1) -> Any:
-    return click.option(name, type=click.IntRange(least, most), default=default, show_default=True, help=help)
-
-
 @click.command(short_help="Serve a page and an HTTP interface.")
 @click.option(
     "--host",
@@ -35,14 +31,15 @@ def _limit(name: str, most: int | None, default: int, help: str, least: int = 1)
     show_default=True,
     help="Address to listen on; other machines get in only with a token.",
 )
-@_limit("--port", 65535, 8000, "0 takes a free one.", least=0)
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one.")
 @click.option("--token-file", type=ANY_PATH, help="File with the token that clients must send; or set IM2SP_TOKEN.")
 @click.option("--allow-host", "allowed_hosts", multiple=True, help="A name by which clients call it; may be repeated.")
 @click.option("--certificate", type=ANY_PATH, help="For https: the certificate, PEM.")
 @click.option("--key", type=ANY_PATH, help="For https: its key, PEM.")
-@_limit("--queue", 1024, 16, "Photos accepted at a time.")
-@_limit("--max-per-client", 1024, 8, "Of them, by one client.")
-@_limit("--batch", 64, 1, "Photos that the image encoder sees at once.")
+@click.option("--queue", type=click.IntRange(1, 1024), default=16, show_default=True, help="Photos accepted at a time.")
+@click.option(
+    "--max-per-client", type=click.IntRange(1, 1024), default=8, show_default=True, help="Of them, by one client."
+)
 @model_option
 @threads_option
 def serve(

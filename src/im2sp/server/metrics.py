@@ -1,4 +1,4 @@
-"""Metrics: what the service did, for Prometheus. Numbers only: nothing of a photo, nothing of who sent it."""
+"""Metrics of the service for Prometheus: numbers only, nothing of a photo or of who sent it."""
 
 from __future__ import annotations
 
@@ -27,29 +27,25 @@ class Metrics:
             "im2sp_first_sound_seconds", "From a photo at hand to the first piece of its speech.", buckets=_SECONDS,
             registry=registry,
         )  # fmt: skip
-        self.batch_size = Histogram(
-            "im2sp_batch_size", "Photos that the image encoder saw at once.", buckets=(1, 2, 4, 8, 16, 32, 64),
-            registry=registry,
-        )  # fmt: skip
         self.speech_seconds = Counter("im2sp_speech_seconds", "Speech made.", registry=registry)
         self.captions = Counter("im2sp_captions", "Photos spoken about.", registry=registry)
         self.given_up = Counter("im2sp_given_up", "Photos whose client left or ran out of time.", registry=registry)
         self.queue = Gauge("im2sp_queue", "Photos being received, waiting or being spoken about.", registry=registry)
 
     def exposition(self) -> bytes:
-        """In Prometheus' text format."""
+        """Return the numbers in Prometheus' text format."""
         return generate_latest(self.registry)
 
 
 class Observer:
-    """ASGI middleware that counts requests."""
+    """ASGI middleware that counts requests and the time until they are answered."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass everything on."""
+        """Pass a request on; count it when it is answered."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

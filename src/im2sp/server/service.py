@@ -1,15 +1,21 @@
-"""The service behind the routes: a photo in, chunks of speech out, within the queue's places and a time limit."""
+"""The service behind the routes: a photo in, chunks of speech out, within the queue's places and a time limit.
+
+One thread speaks about one photo after the other. Speech is short, so a client that listens slowly never holds it up.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import ipaddress
+import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import Any
 
+from starlette.requests import ClientDisconnect
 from starlette.types import Scope
 
 from im2sp.captioner import Captioner, SpeechChunk
@@ -18,19 +24,65 @@ from im2sp.errors import Im2SpError
 from im2sp.server.metrics import Metrics
 from im2sp.server.responses import Refusal
 from im2sp.server.settings import Settings
-from im2sp.server.worker import Job, Worker
+from im2sp.speech.audio import SAMPLE_RATE
+
+_FIRST_GUESS = 0.5  # seconds a photo takes, until some have been captioned
+_WEIGHT = 0.2  # of the latest photo in the moving average
+
+
+class Job:
+    """One photo in the queue: created, read and cancelled in the event loop, worked on in the thread that speaks."""
+
+    def __init__(self, photo: bytes, place: ExitStack) -> None:
+        """`place`: closed in the event loop when the job is over."""
+        self.photo: bytes | None = photo
+        self.created = time.perf_counter()
+        self.cancelled = False
+        self._place = place.pop_all()
+        self._loop = asyncio.get_running_loop()
+        self._items: asyncio.Queue[SpeechChunk | Exception] = asyncio.Queue()
+
+    async def chunks(self) -> AsyncIterator[SpeechChunk]:
+        """Yield the speech; the last chunk has the caption. Raises the captioner's errors, or ClientDisconnect."""
+        while True:
+            item = await self._items.get()
+            if isinstance(item, Exception):
+                raise item
+            yield item
+            if item.caption is not None:
+                return
+
+    def cancel(self) -> None:
+        """Give up, in the event loop."""
+        self.cancelled = True
+        self._items.put_nowait(ClientDisconnect())
+
+    def deliver(self, item: SpeechChunk | Exception) -> None:
+        """Hand over the next chunk, or what went wrong, from the thread."""
+        with suppress(RuntimeError):  # the loop has been closed: nobody is left to tell
+            self._loop.call_soon_threadsafe(self._items.put_nowait, item)
+
+    def finish(self) -> None:
+        """Give the place back, from the thread."""
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._place.close)
 
 
 class Service:
-    """Captioner, worker and queue of one process, used from one event loop."""
+    """Captioner, thread and queue of one process, used from one event loop."""
 
     def __init__(self, captioner: Captioner, settings: Settings, metrics: Metrics) -> None:
         self.captioner = captioner
         self.settings = settings
         self.metrics = metrics
-        self.worker = Worker(captioner, settings.batch, metrics)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="im2sp")
+        self._seconds = _FIRST_GUESS  # that a photo takes
         self._clients: Counter[str] = Counter()  # places that each client has
         metrics.queue.set_function(self._clients.total)
+
+    def close(self) -> None:
+        """Finish every photo that was accepted."""
+        self._thread.shutdown()
 
     def enter(self, scope: Scope) -> ExitStack:
         """Take a place in the queue for the client of `scope`; closing the stack gives it back.
@@ -55,7 +107,8 @@ class Service:
             del self._clients[client]
 
     def _wait(self) -> float:
-        return self.worker.wait(self._clients.total())
+        """Return the seconds until about half of the queue is done, by what photos took lately."""
+        return self._seconds * max(1, self._clients.total()) / 2
 
     def options(self, min_confidence: float, **changes: Any) -> DecodingOptions:
         """Return the bundle's decoding options with changes. Raises Refusal 422 where the bundle is not calibrated."""
@@ -69,21 +122,21 @@ class Service:
     async def speak(
         self,
         photo: bytes,
-        options: DecodingOptions | None,
+        options: DecodingOptions,
         place: ExitStack,
         *,
         streamed: bool,
         gone: Coroutine[Any, Any, None] | None = None,
     ) -> AsyncGenerator[SpeechChunk, None]:
-        """Yield the speech about a photo; the last chunk has the caption. The worker gives the place back.
+        """Yield the speech about a photo; the last chunk has the caption. `place` goes back when the thread is done.
 
         `gone`: ends when the client has left; then the photo is dropped. Raises what the captioner raises, and Refusal
         503 when it takes too long.
         """
-        job = Job(photo, options, streamed=streamed, release=place.pop_all().close)
-        del photo  # the job lets go of it as soon as it is decoded
+        job = Job(photo, place)
+        del photo  # the thread lets go of it as soon as it is decoded
         watch = asyncio.create_task(_cancel_after(gone, job)) if gone is not None else None
-        self.worker.put(job)
+        self._thread.submit(self._work, job, options, streamed)
         chunks = job.chunks()
         deadline = asyncio.get_running_loop().time() + self.settings.request_seconds
         try:
@@ -102,6 +155,41 @@ class Service:
                 watch.cancel()
                 with suppress(asyncio.CancelledError):
                     await watch
+
+    def _work(self, job: Job, options: DecodingOptions, streamed: bool) -> None:
+        """Speak about one photo, in the thread."""
+        started = time.perf_counter()
+        first = True
+        try:
+            for chunk in self._chunks(job, options, streamed):
+                if job.cancelled:
+                    self.metrics.given_up.inc()
+                    break
+                if first:
+                    self.metrics.first_sound_seconds.observe(time.perf_counter() - job.created)
+                    first = False
+                if chunk.caption is not None:
+                    self.metrics.captions.inc()
+                    self.metrics.speech_seconds.inc(len(chunk.caption.waveform) / SAMPLE_RATE)
+                    self._seconds += _WEIGHT * (time.perf_counter() - started - self._seconds)
+                job.deliver(chunk)
+        except Exception as error:
+            job.deliver(error)
+        finally:
+            job.finish()
+
+    def _chunks(self, job: Job, options: DecodingOptions, streamed: bool) -> Iterator[SpeechChunk]:
+        photo, job.photo = job.photo, None
+        if job.cancelled or photo is None:
+            self.metrics.given_up.inc()
+            return
+        prefix = self.captioner.encode(photo)
+        del photo
+        if streamed:
+            yield from self.captioner.stream(prefix, options)
+        else:
+            caption = self.captioner.caption(prefix, options)
+            yield SpeechChunk(caption.waveform, caption.units, caption.durations, caption)
 
 
 def client_of(address: tuple[str, int] | None) -> str:

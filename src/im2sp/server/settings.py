@@ -24,7 +24,6 @@ class Settings:
     allowed_hosts: tuple[str, ...] = ()  # Host headers that are accepted besides addresses and localhost
     queue: int = 16  # photos accepted at a time: being received, waiting or being captioned
     max_per_client: int = 8  # of them
-    batch: int = 1  # photos that the image encoder sees at once; more did not pay on a CPU (docs/service.md)
     connections: int = 256  # open at a time; more are answered 503
     sockets: int = 8  # WebSockets open at a time
     body_limit: int = 16 * 2**20  # one photo as it is sent
