@@ -21,14 +21,14 @@ from im2sp.manifest import open_manifest
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from im2sp.cli.options import CaptionOptions
     from im2sp.manifest import Manifest
     from im2sp.playback import AudioPlayer
 
 
-def caption_photos(
-    sources: Sequence[Path], out: Path | None, play: bool, config: CaptionerConfig, workers: int
-) -> None:
+def caption_photos(sources: Sequence[Path], options: CaptionOptions, workers: int) -> None:
     """Caption photos into a folder, aloud, or both. Ends in exit code 1 when a photo failed."""
+    config, out, play = options.config(), options.out, options.play
     photos = _photos_of(sources, config.model)
     survey = photos.survey()
     show_problems(survey)
@@ -62,13 +62,14 @@ def caption_photos(
         raise click.exceptions.Exit(1)
 
 
-def caption_new_photos(folder: Path, out: Path | None, play: bool, config: CaptionerConfig) -> None:
+def caption_new_photos(folder: Path, options: CaptionOptions) -> None:
     """Caption photos that appear in a folder until Ctrl-C."""
     from im2sp.watch import FolderWatcher
 
+    config, out = options.config(), options.out
     config = replace(config, model=str(find_bundle(config.model)))
     photos = FolderWatcher(folder)
-    with _outputs(out, play) as (manifest, player):
+    with _outputs(out, options.play) as (manifest, player):
         click.echo(f"{folder}: waiting for new photos until Ctrl-C")
         try:
             for result in batch.caption_live(photos, config, manifest, player):

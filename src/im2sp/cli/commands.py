@@ -78,16 +78,14 @@ def caption(photos: tuple[Path, ...], options: CaptionOptions, workers: int, ray
     """
     if options.play and workers > 1:
         raise click.BadParameter("only one can speak aloud at a time; give --play or --workers", param_hint="--workers")
-    from im2sp.batch import CaptionerConfig
     from im2sp.cli.batch import caption_on_ray, caption_photos
 
-    config = CaptionerConfig(options.model, options.threads, options.decoding)
     if not ray:
-        caption_photos(photos, options.out, options.play, config, workers)
+        caption_photos(photos, options, workers)
     elif options.play or options.out is None:
         raise click.BadParameter("what Ray makes goes to a folder; give --out, not --play", param_hint="--ray")
     else:
-        caption_on_ray(photos, options.out, config, workers)
+        caption_on_ray(photos, options.out, options.config(), workers)
 
 
 @app.command(short_help="Speak about each new photo in a folder.")
@@ -98,11 +96,9 @@ def watch(folder: Path, options: CaptionOptions) -> None:
 
     Photos may also appear in folders below FOLDER.
     """
-    from im2sp.batch import CaptionerConfig
     from im2sp.cli.batch import caption_new_photos
 
-    config = CaptionerConfig(options.model, options.threads, options.decoding)
-    caption_new_photos(folder, options.out, options.play, config)
+    caption_new_photos(folder, options)
 
 
 @app.command(short_help="Store photos as image units.")

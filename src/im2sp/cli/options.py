@@ -6,9 +6,12 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from im2sp.batch import CaptionerConfig
 
 AnyCommand = Callable[..., None]
 
@@ -64,56 +67,46 @@ class CaptionOptions:
         if self.temperature > 0 and (self.beam or 1) > 1:
             raise click.BadParameter("sampling knows no beam; give --temperature or --beam", param_hint="--beam")
 
-    @property
-    def decoding(self) -> tuple[tuple[str, int | float], ...]:
-        """Fields of DecodingOptions that differ from the bundle's defaults. Playing is greedy unless told otherwise."""
+    def config(self) -> CaptionerConfig:
+        """Return the bundle and the decoding options that differ from its defaults. Playback is greedy by default."""
+        from im2sp.batch import CaptionerConfig
+
         beam = self.beam or (1 if self.play else None)
-        chosen = {"temperature": self.temperature, "seed": self.seed, "min_confidence": self.min_confidence}
-        return tuple(({**chosen, "beam": beam} if beam else chosen).items())
+        decoding = {"temperature": self.temperature, "seed": self.seed, "min_confidence": self.min_confidence}
+        return CaptionerConfig(self.model, self.threads, tuple((decoding | ({"beam": beam} if beam else {})).items()))
 
 
 def caption_options(command: AnyCommand) -> AnyCommand:
     """Add the options of a command that captions photos; it receives them as `options`, a CaptionOptions."""
-    decorators = (
-        out_option("Folder for the speech and captions.jsonl.", required=False),
-        click.option("--play", is_flag=True, help="Speak aloud while it decodes; greedy unless --beam is given."),
-        model_option,
-        beam_option,
-        click.option(
-            "--temperature",
-            type=click.FloatRange(0, 100),
-            default=0.0,
-            show_default=True,
-            help="Above 0: sample, without a beam.",
-        ),
-        click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the sampling."),
-        click.option(
-            "--min-confidence",
-            type=click.FloatRange(0, 1),
-            default=0.0,
-            show_default=True,
-            help="Abstain, and say so, where a caption is less likely to be right; 0: never.",
-        ),
-        threads_option,
+
+    @out_option("Folder for the speech and captions.jsonl.", required=False)
+    @click.option("--play", is_flag=True, help="Speak aloud while it decodes; greedy unless --beam is given.")
+    @model_option
+    @beam_option
+    @click.option(
+        "--temperature",
+        type=click.FloatRange(0, 100),
+        default=0.0,
+        show_default=True,
+        help="Above 0: sample, without a beam.",
     )
-    return _grouped("options", CaptionOptions, decorators)(command)
+    @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the sampling.")
+    @click.option(
+        "--min-confidence",
+        type=click.FloatRange(0, 1),
+        default=0.0,
+        show_default=True,
+        help="Abstain, and say so, where a caption is less likely to be right; 0: never.",
+    )
+    @threads_option
+    @functools.wraps(command)
+    def wrapped(**values: Any) -> None:
+        options = CaptionOptions(**{field.name: values.pop(field.name) for field in fields(CaptionOptions)})
+        command(options=options, **values)
+
+    return wrapped
 
 
 ray_option = click.option(
     "--ray", is_flag=True, help="For very many photos, also in tars and Parquet tables: workers on Ray Data."
 )
-
-
-def _grouped(name: str, kind: type, decorators: tuple[Callable[[AnyCommand], AnyCommand], ...]) -> Any:
-    """Return a decorator: these options reach the command as one argument, an instance of the dataclass `kind`."""
-
-    def decorate(command: AnyCommand) -> AnyCommand:
-        @functools.wraps(command)
-        def wrapped(**values: Any) -> None:
-            command(**{name: kind(**{field.name: values.pop(field.name) for field in fields(kind)})}, **values)
-
-        for decorator in reversed(decorators):
-            decorator(wrapped)
-        return wrapped
-
-    return decorate
