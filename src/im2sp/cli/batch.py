@@ -31,7 +31,7 @@ def caption_photos(sources: Sequence[Path], options: CaptionOptions, workers: in
     config, out, play = options.config(), options.out, options.play
     photos = _photos_of(sources, config.model)
     survey = photos.survey()
-    show_problems(survey)
+    show_problems(survey.problems, survey.count)
     # Before the folder is made: a misspelt name must leave no empty one behind. And all workers read the same files.
     config = replace(config, model=str(find_bundle(config.model)))
     single = survey.count == 1 and not sources[0].is_dir()
@@ -89,7 +89,7 @@ def tokenize_photos(sources: Sequence[Path], out: Path, model: str, threads: int
     _check_table_name(out)
     photos = Photos(sources)
     survey = photos.survey()
-    show_problems(survey)
+    show_problems(survey.problems, survey.count)
     captioner = Captioner.from_pretrained(model, threads=threads)
     with (
         progress(survey.count, "tokenizing", "tokenized") as counts,
@@ -111,7 +111,7 @@ def caption_on_ray(sources: Sequence[Path], out: Path, config: CaptionerConfig, 
     bundle = Bundle.load(find_bundle(config.model))
     config = replace(config, model=str(bundle.folder.absolute()))  # one folder for all workers
     photos = list_photos(sources, bundle.config.image_units)
-    show_problems(photos)
+    show_problems(photos.problems, photos.count)
     with _resumable():
         made = caption_collection(photos, out, config, workers)
     click.echo(f"{out}: {counts_line('spoken', made.done, made.skipped, len(made.errors))}")
@@ -130,7 +130,7 @@ def tokenize_on_ray(sources: Sequence[Path], out: Path, config: CaptionerConfig,
     bundle = Bundle.load(find_bundle(config.model))
     config = replace(config, model=str(bundle.folder.absolute()))
     photos = list_photos(sources)
-    show_problems(photos)
+    show_problems(photos.problems, photos.count)
     with _resumable():
         made = tokenize_collection(photos, out, config, workers)
     for error in made.errors:

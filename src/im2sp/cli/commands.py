@@ -176,7 +176,7 @@ def explain(
 
     sources = Photos(photos)
     survey = sources.survey()
-    show_problems(survey)
+    show_problems(survey.problems, survey.count)
     captioner = Captioner.from_pretrained(model, threads=threads)
     options = captioner.default_options
     options = replace(options, beam=beam) if beam else options

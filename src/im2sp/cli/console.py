@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from im2sp.batch import Result
     from im2sp.bundle import BundleDescription, ImageUnitsConfig
-    from im2sp.image.finding import Survey
     from im2sp.manifest import Row
 
 # Rich is imported where something is drawn: the speech about one photo need not wait for it.
@@ -114,11 +113,11 @@ def _bar() -> Progress:
     return Progress(*columns, console=Console(stderr=True), transient=True)
 
 
-def show_problems(survey: Survey) -> None:
+def show_problems(problems: Sequence[str], count: int | None) -> None:
     """Print what is wrong with the sources; end with exit code 1 when they have no photo at all."""
-    for problem in survey.problems:
+    for problem in problems:
         click.echo(problem, err=True)
-    if survey.count == 0:
+    if count == 0:
         raise click.exceptions.Exit(1)
 
 
