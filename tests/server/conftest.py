@@ -60,18 +60,18 @@ def serving(captioner: Captioner, settings: Settings) -> Iterator[Served]:
 
 
 class GatedCaptioner(Captioner):
-    """Waits at a gate before it looks at a photo, so that a test can say how long speaking takes."""
+    """Waits at a gate before it encodes a photo, so that a test can say how long speaking takes."""
 
     def __init__(self, captioner: Captioner) -> None:
         super().__init__(captioner.bundle, threads=1)
         self.gate = threading.Event()
         self.reached = threading.Semaphore(0)
 
-    def pixels(self, image):  # type: ignore[no-untyped-def]
+    def encode(self, image):  # type: ignore[no-untyped-def]
         """As ever, but not before the gate is open."""
         self.reached.release()
         assert self.gate.wait(timeout=30)
-        return super().pixels(image)
+        return super().encode(image)
 
 
 @pytest.fixture(scope="session")
