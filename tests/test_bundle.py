@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from msgspec.structs import replace
 from im2sp.bundle import CONFIG_LIMIT, FORMAT_VERSION, Bundle, BundleConfig, find_bundle, write_checksums, write_config
 from im2sp.errors import BundleError
 from im2sp.files import CHECKSUMS_LIMIT
-from im2sp.onnx import GraphError, Graphs, signatures
+from im2sp.onnx import Graphs, signatures
 from im2sp.schema import parse
 from tests.tiny_bundle import tiny_confidence, tiny_config, tiny_image_units, write_tiny_bundle
 
@@ -318,35 +317,6 @@ def test_graphs_are_opened_once_and_only_when_needed(tiny_bundle: Path, monkeypa
     assert opened == []
     assert graphs.open("vocoder") is graphs.open("vocoder")
     assert opened == ["vocoder"]
-
-
-@pytest.mark.parametrize("threads", [1, 3])
-def test_graphs_that_are_opened_side_by_side(bundle: Path, threads: int) -> None:
-    graphs = Graphs(Bundle.load(bundle), threads=threads)
-    graphs.open_all(["vocoder", "decoder", "vocoder"])
-    assert graphs.open("vocoder") is graphs.open("vocoder")
-    (bundle / "decoder.onnx").write_bytes(b"not a graph")
-    write_checksums(bundle)
-    others = Graphs(Bundle.load(bundle), threads=threads)
-    assert "decoder.onnx" in sentence(lambda: others.open_all(["vocoder", "decoder"]))
-    assert others.open("vocoder") is others.open("vocoder")
-
-
-def test_graphs_that_are_opened_meanwhile(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (bundle / "decoder.onnx").write_bytes(b"not a graph")
-    write_checksums(bundle)
-    may_go_on = threading.Event()
-    session = Graphs._session
-    monkeypatch.setattr(Graphs, "_session", lambda self, *a: may_go_on.wait(60) and session(self, *a))
-    graphs = Graphs(Bundle.load(bundle), threads=1)
-    vocoder, decoder = graphs.open_soon(["vocoder", "decoder"])
-    assert not vocoder.done()
-    may_go_on.set()
-    assert graphs.open("vocoder") is vocoder.result()
-    with pytest.raises(GraphError, match=r"decoder\.onnx"):
-        decoder.result()
-    with pytest.raises(GraphError, match=r"decoder\.onnx"):
-        graphs.open("decoder")
 
 
 def test_threads_go_to_graphs_that_are_run_for_long(tiny_bundle: Path) -> None:

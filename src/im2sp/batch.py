@@ -20,8 +20,7 @@ from im2sp.bundle import Bundle, find_bundle
 from im2sp.errors import Im2SpError, OutputError, about, unexpected
 from im2sp.manifest import Manifest, Row
 from im2sp.onnx import GraphError, Graphs
-from im2sp.onnx.optimised import OptimisedGraphs
-from im2sp.onnx.sessions import load_runtime_soon
+from im2sp.onnx.cache import GraphCache
 from im2sp.playback import PlaybackError, play
 
 if TYPE_CHECKING:
@@ -113,7 +112,7 @@ def caption_live(
     manifest again, and stops at once on Ctrl-C. Raises the errors of `caption_photos`, and PlaybackError.
     """
     worker = CaptionWorker(config)
-    worker.wait()
+    worker.warm_up()
     for photo, image in map(_key_and_image, photos):
         result = worker.caption(photo, manifest.wav_for(photo) if manifest else None, sink, image)
         yield _recorded(result, manifest) if manifest else result
@@ -133,23 +132,16 @@ class CaptionWorker:
     """Captioner of one process: photo in, wav file and Result out."""
 
     def __init__(self, config: CaptionerConfig) -> None:
-        """Open the bundle; its graphs open in the background.
+        """Open the bundle. Raises BundleError for an unusable one; an invalid graph raises when it is first used."""
+        from im2sp.captioner import Captioner
 
-        Raises BundleError for an unusable bundle. An invalid graph raises in `wait` or the first caption.
-        """
-        load_runtime_soon()
         bundle = Bundle.load(find_bundle(config.model))
-        graphs = Graphs(bundle, config.threads, OptimisedGraphs.of_user())
-        self._opening = graphs.open_soon(bundle.config.speaking_graphs)
-        from im2sp.captioner import Captioner  # imports while the graphs open
-
-        self._captioner = Captioner(bundle, graphs=graphs)
+        self._captioner = Captioner(bundle, graphs=Graphs(bundle, config.threads, GraphCache.of_user()))
         self._options = config.options(self._captioner)
 
-    def wait(self) -> None:
-        """Wait until all graphs are open. Raises GraphError for one that cannot be opened."""
-        for opening in self._opening:
-            opening.result()
+    def warm_up(self) -> None:
+        """Open all graphs of a caption now. Raises GraphError for one that cannot be opened."""
+        self._captioner.graphs.check(self._captioner.bundle.config.speaking_graphs)
 
     def caption(
         self,

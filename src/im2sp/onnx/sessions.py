@@ -1,19 +1,17 @@
-"""The ONNX graphs of a bundle: opened when first needed, checked against the config, run with named arrays."""
+"""ONNX sessions of a bundle: opened when first needed, checked against the config, run with named arrays."""
 
 from __future__ import annotations
 
-import importlib
 import os
 import re
 import threading
 from collections.abc import Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from im2sp.bundle import Bundle
 from im2sp.errors import BundleError, Im2SpError, reason
+from im2sp.onnx.cache import WEIGHTS, GraphCache
 from im2sp.onnx.external_data import check_external_data, data_file, graph_bytes
-from im2sp.onnx.optimised import WEIGHTS, OptimisedGraphs
 from im2sp.onnx.signatures import Signature, signatures
 
 if TYPE_CHECKING:
@@ -22,8 +20,8 @@ if TYPE_CHECKING:
     import numpy as np
     import onnxruntime
 
-MOST_THREADS = 4  # more do not make graphs of this size faster
-_WEIGHTS_BESIDE = {  # a graph that is kept: in a file of their own they are mapped, not copied
+MAX_THREADS = 4  # more do not make graphs of this size faster
+_EXTERNAL_WEIGHTS = {  # of a cached graph: in a file of their own they are mapped, not copied
     "session.optimized_model_external_initializers_file_name": WEIGHTS,
     "session.optimized_model_external_initializers_min_size_in_bytes": "1024",
 }
@@ -33,17 +31,12 @@ _LARGE = 2**24  # bytes of a graph whose products are worth it all the same
 _ORT_TYPES = {"float32": "tensor(float)", "int64": "tensor(int64)"}
 
 
-def load_runtime_soon() -> None:
-    """Begin to import onnxruntime, which can go on while a bundle is verified."""
-    threading.Thread(target=importlib.import_module, args=("onnxruntime",)).start()
-
-
 class GraphError(BundleError):
-    """A graph that cannot be opened or does not match its config: nothing can be done with its bundle."""
+    """A graph that cannot be opened or does not match the config; its bundle is unusable."""
 
 
 class Graph:
-    """One open graph."""
+    """An open graph."""
 
     def __init__(self, label: str, signature: Signature, session: onnxruntime.InferenceSession) -> None:
         self.label = label  # for messages: file and bundle
@@ -51,7 +44,7 @@ class Graph:
         self._session = session
 
     def run(self, **inputs: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
-        """Named arrays in, the outputs in the order of the signature out. Raises BundleError when the graph fails."""
+        """Run on named arrays; return the outputs in the order of the signature. Raises BundleError when it fails."""
         try:
             return list(self._session.run(self._outputs, inputs))
         except Exception as error:  # onnxruntime raises classes of its own without a common public base
@@ -59,29 +52,31 @@ class Graph:
 
 
 class Graphs:
-    """The graphs of a bundle. Safe to share between threads."""
+    """The graphs of a bundle, each opened when it is first needed. Safe to share between threads."""
 
-    def __init__(self, bundle: Bundle, threads: int = 0, cache: OptimisedGraphs | None = None) -> None:
-        """`threads`: CPU threads per graph; 0 takes the cores that this process may use, at most MOST_THREADS.
+    def __init__(self, bundle: Bundle, threads: int = 0, cache: GraphCache | None = None) -> None:
+        """`threads`: CPU threads per graph; 0 takes the cores that this process may use, at most MAX_THREADS.
 
-        `cache`: where graphs are kept as they were optimised, for the next time.
+        `cache`: of optimised graphs, which open faster.
         """
         if threads < 0:
             raise Im2SpError(f"{threads} threads cannot run anything: give 0 for all cores, or a number of threads")
         self.bundle = bundle
         self._cache = cache
-        self._threads = threads or min(_available_cores(), MOST_THREADS)
+        self._threads = threads or min(_available_cores(), MAX_THREADS)
         self._signatures = signatures(bundle.config)
         self._open: dict[str, Graph] = {}
-        self._locks = {name: threading.Lock() for name in self._signatures}
+        self._lock = threading.Lock()
 
     def open(self, name: str) -> Graph:
-        """The graph of that name; waits where it is being opened. Raises BundleError when the bundle has none,
-        GraphError when it cannot be opened or does not match the config.
+        """Open the graph of that name, once. Raises BundleError when the bundle has none, GraphError when it cannot be
+        opened or does not match the config.
         """
         if name not in self._signatures:
             raise BundleError(f"the bundle {self.bundle.folder} has no {name}.onnx: use a bundle that has one")
-        with self._locks[name]:
+        if name in self._open:
+            return self._open[name]
+        with self._lock:
             if name not in self._open:
                 label = f"{name}.onnx of the bundle {self.bundle.folder}"
                 signature = self._signatures[name]
@@ -90,37 +85,23 @@ class Graphs:
                 self._open[name] = Graph(label, signature, session)
             return self._open[name]
 
-    def open_all(self, names: Iterable[str]) -> None:
-        """Open several graphs, side by side where there is more than one thread; raises what `open` raises.
-
-        Widening and optimising the largest takes as long as all others together.
-        """
-        for opening in self.open_soon(names):
-            opening.result()
-
-    def open_soon(self, names: Iterable[str]) -> list[Future[Graph]]:
-        """Begin to open several graphs and return at once. What goes wrong is raised by `open`, or by these results."""
-        pool = ThreadPoolExecutor(self._threads)
-        openings = [pool.submit(self.open, name) for name in names]
-        pool.shutdown(wait=False)
-        return openings
-
-    def check(self) -> None:
-        """Open every graph of the bundle. Raises BundleError for the first that does not match the config."""
-        self.open_all(self._signatures)
+    def check(self, names: Iterable[str] = ()) -> None:
+        """Open the graphs of these names, or all. Raises GraphError for the first that does not match the config."""
+        for name in names or self._signatures:
+            self.open(name)
 
     def _session(self, name: str, label: str) -> onnxruntime.InferenceSession:
         path = self.bundle.folder / f"{name}.onnx"
         check_external_data(path, listed=data_file(path).name in self.bundle.checksums)
         try:
             threads = 1 if name in _SHORT_RUNS and graph_bytes(path) < _LARGE else self._threads
-            kept = self._optimised(name, path, threads) if OptimisedGraphs.suits(path) else None
-            return kept or _open(path, _options(threads))
+            cached = self._cached(name, path, threads) if GraphCache.accepts(path) else None
+            return cached or _open(path, _options(threads))
         except Exception as error:  # see Graph.run
             raise GraphError(f"{label} cannot be opened: {_why(error)}") from error
 
-    def _optimised(self, name: str, path: Path, threads: int) -> onnxruntime.InferenceSession | None:
-        """The session of a graph as it was optimised before, or is now for later; None without a cache that works."""
+    def _cached(self, name: str, path: Path, threads: int) -> onnxruntime.InferenceSession | None:
+        """Open a graph from the cache, or store it there; None without a cache that works."""
         if self._cache is None:
             return None
         if found := self._cache.find(self.bundle, name):
@@ -129,10 +110,10 @@ class Graphs:
             except Exception:  # of another kind of onnxruntime than it says
                 self._cache.drop(self.bundle, name)
         try:
-            with self._cache.keeping(self.bundle, name) as target:
+            with self._cache.storing(self.bundle, name) as target:
                 options = _options(threads)
                 options.optimized_model_filepath = str(target)
-                for key, value in _WEIGHTS_BESIDE.items():
+                for key, value in _EXTERNAL_WEIGHTS.items():
                     options.add_session_config_entry(key, value)
                 return _open(path, options)
         except Exception:  # a full disk, say; a graph that cannot be opened at all fails once more without the cache

@@ -19,8 +19,8 @@ from im2sp.errors import BundleError
 from im2sp.files import write_checksums
 from im2sp.manifest import CAPTIONS
 from im2sp.onnx import Graphs
+from im2sp.onnx.cache import GRAPH, MAX_BYTES, MAX_GRAPHS, MIN_BYTES, WEIGHTS, GraphCache
 from im2sp.onnx.external_data import data_file
-from im2sp.onnx.optimised import GRAPH, LARGEST, MOST_GRAPHS, SMALLEST, WEIGHTS, OptimisedGraphs
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 NAME = "duration_predictor"  # the smallest of the embedded bundle that is kept
@@ -33,8 +33,8 @@ def bundle() -> Bundle:
 
 
 @pytest.fixture
-def cache(tmp_path: Path) -> OptimisedGraphs:
-    return OptimisedGraphs(tmp_path / "graphs")
+def cache(tmp_path: Path) -> GraphCache:
+    return GraphCache(tmp_path / "graphs")
 
 
 @pytest.fixture(scope="module")
@@ -42,18 +42,18 @@ def expected(bundle: Bundle) -> np.ndarray:
     return Graphs(bundle, threads=1).open(NAME).run(units=UNITS)[0]
 
 
-def opened(bundle: Bundle, cache: OptimisedGraphs) -> np.ndarray:
+def opened(bundle: Bundle, cache: GraphCache) -> np.ndarray:
     """What the graph says when it is opened anew."""
     return Graphs(bundle, 1, cache).open(NAME).run(units=UNITS)[0]
 
 
-def entry_of(bundle: Bundle, cache: OptimisedGraphs) -> Path:
+def entry_of(bundle: Bundle, cache: GraphCache) -> Path:
     found = cache.find(bundle, NAME)
     assert found is not None
     return found.parent
 
 
-def test_it_is_kept_and_says_the_same(bundle: Bundle, cache: OptimisedGraphs, expected: np.ndarray) -> None:
+def test_it_is_kept_and_says_the_same(bundle: Bundle, cache: GraphCache, expected: np.ndarray) -> None:
     assert cache.find(bundle, NAME) is None
     np.testing.assert_array_equal(opened(bundle, cache), expected)
     entry = entry_of(bundle, cache)
@@ -86,7 +86,7 @@ def put_nonsense(entry: Path) -> None:
 
 @pytest.mark.parametrize("damage", [flip_a_weight, lose_the_checksums, cut_the_weights, put_nonsense])
 def test_what_is_damaged_is_made_anew(
-    damage: Callable[[Path], None], bundle: Bundle, cache: OptimisedGraphs, expected: np.ndarray
+    damage: Callable[[Path], None], bundle: Bundle, cache: GraphCache, expected: np.ndarray
 ) -> None:
     opened(bundle, cache)
     entry = entry_of(bundle, cache)
@@ -112,7 +112,7 @@ def behind_a_link(entry: Path) -> None:
 
 @pytest.mark.parametrize("doubt", [open_to_all, in_a_folder_open_to_all, behind_a_link])
 def test_what_another_could_have_written_does_not_count(
-    doubt: Callable[[Path], None], bundle: Bundle, cache: OptimisedGraphs, expected: np.ndarray
+    doubt: Callable[[Path], None], bundle: Bundle, cache: GraphCache, expected: np.ndarray
 ) -> None:
     opened(bundle, cache)
     doubt(entry_of(bundle, cache))
@@ -120,7 +120,7 @@ def test_what_another_could_have_written_does_not_count(
     np.testing.assert_array_equal(opened(bundle, cache), expected)
 
 
-def test_it_belongs_to_one_bundle(bundle: Bundle, cache: OptimisedGraphs, tmp_path: Path) -> None:
+def test_it_belongs_to_one_bundle(bundle: Bundle, cache: GraphCache, tmp_path: Path) -> None:
     opened(bundle, cache)
     folder = Path(shutil.copytree(bundle.folder, tmp_path / "other"))
     (folder / "notes.txt").write_text("another")
@@ -128,7 +128,7 @@ def test_it_belongs_to_one_bundle(bundle: Bundle, cache: OptimisedGraphs, tmp_pa
     assert cache.find(Bundle.load(folder), NAME) is None
 
 
-def test_a_broken_graph_is_said_and_not_kept(bundle: Bundle, cache: OptimisedGraphs, tmp_path: Path) -> None:
+def test_a_broken_graph_is_said_and_not_kept(bundle: Bundle, cache: GraphCache, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(bundle.folder, tmp_path / "broken"))
     (folder / f"{NAME}.onnx").write_bytes(b"nonsense" * 100_000)
     write_checksums(folder)
@@ -140,26 +140,26 @@ def test_a_broken_graph_is_said_and_not_kept(bundle: Bundle, cache: OptimisedGra
 
 def test_a_folder_that_cannot_be_written(bundle: Bundle, tmp_path: Path, expected: np.ndarray) -> None:
     (tmp_path / "file").write_text("x")
-    np.testing.assert_array_equal(opened(bundle, OptimisedGraphs(tmp_path / "file" / "graphs")), expected)
+    np.testing.assert_array_equal(opened(bundle, GraphCache(tmp_path / "file" / "graphs")), expected)
 
 
-def test_small_graphs_are_not_kept(tiny_bundle: Path, cache: OptimisedGraphs, tmp_path: Path) -> None:
+def test_small_graphs_are_not_kept(tiny_bundle: Path, cache: GraphCache, tmp_path: Path) -> None:
     Graphs(Bundle.load(tiny_bundle), 1, cache).check()
     assert not (tmp_path / "graphs").exists()
 
 
 def test_graphs_with_very_many_weights_are_not_kept(tmp_path: Path) -> None:
     graph = tmp_path / "decoder.onnx"
-    graph.write_bytes(bytes(SMALLEST))
-    assert OptimisedGraphs.suits(graph)
+    graph.write_bytes(bytes(MIN_BYTES))
+    assert GraphCache.accepts(graph)
     with data_file(graph).open("wb") as weights:
-        weights.truncate(LARGEST)  # a file with nothing in it takes no room
-    assert not OptimisedGraphs.suits(graph)
+        weights.truncate(MAX_BYTES)  # a file with nothing in it takes no room
+    assert not GraphCache.accepts(graph)
 
 
-def test_the_oldest_go_first(bundle: Bundle, cache: OptimisedGraphs, tmp_path: Path) -> None:
+def test_the_oldest_go_first(bundle: Bundle, cache: GraphCache, tmp_path: Path) -> None:
     now = time.time()
-    for number in range(MOST_GRAPHS + 2):
+    for number in range(MAX_GRAPHS + 2):
         (tmp_path / "graphs" / f"{number:02d}").mkdir(parents=True)
         os.utime(tmp_path / "graphs" / f"{number:02d}", (now, now - 1_000 + number))
     for name, age in ((".abandoned", 10_000), (".at work", 10)):
@@ -167,7 +167,7 @@ def test_the_oldest_go_first(bundle: Bundle, cache: OptimisedGraphs, tmp_path: P
         os.utime(tmp_path / "graphs" / name, (now, now - age))
     (tmp_path / "graphs").chmod(0o700)
     opened(bundle, cache)
-    youngest = {f"{number:02d}" for number in range(3, MOST_GRAPHS + 2)}
+    youngest = {f"{number:02d}" for number in range(3, MAX_GRAPHS + 2)}
     assert set(os.listdir(tmp_path / "graphs")) == {".at work", entry_of(bundle, cache).name} | youngest
 
 
@@ -175,13 +175,13 @@ def test_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bundle: Bu
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     for wanted, folder in (("", "xdg"), (str(tmp_path / "own"), "own")):
         monkeypatch.setenv("IM2SP_CACHE", wanted)
-        cache = OptimisedGraphs.of_user()
+        cache = GraphCache.of_user()
         assert cache is not None
         opened(bundle, cache)
         assert len(os.listdir(tmp_path / folder / "im2sp" / "graphs")) == 1
     for wanted in ("off", "not/absolute"):
         monkeypatch.setenv("IM2SP_CACHE", wanted)
-        assert OptimisedGraphs.of_user() is None
+        assert GraphCache.of_user() is None
 
 
 def test_the_command_says_the_same_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
