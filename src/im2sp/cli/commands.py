@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import io
 import os
 import sys
@@ -38,10 +37,7 @@ def main() -> None:
     # Numpy's BLAS would start threads that spin for a while, next to graphs that are being opened. Nothing here
     # multiplies large matrices outside onnxruntime, which has threads of its own.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    try:
-        app(prog_name="im2sp")
-    finally:
-        gc.freeze()  # or the interpreter would look through all objects once more, only to end
+    app(prog_name="im2sp")
 
 
 def _show_version(context: click.Context, option: click.Parameter, wanted: bool) -> None:
