@@ -19,7 +19,6 @@ from torch import Tensor
 from im2sp.errors import Im2SpError
 from im2sp.files import replace_whole
 from im2sp.image.loading import load_image, to_pixels
-from im2sp.train.data.photo_pieces import random_crop
 from im2sp.train.models.image_backbone import BackboneConfig, ImageBackbone
 from im2sp.train.models.image_units import ImageUnits
 
@@ -66,6 +65,13 @@ def view_of(image: Image.Image, view: str, photo: str) -> Image.Image:
     random = np.random.default_rng([number, zlib.crc32(photo.encode())])
     cropped = random_crop(image, random, random.uniform(*CROP))
     return ImageOps.mirror(cropped) if number % 2 else cropped
+
+
+def random_crop(image: Image.Image, random: np.random.Generator, share: float) -> Image.Image:
+    """Cut a rectangle out of a photo, in the photo's own shape, that keeps this share of each side."""
+    width, height = (max(1, round(side * share)) for side in image.size)
+    left, top = random.integers(image.width - width + 1), random.integers(image.height - height + 1)
+    return image.crop((int(left), int(top), int(left) + width, int(top) + height))
 
 
 def extract_features(photos: Mapping[str, Path], views: Sequence[str], backbone: BackboneConfig, folder: Path) -> None:

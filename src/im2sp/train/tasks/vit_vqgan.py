@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from im2sp.image.loading import load_image, to_pixels
-from im2sp.train.data.photo_pieces import random_crop
+from im2sp.train.data.photo_units import random_crop
 from im2sp.train.models.discriminators import PatchDiscriminator
 from im2sp.train.models.image_backbone import ImageBackbone
 from im2sp.train.models.vit_vqgan import VitVqgan
