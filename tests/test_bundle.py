@@ -237,6 +237,19 @@ def test_a_config_that_is_wrong(bundle: Path, changes: dict[str, object], reason
         ({"confidence__abstain_units": []}, "confidence.abstain_units"),
         ({"confidence__abstain_units": [0, 1, 2, 20]}, "a unit outside 0..19"),
         ({"confidence__abstain_units": [1] * 1_001}, "confidence.abstain_units"),
+        ({"confidence__hedge_units": [1]}, "belong together"),
+        (
+            {"confidence__hedge_units": [20], "confidence__hedge_durations": [3], "confidence__hedge_threshold": 0.8},
+            "hedge_units holds a unit outside 0..19",
+        ),
+        (
+            {"confidence__hedge_units": [1, 2], "confidence__hedge_durations": [3], "confidence__hedge_threshold": 0.8},
+            "hedge_units and hedge_durations must have the same length",
+        ),
+        (
+            {"confidence__hedge_units": [1], "confidence__hedge_durations": [3], "confidence__hedge_threshold": 0.2},
+            "hedge_threshold must not be below threshold",
+        ),
         ({"confidence__abstain_durations": [1, 1, 1]}, "same length"),
         ({"confidence__abstain_durations": [1, 1, 1, 10**6]}, "confidence.abstain_durations.3"),
         ({"confidence__density__mean": [0.0] * 15}, "as many dimensions as the mean"),

@@ -182,10 +182,23 @@ class ConfidenceConfig(Schema, frozen=True):
     abstain_durations: Annotated[
         list[Annotated[int, Meta(ge=1, le=250)]], Meta(min_length=1, max_length=1_000)
     ]  # frames
+    hedge_threshold: Annotated[float, Meta(ge=0, le=1)] | None = None  # below it, a hedge ("perhaps") fits the caption
+    hedge_units: Annotated[list[Annotated[int, Meta(ge=0)]], Meta(min_length=1, max_length=1_000)] | None = None
+    hedge_durations: (
+        Annotated[list[Annotated[int, Meta(ge=1, le=250)]], Meta(min_length=1, max_length=1_000)] | None
+    ) = None  # frames
 
     def __post_init__(self) -> None:
         if len(self.abstain_units) != len(self.abstain_durations):
             raise ValueError("abstain_units and abstain_durations must have the same length")
+        hedge = (self.hedge_threshold, self.hedge_units, self.hedge_durations)
+        if 0 < hedge.count(None) < len(hedge):
+            raise ValueError("hedge_threshold, hedge_units and hedge_durations belong together")
+        if self.hedge_threshold is not None:
+            if self.hedge_threshold < self.threshold:
+                raise ValueError("hedge_threshold must not be below threshold")
+            if len(self.hedge_units or ()) != len(self.hedge_durations or ()):
+                raise ValueError("hedge_units and hedge_durations must have the same length")
 
 
 class BundleConfig(Schema, frozen=True, kw_only=True):
@@ -221,8 +234,13 @@ class BundleConfig(Schema, frozen=True, kw_only=True):
         if self.decoding.max_tokens > self.decoder.max_tokens:
             raise ValueError("the recommended max_tokens is more than the decoder has positions")
         if self.confidence:
-            if max(self.confidence.abstain_units) >= self.vocabulary.units:
-                raise ValueError(f"confidence.abstain_units holds a unit outside 0..{self.vocabulary.units - 1}")
+            phrases = {
+                "abstain_units": self.confidence.abstain_units,
+                "hedge_units": self.confidence.hedge_units or [0],
+            }
+            for name, units in phrases.items():
+                if max(units) >= self.vocabulary.units:
+                    raise ValueError(f"confidence.{name} holds a unit outside 0..{self.vocabulary.units - 1}")
             if len(self.confidence.density.mean) != self.decoder.heads * self.decoder.head_dim:
                 raise ValueError("confidence.density.mean has not heads x head_dim dimensions")
 

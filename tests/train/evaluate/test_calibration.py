@@ -14,6 +14,7 @@ from im2sp.bundle import Bundle, ConfidenceConfig
 from im2sp.captioner import Captioner
 from im2sp.confidence import PPCADensity, logistic
 from im2sp.errors import Im2SpError
+from im2sp.schema import parse
 from im2sp.train.evaluate.calibration import (
     SIGNALS,
     CalibrationOptions,
@@ -118,6 +119,11 @@ def test_report_has_every_set_and_search(calibrated: Calibrated) -> None:
     assert set(config.weights) == set(SIGNALS)
     assert report["phrases"]["abstain"]["text"] is None
     assert config.abstain_units == report["phrases"]["abstain"]["units"]
+    assert config.hedge_units == report["phrases"]["hedge"]["units"]
+    assert (
+        config.hedge_threshold == report["thresholds"]["hedge"] >= config.threshold == report["thresholds"]["abstain"]
+    )
+    assert parse(json.dumps(report["confidence"]).encode(), ConfidenceConfig) == config
 
 
 def test_phrases_that_cannot_be_spoken(tiny_bundle: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,21 @@ from im2sp.captioner import Captioner
 from im2sp.errors import Im2SpError
 from im2sp.files import sha256_of
 from im2sp.train.data.speech_shards import SpokenCaption, write_shard
+from im2sp.train.evaluate import caption_metrics
 from im2sp.train.evaluate.commands import evaluate
-from im2sp.train.evaluate.evaluation import speak_and_transcribe
+from im2sp.train.evaluate.evaluation import card_figures, speak_and_transcribe
 from im2sp.train.evaluate.recogniser import Recogniser, RecogniserInfo
 from im2sp.train.evaluate.resynthesis import Recording, read_recordings, resynthesis_errors
 from tests.tiny_bundle import tiny_config
 from tests.train.evaluate.tiny_ctc import write_tiny_ctc
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _without_meteor() -> Iterator[None]:
+    """METEOR takes most of the time, and test_caption_metrics.py has it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(caption_metrics, "_meteor", lambda gts, res: 0.0)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +94,8 @@ def test_report_tells_what_was_measured_and_how(evaluated: tuple[Path, dict[str,
     }
     for words in ("tiny 0.0.1, 3 photos", "CIDEr", "CHAIR-i", "predicted_durations", "1 photos without speech"):
         assert words in printed
+    figures = card_figures(report, "Test")
+    assert (figures["Test: photos"], figures["Test: recogniser"], figures["Test: CIDEr"]) == (3, "ctc", 0.0)
 
 
 def test_a_second_run_speaks_and_transcribes_nothing_again(

@@ -90,7 +90,7 @@ def calibrate(
     Args:
         sets: photos with references that the model did not learn from, by the names of the sets.
         train: photos that it learned from, in random order, a few hundred.
-        phrases: ways to speak "abstain" and "hedge"; the one that is understood best is taken.
+        phrases: ways to speak "abstain" and, if there is one, "hedge"; the one that is understood best is taken.
         labels: true objects of the photos.
 
     Returns:
@@ -121,6 +121,10 @@ def calibrate(
             )
         captioned[search, OOD] = _caption_ood_pictures(captioner, density, decoding)
     figures, thresholds, weights, intercept = _fit_and_test(captioned, options)
+    hedge: dict[str, Any] = {}
+    if "hedge" in spoken:
+        hedge = {"hedge_threshold": thresholds["hedge"]}
+        hedge |= {f"hedge_{name}": spoken["hedge"][name] for name in ("units", "durations")}
     config = ConfidenceConfig(
         intercept=intercept,
         weights=weights,
@@ -128,6 +132,7 @@ def calibrate(
         threshold=thresholds["abstain"],
         abstain_units=spoken["abstain"]["units"],
         abstain_durations=spoken["abstain"]["durations"],
+        **hedge,
     )
     report = describe_conditions(captioner.bundle, recogniser, evaluation) | {
         "rule": RULE,
@@ -234,7 +239,7 @@ def _fit_and_test(
     weights, intercept = fit_regression(signals, correct)
     tested = _cross_validated(signals, correct, photos, options.seed)
     thresholds = {
-        "hedge": threshold_for_precision(tested, correct, options.precision),
+        "hedge": max(options.abstain_below, threshold_for_precision(tested, correct, options.precision)),
         "abstain": options.abstain_below,
     }
     figures = {"all": measure(tested, correct, options.seed) | {"answers": answers(tested, correct, thresholds)}}

@@ -175,6 +175,26 @@ def write_json(path: Path, report: Mapping[str, Any]) -> None:
         temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
+def card_figures(report: Mapping[str, Any], data: str) -> dict[str, str | int | float]:
+    """Choose the figures of a report for a model card; `data`: name of the photos, such as "COCO dev"."""
+    scores = report["captions"]
+    found: dict[str, str | int | float] = {
+        f"{data}: photos": scores["photos"],
+        f"{data}: recogniser": report["recogniser"]["name"],
+        f"{data}: BLEU-4": round(scores["bleu4"], 1),
+        f"{data}: METEOR": round(scores["meteor"], 1),
+        f"{data}: CIDEr": round(scores["cider"], 3),
+        f"{data}: different sentences": scores["different_sentences"],
+        f"{data}: correct captions, %": round(100 * report["correct"]["captions"], 1),
+    }
+    if "objects" in report:
+        found[f"{data}: captions that name an object of the photo, %"] = round(report["objects"]["hit"], 1)
+        found[f"{data}: named objects that are not in the photo (CHAIR-i), %"] = round(report["objects"]["chair_i"], 1)
+    for name, rate in report.get("word_error_rates", {}).items():
+        found[f"{data}: word error rate, {name.replace('_', ' ')}, %"] = round(rate["rate"], 1)
+    return found
+
+
 def summary(report: Mapping[str, Any]) -> str:
     """The figures of a report in a few lines."""
     scores, correct = report["captions"], report["correct"]
