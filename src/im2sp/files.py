@@ -23,7 +23,7 @@ _LINE = re.compile(r"([0-9a-fA-F]{64}) [ *](.+)")
 
 
 @contextmanager
-def replace_whole(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder; move it onto `path` when the block succeeds, delete it otherwise."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
@@ -63,8 +63,11 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
 
 
+replace_whole = atomic_write  # until all modules use the new name
+
+
 def sha256_of(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file, read in pieces."""
+    """Return the hexadecimal SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -79,13 +82,13 @@ def write_checksums(folder: Path) -> dict[str, str]:
     checksums = {name: sha256_of(folder / name) for name in names if name not in (CHECKSUMS, MODEL_CARD)}
     for name in checksums:
         _refuse_unsafe(name, folder)
-    with replace_whole(folder / CHECKSUMS) as temporary:
+    with atomic_write(folder / CHECKSUMS) as temporary:
         temporary.write_text(format_checksums(checksums), encoding="utf-8")
     return checksums
 
 
 def format_checksums(checksums: Mapping[str, str]) -> str:
-    """{relative path: hexadecimal SHA-256} -> the text of SHA256SUMS."""
+    """Format {relative path: hexadecimal SHA-256} as the text of SHA256SUMS."""
     return "".join(f"{digest}  {name}\n" for name, digest in checksums.items())
 
 
@@ -140,7 +143,7 @@ def _read_checksums(folder: Path) -> dict[str, str]:
 
 
 def _refuse_unsafe(name: str, folder: Path) -> None:
-    """Names are checked as text, not resolved: caches of model hubs keep a bundle as links to files elsewhere."""
+    """Check names as text, unresolved: caches of model hubs keep a bundle as links to files elsewhere."""
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or not name.isprintable() or "\\" in name or ":" in name:
         raise BundleError(f"the bundle {folder} lists {name!r}, a path that does not stay inside it: do not trust it")

@@ -1,4 +1,4 @@
-"""JSON from outside in, typed and checked values out. What does not fit is refused in one sentence, by its place."""
+"""Untrusted JSON in, typed and checked values out; errors are one sentence with the path of the wrong value."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ S = TypeVar("S", bound="Schema")
 
 
 class Schema(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Base of what JSON from outside may hold: no field more, none of another type or beyond its limits.
+    """Base of schemas of untrusted JSON: unknown fields, other types and values beyond limits are errors.
 
     `parse` checks types and limits; both `parse` and Python run the `__post_init__`, which raises ValueError.
     """
 
 
 class SchemaError(ValueError):
-    """What is wrong with the JSON, and where: "image.height: expected `int` <= 4096"."""
+    """Invalid JSON value and its path: "image.height: expected `int` <= 4096"."""
 
 
 class NotJsonError(SchemaError):
-    """It is no JSON at all."""
+    """Text that is not JSON."""
 
 
 def parse(text: bytes, schema: type[S]) -> S:
-    """JSON -> a value of that schema. Raises SchemaError."""
+    """Parse JSON into a value of that schema. Raises SchemaError."""
     try:
         return msgspec.json.decode(text, type=schema, strict=True)
     except msgspec.ValidationError as error:
@@ -36,7 +36,7 @@ def parse(text: bytes, schema: type[S]) -> S:
 
 
 def checked(values: object, schema: type[S]) -> S:
-    """What `json.loads` gave -> a value of that schema. Raises SchemaError."""
+    """Convert the result of `json.loads` into a value of that schema. Raises SchemaError."""
     try:
         return msgspec.convert(values, schema, strict=True)
     except msgspec.ValidationError as error:
@@ -44,7 +44,7 @@ def checked(values: object, schema: type[S]) -> S:
 
 
 def _sentence(message: str) -> str:
-    """msgspec's "Expected `int`, got `str` - at `$.image.mean[0]`" with the place first."""
+    """msgspec's "Expected `int`, got `str` - at `$.image.mean[0]`" with the path first."""
     what, _, place = message.partition(" - at ")
     where = re.sub(r"\[(\d+)\]", r".\1", place.replace("`", ""))
     where = re.sub(r"\$\.?", "", where)

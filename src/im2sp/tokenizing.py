@@ -24,7 +24,7 @@ from im2sp.batch import Result
 from im2sp.bundle import ImageTokenizer
 from im2sp.captioner import Captioner
 from im2sp.errors import BundleError, Im2SpError, OutputError, reason, unexpected
-from im2sp.files import replace_whole
+from im2sp.files import atomic_write
 from im2sp.image.finding import Photos
 from im2sp.image.listing import unique_ids
 from im2sp.image.unit_table import UnitTables, check_installed, write_unit_table
@@ -174,7 +174,7 @@ def reconstruct_photos(photos: UnitTables, out: Path, captioner: Captioner) -> I
         picture = Image.fromarray(captioner.reconstruct(photo.units))
         path = out / names.name(os.path.abspath(photo.key), PICTURE)
         try:
-            with replace_whole(path) as temporary:
+            with atomic_write(path) as temporary:
                 picture.save(temporary, "PNG")
         except OSError as error:
             raise OutputError(f"{path}: cannot be written ({reason(error)})") from error

@@ -228,7 +228,7 @@ def test_a_second_place_for_a_weight_is_refused(bundle: Path) -> None:
 
 
 def test_too_much_is_refused_before_it_is_read(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(external_data, "MOST_BYTES", 1000)
+    monkeypatch.setattr(external_data, "MAX_BYTES", 1000)
     assert "where im2sp reads 0 GB at most" in refused(bundle)
 
 

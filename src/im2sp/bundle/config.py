@@ -24,7 +24,7 @@ Facts = dict[str, str | int | float]
 
 
 class ImageConfig(Schema, frozen=True):
-    """What the image encoder sees: RGB, resized to height x width, /255, minus mean, over std."""
+    """Input of the image encoder: RGB, resized to height x width, /255, minus mean, over std."""
 
     height: Pixels  # pixels of the input
     width: Pixels  # pixels of the input
@@ -35,7 +35,7 @@ class ImageConfig(Schema, frozen=True):
 
 
 class ImageTokenizer(Schema, frozen=True):
-    """What made the image units of a photo, and what they look like.
+    """Tokenizer of image units, and their layout.
 
     The units of a photo are int64 [rows * columns * codes]: cell by cell of the grid, row by row, the codes of a cell
     side by side, those of the first level first.
@@ -63,11 +63,11 @@ class ImageTokenizer(Schema, frozen=True):
         return self.units * (self.codebook_size - 1).bit_length()
 
     def described(self) -> dict[str, Any]:
-        """What stands in a table of its units: these fields, whatever else a subclass has."""
+        """Return these fields, without those of a subclass: they stand in tables of its units."""
         return {name: getattr(self, name) for name in ImageTokenizer.__struct_fields__}
 
     def makes_the_units_of(self, other: ImageTokenizer) -> bool:
-        """Whether both are the same tokenizer. Names and what is done with the units may differ."""
+        """Whether both are the same tokenizer, whatever their names."""
         return all(
             getattr(self, name) == getattr(other, name) for name in ("checksum", "grid", "codes", "codebook_size")
         )
@@ -76,7 +76,7 @@ class ImageTokenizer(Schema, frozen=True):
 class ImageUnitsConfig(ImageTokenizer, frozen=True):
     """Image units between the photo and the decoder; `image_tokenizer.onnx` makes them."""
 
-    crop: tuple[Count, Count] | None = None  # (rows, columns) in the middle of the grid that the decoder gets to see
+    crop: tuple[Count, Count] | None = None  # (rows, columns) in the middle of the grid that the decoder uses
     reconstructs: bool = False  # whether there is an image_decoder.onnx
 
     def __post_init__(self) -> None:
@@ -141,14 +141,14 @@ class VocoderConfig(Schema, frozen=True, kw_only=True):
 
 
 class SpeechEncoderConfig(Schema, frozen=True):
-    """The optional way back, speech -> units; longer recordings are read in pieces of `samples_limit`."""
+    """Optional speech encoder; longer recordings are read in pieces of `samples_limit`."""
 
     units: Count  # as the vocabulary
     samples_limit: Annotated[int, Meta(ge=SAMPLE_RATE, le=600 * SAMPLE_RATE)] = 100 * SAMPLE_RATE  # of one piece
 
 
 class DecodingDefaults(Schema, frozen=True):
-    """The decoding that is recommended for this model."""
+    """Recommended decoding."""
 
     beam: Annotated[int, Meta(ge=1, le=64)]  # hypotheses; 1 is greedy
     length_penalty: Annotated[float, Meta(ge=0, le=10)]  # exponent of the length that divides a score

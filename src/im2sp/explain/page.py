@@ -21,7 +21,7 @@ from im2sp.decoding.options import DecodingOptions
 from im2sp.errors import ImageError, OutputError, reason
 from im2sp.explain.attention import AttentionTimeline, describe_peak, rounded_rows
 from im2sp.explain.plots import Explanation, heat_colours, plot_sheet, plot_tracks
-from im2sp.files import replace_whole
+from im2sp.files import atomic_write
 from im2sp.image.loading import load_image
 from im2sp.manifest import FileNames
 from im2sp.speech.audio import UNIT_RATE, encode_wav
@@ -68,9 +68,9 @@ def write_explanations(
         page = out / names.name(os.path.abspath(photo), SUFFIX)
         text, sheet = render_page(explanation), plot_sheet(explanation)
         try:
-            with replace_whole(page) as temporary:
+            with atomic_write(page) as temporary:
                 temporary.write_text(text, encoding="utf-8", newline="\n")
-            with replace_whole(page.with_suffix(".png")) as temporary:
+            with atomic_write(page.with_suffix(".png")) as temporary:
                 sheet.save(temporary, "PNG")
         except OSError as error:
             raise OutputError(f"{page}: cannot be written ({reason(error)})") from error

@@ -1,7 +1,6 @@
-"""Any picture in, an RGB picture out, then pixels for the image encoder.
+"""Image files in, RGB images out, then pixels for the image encoder.
 
-Pictures come from outside and are not trusted: the kind of file, its size and the size that its header promises are
-all checked before memory is taken for the pixels.
+Images are untrusted: format, file size and the dimensions in the header are checked before pixels are allocated.
 """
 
 from __future__ import annotations
@@ -51,14 +50,13 @@ _TIFF_TILE_WIDTH, _TIFF_TILE_LENGTH = 322, 323
 
 
 def load_image(source: ImageSource) -> Image.Image:
-    """Read a picture as RGB, upright, on white where it is transparent.
+    """Load an image as RGB, upright, on white where it is transparent.
 
-    `source`: a path, the bytes of a file, a binary file object, a PIL picture (left as it is; its current frame
-    counts) or an array uint8 [H, W, 3], [H, W, 4] or [H, W]. Of an animation the first frame counts. Every size from
-    1 x 1 to MAX_PIXELS is a picture. 16-bit grey is scaled to 8 bits; 32-bit and floating point grey, which have no
-    agreed white, are stretched from their darkest to their brightest pixel. Pictures with both sides over
-    2 * DRAFT_SIDE come back at a reduced scale; a JPEG is decoded at that scale, so a 40 megapixel photo costs a few
-    megabytes (a progressive one about three bytes a pixel, other formats at most four, for the time of decoding).
+    `source`: a path, the bytes of a file, a binary file object, a PIL image (its current frame) or an array uint8
+    [H, W, 3], [H, W, 4] or [H, W]. Of an animation the first frame counts. 16-bit grey is scaled to 8 bits; 32-bit and
+    floating point grey is stretched from its darkest to its brightest pixel. Images with both sides over
+    2 * DRAFT_SIDE come back reduced; a JPEG is decoded at that scale, so a 40 megapixel photo takes a few megabytes (a
+    progressive one three bytes a pixel, other formats at most four).
 
     Raises ImageError: missing, a folder, empty, too large, not a picture, damaged or cut short.
     """
@@ -78,7 +76,7 @@ def load_image(source: ImageSource) -> Image.Image:
 
 
 def to_pixels(image: Image.Image, height: int, width: int, mean: Sequence[float], std: Sequence[float]) -> FloatArray:
-    """Resize (bicubic) an RGB picture to exactly `height` x `width` and normalise it: float32 [3, height, width].
+    """Resize (bicubic) an RGB image to exactly `height` x `width` and normalise it: float32 [3, height, width].
 
     A pixel v in 0..255 becomes (v / 255 - mean) / std, with one mean and one std for each of R, G, B.
     """
@@ -123,7 +121,7 @@ def _from_array(array: npt.NDArray[np.uint8]) -> Image.Image:
 
 
 def _drain(file: BinaryIO) -> tuple[bytes, str]:
-    """The bytes of a file object, at most one more than allowed, and a name for it."""
+    """Read a file object, at most one byte more than allowed; return its bytes and a name for it."""
     named = getattr(file, "name", None)
     name = named if isinstance(named, str) else "the given file"
     pieces = bytearray()
@@ -178,7 +176,7 @@ def _decode(file: BinaryIO, name: str) -> Image.Image:
 
 
 def _upright_rgb(image: Image.Image, name: str, *, drafted: bool) -> Image.Image:
-    """Check the promised size, decode, turn, make RGB. `drafted`: the picture is ours, so its scale may be reduced."""
+    """Check the size, decode, turn and convert to RGB. `drafted`: the image is ours, so its scale may be reduced."""
     _check_size(image.size, name)
     try:
         _check_tile(image, name)
@@ -206,7 +204,7 @@ def _check_tile(image: Image.Image, name: str) -> None:
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation, asked after decoding: TIFF has turned itself by then, PNG may have it at its end."""
+    """Read the EXIF orientation after decoding: TIFF has turned itself by then, PNG may have it at its end."""
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # damaged side information must not cost the picture
@@ -214,7 +212,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _in_bands(image: Image.Image) -> Image.Image:
-    """Large picture -> RGB, reduced, band by band: the steps between would take several times the picture's memory."""
+    """Convert a large image to reduced RGB band by band: intermediate images would take several times its memory."""
     factor = max(1, min(image.size) // DRAFT_SIDE)
     if image.mode in ("I", "F"):  # stretched by what is in the whole picture
         return _as_rgb(image.reduce(factor))
@@ -231,9 +229,9 @@ def _in_bands(image: Image.Image) -> Image.Image:
 
 def _as_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
-        return _from_deep_grey(image)
+        return _from_16_bit_grey(image)
     if image.mode in ("I", "F"):
-        return _from_open_ended_grey(image)
+        return _from_float_grey(image)
     if image.mode == "La":
         image = image.convert("LA")
     if image.mode in ("RGBA", "RGBa", "LA", "PA") or "transparency" in image.info:
@@ -244,8 +242,8 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _from_deep_grey(image: Image.Image) -> Image.Image:
-    """16-bit grey -> RGB by the upper byte, as Pillow itself does for 16-bit colour."""
+def _from_16_bit_grey(image: Image.Image) -> Image.Image:
+    """Convert 16-bit grey to RGB by the upper byte, as Pillow itself does for 16-bit colour."""
     values = np.asarray(image)
     grey = (values >> 8).astype(np.uint8)
     clear = image.info.get("transparency")
@@ -254,8 +252,8 @@ def _from_deep_grey(image: Image.Image) -> Image.Image:
     return Image.fromarray(grey).convert("RGB")
 
 
-def _from_open_ended_grey(image: Image.Image) -> Image.Image:
-    """32-bit or floating point grey -> RGB, stretched from the darkest to the brightest pixel; NaN becomes black."""
+def _from_float_grey(image: Image.Image) -> Image.Image:
+    """Convert 32-bit or floating point grey to RGB, stretched to its range; NaN becomes black."""
     values = np.asarray(image, dtype=np.float32)
     finite = values[np.isfinite(values)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
@@ -271,7 +269,7 @@ def _damaged(name: str, error: Exception) -> ImageError:
 
 
 def _webp_canvas(head: bytes) -> tuple[int, int] | None:
-    """Width and height from the first 30 bytes of a WebP file, None for others.
+    """Read width and height from the first 30 bytes of a WebP file; None for others.
 
     Pillow hands WebP to a decoder that takes memory for the canvas on opening, before its size can be asked.
     """

@@ -23,7 +23,7 @@ import numpy as np
 from im2sp.arrays import IntArray
 from im2sp.bundle import ImageTokenizer
 from im2sp.errors import ImageError, TableError, reason
-from im2sp.files import replace_whole
+from im2sp.files import atomic_write
 from im2sp.image.finding import Survey
 from im2sp.image.units import ImageUnits, other_tokenizer
 from im2sp.parquet import opened_parquet, pyarrow_modules
@@ -213,7 +213,7 @@ def write_unit_table(path: Path, tokenizer: ImageTokenizer, rows: Iterable[tuple
     description = {"format_version": TABLE_VERSION, **tokenizer.described()}
     schema = pa.schema(fields, metadata={METADATA_KEY: json.dumps(description).encode()})
     seen = array("q")
-    with replace_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         with pq.ParquetWriter(
             temporary,
             schema,

@@ -1,4 +1,4 @@
-"""Image units: the numbers that stand for a picture, and which tokenizer made them."""
+"""Image units of one image, with the tokenizer that made them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from im2sp.errors import ImageError
 
 @dataclass(frozen=True, eq=False)
 class ImageUnits:
-    """The image units of one picture. Raises ImageError where they are none that their tokenizer can have made."""
+    """Image units of one image. Raises ImageError for units that their tokenizer cannot have made."""
 
     units: IntArray  # int64 [units], cell by cell, row by row, the codes of a cell together
     tokenizer: ImageTokenizer
@@ -34,13 +34,13 @@ class ImageUnits:
         object.__setattr__(self, "units", units.astype(np.int64))
 
     def check_made_by(self, tokenizer: ImageTokenizer) -> None:
-        """Raise ImageError when another tokenizer made them: their numbers would mean something else."""
+        """Raise ImageError when another tokenizer made them."""
         if not self.tokenizer.makes_the_units_of(tokenizer):
             raise ImageError(other_tokenizer("these image units", self.tokenizer, tokenizer))
 
 
 def other_tokenizer(what: str, found: ImageTokenizer, wanted: ImageTokenizer) -> str:
-    """The sentence for units that the tokenizer in use did not make."""
+    """Return the sentence for units of another tokenizer."""
     return (
         f"{what} were made by the tokenizer {_shown(found)}, but the bundle reads those of {_shown(wanted)}: "
         "use the bundle that made them, or tokenize the photos again"

@@ -1,7 +1,7 @@
-"""A graph in, the file of weights that it reads beside itself out; a graph that would read anything else is refused.
+"""External data of ONNX graphs: refuse a graph whose weights are anywhere but in itself or in its one data file.
 
-ONNX lets a graph name any file as the place of its weights, with offset and length. onnxruntime opens what is named, so
-the graph is looked through before it gets there. Checksums do not help: they are written by whoever wrote the graph.
+ONNX lets a graph name any file, offset and length for its weights, and onnxruntime opens what is named. So the graph is
+scanned before. Checksums do not help: they come from whoever wrote the graph.
 """
 
 from __future__ import annotations
@@ -13,27 +13,27 @@ from pathlib import Path
 
 from im2sp.errors import BundleError, reason
 
-MOST_NESTED = 64  # graphs within graphs
-MOST_BYTES = 8 * 2**30  # of one file of weights
+MAX_DEPTH = 64  # graphs within graphs
+MAX_BYTES = 8 * 2**30  # of one file of weights
 
 Span = tuple[int, int]  # where it starts, and where it ends
 
 
 def data_file(graph: Path) -> Path:
-    """The only file that a graph may have its weights in."""
+    """Return the only file that may hold external weights of a graph."""
     return graph.with_name(f"{graph.name}.data")
 
 
 def graph_bytes(graph: Path) -> int:
-    """How large a graph is with all its weights. Raises OSError where it is not there."""
+    """Return the bytes of a graph with all its weights. Raises OSError where it is not there."""
     beside = data_file(graph)
     return graph.stat().st_size + (beside.stat().st_size if beside.is_file() else 0)
 
 
 def check_external_data(graph: Path, *, listed: bool) -> None:
-    """Refuse a graph that has weights elsewhere than in itself and in `data_file`.
+    """Refuse a graph with weights elsewhere than in itself and in `data_file`.
 
-    Together its weights must not be more than that file holds, so that no file can be read many times over.
+    Together they must not be more than that file holds, so that no file is read many times over.
 
     Args:
         listed: whether the checksums of the bundle cover `data_file`.
@@ -44,7 +44,7 @@ def check_external_data(graph: Path, *, listed: bool) -> None:
     try:
         with graph.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             # Every reader finds the file by this word, and most graphs do not have it.
-            found = list(_Walk(data).external()) if data.find(b"location") >= 0 else []
+            found = list(_Scanner(data).external()) if data.find(b"location") >= 0 else []
         if not found:
             return
         beside = data_file(graph)
@@ -53,8 +53,8 @@ def check_external_data(graph: Path, *, listed: bool) -> None:
         if not listed:
             raise BundleError(f"{graph} reads weights from {beside.name}, which no checksum covers: do not trust it")
         size = beside.stat().st_size
-        if size > MOST_BYTES:
-            raise BundleError(f"{beside} has {size / 2**30:.1f} GB, where im2sp reads {MOST_BYTES >> 30} GB at most")
+        if size > MAX_BYTES:
+            raise BundleError(f"{beside} has {size / 2**30:.1f} GB, where im2sp reads {MAX_BYTES >> 30} GB at most")
         if any(item.offset + item.length > size for item in found) or sum(item.length for item in found) > size:
             raise BundleError(f"{graph} reads more weights than {beside.name} holds: get the bundle again")
     except (OSError, ValueError) as error:
@@ -63,7 +63,7 @@ def check_external_data(graph: Path, *, listed: bool) -> None:
 
 @dataclass(frozen=True)
 class _External:
-    """Where the numbers of a tensor are."""
+    """Location of the data of a tensor."""
 
     location: str
     offset: int
@@ -84,18 +84,18 @@ _EXTERNAL = 13  # of a tensor: entries of key (1) and value (2)
 _VARINT, _EIGHT, _BYTES, _FOUR = 0, 1, 2, 5  # kinds of fields
 
 
-class _Walk:
-    """Through the messages of a serialised graph, without reading the numbers in it."""
+class _Scanner:
+    """Walks through the messages of a serialised graph without reading its weights."""
 
     def __init__(self, data: mmap.mmap) -> None:
         self._data = data
 
     def external(self) -> Iterator[_External]:
-        """Every tensor that is elsewhere. Raises ValueError for what is no graph."""
+        """Yield every external tensor. Raises ValueError for what is no graph."""
         waiting: list[tuple[str, Span, int]] = [("model", (0, len(self._data)), 0)]
         while waiting:
             kind, span, depth = waiting.pop()
-            if depth > MOST_NESTED:
+            if depth > MAX_DEPTH:
                 raise ValueError("graphs within graphs without end")
             if kind == "tensor":
                 entries = [self._entry(inner) for number, inner in self._fields(span) if number == _EXTERNAL]
@@ -110,7 +110,7 @@ class _Walk:
         return texts.get(1, ""), texts.get(2, "")
 
     def _fields(self, span: Span) -> Iterator[tuple[int, Span]]:
-        """The fields of a message that have a length: their numbers, and where they are."""
+        """Yield the length-delimited fields of a message: their numbers and spans."""
         place, end = span
         while place < end:
             tag, place = self._varint(place, end)
@@ -130,7 +130,7 @@ class _Walk:
             place += length
 
     def _varint(self, place: int, end: int) -> tuple[int, int]:
-        """A number, and where the next field starts."""
+        """Read a varint; return it and the start of the next field."""
         value = 0
         for index in range(10):
             if place + index >= end:

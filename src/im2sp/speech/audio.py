@@ -1,4 +1,4 @@
-"""Recordings in, waveforms out: read, resample, write. Waveforms are float32 [samples], 16 kHz, in [-1, 1]."""
+"""Audio files in, waveforms out, and back. Waveforms are float32 [samples], 16 kHz, in [-1, 1]."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from im2sp.arrays import HOP, SAMPLE_RATE, UNIT_RATE, FloatArray
 from im2sp.errors import AudioError, reason
-from im2sp.files import replace_whole
+from im2sp.files import atomic_write
 
 if TYPE_CHECKING:
     from soundfile import SoundFile
@@ -68,7 +68,7 @@ def write_wav(path: str | Path, waveform: FloatArray) -> None:
     """
     samples = to_pcm16(waveform)
     try:
-        with replace_whole(Path(path)) as temporary, temporary.open("wb") as file:
+        with atomic_write(Path(path)) as temporary, temporary.open("wb") as file:
             _write_pcm16(file, samples)
             file.flush()
             os.fsync(file.fileno())  # a full disk may be noticed only now, and a name must not outlive its contents
@@ -77,14 +77,14 @@ def write_wav(path: str | Path, waveform: FloatArray) -> None:
 
 
 def encode_wav(waveform: FloatArray) -> bytes:
-    """The bytes of the file that `write_wav` would write. Raises AudioError as it does."""
+    """Return the bytes that `write_wav` would write. Raises AudioError as it does."""
     file = io.BytesIO()
     _write_pcm16(file, to_pcm16(waveform))
     return file.getvalue()
 
 
 def to_pcm16(waveform: FloatArray) -> Pcm16Array:
-    """Waveform (float32 [samples], clipped to [-1, 1]) -> 16-bit samples, little-endian, of the same length.
+    """Convert a waveform (float32 [samples], clipped to [-1, 1]) to 16-bit samples, little-endian.
 
     Raises AudioError when the waveform is not one channel of finite numbers.
     """
@@ -95,7 +95,7 @@ def to_pcm16(waveform: FloatArray) -> Pcm16Array:
 
 
 def one_channel(waveform: FloatArray) -> FloatArray:
-    """The waveform as an array. Raises AudioError for anything but one channel of floating point samples."""
+    """Return the waveform as an array. Raises AudioError for anything but one channel of floating point samples."""
     samples = np.asarray(waveform)
     if samples.ndim != 1 or not np.issubdtype(samples.dtype, np.floating):
         raise AudioError(f"a waveform is float32 [samples], not {samples.dtype} {list(samples.shape)}")
@@ -103,7 +103,7 @@ def one_channel(waveform: FloatArray) -> FloatArray:
 
 
 def mono_float32(waveform: FloatArray) -> FloatArray:
-    """The waveform as contiguous float32 [samples]. Raises AudioError when it is not one channel."""
+    """Return the waveform as contiguous float32 [samples]. Raises AudioError when it is not one channel."""
     return np.ascontiguousarray(one_channel(waveform), dtype=np.float32)
 
 
@@ -158,7 +158,7 @@ def _decode(file: BinaryIO, name: str) -> FloatArray:
 
 
 def _check_header(recording: SoundFile, name: str) -> None:
-    """Refuse by the header what would take too much memory or cannot be meant."""
+    """Refuse by the header what would take too much memory or is not plausible."""
     if recording.channels > MAX_CHANNELS:
         raise AudioError(f"{name}: has {recording.channels} channels; the limit is {MAX_CHANNELS}")
     if recording.samplerate not in RATES:
@@ -168,7 +168,7 @@ def _check_header(recording: SoundFile, name: str) -> None:
 
 
 def _resampled(recording: SoundFile, name: str) -> Iterator[FloatArray]:
-    """Mono pieces at 16 kHz. Length is counted as it comes, since the header may promise more or less than there is."""
+    """Yield mono pieces at 16 kHz. Length is counted as it comes: the header may promise more or less than there is."""
     import soxr
 
     rate = recording.samplerate

@@ -16,27 +16,27 @@ FRAME = 400  # samples that one unit is computed from; the next one starts HOP s
 
 
 class SpeechEncoder:
-    """Hears units. Longer recordings are read in pieces, so that memory does not grow with them."""
+    """Encodes speech. Long recordings are encoded in pieces, so that memory does not grow with them."""
 
     def __init__(self, graph: Graph, config: SpeechEncoderConfig) -> None:
         self._graph = graph
         self._config = config
 
     def units(self, waveform: FloatArray) -> IntArray:
-        """waveform: float32 [samples], 16 kHz, in [-1, 1] -> int64 [F], one unit for each 20 ms, repeats kept.
+        """Encode a waveform float32 [samples], 16 kHz, in [-1, 1] -> units int64 [F], one for each 20 ms, repeats kept.
 
         Raises AudioError for anything that is not such a waveform or is shorter than 25 ms.
         """
         if waveform.ndim != 1 or not np.issubdtype(waveform.dtype, np.floating):
             raise AudioError(f"a waveform is one row of float32 samples, not {waveform.dtype} {list(waveform.shape)}")
         if len(waveform) < FRAME:
-            raise AudioError(f"{len(waveform)} samples are too short to hear a unit in: give at least {FRAME}")
+            raise AudioError(f"{len(waveform)} samples are too short for a unit: give at least {FRAME}")
         if not np.isfinite(waveform).all():
             raise AudioError("the waveform holds samples that are not numbers: record or read it again")
         return np.concatenate([self._run(piece) for piece in self._pieces(waveform)])
 
     def _pieces(self, waveform: FloatArray) -> Iterator[FloatArray]:
-        """Pieces of at most `samples_limit` samples that overlap so that every frame is in exactly one."""
+        """Cut pieces of at most `samples_limit` samples that overlap so that every frame is in exactly one."""
         frames = (self._config.samples_limit - FRAME) // HOP + 1
         for start in range(0, len(waveform) - FRAME + 1, frames * HOP):
             yield waveform[start : start + (frames - 1) * HOP + FRAME]

@@ -1,4 +1,4 @@
-"""Speech units: numbers of 50 Hz frames <-> units without repeats and their durations; units as text."""
+"""Speech units: frames at 50 Hz <-> units without repeats and their durations; units as text."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ TEXT_LIMIT = 8 * UNITS_LIMIT  # characters of units written as text
 
 
 def remove_repeats(frames: Sequence[int] | IntArray) -> tuple[IntArray, IntArray]:
-    """frames: int64 [F] at 50 Hz -> (units int64 [U] without repeats, durations int64 [U] in frames of 20 ms).
+    """Reduce frames int64 [F] at 50 Hz -> units int64 [U] without repeats, durations int64 [U] in frames of 20 ms.
 
-    `expand` is the way back. The paper calls this reduction; it makes a caption about half as long.
+    `expand` inverts it. It makes a caption about half as long (section 3.1 of the paper).
     """
     sequence = np.asarray(frames, dtype=np.int64)
     starts = np.flatnonzero(_begins(sequence))
@@ -25,20 +25,20 @@ def remove_repeats(frames: Sequence[int] | IntArray) -> tuple[IntArray, IntArray
 
 
 def without_repeats(frames: Sequence[int] | IntArray) -> IntArray:
-    """The units alone: what a stream asks for at every step takes a third of the time without durations."""
+    """Reduce to the units alone, in a third of the time: streams do it at every step."""
     sequence = np.asarray(frames, dtype=np.int64)
     return sequence[_begins(sequence)]
 
 
 def _begins(sequence: IntArray) -> npt.NDArray[np.bool_]:
-    """Where a unit begins. np.diff would take thrice as long."""
+    """Mark where a unit begins. np.diff would take thrice as long."""
     changes = np.ones(len(sequence), dtype=np.bool_)
     np.not_equal(sequence[1:], sequence[:-1], out=changes[1:])
     return changes
 
 
 def expand(units: Sequence[int] | IntArray, durations: Sequence[int] | IntArray) -> IntArray:
-    """(units int64 [U], durations int64 [U] in frames of 20 ms) -> frames int64 [F] at 50 Hz.
+    """Repeat units int64 [U] by durations int64 [U] in frames of 20 ms -> frames int64 [F] at 50 Hz.
 
     Raises Im2SpError when the two differ in length or a duration is below one frame.
     """
@@ -51,7 +51,7 @@ def expand(units: Sequence[int] | IntArray, durations: Sequence[int] | IntArray)
 
 
 def check_units(units: Sequence[int] | IntArray, count: int) -> IntArray:
-    """Whole numbers from 0 to `count` - 1 -> int64 [U]. Raises Im2SpError for anything else, none or too many."""
+    """Check that units are integers from 0 to `count` - 1 -> int64 [U]. Raises Im2SpError, also for too many."""
     array = np.asarray(units)
     if array.ndim != 1 or array.size == 0:
         raise Im2SpError("there are no units to speak: give at least one")
@@ -66,7 +66,7 @@ def check_units(units: Sequence[int] | IntArray, count: int) -> IntArray:
 
 
 def parse_units(text: str, count: int) -> IntArray:
-    """Units as text, such as "12 5 5 77" (blanks or commas between) -> int64 [U] from 0 to `count` - 1.
+    """Parse units such as "12 5 5 77" (blanks or commas between) -> int64 [U] from 0 to `count` - 1.
 
     Raises Im2SpError for text that is empty, too long, holds anything but numbers, or numbers out of range.
     """
@@ -77,6 +77,6 @@ def parse_units(text: str, count: int) -> IntArray:
     for word in words:
         if not (word.isascii() and word.removeprefix("-").isdecimal()):
             raise Im2SpError(f"{word[:20]!r} is not a unit: give numbers from 0 to {count - 1} with blanks between")
-        if len(word.lstrip("0")) > longest:  # said here: it may not fit into 64 bits
+        if len(word.lstrip("0")) > longest:  # checked here: it may not fit into 64 bits
             raise Im2SpError(f"unit {word[:20]} does not exist: this bundle has units from 0 to {count - 1}")
     return check_units(np.array([int(word) for word in words], dtype=np.int64), count)

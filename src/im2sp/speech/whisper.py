@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from im2sp.arrays import FloatArray
 from im2sp.errors import Im2SpError, require_extra
-from im2sp.files import replace_whole
+from im2sp.files import atomic_write
 from im2sp.speech.audio import mono_float32
 
 if TYPE_CHECKING:
@@ -80,9 +80,9 @@ def _join_base() -> Path:
         return folder
     try:
         for name in _BESIDE:
-            with replace_whole(folder / name) as temporary:
+            with atomic_write(folder / name) as temporary:
                 shutil.copyfile(first / name, temporary)
-        with replace_whole(joined) as temporary, temporary.open("wb") as file:
+        with atomic_write(joined) as temporary, temporary.open("wb") as file:
             for part in parts:
                 with part.open("rb") as half:
                     shutil.copyfileobj(half, file, 2**20)

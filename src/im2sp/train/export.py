@@ -26,7 +26,7 @@ from im2sp.bundle import (
     write_config,
 )
 from im2sp.errors import Im2SpError
-from im2sp.files import MODEL_CARD, new_folder, replace_whole, sha256_of
+from im2sp.files import MODEL_CARD, atomic_write, new_folder, sha256_of
 from im2sp.onnx import Graphs
 from im2sp.onnx.external_data import data_file
 from im2sp.speech.audio import SAMPLE_RATE
@@ -162,7 +162,7 @@ def set_quality(folder: Path, quality: Facts) -> Bundle:
     """Write measured figures into the model card of a bundle, beside those of other measurements."""
     path = folder / MODEL_CARD
     card = path.read_text(encoding="utf-8") if path.is_file() else ""
-    with replace_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(with_figures(card, quality), encoding="utf-8")
     return Bundle.load(folder)
 

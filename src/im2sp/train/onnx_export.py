@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.external_data_helper import set_external_data
 from torch import Tensor, nn
 
-from im2sp.files import replace_whole
+from im2sp.files import atomic_write
 from im2sp.onnx.external_data import data_file
 
 OPSET = 18
@@ -76,13 +76,13 @@ def _save(model: onnx.ModelProto, path: Path) -> None:
     if sum(len(item.raw_data) for item in weights) <= LARGE_GRAPH:
         beside.unlink(missing_ok=True)
     else:
-        with replace_whole(beside) as temporary, temporary.open("wb") as file:
+        with atomic_write(beside) as temporary, temporary.open("wb") as file:
             for item in weights:
                 file.write(bytes(-file.tell() % PAGE))
                 set_external_data(item, beside.name, file.tell(), len(item.raw_data))
                 file.write(item.raw_data)
                 item.ClearField("raw_data")
-    with replace_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         onnx.save(model, str(temporary))
 
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from im2sp.errors import Im2SpError
-from im2sp.files import replace_whole
+from im2sp.files import atomic_write
 from im2sp.train.distributed import Distributed
 from im2sp.train.precision import products
 
@@ -265,7 +265,7 @@ class _Loop:
             "ema": self.task.ema,
             "task": self.task.state_dict(),
         }
-        with replace_whole(self.path) as temporary:
+        with atomic_write(self.path) as temporary:
             torch.save(state, temporary)
 
     def run(self) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from im2sp.errors import Im2SpError
-from im2sp.files import replace_whole
+from im2sp.files import atomic_write
 from im2sp.speech.audio import SAMPLE_RATE
 from im2sp.train.data.speech_shards import read_shard
 from im2sp.train.data.unit_table import iterate_unit_tables
@@ -79,9 +79,9 @@ def _write(shards: list[Path], units: Path, split: str, out: Path) -> None:
     spoken = {row.caption_id: row.speech_units for row in iterate_unit_tables(units, split)}
     bounds, names, frames, samples = array("q"), list[str](), 0, 0
     with (
-        replace_whole(out / UNITS) as unit_path,
+        atomic_write(out / UNITS) as unit_path,
         unit_path.open("wb") as unit_file,
-        replace_whole(out / WAVEFORMS) as waveform_path,
+        atomic_write(out / WAVEFORMS) as waveform_path,
         waveform_path.open("wb") as waveform_file,
     ):
         for caption in chain.from_iterable(map(read_shard, shards)):
@@ -98,8 +98,8 @@ def _write(shards: list[Path], units: Path, split: str, out: Path) -> None:
     rows = {name: row for row, name in enumerate(speakers)}
     places = np.array(bounds, np.int64).reshape(-1, 4)
     whole = np.concatenate([places, np.array([[rows[name]] for name in names])], axis=1)
-    with replace_whole(out / BOUNDS) as temporary, temporary.open("wb") as file:
+    with atomic_write(out / BOUNDS) as temporary, temporary.open("wb") as file:
         np.save(file, whole)
-    with replace_whole(out / INDEX) as temporary:
+    with atomic_write(out / INDEX) as temporary:
         temporary.write_text(json.dumps({"speakers": speakers}))
     log.info("%s: %d clips, %.1f hours, %d speakers", out, len(names), samples / SAMPLE_RATE / 3600, len(speakers))

@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from im2sp.errors import Im2SpError
-from im2sp.files import replace_whole
+from im2sp.files import atomic_write
 from im2sp.image.loading import load_image, to_pixels
 from im2sp.train.models.image_backbone import BackboneConfig, ImageBackbone
 from im2sp.train.models.image_units import ImageUnits
@@ -134,5 +134,5 @@ def write_units(model: ImageUnits, features: Path, views: Sequence[str], folder:
             model(torch.from_numpy(array[start : start + 256].astype(np.float32))).numpy().astype(np.uint16)
             for start in range(0, len(array), 256)
         ]
-        with replace_whole(folder / f"{view}.npy") as temporary, temporary.open("wb") as file:
+        with atomic_write(folder / f"{view}.npy") as temporary, temporary.open("wb") as file:
             np.save(file, np.concatenate(rows))

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from rapidfuzz.distance import Levenshtein
 from rapidfuzz.process import cdist
 
-from im2sp.files import replace_whole
+from im2sp.files import atomic_write
 from im2sp.speech.units import without_repeats
 
 START, END = "^", "$"  # phones of the voice: silence before and after a sentence, words of their own
@@ -129,7 +129,7 @@ class Pronunciations:
             name: [context[place] for context in self._table] for place, name in enumerate(_SCHEMA.names[:3])
         }
         table = pa.table(columns | {"units": list(self._table.values())}, schema=_SCHEMA)
-        with replace_whole(path) as temporary:
+        with atomic_write(path) as temporary:
             pq.write_table(table, temporary, compression="zstd")
 
     @classmethod

@@ -19,7 +19,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from im2sp.errors import AudioError, Im2SpError
-from im2sp.files import replace_whole
+from im2sp.files import atomic_write
 from im2sp.speech.audio import MAX_SECONDS, SAMPLE_RATE, read_audio
 from im2sp.train.data.corpora import CorpusOptions, open_corpus
 from im2sp.train.data.corpora.items import Corpus, CorpusItem, Problem, Report, consistent, ignore
@@ -209,7 +209,7 @@ def _check_plan(out: Path, plan: Mapping[str, Any]) -> None:
         return
     if any(out.glob("*.parquet")):
         raise Im2SpError(f"{out} holds shards of something else: remove it, or give other `runs`")
-    with replace_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(text)
 
 
@@ -239,5 +239,5 @@ def _write_shard(path: Path, items: Sequence[CorpusItem], source: Source) -> Non
 
 def _write_problems(path: Path, problems: Iterable[Problem]) -> None:
     if lines := [json.dumps(asdict(problem)) + "\n" for problem in problems]:
-        with replace_whole(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text("".join(lines))

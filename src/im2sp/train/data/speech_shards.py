@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from im2sp.arrays import FloatArray
-from im2sp.files import replace_whole
+from im2sp.files import atomic_write
 from im2sp.speech.audio import to_pcm16
 
 FULL_SCALE = 32_768  # 16-bit value of 1.0
@@ -61,7 +61,7 @@ def as_floats(waveform: npt.NDArray[np.int16]) -> npt.NDArray[np.float32]:
 def write_shard(path: Path, captions: list[SpokenCaption]) -> None:
     """Write one shard, atomically."""
     columns = {name: [getattr(caption, name) for caption in captions] for name in SCHEMA.names}
-    with replace_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         pq.write_table(pa.table(columns, schema=SCHEMA), temporary, compression="zstd", compression_level=1)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
-from im2sp.files import replace_whole
+from im2sp.files import atomic_write
 
 PAD, BOS, EOS, UNKNOWN = 0, 1, 2, 3
 FORBIDDEN = (PAD, BOS, UNKNOWN)  # tokens that no sentence of a captioner may hold
@@ -60,7 +60,7 @@ class TextTokenizer:
 
     def save(self, path: Path) -> None:
         """Write the tokenizers JSON."""
-        with replace_whole(path) as temporary:
+        with atomic_write(path) as temporary:
             self._tokenizer.save(str(temporary))
 
     @classmethod

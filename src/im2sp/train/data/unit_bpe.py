@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, models, trainers
 
 from im2sp.bundle import SPECIAL_TOKENS, VocabularyConfig
 from im2sp.decoding.vocabulary import SpecialTokens
-from im2sp.files import replace_whole
+from im2sp.files import atomic_write
 from im2sp.speech.units import without_repeats
 
 _SPECIALS = SpecialTokens()
@@ -82,7 +82,7 @@ class UnitBPE:
 
     def save(self, path: Path) -> None:
         """Write the JSON of `tokenizers`."""
-        with replace_whole(path) as temporary:
+        with atomic_write(path) as temporary:
             self._tokenizer.save(str(temporary))
 
     @classmethod

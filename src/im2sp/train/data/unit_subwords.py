@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, models, trainers
 
 from im2sp.bundle import VocabularyConfig
 from im2sp.errors import Im2SpError
-from im2sp.files import replace_whole
+from im2sp.files import atomic_write
 
 PAD, BOS, EOS = 0, 1, 2
 FIRST_SUBWORD = 3  # token id of subword 0; the runtime's vocabulary counts the same way
@@ -95,7 +95,7 @@ class UnitSubwords:
 
     def save(self, path: Path) -> None:
         """Write the tokenizers JSON."""
-        with replace_whole(path) as temporary:
+        with atomic_write(path) as temporary:
             self._tokenizer.save(str(temporary))
 
     @classmethod

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from im2sp.errors import Im2SpError
-from im2sp.files import replace_whole
+from im2sp.files import atomic_write
 
 SCHEMA = pa.schema(
     [
@@ -57,7 +57,7 @@ def write_unit_table(path: Path, rows: Iterable[UnitRow], description: dict[str,
     listed = list(rows)
     columns = {name: [getattr(row, name) for row in listed] for name in SCHEMA.names}
     schema = SCHEMA.with_metadata({METADATA_KEY: json.dumps(description).encode()})
-    with replace_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         pq.write_table(pa.table(columns, schema=schema), temporary, compression="zstd")
 
 

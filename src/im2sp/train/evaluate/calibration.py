@@ -22,7 +22,7 @@ from im2sp.bundle import Bundle, ConfidenceConfig, PPCAConfig, Signal
 from im2sp.captioner import Captioner
 from im2sp.confidence import PPCADensity, pool
 from im2sp.errors import Im2SpError, require_extra
-from im2sp.files import replace_whole
+from im2sp.files import atomic_write
 from im2sp.train.evaluate.chair import ObjectLabels
 from im2sp.train.evaluate.correctness import RULE, CorrectnessRule
 from im2sp.train.evaluate.evaluation import (
@@ -284,7 +284,7 @@ def _pooled(captioner: Captioner, photos: Mapping[str, Path], cache: Path) -> np
             if np.array_equal(file["key"], key):
                 return np.asarray(file["pooled"])
     pooled = np.array([pool(captioner.encode(path)) for path in photos.values()], dtype=np.float32)
-    with replace_whole(cache) as temporary, temporary.open("wb") as file:
+    with atomic_write(cache) as temporary, temporary.open("wb") as file:
         np.savez(file, key=key, pooled=pooled)
     return pooled
 

@@ -25,7 +25,7 @@ from im2sp.bundle import Bundle
 from im2sp.captioner import Captioner
 from im2sp.decoding.options import DecodingOptions
 from im2sp.errors import Im2SpError, about
-from im2sp.files import CHECKSUMS, replace_whole, sha256_of
+from im2sp.files import CHECKSUMS, atomic_write, sha256_of
 from im2sp.onnx import GraphError
 from im2sp.speech.audio import SAMPLE_RATE
 from im2sp.train.evaluate.caption_metrics import caption_scores
@@ -171,7 +171,7 @@ def describe_conditions(bundle: Bundle, recogniser: Recogniser, options: Evaluat
 
 def write_json(path: Path, report: Mapping[str, Any]) -> None:
     """Write a report, whole or not at all."""
-    with replace_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from im2sp.errors import Im2SpError
-from im2sp.files import replace_whole
+from im2sp.files import atomic_write
 
 START, END = "^", "$"  # phones of the silence before and after a sentence, words of their own
 PAUSE = " "  # phone between words; belongs to the word before it
@@ -98,7 +98,7 @@ class PronunciationLexicon:
             name: [context[place] for context, _ in rows] for place, name in enumerate(_SCHEMA.names[:3])
         }
         table = pa.table(columns | {"units": [units for _, units in rows]}, schema=_SCHEMA)
-        with replace_whole(path) as temporary:
+        with atomic_write(path) as temporary:
             pq.write_table(table, temporary, compression="zstd", compression_level=19)
 
     @classmethod

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from im2sp.arrays import FloatArray, IntArray
-from im2sp.files import replace_whole
+from im2sp.files import atomic_write
 from im2sp.speech.audio import HOP, SAMPLE_RATE
 from im2sp.train.data.speech_shards import as_floats
 from im2sp.train.data.synthesis import PiperSynthesizer
@@ -59,7 +59,7 @@ def record(texts: Sequence[str], voice: PiperSynthesizer, encode: Callable[[Floa
             seconds += len(waveform) / SAMPLE_RATE
             rows.append((text, spoken.phones, spoken.phone_samples, units))
         columns = dict(zip(_SCHEMA.names, map(list, zip(*rows, strict=True)), strict=True))
-        with replace_whole(path) as temporary:
+        with atomic_write(path) as temporary:
             pq.write_table(pa.table(columns, schema=_SCHEMA), temporary, compression="zstd")
         log.info("%s: %.0f s of speech, %.1f times real time", path, seconds, seconds / (time.monotonic() - began))
 

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from im2sp.errors import Im2SpError, reason
-from im2sp.files import replace_whole
+from im2sp.files import atomic_write
 from im2sp.train.parsing import parse
 
 if TYPE_CHECKING:
@@ -24,9 +24,9 @@ T = TypeVar("T")
 
 def save_model(state: dict[str, Tensor], config: DataclassInstance, folder: Path) -> None:
     """Write weights and a dataclass of their sizes; the config last, so that a folder with a config is complete."""
-    with replace_whole(folder / WEIGHTS) as temporary:
+    with atomic_write(folder / WEIGHTS) as temporary:
         save_file({name: tensor.contiguous() for name, tensor in state.items()}, temporary)
-    with replace_whole(folder / CONFIG) as temporary:
+    with atomic_write(folder / CONFIG) as temporary:
         temporary.write_text(json.dumps(asdict(config), indent=1))
 
 

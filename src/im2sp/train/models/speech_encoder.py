@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import HubertConfig, HubertModel
 from transformers.utils import logging as transformers_logging
 
-from im2sp.files import replace_whole
+from im2sp.files import atomic_write
 from im2sp.speech.audio import HOP
 from im2sp.train.models.mfcc import MFCC
 
@@ -108,7 +108,7 @@ class Clusters:
 
     def save(self, path: Path) -> None:
         """Write the arrays `weight` and `offset`."""
-        with replace_whole(path) as temporary:
+        with atomic_write(path) as temporary:
             save_file({"weight": self.weight, "offset": self.offset}, temporary)
 
     @classmethod
@@ -180,7 +180,7 @@ class SpeechEncoder(nn.Module):
         self.hubert.save_pretrained(folder)
         Clusters(self.weight.numpy(), self.offset.numpy()).save(folder / CLUSTERS)
         options = {"layer": self.layer, "padding": self.padding, "smoothing": self.smoothing}
-        with replace_whole(folder / CONFIG) as temporary:
+        with atomic_write(folder / CONFIG) as temporary:
             temporary.write_text(json.dumps(options | {"mfcc": self.mfcc is not None}))
 
     @classmethod

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from im2sp.arrays import FloatArray, IntArray
-from im2sp.files import replace_whole
+from im2sp.files import atomic_write
 from im2sp.speech.audio import HOP
 from im2sp.speech.durations import ErrorDiffusion
 from im2sp.train.models.saving import CONFIG, load_config
@@ -159,9 +159,9 @@ class DurationPredictor(nn.Module):
 def save_vocoder(vocoder: UnitVocoder, durations: DurationPredictor, folder: Path) -> None:
     """Write `config.json`, `vocoder.safetensors` and `duration_predictor.safetensors`."""
     for name, module in (("vocoder", vocoder), ("duration_predictor", durations)):
-        with replace_whole(folder / f"{name}.safetensors") as temporary:
+        with atomic_write(folder / f"{name}.safetensors") as temporary:
             save_file({k: v.contiguous() for k, v in module.state_dict().items()}, temporary)
-    with replace_whole(folder / CONFIG) as temporary:
+    with atomic_write(folder / CONFIG) as temporary:
         temporary.write_text(json.dumps(asdict(vocoder.config), indent=1))
 
 

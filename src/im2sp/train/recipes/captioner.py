@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from im2sp.files import replace_whole
+from im2sp.files import atomic_write
 from im2sp.train.data.caption_targets import (
     Target,
     caption_tokenizer,
@@ -208,7 +208,7 @@ def make_pseudo_labels(recipe: Recipe, out: Path) -> None:
         read_synonyms(recipe.data / SYNONYMS),
         recipe.pseudo_labels,
     )
-    with replace_whole(out / LABELS) as temporary:
+    with atomic_write(out / LABELS) as temporary:
         temporary.write_text(json.dumps(found, indent=0))
     log.info("pseudo-labels: %d of %d photos", len(found), len(wanted))
 
@@ -268,11 +268,11 @@ def make_report(recipe: Recipe, out: Path) -> None:
     for name in [CAPTIONER, SCST][: 2 if recipe.scst.steps else 1]:
         model = UnitCaptioner.load(recipe.runs / name)
         captions = write_captions(model, TextTokenizer.load(recipe.runs / name / TOKENIZER), units, photos, recipe.beam)
-        with replace_whole(out / f"{name}.json") as temporary:
+        with atomic_write(out / f"{name}.json") as temporary:
             temporary.write_text(json.dumps(captions, indent=0))
         found[name] = dev_report(captions, corpora, read_synonyms(recipe.data / SYNONYMS))
         log.info("%s: %s", name, found[name])
-    with replace_whole(out / "report.json") as temporary:
+    with atomic_write(out / "report.json") as temporary:
         temporary.write_text(json.dumps(found, indent=1))
 
 

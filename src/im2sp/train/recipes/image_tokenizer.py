@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from im2sp.errors import Im2SpError
-from im2sp.files import replace_whole
+from im2sp.files import atomic_write
 from im2sp.image.finding import Photos
 from im2sp.image.loading import load_image
 from im2sp.train.data.corpora import CorpusOptions, open_corpus
@@ -94,7 +94,7 @@ def make_tokenizer(recipe: Recipe, out: Path) -> None:
     if is_main_process():
         task.model.save(out)
         report = measure(task.model, photos[:: max(1, len(photos) // recipe.report_photos)][: recipe.report_photos])
-        with replace_whole(out / "report.json") as temporary:
+        with atomic_write(out / "report.json") as temporary:
             temporary.write_text(json.dumps(report, indent=1))
         log.info("%s", report)
 
@@ -128,7 +128,7 @@ def make_units(recipe: Recipe, out: Path) -> None:
     """Write the units of the same photos: uint16 [photos, units] of each view."""
     tokenizer, photos = VitVqgan.load(recipe.runs / TOKENIZER), _known_photos(recipe)
     size, names = tokenizer.config.image_size, list(photos)
-    with replace_whole(out / INDEX) as temporary:
+    with atomic_write(out / INDEX) as temporary:
         temporary.write_text(json.dumps(names))
     for view in recipe.views:
         rows = []
@@ -137,7 +137,7 @@ def make_units(recipe: Recipe, out: Path) -> None:
             with torch.inference_mode():
                 units = tokenizer.encode(torch.stack([resized_pixels(image, size) for image in images]))
             rows.append(units.numpy().astype(np.uint16))
-        with replace_whole(out / f"{view}.npy") as temporary, temporary.open("wb") as file:
+        with atomic_write(out / f"{view}.npy") as temporary, temporary.open("wb") as file:
             np.save(file, np.concatenate(rows))
 
 

@@ -21,7 +21,7 @@ from safetensors.torch import save_file as save_torch_file
 from transformers import HubertModel
 
 from im2sp.errors import Im2SpError
-from im2sp.files import replace_whole
+from im2sp.files import atomic_write
 from im2sp.speech.audio import HOP, SAMPLE_RATE
 from im2sp.train.data.clips import StoredClips, store_clips
 from im2sp.train.data.recordings import RecordingOptions, import_corpus, import_recordings
@@ -142,7 +142,7 @@ def make_encoder(recipe: Recipe, out: Path) -> None:
     encoder = training.run()
     if is_main_process():
         encoder.save(out)
-        with replace_whole(out / "layers.json") as temporary:
+        with atomic_write(out / "layers.json") as temporary:
             temporary.write_text(json.dumps({"layer": encoder.layer, "quality": training.quality}, indent=1))
 
 
@@ -196,7 +196,7 @@ class HubertIterations:
         edges = np.cumsum([len(clip) // HOP for clip in self.clips])
         if not path.is_file():
             targets = [clusters.assign(features(as_floats(clip))) for clip in self.clips]
-            with replace_whole(path) as temporary:
+            with atomic_write(path) as temporary:
                 save_file({"targets": np.concatenate(targets)}, temporary)
         return np.split(load_file(path)["targets"], edges[:-1])
 
@@ -274,7 +274,7 @@ def _train_hifigan(recipe: Recipe, clips: StoredClips, out: Path) -> None:
     train(task, out)
     if is_main_process():
         task.fold_weight_norm().save(out)
-        with replace_whole(out / SPEAKERS) as temporary:
+        with atomic_write(out / SPEAKERS) as temporary:
             temporary.write_text(json.dumps(clips.speakers, indent=1), encoding="utf-8")
         shutil.rmtree(out / CLIPS)
 

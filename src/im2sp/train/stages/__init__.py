@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from im2sp.errors import Im2SpError
-from im2sp.files import replace_whole
+from im2sp.files import atomic_write
 from im2sp.train.distributed import Distributed, explain_lost_process
 from im2sp.train.launch import is_main_process, process_count
 from im2sp.train.recipe import BaseRecipe
@@ -98,6 +98,6 @@ def _complete(recipe: BaseRecipe, stage: Stage[Any], folder: Path, minutes: floa
     for checkpoint in folder.rglob(CHECKPOINT):
         checkpoint.unlink()
     options = msgspec.to_builtins(recipe, enc_hook=str)
-    with replace_whole(folder / DONE) as temporary:
+    with atomic_write(folder / DONE) as temporary:
         temporary.write_text(json.dumps({"stage": stage.name, "minutes": minutes, "recipe": options}, indent=1))
     log.info("%s: done in %.1f minutes (%s)", stage.name, minutes, folder)

@@ -14,7 +14,7 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
-from im2sp.files import replace_whole
+from im2sp.files import atomic_write
 from im2sp.speech.audio import SAMPLE_RATE
 from im2sp.train.data.flickr8k import Caption, clean_text, read_captions
 from im2sp.train.data.speech_shards import SpokenCaption, as_floats, read_shards, write_shard
@@ -111,7 +111,7 @@ def check_speech(speech: Path, out: Path, recogniser: str, clips: int) -> None:
         own = word_error_rate([caption.text], [text]).rate
         if own > LOST_RATE:
             lost.append({"caption_id": caption.caption_id, "text": caption.text, "heard": text, "word_error_rate": own})
-    with replace_whole(out) as temporary:
+    with atomic_write(out) as temporary:
         temporary.write_text(
             json.dumps({"clips": len(captions), "word_error_rate": asdict(rate), "lost": lost}, indent=1)
         )
