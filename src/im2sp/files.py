@@ -63,7 +63,7 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-atomic_write = atomic_write  # until all modules use the new name
+replace_whole = atomic_write  # until all modules use the new name
 
 
 def sha256_of(path: Path) -> str:
