@@ -34,6 +34,7 @@ from im2sp.train.data.text_tokenizer import TextTokenizer
 from im2sp.train.data.tiny_photo_corpora import write_tiny_photo_corpora
 from im2sp.train.evaluate.chair import named_objects, read_synonyms
 from im2sp.train.evaluate.dev_report import dev_report, write_captions
+from im2sp.train.launch import is_main_process
 from im2sp.train.models.git import GitDecoderConfig
 from im2sp.train.models.image_backbone import BackboneConfig, classifier
 from im2sp.train.models.image_units import ImageUnits, ImageUnitsConfig
@@ -237,8 +238,13 @@ def make_captioner(recipe: Recipe, out: Path) -> None:
         for name, part in corpora.dev.items()
     }
     train(CaptionerTask(recipe.captioner, model, _units(recipe), _targets(recipe, tokenizer), dev), out)
-    model.save(out)
-    tokenizer.save(out / TOKENIZER)
+    _save(model, tokenizer, out)
+
+
+def _save(model: UnitCaptioner, tokenizer: TextTokenizer, out: Path) -> None:
+    if is_main_process():
+        model.save(out)
+        tokenizer.save(out / TOKENIZER)
 
 
 def make_scst(recipe: Recipe, out: Path) -> None:
@@ -256,8 +262,7 @@ def make_scst(recipe: Recipe, out: Path) -> None:
     reward = CaptionReward(CiderD(references), tokenizer, synonyms, objects, recipe.scst.absent_penalty)
     model = UnitCaptioner.load(recipe.runs / CAPTIONER)
     train(ScstTask(recipe.scst, model, _units(recipe), chosen, reward), out)
-    model.save(out)
-    tokenizer.save(out / TOKENIZER)
+    _save(model, tokenizer, out)
 
 
 def make_report(recipe: Recipe, out: Path) -> None:
