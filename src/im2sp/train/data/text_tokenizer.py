@@ -44,6 +44,11 @@ class TextTokenizer:
         """Token ids there are."""
         return self._tokenizer.get_vocab_size()
 
+    @property
+    def words(self) -> dict[str, int]:
+        """Words of the vocabulary and their tokens, without the special ones."""
+        return {word: token for word, token in self._tokenizer.get_vocab().items() if token > UNKNOWN}
+
     def encode(self, text: str) -> list[int]:
         """Text -> token ids with BOS and EOS."""
         return [BOS, *self._tokenizer.encode(text).ids, EOS]

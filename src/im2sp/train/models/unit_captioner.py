@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -20,8 +20,19 @@ CLASS_SCALE = 0.25  # of log-probabilities of classes, whose floor is moved to 0
 TAG_DROPOUT = 0.15  # tags that are left blank in training
 
 
+@dataclass(frozen=True)
+class TaggedUnits:
+    """Photos as a captioner sees them: image units int64 [P, units], tags int64 and their scores [P, tags]."""
+
+    units: Tensor
+    tags: Tensor
+    scores: Tensor
+
+
 class UnitCaptioner(GitDecoder):
     """Image units int64 [P, units] in place of features: cells + 1 + tags image tokens, without positions.
+
+    In training, `TaggedUnits` may take their place.
 
     Embeddings of tags are those of words, until `separate_tags` gives them a table of their own, for a decoder whose
     vocabulary is not words.
@@ -53,7 +64,12 @@ class UnitCaptioner(GitDecoder):
         self.tag_embeddings = nn.Embedding(words, self.config.width)
         nn.init.normal_(self.tag_embeddings.weight, std=0.02)
 
-    def prefix(self, features: Tensor) -> list[tuple[Tensor, Tensor]]:
+    def tagged(self, units: Tensor) -> TaggedUnits:
+        """Find the tags of photos."""
+        with torch.no_grad(), torch.autocast(units.device.type, enabled=False):
+            return TaggedUnits(units, *self.tagger.tags(units))
+
+    def prefix(self, features: Tensor | TaggedUnits) -> list[tuple[Tensor, Tensor]]:
         """Image units int64 [P, units] -> keys and values [P, heads, cells + 1 + tags, head_dim] of every layer."""
         x = self.image_tokens(features)
         pairs = []
@@ -62,19 +78,19 @@ class UnitCaptioner(GitDecoder):
             pairs.append((key, value))
         return pairs
 
-    def image_tokens(self, units: Tensor) -> Tensor:
+    def image_tokens(self, photos: Tensor | TaggedUnits) -> Tensor:
         """Image units int64 [P, units] -> image tokens [P, cells + 1 + tags, width]."""
         drop = self.config.image_dropout
-        with torch.no_grad(), torch.autocast(units.device.type, enabled=False):
-            cells, classes = self.tagger.image_units.embed(units)
-            tags, scores = self.tagger.tags(units)
+        seen = photos if isinstance(photos, TaggedUnits) else self.tagged(photos)
+        with torch.no_grad(), torch.autocast(seen.units.device.type, enabled=False):
+            cells, classes = self.tagger.image_units.embed(seen.units)
         cells = self.image_norm(self.image_projection(F.dropout(cells, drop, self.training)))
         classes = F.dropout((classes - math.log(FLOOR)) * CLASS_SCALE, drop, self.training)
         classes = self.class_norm(self.class_projection(classes))
-        embedded = self.tag_embeddings(tags)
+        embedded = self.tag_embeddings(seen.tags)
         if self.training:
-            embedded = embedded * (torch.rand(tags.shape, device=tags.device) >= TAG_DROPOUT)[..., None]
-        tagged = self.tag_norm(embedded + self.tag_type + scores[..., None] * self.tag_score)
+            embedded = embedded * (torch.rand(seen.tags.shape, device=seen.tags.device) >= TAG_DROPOUT)[..., None]
+        tagged = self.tag_norm(embedded + self.tag_type + seen.scores[..., None] * self.tag_score)
         return torch.cat([cells.to(tagged.dtype), classes[:, None].to(tagged.dtype), tagged], 1)
 
     @torch.no_grad()

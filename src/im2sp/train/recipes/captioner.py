@@ -45,6 +45,7 @@ from im2sp.train.stages import Stage
 from im2sp.train.tasks.captioner import CaptionerTask, CaptionerTraining
 from im2sp.train.tasks.cider_reward import CiderD
 from im2sp.train.tasks.scst import CaptionReward, ScstTask, ScstTraining
+from im2sp.train.tasks.tag_swap import TagSwap
 from im2sp.train.tasks.tagger import TaggerTask, TaggerTraining
 from im2sp.train.trainer import train
 
@@ -237,7 +238,8 @@ def make_captioner(recipe: Recipe, out: Path) -> None:
         name: [Target(photo, [encode(text, tokenizer) for text in texts], 1.0) for photo, texts in part.items()][:300]
         for name, part in corpora.dev.items()
     }
-    train(CaptionerTask(recipe.captioner, model, _units(recipe), _targets(recipe, tokenizer), dev), out)
+    swap = TagSwap.of(corpora, tokenizer, recipe.captioner.tag_swap) if recipe.captioner.tag_swap else None
+    train(CaptionerTask(recipe.captioner, model, _units(recipe), _targets(recipe, tokenizer), dev, swap), out)
     _save(model, tokenizer, out)
 
 

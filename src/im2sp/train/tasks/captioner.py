@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from im2sp.train.data.caption_targets import Target
 from im2sp.train.data.photo_units import PhotoArrays
 from im2sp.train.data.text_tokenizer import PAD
-from im2sp.train.models.unit_captioner import UnitCaptioner
+from im2sp.train.models.unit_captioner import TaggedUnits, UnitCaptioner
+from im2sp.train.tasks.tag_swap import TagSwap
 from im2sp.train.trainer import MicroBatch, Task, TrainConfig
 
 BUCKETED = 32  # batches that are drawn together and sorted by the length of their captions
@@ -31,6 +32,7 @@ class CaptionerTraining(TrainConfig):
     photos: int = 64  # a step
     captions: int = 4  # of a photo and step, at most
     label_smoothing: float = 0.1
+    tag_swap: float = 0.25  # share of the photos of which a tag is swapped
     log_every: int = 100
 
 
@@ -100,17 +102,19 @@ class PhotoSampler:
         return [sentences[i] for i in random.choice(len(sentences), self.captions, replace=False)]
 
 
-def next_token_loss(model: UnitCaptioner, units: Tensor, tokens: Tensor, photo: Tensor, smoothing: float) -> Tensor:
+def next_token_loss(
+    model: UnitCaptioner, photos: Tensor | TaggedUnits, tokens: Tensor, photo: Tensor, smoothing: float
+) -> Tensor:
     """Sum of the cross-entropy [nats] of all tokens after BOS, EOS included.
 
     Args:
-        units: int64 [P, units].
+        photos: units int64 [P, units], or with their tags.
         tokens: int64 [B, T], filled with PAD.
-        photo: int64 [B], the row of `units` that each sentence belongs to.
+        photo: int64 [B], the row of `photos` that each sentence belongs to.
     """
     wanted = tokens[:, 1:].flatten()
     rows = (wanted != PAD).nonzero()[:, 0]
-    logits = model.output(model.hidden(units, tokens[:, :-1], photo).flatten(0, 1)[rows])
+    logits = model.output(model.hidden(photos, tokens[:, :-1], photo).flatten(0, 1)[rows])
     return F.cross_entropy(logits.float(), wanted[rows], label_smoothing=smoothing, reduction="sum")
 
 
@@ -124,22 +128,29 @@ class CaptionerTask(Task):
         units: PhotoArrays,
         targets: Sequence[Target],
         dev: Mapping[str, Sequence[Target]],
+        swap: TagSwap | None = None,
     ) -> None:
         super().__init__(config, model)
         self.captioner, self.options, self.units = model, config, units
         self.sampler = PhotoSampler(targets, units.views, config.photos, config.captions, config.seed)
-        self.dev = dev
+        self.dev, self.swap = dev, swap
 
     def loss(self, step: int, part: MicroBatch) -> Tensor:
         """Mean over the tokens of the step."""
         batch = self.sampler.at(step)
-        return self._sum(batch.part(part), self.options.label_smoothing) / batch.predicted
+        random = np.random.default_rng((self.options.seed, 1, step, part.index)) if self.swap else None
+        return self._sum(batch.part(part), self.options.label_smoothing, random) / batch.predicted
 
-    def _sum(self, batch: PhotoBatch, smoothing: float) -> Tensor:
+    def _sum(self, batch: PhotoBatch, smoothing: float, random: np.random.Generator | None = None) -> Tensor:
+        """Cross-entropy of a batch; with `random`, some of its tags are swapped."""
+        seen = self.captioner.tagged(self.units.units(batch.photos, batch.views).to(self.device))
+        if self.swap is not None and random is not None:
+            first_class = -self.captioner.tagger.image_units.config.classes - 1
+            seen, sentences = self.swap(seen, batch.sentences, first_class, random)
+            batch = replace(batch, sentences=sentences)
         tokens, photo = (tensor.to(self.device) for tensor in batch.tensors())
-        units = self.units.units(batch.photos, batch.views).to(self.device)
         with self.autocast():
-            return next_token_loss(self.captioner, units, tokens, photo, smoothing)
+            return next_token_loss(self.captioner, seen, tokens, photo, smoothing)
 
     def evaluate(self) -> dict[str, float]:
         """Cross-entropy [nats a token] on each held-out part."""
