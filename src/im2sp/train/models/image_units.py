@@ -146,6 +146,7 @@ class ImageUnits(nn.Module):
         if min(len(cells), len(features)) < self.config.size:
             raise Im2SpError(f"{len(features)} photos are too few for {self.config.size} centres: set a smaller size")
         scale = self.project(cells).std(0)
+        scale = scale.clamp(min=1e-4 * float(scale.max()))  # few photos leave directions empty
         self.projection /= scale.pow(0.6)  # less weight on the few strongest directions
         self.projection /= self.project(cells).square().mean().sqrt()
         residual = self.project(cells).numpy()
