@@ -101,7 +101,7 @@ class SeitTask(Task):
         """Mean squared error of features of variance 1: predicting their mean has a loss of 1."""
         draw = np.random.default_rng((self.config.seed, step))
         chosen = draw.integers(len(self.train), size=self.config.batch)
-        views = draw.integers(self.units.views, size=self.config.batch)
+        views = draw.integers(self.units.views, size=self.config.batch).tolist()
         rows = part.rows(self.config.batch)
         photos = [self.train[row] for row in chosen[rows]]
         random = torch.Generator().manual_seed(part.seed(self.config.seed, step))
