@@ -7,18 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from im2sp.bundle import VocabularyConfig
-from im2sp.decoding.vocabulary import Vocabulary
 from im2sp.errors import Im2SpError
 from im2sp.train.data.flickr8k import clean_text, read_captions, read_split
 from im2sp.train.data.speech_shards import SpokenCaption, read_shards, write_shard
 from im2sp.train.data.text_tokenizer import BOS, EOS, TextTokenizer
 from im2sp.train.data.tiny_flickr8k import write_tiny_flickr8k
-from im2sp.train.data.unit_subwords import UnitSubwords
 from im2sp.train.data.unit_table import UnitRow, read_unit_tables, write_unit_table
 from im2sp.train.evaluate.unit_quality import frame_phones, unit_quality
 from im2sp.train.speech_units import mfcc_features
-from im2sp.train.stages.speak import speaking_order
 
 
 def test_tiny_data_set_has_the_official_layout(tmp_path: Path) -> None:
@@ -57,15 +53,6 @@ def test_clean_text(raw: str, spoken: str) -> None:
     assert clean_text(raw) == spoken
 
 
-def test_speaking_order_is_fixed_and_complete(tmp_path: Path) -> None:
-    write_tiny_flickr8k(tmp_path)
-    captions = read_captions(tmp_path)
-    order = speaking_order(captions, seed=3, shard_size=10)
-    assert order == speaking_order(captions, seed=3, shard_size=10)
-    assert order[0][0] == "dev-0000"
-    assert sorted(c.caption_id for _, shard in order for c in shard) == sorted(c.caption_id for c in captions)
-
-
 def test_shards_come_back(tmp_path: Path) -> None:
     wave = np.arange(-5, 5, dtype=np.int16)
     clips = [
@@ -98,22 +85,6 @@ def test_datasets_reads_the_unit_table(tmp_path: Path) -> None:
     write_unit_table(tmp_path / "t.parquet", rows, {"speech_encoder": "one"})
     table = datasets.Dataset.from_parquet(str(tmp_path / "t.parquet"), cache_dir=str(tmp_path / "cache"))
     assert table[3]["speech_units"] == [0, 1, 2, 3]
-
-
-def test_the_runtime_cuts_units_as_the_training_did(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    phrases = [rng.integers(20, size=5) for _ in range(6)]
-    sentences = [np.concatenate([phrases[i] for i in rng.integers(6, size=4)]) for _ in range(60)]
-    subwords = UnitSubwords.train(sentences, 20, 60)
-    subwords.save(tmp_path / "subwords.json")
-    assert UnitSubwords.load(tmp_path / "subwords.json", 20).table() == subwords.table()
-    vocabulary = Vocabulary(VocabularyConfig(units=20, subwords=subwords.table()))
-    for sentence in sentences:
-        deduplicated = sentence[np.flatnonzero(np.diff(sentence, prepend=-1))]
-        tokens = subwords.encode(deduplicated)
-        assert (tokens[0], tokens[-1]) == (1, 2)
-        assert vocabulary.encode(deduplicated).tolist() == tokens[1:-1]
-        assert vocabulary.decode(np.array(tokens[1:-1])).tolist() == deduplicated.tolist()
 
 
 def test_text_tokenizer_round_trip(tmp_path: Path) -> None:

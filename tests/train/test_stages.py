@@ -75,7 +75,7 @@ def test_a_recipe_has_typed_sections_which_share_its_seed(tmp_path: Path) -> Non
     ("text", "message"),
     [
         ("recipe = ", "cannot be read"),
-        ('recipe = "soup"', "choose one of voice, image_tokenizer, captioner"),
+        ('recipe = "soup"', "choose one of voice, image_tokenizer, lexicon, captioner"),
         ('recipe = "voice"\ndata = "."\nruns = "."\nsalt = 1', "unknown key 'salt': known are bread"),
         ('recipe = "voice"\ndata = "."\nruns = "."\n[bread]\nsalt = 1', r"section \[bread\], has the unknown key"),
         ('recipe = "voice"\ndata = "."\nruns = "."\n[bread]\nkind = "oat"', "bread.kind"),

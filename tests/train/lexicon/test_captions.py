@@ -9,7 +9,7 @@ from im2sp.train.lexicon.captions import LexiconSpeaker, TextCaption, write_capt
 from im2sp.train.lexicon.lexicon import PronunciationLexicon
 
 LEXICON = PronunciationLexicon(
-    {(None, word, None): units for word, units in {"^": (0,), "a": (1, 1), "dog.": (3, 4, 4), "$": (9,)}.items()}
+    {(None, word, None): units for word, units in {"^": (0,), "a": (1, 1), "dog": (3, 4, 4), "$": (9,)}.items()}
 )
 
 

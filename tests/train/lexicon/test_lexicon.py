@@ -14,10 +14,11 @@ LEXICON = PronunciationLexicon(
 )
 
 
-def test_words_stand_between_pauses() -> None:
+def test_words_stand_between_pauses_and_silences_are_words() -> None:
     a_dog = ["^", "@", " ", "d", "o", "g", ".", "$"]
-    assert split_words(a_dog) == [("^", 0, 1), ("@", 1, 3), ("dog.", 3, 7), ("$", 7, 8)]
-    assert split_words(["^", " ", "@", "$"]) == [("^", 0, 1), ("@", 2, 3), ("$", 3, 4)]
+    assert split_words(a_dog) == [("^", 0, 1), ("@", 1, 3), ("dog", 3, 6), ("$", 6, 8)]
+    assert split_words(list("^d, @$")) == [("^", 0, 1), ("d", 1, 2), (",", 2, 4), ("@", 4, 5), ("$", 5, 6)]
+    assert split_words(["^", " ", "@", "$"]) == [("^", 0, 2), ("@", 2, 3), ("$", 3, 4)]
     assert split_words(["d", "o"]) == [("do", 0, 2)]
     assert split_words([]) == []
 

@@ -15,8 +15,8 @@ def test_each_word_has_the_units_of_its_time() -> None:
     samples = np.array([320, 640, 320, 320, 640, 320, 320, 640])
     units = np.array([9, 1, 1, 2, 5, 6, 6, 7, 8, 3, 3], np.uint16)
     words = align(["^", "@", " ", "d", "o", "g", ".", "$"], samples, units)
-    assert [word.phones for word in words] == ["^", "@", "dog.", "$"]
-    assert [word.units for word in words] == [(9,), (1, 1, 2), (5, 6, 6, 7, 8), (3, 3)]
+    assert [word.phones for word in words] == ["^", "@", "dog", "$"]
+    assert [word.units for word in words] == [(9,), (1, 1, 2), (5, 6, 6, 7), (8, 3, 3)]
 
 
 def test_an_entry_is_the_medoid_of_its_context() -> None:
@@ -50,3 +50,13 @@ def test_the_order_of_recordings_does_not_matter() -> None:
     ]
     one, other = RecordedPronunciations(sentences), RecordedPronunciations(sentences[::-1])
     assert one.lexicon().entries == other.lexicon().entries
+
+
+def test_a_context_that_a_wider_entry_says_as_well_has_no_entry() -> None:
+    near = _spoken(("a", (1, 2, 3, 4)), ("b", (4,)))
+    far = _spoken(("a", (7, 8)), ("c", (5,)))
+    recorded = RecordedPronunciations([near] * 5 + [far] * 3)
+    entries = recorded.lexicon(min_gain=0.1).entries
+    assert ("", "a", "b") not in entries
+    assert entries[None, "a", "c"] == (7, 8)
+    assert recorded.lexicon().entries.keys() > entries.keys()

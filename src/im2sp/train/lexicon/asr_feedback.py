@@ -20,7 +20,7 @@ from im2sp.arrays import FloatArray, IntArray
 from im2sp.speech.units import without_repeats
 from im2sp.train.evaluate.recogniser import Recogniser
 from im2sp.train.evaluate.words import differences, normalise_words
-from im2sp.train.lexicon.lexicon import END, START, Context, PronunciationLexicon, Units, frames_of
+from im2sp.train.lexicon.lexicon import SILENCES, Context, PronunciationLexicon, Units, frames_of
 from im2sp.train.lexicon.medoids import RecordedPronunciations
 from im2sp.train.lexicon.selection import lazy_greedy
 
@@ -133,7 +133,7 @@ def _units(lexicon: PronunciationLexicon, sentence: Sentence) -> IntArray:
 
 def _outcomes(sentence: Sentence, contexts: Sequence[Context], transcript: str) -> list[tuple[Context, WordOutcome]]:
     """Entry and outcome of each word; none when the text is not written in as many words as it is said."""
-    places = [place for place, word in enumerate(sentence.words) if word not in (START, END)]
+    places = [place for place, word in enumerate(sentence.words) if word not in SILENCES]
     if len(places) != len(normalise_words(sentence.text).split()):
         return []
     missed = {place for written, _ in differences(sentence.text, transcript) for place in places[written]}

@@ -1,4 +1,4 @@
-"""Captions -> unit table: each sentence in the units of the lexicon."""
+"""Captions -> unit table: each sentence in the units of the lexicon (normalized units)."""
 
 from __future__ import annotations
 

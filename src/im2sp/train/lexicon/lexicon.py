@@ -17,8 +17,10 @@ import pyarrow.parquet as pq
 from im2sp.errors import Im2SpError
 from im2sp.files import atomic_write
 
-START, END = "^", "$"  # phones of the silence before and after a sentence, words of their own
+START, END = "^", "$"  # phones of the silence before and after a sentence
 PAUSE = " "  # phone between words; belongs to the word before it
+_STOPS = frozenset(".!?")  # phones before END, which are part of it
+SILENCES = frozenset({START, END, *",;:", *_STOPS})  # phones that are words of their own, and none to a listener
 
 Units = tuple[int, ...]  # of the frames of a word, 50 Hz, repeats kept
 Context = tuple[str | None, str, str | None]  # word before, word, word after; None stands for any word
@@ -38,22 +40,25 @@ def split_words(phones: Sequence[str]) -> list[tuple[str, int, int]]:
     words: list[tuple[str, int, int]] = []
     first = 0
     for index, phone in enumerate([*phones, PAUSE]):
-        if phone not in (START, END, PAUSE):
+        if phone != PAUSE and phone not in SILENCES:
             continue
-        after = min(index + 1, len(phones)) if phone == PAUSE else index
-        words += _without_contraction(phones, first, index, after)
-        if phone != PAUSE:
+        words += _without_contraction(phones, first, index)
+        if phone == END and words and words[-1][0] in _STOPS:
+            words[-1] = (END, words[-1][1], index + 1)
+        elif phone != PAUSE:
             words.append((phone, index, index + 1))
+        elif words and index < len(phones):
+            words[-1] = (*words[-1][:2], index + 1)
         first = index + 1
     return words
 
 
-def _without_contraction(phones: Sequence[str], first: int, last: int, after: int) -> Iterator[tuple[str, int, int]]:
-    """Words in phones[first:last], which reach to `after`: none, one, or two that espeak writes as one."""
-    word = "".join(phones[first:last])
+def _without_contraction(phones: Sequence[str], first: int, after: int) -> Iterator[tuple[str, int, int]]:
+    """Words in phones[first:after]: none, one, or two that espeak writes as one."""
+    word = "".join(phones[first:after])
     if contracted := _CONTRACTED.fullmatch(word):
         left, right = (group for group in contracted.groups() if group)
-        cut = next(index for index in range(first, last) if "".join(phones[first : index + 1]) == left) + 1
+        cut = next(index for index in range(first, after) if "".join(phones[first:index]) == left)
         yield left, first, cut
         yield right, cut, after
     elif word:

@@ -65,9 +65,22 @@ class RecordedPronunciations:
         }
         self._medoids = {context: variants.medoid() for context, variants in self._variants.items()}
 
-    def lexicon(self) -> PronunciationLexicon:
-        """The medoid of every context."""
-        return PronunciationLexicon(dict(self._medoids))
+    def lexicon(self, min_gain: float = 0.0) -> PronunciationLexicon:
+        """The medoid of every context, but for those in which a wider context's entry does about as well.
+
+        Args:
+            min_gain: how much nearer to the recordings in a context its medoid must be than the entry of the next wider
+                context (mean edit distance as a fraction of the length). Fewer entries make shorter token sequences.
+        """
+        entries: dict[Context, Units] = {}
+        for context in sorted(self._medoids, key=lambda context: -context.count(None)):
+            wider = (entries[one] for one in _wider(context) if one in entries)
+            if (fallback := next(wider, None)) is not None:
+                variants = self._variants[context]
+                if variants.distance(fallback) - variants.distance(self._medoids[context]) < min_gain:
+                    continue
+            entries[context] = self._medoids[context]
+        return PronunciationLexicon(entries)
 
     def alternatives(self, context: Context, count: int) -> list[Units]:
         """Up to `count` other pronunciations for an entry, unlike each other, the most usual first.
@@ -75,10 +88,8 @@ class RecordedPronunciations:
         Each is the medoid of the half of the recordings that is farther from the one before. Recordings in wider
         contexts follow.
         """
-        before, word, after = context
-        wider: list[Context] = [(None, word, after), (before, word, None), (None, word, None)]
         found = [self._medoids[context]] if context in self._medoids else []
-        for one in dict.fromkeys([context, *wider]):
+        for one in [context, *_wider(context)]:
             variants = self._variants.get(one)
             while variants and len(found) <= count:
                 medoid = variants.medoid()
@@ -86,6 +97,13 @@ class RecordedPronunciations:
                     found.append(medoid)
                 variants = variants.far_half(found[-1])
         return found[1 : count + 1]
+
+
+def _wider(context: Context) -> list[Context]:
+    """Contexts that hold this one, the narrowest first."""
+    before, word, after = context
+    wider: list[Context] = [(None, word, after), (before, word, None), (None, word, None)]
+    return [one for one in dict.fromkeys(wider) if one != context]
 
 
 class _Variants:
@@ -110,6 +128,13 @@ class _Variants:
         distances = cdist(candidates, candidates, scorer=Levenshtein.normalized_distance, dtype=np.float32)
         best = candidates[int(np.argmin(distances @ weights))]
         return self._frames[best].most_common(1)[0][0]
+
+    def distance(self, pronunciation: Units) -> float:
+        """Mean normalized edit distance of the recordings to a pronunciation."""
+        given = reduced(pronunciation)
+        distances = ((Levenshtein.normalized_distance(units, given), c.total()) for units, c in self._frames.items())
+        total = sum(counts.total() for counts in self._frames.values())
+        return sum(distance * count for distance, count in distances) / total
 
     def far_half(self, pronunciation: Units) -> _Variants:
         """The half of the variants, rounded down, farthest from a pronunciation; never that one."""

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from im2sp.train.lexicon.lexicon import END, START, Context, contexts_of
+from im2sp.train.lexicon.lexicon import END, SILENCES, Context, contexts_of
 
 _SHARES = (0.4, 0.3, 0.3)  # of the value of a context that each of its first recordings brings
 
@@ -81,7 +81,7 @@ def _values(
     """What recordings of each context in a sentence are worth."""
     for contexts in contexts_of(words):
         *narrow, alone = contexts
-        silence = alone[1] in (START, END)
+        silence = alone[1] in SILENCES
         for context, weight in zip(narrow, config.weights, strict=True):
             if counts[context] >= config.min_count:
                 yield context, (config.silence if silence else 1) * weight * min(counts[context], config.limit)
