@@ -64,9 +64,9 @@ def pseudo_labels(
     found: Captions = {}
     for photo, present in objects.items():
         candidates = _candidates(frozenset(present), by_objects, options)
-        for caption in candidates:
-            if caption not in seen:
-                seen[caption] = _Candidate(caption, columns, synonyms)
+        for sentence in candidates:
+            if sentence not in seen:
+                seen[sentence] = _Candidate(sentence, columns, synonyms)
         scored = sorted(
             (
                 (float(lift[photo][c.columns].mean()) + options.object_gain * len(c.objects), c.text)

@@ -114,7 +114,8 @@ def next_token_loss(
     """
     wanted = tokens[:, 1:].flatten()
     rows = (wanted != PAD).nonzero()[:, 0]
-    logits = model.output(model.hidden(photos, tokens[:, :-1], photo).flatten(0, 1)[rows])
+    hidden = model.hidden(photos, tokens[:, :-1], photo)  # type: ignore[arg-type]  # goes to `prefix` as it is
+    logits = model.output(hidden.flatten(0, 1)[rows])
     return F.cross_entropy(logits.float(), wanted[rows], label_smoothing=smoothing, reduction="sum")
 
 

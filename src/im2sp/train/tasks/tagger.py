@@ -56,7 +56,7 @@ class TaggerTask(Task):
         """Sum over words, mean over the described photos."""
         options = self.options
         random = np.random.default_rng((options.seed, step))
-        inputs = self.inputs[random.integers(len(self.inputs))]
+        inputs = self.inputs[int(random.integers(len(self.inputs)))]
         chosen = random.integers(len(self.described), size=options.photos)[part.rows(options.photos)]
         logits = self._logits(inputs, self.described[chosen])
         wanted = torch.from_numpy(self.words[chosen]).to(logits)
