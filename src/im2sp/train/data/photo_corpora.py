@@ -16,6 +16,13 @@ from im2sp.train.evaluate.words import singular
 
 Captions = dict[str, list[str]]  # photo -> what was written about it
 
+_KINDS = (  # ranges of WordNet ids of ImageNet classes, as people call what they show
+    ("n01514668", "n01518878", "bird"), ("n01530575", "n01622779", "bird"), ("n01728572", "n01756291", "snake"),
+    ("n01773157", "n01775062", "spider"), ("n01795545", "n01855672", "bird"), ("n02002556", "n02058221", "bird"),
+    ("n02085620", "n02116738", "dog"), ("n02123045", "n02124075", "cat"), ("n02132136", "n02134418", "bear"),
+    ("n02276258", "n02281787", "butterfly"), ("n02480495", "n02500267", "monkey"),
+    ("n12985857", "n13054560", "mushroom"),
+)  # fmt: skip
 _WORD = re.compile(r"[a-z0-9]+")
 
 
@@ -70,6 +77,15 @@ def names_thing(caption: str, phrases: Iterable[str]) -> bool:
 
 def _in_singular(text: str) -> str:
     return f" {' '.join(singular(word) for word in caption_words(text))} "
+
+
+def class_phrases(corpora: PhotoCorpora) -> dict[str, list[str]]:
+    """ImageNet sample -> phrases that name its class: the last word of its name, and the kind of animal."""
+    found = {}
+    for photo, words in corpora.samples.items():
+        kinds = [kind for first, last, kind in _KINDS if first <= photo[:9] <= last]
+        found[photo] = words[-1:] + kinds
+    return found
 
 
 def read_photo_corpora(data: Path, lists: Path) -> PhotoCorpora:

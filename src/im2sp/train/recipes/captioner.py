@@ -27,7 +27,7 @@ from im2sp.train.data.caption_targets import (
     word_targets,
     word_vectors,
 )
-from im2sp.train.data.photo_corpora import Captions, PhotoCorpora, caption_words, read_photo_corpora
+from im2sp.train.data.photo_corpora import Captions, PhotoCorpora, caption_words, class_phrases, read_photo_corpora
 from im2sp.train.data.photo_units import PhotoArrays, extract_features, write_units
 from im2sp.train.data.pseudo_labels import PseudoLabels, pseudo_labels
 from im2sp.train.data.text_tokenizer import TextTokenizer
@@ -261,7 +261,17 @@ def make_scst(recipe: Recipe, out: Path) -> None:
         for photo, names in corpora.objects.items()
     }
     references = {target.photo: [sentence[1:] for sentence in target.sentences] for target in chosen}
-    reward = CaptionReward(CiderD(references), tokenizer, synonyms, objects, recipe.scst.absent_penalty)
+    options = recipe.scst
+    reward = CaptionReward(
+        CiderD(references),
+        tokenizer,
+        synonyms,
+        objects,
+        class_phrases(corpora) if options.samples_weight else {},
+        options.absent_penalty,
+        options.name_reward,
+    )
+    chosen += [Target(photo, [], options.samples_weight) for photo in reward.classes]
     model = UnitCaptioner.load(recipe.runs / CAPTIONER)
     train(ScstTask(recipe.scst, model, _units(recipe), chosen, reward), out)
     _save(model, tokenizer, out)

@@ -57,6 +57,8 @@ class PhotoBatch:
     def tensors(self) -> tuple[Tensor, Tensor]:
         """(tokens int64 [B, T], filled with PAD; the photo of each sentence int64 [B])."""
         rows = [torch.tensor(sentence) for sentences in self.sentences for sentence in sentences]
+        if not rows:  # no photo has any
+            return torch.full((1, 2), PAD), torch.zeros(1, dtype=torch.long)
         photo = [place for place, sentences in enumerate(self.sentences) for _ in sentences]
         return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=PAD), torch.tensor(photo)
 
@@ -84,7 +86,7 @@ class PhotoSampler:
         points = (np.arange(count) + random.random()) / count
         rows = order[np.searchsorted(np.cumsum(self.shares[order]), points).clip(max=len(order) - 1)]
         chosen = [self._some(self.targets[row].sentences, random) for row in rows]
-        length = [max(map(len, sentences)) + random.uniform(0, 2) for sentences in chosen]
+        length = [max(map(len, sentences), default=0) + random.uniform(0, 2) for sentences in chosen]
         views = random.integers(self.views, size=count)
         pieces = np.argsort(length).reshape(BUCKETED, self.photos)
         return [
