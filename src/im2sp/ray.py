@@ -10,7 +10,6 @@ photos of a tar in memory. Tables are read by Ray Data. `ray` is imported only w
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import logging
 import os
@@ -30,8 +29,7 @@ from im2sp.batch import CaptionerConfig, CaptionWorker
 from im2sp.bundle import ImageTokenizer
 from im2sp.captioner import Captioner
 from im2sp.errors import Im2SpError, ImageError, OutputError, TableError, about, debugging, reason, require_extra
-from im2sp.image.listing import UNIT_COLUMNS, Collection
-from im2sp.image.loading import MAX_FILE_BYTES
+from im2sp.image.listing import UNIT_COLUMNS, Collection, NamedBytes, Place
 from im2sp.image.unit_table import METADATA_KEY
 from im2sp.image.units import ImageUnits
 from im2sp.manifest import locked
@@ -125,12 +123,15 @@ class _Output:
     def add(
         self, collection: Collection, done: Iterable[str], worker: type[_Worker], config: CaptionerConfig, workers: int
     ) -> None:
-        """Make the rows of the photos that are not done; what is complete is kept also when this is stopped."""
+        """Make the rows of the photos that are not done; complete files are kept also when this is stopped."""
         if collection.ids <= (finished := set(done)):
             return
+        on_cluster = bool(os.environ.get("RAY_ADDRESS"))  # which divides its cores itself
+        config = replace(config, threads=config.threads or 1) if on_cluster else config.for_workers(workers)
         try:
             self._parts.mkdir(exist_ok=True)
-            _make_rows(collection, finished, worker, self.schema, self._parts, config, workers)
+            work = _Work(config, self.schema, self._parts, collection.tokenizer)
+            _make_rows(collection, finished, worker, work, workers)
         finally:
             self._collect()
 
@@ -177,19 +178,9 @@ class _Output:
             raise OutputError(f"{self._folder}: cannot be written to ({reason(error)})") from error
 
 
-def _make_rows(
-    collection: Collection,
-    done: set[str],
-    worker: type[_Worker],
-    schema: Any,
-    parts: Path,
-    config: CaptionerConfig,
-    workers: int,
-) -> None:
-    """Make rows of the photos that are not done, and write them to files in `parts`."""
-    on_cluster = bool(os.environ.get("RAY_ADDRESS"))  # which divides its cores itself
-    config = replace(config, threads=config.threads or 1) if on_cluster else config.for_workers(workers)
-    with cluster(workers, config.threads) as ray:
+def _make_rows(collection: Collection, done: set[str], worker: type[_Worker], work: _Work, workers: int) -> None:
+    """Write rows of the photos that are not done to files in `work.parts`."""
+    with cluster(workers, work.config.threads) as ray:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = sys.stderr.isatty()
         context.target_max_block_size = _BLOCK
@@ -199,13 +190,13 @@ def _make_rows(
         try:
             rows = _dataset(ray.data, collection, done).map_batches(
                 worker,
-                fn_constructor_args=(_Work(config, schema, parts, collection.tokenizer),),
+                fn_constructor_args=(work,),
                 batch_size=BATCH,
                 batch_format="pyarrow",
                 compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=2),
-                num_cpus=max(1, config.threads),
+                num_cpus=max(1, work.config.threads),
             )
-            rows.write_parquet(str(parts), schema=schema, min_rows_per_file=ROWS_PER_FILE, compression="zstd")
+            rows.write_parquet(str(work.parts), schema=work.schema, min_rows_per_file=ROWS_PER_FILE, compression="zstd")
         except ray.exceptions.RayError as error:
             raise Im2SpError(f"Ray gave up ({reason(_root(error))}); run the same command again to go on") from error
 
@@ -315,33 +306,14 @@ class _Units(_Worker):
         return {"error": units} if isinstance(units, str) else {"image_units": units.tolist()}
 
 
-class _NamedBytes(io.BytesIO):
-    """The bytes of a picture file, with a name for messages."""
-
-    def __init__(self, data: bytes, name: str) -> None:
-        super().__init__(data)
-        self.name = name
-
-
-def _image(photo: dict[str, Any], tokenizer: ImageTokenizer | None) -> Path | _NamedBytes | ImageUnits:
+def _image(photo: dict[str, Any], tokenizer: ImageTokenizer | None) -> Path | NamedBytes | ImageUnits:
     """Return what a Captioner takes for a row of `_dataset`. Raises ImageError."""
-    name = photo["image_id"]
     if "image_units" in photo:
         assert tokenizer is not None  # list_photos saw to it
         return ImageUnits(np.array(photo["image_units"]), tokenizer)
     if "image" in photo:
-        return _NamedBytes(photo["image"] or b"", name)
-    path = Path(os.fsdecode(photo["path"]))
-    if photo["size"] < 0:
-        return path
-    if photo["size"] > MAX_FILE_BYTES:
-        raise ImageError(f"{name}: is larger than {MAX_FILE_BYTES // 2**20} MiB, the limit for a picture file")
-    try:
-        with path.open("rb") as file:
-            file.seek(photo["offset"])
-            return _NamedBytes(file.read(photo["size"]), name)
-    except OSError as error:
-        raise ImageError(f"{path}: cannot be read ({reason(error)})") from error
+        return NamedBytes(photo["image"] or b"", photo["image_id"])
+    return Place(**photo).read()
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import datasets
 import msgspec
@@ -17,21 +18,37 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from im2sp.bundle import ImageTokenizer
 from im2sp.errors import Im2SpError, TableError
 from im2sp.image import unit_table
-from im2sp.image.unit_table import METADATA_KEY, ROW_GROUP_ROWS, UnitTable, write_unit_table
+from im2sp.image.unit_table import (
+    METADATA_KEY,
+    ROW_GROUP_ROWS,
+    UnitTable,
+    UnitTables,
+    is_table,
+    photo_key,
+    write_unit_table,
+)
+from im2sp.manifest import FileNames
 from tests.tiny_bundle import tiny_image_units
 
 TOKENIZER = ImageTokenizer(**tiny_image_units().described())
 UNITS = 18
+UINT16_LISTS = pa.list_(pa.uint16())
 
 
 def rows(count: int = 5) -> list[tuple[str, np.ndarray]]:
     random = np.random.default_rng(0)
     return [(f"train/{number}.jpg", random.integers(0, 16, UNITS)) for number in range(count)]
+
+
+def lists() -> list[Any]:
+    return [units.tolist() for _, units in rows()]
 
 
 @pytest.fixture
@@ -51,20 +68,19 @@ def sentence(call: Callable[[], object]) -> str:
 
 
 def refusal(path: Path) -> str:
-    """The sentence about a table that is opened and read."""
+    """Return the sentence about a table that is opened and read."""
     words = sentence(lambda: UnitTable.open(path).check())
     assert str(path) in words
     return words
 
 
-def rewrite(path: Path, description: dict[str, object] | None = None, **columns: pa.Array) -> Path:
-    """The table with other columns (None: without it) or another description."""
+def rewrite(path: Path, description: dict[str, object] | None = None, **columns: pa.Array | None) -> Path:
+    """Write the table with other columns (None: without it) or another description."""
     old = pq.read_table(path)
     arrays = {name: old[name] for name in old.column_names} | columns
     new = pa.table({name: values for name, values in arrays.items() if values is not None})
     known = json.loads(old.schema.metadata[METADATA_KEY])
-    text = json.dumps(known | (description or {}))
-    pq.write_table(new.replace_schema_metadata({METADATA_KEY: text}), path)
+    pq.write_table(new.replace_schema_metadata({METADATA_KEY: json.dumps(known | (description or {}))}), path)
     return path
 
 
@@ -75,40 +91,34 @@ def test_a_table_comes_back(table: Path) -> None:
     found = UnitTable.open(table)
     assert (found.tokenizer, found.rows) == (TOKENIZER, 5)
     found.check()
-    read = list(found)
-    assert [image_id for image_id, _ in read] == [image_id for image_id, _ in rows()]
-    for (_, units), (_, expected) in zip(read, rows(), strict=True):
+    for (image_id, units), (expected_id, expected) in zip(found, rows(), strict=True):
+        assert (image_id, units.units.tolist(), units.tokenizer) == (expected_id, expected.tolist(), TOKENIZER)
         assert units.units.dtype == np.int64
-        assert units.units.tolist() == expected.tolist()
-        assert units.tokenizer == TOKENIZER
-    ids, units = next(found.batches())
-    assert (len(ids), units.shape) == (5, (5, UNITS))
+    ids, batch = next(found.batches())
+    assert (len(ids), batch.shape) == (5, (5, UNITS))
 
 
 def test_other_libraries_read_it(table: Path, tmp_path: Path) -> None:
     plain = pq.read_table(table)
     assert plain.schema.field("image_id").type == pa.string()
     assert plain.schema.field("image_units").type.value_type == pa.uint16()
-    assert plain["image_units"].to_pylist() == [units.tolist() for _, units in rows()]
+    assert plain["image_units"].to_pylist() == lists()
     described = json.loads(plain.schema.metadata[METADATA_KEY])
     assert described == {"format_version": 1, **json.loads(msgspec.json.encode(TOKENIZER))}
     loaded = datasets.Dataset.from_parquet(str(table), cache_dir=str(tmp_path / "cache"))
-    assert loaded[3] == {"image_id": "train/3.jpg", "image_units": rows()[3][1].tolist()}
+    assert loaded[3] == {"image_id": "train/3.jpg", "image_units": lists()[3]}
 
 
-def test_no_rows(tmp_path: Path) -> None:
-    assert write_unit_table(tmp_path / "none.parquet", TOKENIZER, []) == 0
-    table = UnitTable.open(tmp_path / "none.parquet")
-    table.check()
-    assert (table.rows, list(table)) == (0, [])
-
-
-def test_rows_are_written_as_they_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("count", [0, 95])
+def test_rows_are_written_as_they_come(count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unit_table, "ROW_GROUP_ROWS", 10)
-    write_unit_table(tmp_path / "units.parquet", TOKENIZER, iter(rows(95)))
-    metadata = pq.read_metadata(tmp_path / "units.parquet")
-    assert [metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)] == [10] * 9 + [5]
-    assert [image_id for image_id, _ in UnitTable.open(tmp_path / "units.parquet")] == [name for name, _ in rows(95)]
+    path = tmp_path / "units.parquet"
+    assert write_unit_table(path, TOKENIZER, iter(rows(count))) == count
+    metadata = pq.read_metadata(path)
+    sizes = [metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)]
+    assert sizes == ([10] * 9 + [5] if count else [])
+    UnitTable.open(path).check()
+    assert [image_id for image_id, _ in UnitTable.open(path)] == [name for name, _ in rows(count)]
 
 
 def test_a_unit_costs_little_more_than_its_bits(tmp_path: Path) -> None:
@@ -120,27 +130,42 @@ def test_a_unit_costs_little_more_than_its_bits(tmp_path: Path) -> None:
     assert group.column(1).total_compressed_size < 1.01 * 64 * group.num_rows
 
 
+@pytest.mark.parametrize("kind", [pa.large_list(pa.int64()), pa.list_(pa.uint16(), UNITS), pa.list_(pa.uint8())])
+def test_other_types_of_lists_and_more_columns_are_read(table: Path, kind: pa.DataType) -> None:
+    rewrite(table, image_units=pq.read_table(table)["image_units"].cast(kind), notes=pa.array(["x"] * 5))
+    UnitTable.open(table).check()
+    assert [units.units.tolist() for _, units in UnitTable.open(table)] == lists()
+
+
 # ---- what is wrong with a table ----
 
 
-@pytest.mark.parametrize("kind", [pa.large_list(pa.int64()), pa.list_(pa.uint16(), UNITS), pa.list_(pa.uint8())])
-def test_other_types_of_lists_are_read(table: Path, kind: pa.DataType) -> None:
-    rewrite(table, image_units=pq.read_table(table)["image_units"].cast(kind))
-    UnitTable.open(table).check()
-    assert [units.units.tolist() for _, units in UnitTable.open(table)] == [units.tolist() for _, units in rows()]
+def changed(row: int, place: int, unit: int | None) -> list[Any]:
+    found = lists()
+    found[row][place] = unit
+    return found
 
 
-@pytest.mark.parametrize("unit", [16, 65_535])
-def test_a_unit_out_of_range(table: Path, unit: int) -> None:
-    lists = [units.tolist() for _, units in rows()]
-    lists[3][7] = unit
-    rewrite(table, image_units=pa.array(lists, pa.list_(pa.uint16())))
-    assert f"row 4 ('train/3.jpg') has the image unit {unit}, which is not one of 0..15" in refusal(table)
-
-
-def test_a_negative_unit(table: Path) -> None:
-    rewrite(table, image_units=pa.array([[-1] * UNITS] * 5, pa.list_(pa.int32())))
-    assert "row 1 ('train/0.jpg') has the image unit -1" in refusal(table)
+@pytest.mark.parametrize(
+    ("columns", "reason"),
+    [
+        ({"image_units": pa.array(changed(3, 7, 16), UINT16_LISTS)}, "row 4 ('train/3.jpg') has the image unit 16,"),
+        ({"image_units": pa.array(changed(3, 7, 65_535), UINT16_LISTS)}, "has the image unit 65535, which"),
+        ({"image_units": pa.array(changed(0, 0, -1), pa.list_(pa.int32()))}, "('train/0.jpg') has the image unit -1"),
+        ({"image_units": pa.array(changed(4, 0, None), UINT16_LISTS)}, "an image unit of the rows from 1 on"),
+        ({"image_units": pa.array([*lists()[:4], None], UINT16_LISTS)}, "row 5 ('train/4.jpg') has 0 image units"),
+        ({"image_units": None}, "has no single column image_units"),
+        ({"image_id": None}, "has no single column image_id"),
+        ({"image_id": pa.array(range(5))}, "its column image_id is int64, not string"),
+        ({"image_units": pa.array(["x"] * 5)}, "its column image_units is string, not list<uint16>"),
+        ({"image_id": pa.array(["a", "b", "c", "b", "a"])}, "has two rows of the photo 'b'"),
+        ({"image_id": pa.array(["a", "b", None, "d", "e"])}, "has no image_id"),
+        ({"image_id": pa.array(["a", "", "c", "d", "e"])}, "is empty or longer than 4096 bytes"),
+        ({"image_id": pa.array(["a", "b", "c", "d", "e" * 4_097])}, "is empty or longer than 4096 bytes"),
+    ],
+)  # fmt: skip
+def test_columns_that_cannot_be(table: Path, columns: dict[str, pa.Array | None], reason: str) -> None:
+    assert reason in refusal(rewrite(table, **columns))
 
 
 @pytest.mark.parametrize(
@@ -154,52 +179,10 @@ def test_a_negative_unit(table: Path) -> None:
     ],
 )
 def test_the_wrong_number_of_units(table: Path, lengths: list[int], reason: str) -> None:
-    rewrite(table, image_units=pa.array([[1] * length for length in lengths], pa.list_(pa.uint16())))
+    rewrite(table, image_units=pa.array([[1] * length for length in lengths], UINT16_LISTS))
     words = refusal(table)
     assert reason in words
     assert "3 x 3 cells with 2 each" in words
-
-
-def test_units_that_are_missing(table: Path) -> None:
-    lists = [units.tolist() for _, units in rows()]
-    rewrite(table, image_units=pa.array([*lists[:4], None], pa.list_(pa.uint16())))
-    assert "row 5 ('train/4.jpg') has 0 image units" in refusal(table)
-    rewrite(table, image_units=pa.array([*lists[:4], [None, *lists[4][1:]]], pa.list_(pa.uint16())))
-    assert "an image unit of the rows from 1 on is missing" in refusal(table)
-
-
-@pytest.mark.parametrize("column", ["image_id", "image_units"])
-def test_a_column_that_is_missing(table: Path, column: str) -> None:
-    rewrite(table, **{column: None})
-    assert f"has no single column {column}" in refusal(table)
-
-
-def test_columns_of_other_types(table: Path) -> None:
-    rewrite(table, image_id=pa.array(range(5)))
-    assert "its column image_id is int64, not string" in refusal(table)
-    rewrite(table, image_id=pa.array("abcde"), image_units=pa.array(["x"] * 5))
-    assert "its column image_units is string, not list<uint16>" in refusal(table)
-
-
-def test_more_columns_are_passed_over(table: Path) -> None:
-    rewrite(table, notes=pa.array(["x"] * 5))
-    UnitTable.open(table).check()
-
-
-def test_a_photo_that_is_there_twice(table: Path, tmp_path: Path) -> None:
-    rewrite(table, image_id=pa.array(["a", "b", "c", "b", "a"]))
-    assert "has two rows of the photo 'b'" in refusal(table)
-    words = sentence(lambda: write_unit_table(tmp_path / "new.parquet", TOKENIZER, [*rows(), rows()[2]]))
-    assert words == f"{tmp_path / 'new.parquet'}: has two rows of the photo 'train/2.jpg'"
-    assert os.listdir(tmp_path) == ["units.parquet"]
-
-
-@pytest.mark.parametrize(
-    "ids", [["a", "b", None, "d", "e"], ["a", "", "c", "d", "e"], ["a", "b", "c", "d", "e" * 4_097]]
-)
-def test_ids_that_cannot_be(table: Path, ids: list[str | None]) -> None:
-    rewrite(table, image_id=pa.array(ids))
-    assert re.search("has no image_id|is empty or longer than 4096 bytes", refusal(table))
 
 
 @pytest.mark.parametrize(
@@ -220,26 +203,21 @@ def test_a_description_that_does_not_fit(table: Path, changes: dict[str, object]
     assert reason in refusal(rewrite(table, changes))
 
 
-@pytest.mark.parametrize("text", [b"", b"[]", b"null", b"{", b"[" * 100_000, b"\xff"])
-def test_a_description_that_is_none(table: Path, text: bytes) -> None:
-    pq.write_table(pq.read_table(table).replace_schema_metadata({METADATA_KEY: text}), table)
-    assert "what it says about its tokenizer is not valid" in refusal(table)
-    pq.write_table(pq.read_table(table).replace_schema_metadata(None), table)
-    assert "does not say which tokenizer made its units" in refusal(table)
+@pytest.mark.parametrize("text", [None, b"", b"[]", b"null", b"{", b"[" * 100_000, b"\xff"])
+def test_a_description_that_is_none(table: Path, text: bytes | None) -> None:
+    metadata = None if text is None else {METADATA_KEY: text}
+    pq.write_table(pq.read_table(table).replace_schema_metadata(metadata), table)
+    reason = "does not say which tokenizer made its units" if text is None else "about its tokenizer is not valid"
+    assert reason in refusal(table)
 
 
-def test_a_table_that_is_cut_short(table: Path) -> None:
+def test_a_table_that_is_damaged(table: Path) -> None:
     whole = table.read_bytes()
     for size in range(0, len(whole), 37):
         table.write_bytes(whole[:size])
         assert re.search("is cut short|is not a Parquet file", refusal(table))
-
-
-def test_a_table_that_is_damaged(table: Path) -> None:
-    whole = bytearray(table.read_bytes())
-    random = np.random.default_rng(0)
-    for place in random.integers(4, len(whole) - 8, 60).tolist():
-        damaged = whole.copy()
+    for place in np.random.default_rng(0).integers(4, len(whole) - 8, 60).tolist():
+        damaged = bytearray(whole)
         damaged[place] ^= 0xFF
         table.write_bytes(damaged)
         with suppress(TableError):  # or it was a byte of an id, say
@@ -247,16 +225,11 @@ def test_a_table_that_is_damaged(table: Path) -> None:
                 assert units.shape == (len(ids), UNITS)
 
 
-@pytest.mark.parametrize(
-    "data", [b"", b"PAR1", b"PAR1PAR1", b"not a table", b"PAR1" + bytes(100) + b"\xff\xff\xff\x7fPAR1"]
-)
-def test_what_is_no_table(tmp_path: Path, data: bytes) -> None:
+def test_what_is_no_table(tmp_path: Path) -> None:
     path = tmp_path / "x.parquet"
-    path.write_bytes(data)
-    refusal(path)
-
-
-def test_what_is_no_file(tmp_path: Path) -> None:
+    for data in (b"", b"PAR1", b"PAR1PAR1", b"not a table", b"PAR1" + bytes(100) + b"\xff\xff\xff\x7fPAR1"):
+        path.write_bytes(data)
+        refusal(path)
     assert "there is no such file" in refusal(tmp_path / "none.parquet")
     assert "is no ordinary file" in refusal(tmp_path)
     os.mkfifo(tmp_path / "pipe")
@@ -274,7 +247,7 @@ def test_a_row_group_that_would_take_too_much_memory(table: Path) -> None:
 
 def test_a_long_id_that_is_repeated_takes_no_memory(table: Path) -> None:
     ids = pa.DictionaryArray.from_arrays(pa.array(np.zeros(5_000, np.int32)), pa.array(["x" * 10**6]))
-    units = pa.array([[1] * UNITS] * 5_000, pa.list_(pa.uint16()))
+    units = pa.array([[1] * UNITS] * 5_000, UINT16_LISTS)
     metadata = {METADATA_KEY: pq.read_table(table).schema.metadata[METADATA_KEY]}
     pq.write_table(pa.table({"image_id": ids, "image_units": units}).replace_schema_metadata(metadata), table)
     assert "is empty or longer than 4096 bytes" in refusal(table)
@@ -290,6 +263,7 @@ def test_a_long_id_that_is_repeated_takes_no_memory(table: Path) -> None:
         (("x", np.zeros(UNITS + 1, np.int64)), "are 18 integers"),
         (("", np.zeros(UNITS, np.int64)), "is empty or longer than 4096 bytes"),
         (("é" * 2_049, np.zeros(UNITS, np.int64)), "is empty or longer than 4096 bytes"),
+        (rows()[2], "has two rows of the photo 'train/2.jpg'"),
     ],
 )
 def test_rows_that_cannot_be_written(tmp_path: Path, row: tuple[str, np.ndarray], reason: str) -> None:
@@ -326,3 +300,55 @@ except Im2SpError as error:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "tables of image units need pyarrow: pip install 'im2sp[units]'\n"
+
+
+# ---- the photos of several tables ----
+
+
+def write_ids(path: Path, ids: list[str], **changes: object) -> Path:
+    tokenizer = replace(tiny_image_units(), **changes)
+    write_unit_table(path, tokenizer, [(image_id, np.full(18, len(image_id) % 16)) for image_id in ids])
+    return path
+
+
+def test_photos_of_several_tables(tmp_path: Path) -> None:
+    first, second = write_ids(tmp_path / "a.parquet", ["x.jpg", "y.jpg"]), write_ids(tmp_path / "b.parquet", ["x.jpg"])
+    photos = UnitTables([first, second, first], tiny_image_units())
+    assert (photos.survey().count, photos.survey().problems) == (3, ())
+    assert [photo.key for photo in photos] == [first / "x.jpg", first / "y.jpg", second / "x.jpg"]
+    assert next(iter(photos)).units.units.tolist() == [5] * 18
+    empty = write_ids(tmp_path / "c.parquet", [])
+    assert UnitTables([empty], tiny_image_units()).survey().problems == (f"{empty}: holds no photos",)
+    other = write_ids(tmp_path / "d.parquet", ["x"], checksum="1" * 64)
+    for sources, reason in (
+        ([first, other], r"a.parquet and .*d.parquet hold units of different tokenizers"),
+        ([other], r"d.parquet: its image units were made by the tokenizer 'tiny-semantic' .1111"),
+    ):
+        with pytest.raises(TableError, match=reason):
+            UnitTables(sources, tiny_image_units()).survey()
+
+
+@pytest.mark.parametrize(
+    "image_id",
+    ["../../x", "/etc/x", "..", ".", "a/../../b", "a//b", "C:\\x", "..\\x", "a\0b", "a\nb", "%2E%2E", "a/."],
+)
+def test_ids_stay_below_the_table(image_id: str) -> None:
+    key = os.path.abspath(photo_key(Path("/data/units.parquet"), image_id))
+    assert key.startswith("/data/units.parquet/")
+    names = FileNames()
+    for name in [names.name(key, ".wav") for _ in range(2)]:
+        assert name.isprintable()
+        assert not set(name) & set("/\\:")
+        assert name.strip(".") != ""
+
+
+@given(st.lists(st.text(alphabet="ab./\\%:\0é", min_size=1), unique=True))
+def test_every_id_has_a_key_of_its_own(ids: list[str]) -> None:
+    keys = {os.path.abspath(photo_key(Path("/t.parquet"), image_id)) for image_id in ids}
+    assert len(keys) == len(ids)
+    assert photo_key(Path("units.parquet"), "train/Käse 1.jpg") == Path("units.parquet/train/Käse 1.jpg")
+
+
+def test_what_is_taken_for_a_table(tmp_path: Path) -> None:
+    (tmp_path / "folder.parquet").mkdir()
+    assert [is_table(tmp_path / name) for name in ("none.PARQUET", "folder.parquet", "x.jpg")] == [True, False, False]

@@ -31,6 +31,14 @@ _MOST_BYTES, _MOST_TEXT = 2**30, 2**28  # of a column in a row group, uncompress
 _WHAT = "table of photos"
 
 
+class NamedBytes(io.BytesIO):
+    """The bytes of a picture file, with a name for messages."""
+
+    def __init__(self, data: bytes, name: str) -> None:
+        super().__init__(data)
+        self.name = name
+
+
 class Place(NamedTuple):
     """Where a photo is: a file, or a part of a tar."""
 
@@ -38,6 +46,21 @@ class Place(NamedTuple):
     path: bytes  # absolute; file names need not be text
     offset: int = 0
     size: int = -1  # bytes; -1: the whole file
+
+    def read(self) -> Path | NamedBytes:
+        """Return the path of a file, or the bytes of a part of a tar. Raises ImageError."""
+        path = Path(os.fsdecode(self.path))
+        if self.size < 0:
+            return path
+        if self.size > MAX_FILE_BYTES:
+            most = f"{MAX_FILE_BYTES // 2**20} MiB, the limit for a picture file"
+            raise ImageError(f"{self.image_id}: is larger than {most}")
+        try:
+            with path.open("rb") as file:
+                file.seek(self.offset)
+                return NamedBytes(file.read(self.size), self.image_id)
+        except OSError as error:
+            raise ImageError(f"{path}: cannot be read ({reason(error)})") from error
 
 
 @dataclass(frozen=True)
