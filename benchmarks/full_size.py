@@ -298,7 +298,7 @@ def watched(*command: str) -> tuple[float, float]:
 def make_bundle(settings: Settings, precision: str) -> Path:
     """Convert the checkpoint by the command line; prints what that took."""
     bundle = settings.work / precision
-    arguments = ["im2sp.train", "convert", "im2sp", str(settings.work / "last.ckpt"), "--precision", precision]
+    arguments = ["im2sp", "convert", "im2sp", str(settings.work / "last.ckpt"), "--precision", precision]
     arguments += ["--config", str(settings.work / "config.json"), "--vocoder", str(settings.work / "vocoder")]
     if settings.reads_units:
         arguments += ["--codebook", str(settings.work / "codebook.ckpt")]

@@ -129,8 +129,12 @@ def caption_scores(captions: Captions, references: References, seed: int = 0) ->
     statistics = CaptionStatistics._of_tokens(res, gts)
     interval = intervals(statistics, seed=seed)
     words = [normalise_words(captions[photo]) for photo in captions]
+    bleu1, bleu2, bleu3, bleu4 = (100 * float(score) for score in bleu)
     return CaptionScores(
-        *(100 * float(score) for score in bleu),
+        bleu1=bleu1,
+        bleu2=bleu2,
+        bleu3=bleu3,
+        bleu4=bleu4,
         meteor=100 * meteor,
         rouge_l=100 * float(rouge),
         cider=float(statistics.cider.mean()),
