@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from im2sp import Captioner, DecodingOptions, Im2SpError
+from im2sp import Captioner, Im2SpError
 from im2sp.confidence import PPCADensity, Signals, logistic, pool
 from im2sp.speech.audio import HOP
 from tests.tiny_bundle import WIDTH, tiny_confidence
@@ -65,7 +65,7 @@ def test_no_weights_overflow() -> None:
     assert logistic({}, 0, {}) == 0.5
 
 
-def test_a_caption_is_withheld_below_the_threshold_only(captioner: Captioner, photo: np.ndarray) -> None:
+def test_the_captioner_abstains_below_the_threshold_only(captioner: Captioner, photo: np.ndarray) -> None:
     said = captioner.caption(photo)
     assert said.confidence is not None
     assert not said.abstained
@@ -110,9 +110,3 @@ def test_a_bundle_that_is_not_calibrated(tiny_bundle: Path, photo: np.ndarray) -
     for call in (captioner.caption, captioner.stream):
         with pytest.raises(Im2SpError, match="has no calibrated confidence"):
             call(photo, options)
-
-
-@pytest.mark.parametrize("value", [-0.1, 1.1, math.nan])
-def test_a_confidence_is_a_probability(value: float) -> None:
-    with pytest.raises(Im2SpError, match="min_confidence"):
-        DecodingOptions(min_confidence=value)

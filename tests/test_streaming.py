@@ -21,10 +21,9 @@ from im2sp.onnx import Graph
 from im2sp.speech import vocoder as vocoder_module
 from im2sp.speech.audio import HOP
 from im2sp.speech.vocoder import FIRST_FRAMES, MAX_CHUNK_FRAMES, StreamingVocoder, Vocoder
-from tests.tiny_bundle import UNITS, write_tiny_bundle
+from tests.tiny_bundle import UNITS
 
 TOLERANCE = 1e-5  # what Captioner.stream promises
-EXAMPLES = Path(__file__).parents[1] / "examples"
 LONG = {"min_tokens": 40, "max_tokens": 40, "max_repeats": 40}  # the tiny model soon stops or gets into a loop
 
 
@@ -95,26 +94,6 @@ def test_the_chunks_are_the_caption(
     captioner = Captioner.from_pretrained(bundle, threads=1)
     for picture in (photo, 255 - photo, photo[:1, :1]):
         assert_streams(captioner, picture, DecodingOptions(**options))
-
-
-@pytest.fixture(scope="module")
-def embedded() -> Captioner:
-    return Captioner.from_pretrained()
-
-
-@pytest.mark.parametrize("options", [{"beam": 1}, {"beam": 3}, {"temperature": 0.8, "seed": 1}])
-def test_the_embedded_model_streams(embedded: Captioner, options: dict[str, float]) -> None:
-    chosen = replace(embedded.default_options, **options)
-    chunks = assert_streams(embedded, EXAMPLES / "chelsea.jpg", chosen)
-    assert len(chunks) > 2
-    # A click is a step that speech itself never makes: across a boundary, samples differ as they do anywhere.
-    waveform = np.concatenate([chunk.waveform for chunk in chunks])
-    boundaries = np.cumsum([len(chunk.waveform) for chunk in chunks])[:-1]
-    steps = np.abs(np.diff(waveform))
-    whole = embedded.caption(EXAMPLES / "chelsea.jpg", chosen).waveform
-    for boundary in boundaries:
-        assert steps[boundary - 1] == pytest.approx(abs(whole[boundary] - whole[boundary - 1]), abs=TOLERANCE)
-    assert steps[boundaries - 1].max() <= steps.max()
 
 
 def test_without_options_it_is_greedy(captioner: Captioner, photo: np.ndarray) -> None:
@@ -232,10 +211,3 @@ def test_a_vocoder_without_look_ahead_still_has_a_last_chunk(tmp_path: Path, cap
     assert not growing.is_finished
     assert len(list(growing.finish(units))) >= 1
     assert growing.is_finished
-
-
-def test_the_seed_of_the_tiny_bundle_does_not_matter(tmp_path: Path, photo: np.ndarray) -> None:
-    for seed in (1, 2):
-        captioner = Captioner.from_pretrained(write_tiny_bundle(tmp_path / str(seed), seed), threads=1)
-        for beam in (1, 3):
-            assert_streams(captioner, photo, DecodingOptions(beam=beam))

@@ -52,11 +52,6 @@ def test_repeats_go_where_subwords_meet() -> None:
     assert PLAIN.decode([5, 5, 6, 6, 6]).tolist() == [2, 3]
 
 
-def test_special_tokens_stand_for_no_unit() -> None:
-    assert MERGED.decode([1, 5, 0, 5, ONE_TWO_THREE, 2, 0, 0]).tolist() == [2, 1, 2, 3]
-    assert MERGED.decode([1, 2]).tolist() == []
-
-
 @pytest.mark.parametrize("token", [-1, 15, 2**40])
 def test_unknown_tokens_are_refused(token: int) -> None:
     with pytest.raises(Im2SpError, match=f"token {token} does not exist"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import time
@@ -11,18 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
 from im2sp.bundle import Bundle, find_bundle
-from im2sp.cli import app
 from im2sp.errors import BundleError
 from im2sp.files import write_checksums
-from im2sp.manifest import CAPTIONS
 from im2sp.onnx import Graphs
 from im2sp.onnx.cache import GRAPH, MAX_BYTES, MAX_GRAPHS, MIN_BYTES, WEIGHTS, GraphCache
 from im2sp.onnx.external_data import data_file
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
 NAME = "duration_predictor"  # the smallest of the embedded bundle that is kept
 UNITS = np.arange(40)[None] % 200
 
@@ -138,16 +133,6 @@ def test_a_broken_graph_is_said_and_not_kept(bundle: Bundle, cache: GraphCache, 
     assert os.listdir(tmp_path / "graphs") == []
 
 
-def test_a_folder_that_cannot_be_written(bundle: Bundle, tmp_path: Path, expected: np.ndarray) -> None:
-    (tmp_path / "file").write_text("x")
-    np.testing.assert_array_equal(opened(bundle, GraphCache(tmp_path / "file" / "graphs")), expected)
-
-
-def test_small_graphs_are_not_kept(tiny_bundle: Path, cache: GraphCache, tmp_path: Path) -> None:
-    Graphs(Bundle.load(tiny_bundle), 1, cache).check()
-    assert not (tmp_path / "graphs").exists()
-
-
 def test_graphs_with_very_many_weights_are_not_kept(tmp_path: Path) -> None:
     graph = tmp_path / "decoder.onnx"
     graph.write_bytes(bytes(MIN_BYTES))
@@ -182,16 +167,3 @@ def test_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bundle: Bu
     for wanted in ("off", "not/absolute"):
         monkeypatch.setenv("IM2SP_CACHE", wanted)
         assert GraphCache.of_user() is None
-
-
-def test_the_command_says_the_same_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    said = {}
-    for out, cache in (("without", "off"), ("first", str(tmp_path / "cache")), ("later", str(tmp_path / "cache"))):
-        monkeypatch.setenv("IM2SP_CACHE", cache)
-        arguments = ["caption", str(EXAMPLES / "chelsea.jpg"), "-o", str(tmp_path / out), "--threads", "1"]
-        result = CliRunner().invoke(app, arguments)
-        assert (result.exit_code, result.stderr) == (0, "")
-        record = json.loads((tmp_path / out / CAPTIONS).read_text())
-        said[out] = (record["units"], record["durations"], (tmp_path / out / record["wav"]).read_bytes())
-    assert said["without"] == said["first"] == said["later"]
-    assert len(os.listdir(tmp_path / "cache" / "im2sp" / "graphs")) == 4

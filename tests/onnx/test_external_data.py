@@ -19,7 +19,7 @@ from onnx.external_data_helper import set_external_data
 from im2sp.bundle import Bundle, write_checksums
 from im2sp.captioner import Captioner
 from im2sp.errors import BundleError
-from im2sp.onnx import Graphs, external_data
+from im2sp.onnx import Graphs
 from im2sp.onnx.external_data import check_external_data, data_file
 from tests.tiny_bundle import write_tiny_bundle
 
@@ -55,25 +55,6 @@ def test_a_bundle_with_weights_beside_a_graph_says_the_same(bundle: Path, tiny_b
     assert (bundle / "decoder.onnx").stat().st_size < (tiny_bundle / "decoder.onnx").stat().st_size
     np.testing.assert_array_equal(beside.caption(PHOTO).waveform, inside.caption(PHOTO).waveform)
     assert "decoder.onnx.data" in {file.name for file in beside.bundle.describe().files}
-
-
-def test_it_may_be_made_of_links_as_the_cache_of_the_hub_is(bundle: Path, tmp_path: Path) -> None:
-    linked, blobs = tmp_path / "snapshots" / "abc", tmp_path / "blobs"
-    linked.mkdir(parents=True)
-    blobs.mkdir()
-    for number, path in enumerate(sorted(bundle.iterdir())):
-        path.rename(blobs / f"{number:064}")
-        (linked / path.name).symlink_to(Path("../../blobs") / f"{number:064}")
-    assert Captioner.from_pretrained(linked, threads=1).caption(PHOTO).tokens.size
-
-
-def test_a_decoder_with_many_weights_gets_all_threads(bundle: Path) -> None:
-    """The graph itself is small: its weights count, which are as many as the file beside it has room for."""
-    with (bundle / "decoder.onnx.data").open("r+b") as weights:
-        weights.truncate(2**25)
-    write_checksums(bundle)
-    decoder = Graphs(Bundle.load(bundle), threads=3).open("decoder")
-    assert decoder._session.get_session_options().intra_op_num_threads == 3
 
 
 def test_changed_missing_or_unlisted_weights_are_refused(bundle: Path) -> None:
@@ -220,16 +201,6 @@ def test_reading_the_same_weights_many_times_is_refused(bundle: Path) -> None:
 
     changed(bundle, change)
     assert "reads more weights than decoder.onnx.data holds" in refused(bundle)
-
-
-def test_a_second_place_for_a_weight_is_refused(bundle: Path) -> None:
-    changed(bundle, lambda model: first_outside(model).external_data.add(key="location", value="x"))
-    assert "a weight that is in two places" in refused(bundle)
-
-
-def test_too_much_is_refused_before_it_is_read(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(external_data, "MAX_BYTES", 1000)
-    assert "where im2sp reads 0 GB at most" in refused(bundle)
 
 
 def test_graphs_within_graphs_end(tmp_path: Path) -> None:

@@ -5,12 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
-import struct
-import subprocess
-import sys
 import tempfile
-import textwrap
-import wave
 from contextlib import suppress
 from pathlib import Path
 
@@ -23,7 +18,7 @@ from hypothesis import strategies as st
 
 from im2sp.errors import AudioError
 from im2sp.speech import audio
-from im2sp.speech.audio import HOP, SAMPLE_RATE, UNIT_RATE, encode_wav, read_audio, to_pcm16, write_wav
+from im2sp.speech.audio import SAMPLE_RATE, encode_wav, read_audio, to_pcm16, write_wav
 
 
 def tone(rate: int, seconds: float = 0.5, hertz: float = 440.0) -> np.ndarray:
@@ -41,10 +36,6 @@ def complaint(source: object) -> str:
         read_audio(source)  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
     return str(caught.value)
-
-
-def test_constants_agree() -> None:
-    assert SAMPLE_RATE == UNIT_RATE * HOP == 16_000
 
 
 # ---- reading ----
@@ -143,12 +134,6 @@ def test_damaged_files_are_read_or_refused_but_nothing_else(kind: str, data: st.
         assert np.abs(waveform).max() <= 1
 
 
-def test_a_header_that_promises_too_much_takes_no_memory() -> None:
-    data = bytearray(encoded(tone(SAMPLE_RATE), SAMPLE_RATE))
-    data[40:44] = struct.pack("<I", 2**32 - 16)
-    assert len(read_audio(bytes(data))) == SAMPLE_RATE // 2
-
-
 # ---- writing ----
 
 
@@ -161,14 +146,6 @@ def test_round_trip(values: list[float]) -> None:
         write_wav(path, waveform)
         assert np.abs(read_audio(path) - waveform.clip(-1, 1)).max() <= 1 / 32_768
         assert os.listdir(path.parent) == ["b.wav"]
-
-
-def test_the_wav_is_plain_16_bit_mono(tmp_path: Path) -> None:
-    write_wav(str(tmp_path / "x.wav"), np.array([0, 1, -1, 0.5], np.float32))
-    with wave.open(str(tmp_path / "x.wav")) as file:
-        assert (file.getnchannels(), file.getsampwidth(), file.getframerate(), file.getnframes()) == (1, 2, 16_000, 4)
-        assert np.frombuffer(file.readframes(4), "<i2").tolist() == [0, 32_767, -32_768, 16_384]
-    assert (tmp_path / "x.wav").stat().st_size == 44 + 8
 
 
 @pytest.mark.parametrize("wrong", [np.zeros((2, 3), np.float32), np.zeros(3, np.int16), np.float32([0, np.inf])])
@@ -196,33 +173,6 @@ def test_a_full_disk_leaves_the_old_file(code: int, tmp_path: Path, monkeypatch:
     assert isinstance(caught.value.__cause__, OSError)
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["x.wav"]
-
-
-def test_a_write_that_really_fails_leaves_nothing(tmp_path: Path) -> None:
-    """The system itself stops the write in the middle of the samples."""
-    script = """
-        import resource, sys
-        import numpy as np
-        from im2sp.errors import AudioError
-        from im2sp.speech.audio import write_wav
-        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
-        try:
-            write_wav(sys.argv[1], np.zeros(16_000, np.float32))
-        except AudioError as error:
-            print(error)
-    """
-    command = [sys.executable, "-c", textwrap.dedent(script), str(tmp_path / "x.wav")]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "x.wav: cannot be written (file too large)" in done.stdout
-    assert not list(tmp_path.iterdir())
-
-
-def test_unwritable_places(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    for path in (tmp_path / "file" / "x.wav", tmp_path):
-        with pytest.raises(AudioError, match="cannot be written"):
-            write_wav(path, tone(SAMPLE_RATE))
-    assert os.listdir(tmp_path) == ["file"]
 
 
 def test_wav_bytes_are_those_of_the_file(tmp_path: Path) -> None:

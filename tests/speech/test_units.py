@@ -30,12 +30,6 @@ def test_expand_undoes_remove_repeats(frames: list[int]) -> None:
     assert without_repeats(frames).dtype == np.int64
 
 
-def test_remove_repeats() -> None:
-    units, durations = remove_repeats([12, 5, 5, 77, 77, 77, 5])
-    assert units.tolist() == [12, 5, 77, 5]
-    assert durations.tolist() == [1, 2, 3, 1]
-
-
 @pytest.mark.parametrize("durations", [[1], [1, 2, 3], [1, 0], [1, -1]])
 def test_durations_that_do_not_fit_are_refused(durations: list[int]) -> None:
     with pytest.raises(Im2SpError, match="duration"):
@@ -77,10 +71,6 @@ def test_parse_reads_or_refuses(text: str) -> None:
 def test_text_that_is_not_units_is_refused(text: str, reason: str) -> None:
     with pytest.raises(Im2SpError, match=reason):
         parse_units(text, 200)
-
-
-def test_leading_zeros_are_read() -> None:
-    assert parse_units("007 000199 0", 200).tolist() == [7, 199, 0]
 
 
 @pytest.mark.parametrize("units", [[], [[1, 2]], [1.5], [True], ["a"], [200], [-1], [1] * (UNITS_LIMIT + 1)])

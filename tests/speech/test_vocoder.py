@@ -142,8 +142,3 @@ def test_what_cannot_be_spoken_is_refused(
 ) -> None:
     with pytest.raises(Im2SpError, match=reason):
         vocoder.speak(units, durations)
-
-
-def test_pieces_of_nothing_are_refused(vocoder: Vocoder) -> None:
-    with pytest.raises(Im2SpError, match="piece of 0 frames"):
-        vocoder.stream([1, 2], chunk_frames=0)
