@@ -2,8 +2,7 @@
 
     pip install 'im2sp[browser]' && pytest -m browser
 
-Takes the Chromium named by IM2SP_CHROMIUM, or one on the PATH, or Playwright's own. One test listens with a speech
-recogniser, for which it needs the extras `lab` and `recipe` as well.
+Takes the Chromium named by IM2SP_CHROMIUM, or one on the PATH, or Playwright's own.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,7 +24,6 @@ from im2sp.captioner import Captioner
 from im2sp.decoding.options import DecodingOptions
 from im2sp.server.responses import attention_of
 from im2sp.server.settings import Settings
-from im2sp.speech.audio import SAMPLE_RATE
 from tests.server.conftest import GatedCaptioner, Served, serving
 
 if TYPE_CHECKING:
@@ -61,29 +58,6 @@ OffscreenCanvasRenderingContext2D.prototype.putImageData = function (image, ...r
   window.painted.push([...image.data].filter((_, index) => index % 4 === 0));
   return put.call(this, image, ...rest);
 };
-"""
-
-# Records what reaches the loudspeaker.
-RECORD = """
-const connect = AudioNode.prototype.connect;
-AudioNode.prototype.connect = function (target, ...rest) {
-  if (target instanceof AudioDestinationNode) connect.call(this, tap(this.context));
-  return connect.call(this, target, ...rest);
-};
-function tap(context) {
-  if (!context.tap) {
-    context.tap = context.createMediaStreamDestination();
-    const pieces = [];
-    const recorder = new MediaRecorder(context.tap.stream);
-    recorder.ondataavailable = (event) => pieces.push(event.data);
-    recorder.start();
-    window.recorded = () => new Promise((resolve) => {
-      recorder.onstop = async () => resolve([...new Uint8Array(await new Blob(pieces).arrayBuffer())]);
-      recorder.stop();
-    });
-  }
-  return context.tap;
-}
 """
 
 
@@ -177,32 +151,6 @@ def test_what_is_heard_is_what_the_captioner_says(page: Page, captioner: Caption
     assert len(entries) > 1
     assert all(-1e-6 < gap < 0.5 for gap in gaps)
     assert page.is_visible("#photo")
-
-
-def test_the_words_that_are_heard_are_those_of_the_caption(browser: Browser) -> None:
-    from faster_whisper import decode_audio
-
-    from im2sp.train.evaluate.recognisers import WhisperRecogniser
-    from im2sp.train.evaluate.words import normalise_words
-
-    def words(waveform: np.ndarray) -> set[str]:
-        return {word for word in normalise_words(recogniser.transcribe(waveform)).split() if len(word) > 3}
-
-    photo, recogniser = (EXAMPLES / "chelsea.jpg").read_bytes(), WhisperRecogniser("base")
-    captioner = Captioner.from_pretrained(threads=1)
-    with serving(captioner, Settings()) as service:
-        page = open_page(browser, service)
-        page.add_init_script(RECORD)
-        page.reload()
-        page.click("h1")
-        choose(page, photo)
-        wait_for_status(page, "Done")
-        recording = bytes(page.evaluate("recorded()"))
-        page.context.close()
-    said = words(captioner.caption(photo, replace(captioner.default_options, beam=1)).waveform)
-    heard_words = words(decode_audio(io.BytesIO(recording), sampling_rate=SAMPLE_RATE))
-    assert len(said) >= 3
-    assert len(said & heard_words) > len(said) / 2
 
 
 def test_keyboard_alone(page: Page) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -16,20 +17,16 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
-        self.requests = Counter(
-            "im2sp_requests", "Requests answered.", ["method", "route", "status"], registry=registry
+        counter, histogram = (
+            partial(Counter, registry=registry),
+            partial(Histogram, buckets=_SECONDS, registry=registry),
         )
-        self.answer_seconds = Histogram(
-            "im2sp_answer_seconds", "From request to the end of its answer.", ["route"], buckets=_SECONDS,
-            registry=registry,
-        )  # fmt: skip
-        self.first_sound_seconds = Histogram(
-            "im2sp_first_sound_seconds", "From a photo at hand to the first piece of its speech.", buckets=_SECONDS,
-            registry=registry,
-        )  # fmt: skip
-        self.speech_seconds = Counter("im2sp_speech_seconds", "Speech made.", registry=registry)
-        self.captions = Counter("im2sp_captions", "Photos spoken about.", registry=registry)
-        self.given_up = Counter("im2sp_given_up", "Photos whose client left or ran out of time.", registry=registry)
+        self.requests = counter("im2sp_requests", "Requests answered.", ["method", "route", "status"])
+        self.answer_seconds = histogram("im2sp_answer_seconds", "From request to the end of its answer.", ["route"])
+        self.first_sound_seconds = histogram("im2sp_first_sound_seconds", "From a photo to the first of its speech.")
+        self.speech_seconds = counter("im2sp_speech_seconds", "Speech made.")
+        self.captions = counter("im2sp_captions", "Photos spoken about.")
+        self.given_up = counter("im2sp_given_up", "Photos whose client left or ran out of time.")
         self.queue = Gauge("im2sp_queue", "Photos being received, waiting or being spoken about.", registry=registry)
 
     def exposition(self) -> bytes:
