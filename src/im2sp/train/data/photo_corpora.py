@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from im2sp.errors import Im2SpError
-from im2sp.train.data.flickr8k import PHOTO_FOLDER, read_captions
+from im2sp.train.data.corpora.flickr8k import PHOTO_FOLDER, Flickr8k
+from im2sp.train.data.corpora.items import ignore
 from im2sp.train.evaluate.words import singular
 
 Captions = dict[str, list[str]]  # photo -> what was written about it
@@ -135,8 +136,9 @@ def _photos(data: Path) -> dict[str, Path]:
 
 def _flickr8k(folder: Path) -> dict[str, Captions]:
     parts: dict[str, Captions] = {"train": {}, "dev": {}}
-    for caption in read_captions(folder):
-        parts[caption.split].setdefault(f"{caption.image_id}.jpg", []).append(caption.text)
+    for item in Flickr8k(folder).items(ignore):
+        if item.split in parts and item.text:
+            parts[item.split].setdefault(item.image.name, []).append(item.text)
     return parts
 
 

@@ -23,9 +23,8 @@ from im2sp.files import atomic_write
 from im2sp.speech.audio import MAX_SECONDS, SAMPLE_RATE, read_audio
 from im2sp.train.data.corpora import CorpusOptions, open_corpus
 from im2sp.train.data.corpora.items import Corpus, CorpusItem, Problem, Report, consistent, ignore
-from im2sp.train.data.flickr8k import clean_text
 from im2sp.train.data.speech_shards import SpokenCaption, write_shard
-from im2sp.train.data.synthesis import PiperSynthesizer, SynthesisConfig
+from im2sp.train.data.synthesis import PiperSynthesizer, SynthesisConfig, clean_text
 
 log = logging.getLogger(__name__)
 

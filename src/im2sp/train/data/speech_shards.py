@@ -87,24 +87,6 @@ def read_shard(path: Path) -> Iterator[SpokenCaption]:
         )
 
 
-@dataclass(frozen=True)
-class SpokenPhones:
-    """What a voice said, without the sound."""
-
-    caption_id: str
-    split: str
-    phones: list[str]
-    phone_samples: np.ndarray  # int32 [phones], 16 kHz
-
-
-def read_phones(folder: Path) -> Iterator[SpokenPhones]:
-    """The phones of all complete shards in name order; no waveform is read."""
-    for path in sorted(folder.glob("*.parquet")):
-        table = pq.read_table(path, columns=["caption_id", "split", "phones", "phone_samples"])
-        for caption_id, split, phones, lengths in zip(*(c.to_pylist() for c in table.columns), strict=True):
-            yield SpokenPhones(caption_id, split, phones, np.asarray(lengths, dtype=np.int32))
-
-
 def read_shards(folder: Path, split: str | None = None, limit: int | None = None) -> Iterator[SpokenCaption]:
     """Read all shards in the order of their names, one in memory at a time.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,3 +115,11 @@ def _append_phones(
         else:
             phones.append(name_of.get(number, "?"))
             counts.append(round(float(count)))
+
+
+def clean_text(text: str) -> str:
+    """Clean a caption for speaking: one sentence without stray quotes, hashes and blanks."""
+    text = re.sub(r'["#()]|``|\'\'', " ", text).replace("&", " and ").replace("=", " ")
+    text = re.sub(r"\s+([.,;:!?'])", r"\1", text)
+    text = re.sub(r"\s+", " ", text).strip(" .,;:-")
+    return text + "." if text and text[-1] not in "!?" else text

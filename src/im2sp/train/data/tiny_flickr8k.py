@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from im2sp.train.data.flickr8k import CAPTION_FILE, PHOTO_FOLDER
+from im2sp.train.data.corpora.flickr8k import CAPTION_FILE, PHOTO_FOLDER
 
 COLOURS = {"red": (200, 30, 30), "blue": (30, 60, 200), "green": (30, 150, 60), "yellow": (230, 210, 40)}
 UNLABELLED = "Unlabelled"  # folder of pictures without captions

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from im2sp.speech.audio import UNIT_RATE
-from im2sp.train.data.flickr8k import clean_text
+from im2sp.train.data.synthesis import clean_text
 from im2sp.train.data.unit_table import UnitRow, write_unit_table
 from im2sp.train.lexicon.lexicon import PronunciationLexicon, Units, frames_of, words_of
 

@@ -17,8 +17,9 @@ from im2sp.train.data.corpora.items import (
     usable_text,
 )
 from im2sp.train.data.corpora.lists import read_lines
-from im2sp.train.data.flickr8k import CAPTION_FILE, PHOTO_FOLDER, is_index, parse_caption
 
+PHOTO_FOLDER = "Flicker8k_Dataset"  # spelled like this in the official archive
+CAPTION_FILE = "Flickr8k.token.txt"
 AUDIO_FOLDER = "flickr_audio"
 TEXT_FOLDER = "Flickr8k_text"  # the archive of captions and splits, where it was unpacked beside the photos
 OFFICIAL = ("test", "dev", "train")  # held-out splits first
@@ -144,3 +145,17 @@ def _speakers(path: Path, report: Report) -> dict[str, str]:
         else:
             speakers[wav] = speaker[0]
     return speakers
+
+
+def parse_caption(line: str) -> tuple[str, int, str] | None:
+    """(image id, k, text) of a line "name.jpg#k<TAB>caption"; None when it is no such line."""
+    key, tab, text = line.partition("\t")
+    name, _, index = key.rpartition("#")
+    if not tab or not is_index(index):
+        return None
+    return name.removesuffix(".jpg"), int(index), text.strip()
+
+
+def is_index(text: str) -> bool:
+    """Whether a text is the k of a caption: a small whole number."""
+    return text.isascii() and text.isdigit() and len(text) <= 4

@@ -1,0 +1,44 @@
+"""Speech units: features, clusters and the choice of a layer."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from im2sp.train.data.speech_shards import SpokenCaption
+from im2sp.train.evaluate.unit_quality import UnitQuality
+from im2sp.train.speech_units import best_layer, fit_clusters, mfcc_features, sample_features
+
+
+def test_mfcc_has_a_row_for_every_frame() -> None:
+    wave = np.sin(np.arange(3200) / 7).astype(np.float32)
+    assert mfcc_features(wave).shape == (10, 39)
+    assert np.isfinite(mfcc_features(np.zeros(320, np.float32))).all()
+
+
+def test_clusters_are_the_nearest_centres_of_scaled_features() -> None:
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(4), 50)
+    hubert = 100.0 * np.eye(4)[groups] + rng.normal(size=(200, 4))
+    noise = rng.normal(size=(200, 3))
+    clusters = fit_clusters(np.concatenate([hubert, noise], 1), 4, hubert_width=4, hubert_variance=20.0)
+    found = clusters.assign(np.concatenate([hubert, noise], 1).astype(np.float32))
+    assert len(clusters) == 4
+    assert len({(group, unit) for group, unit in zip(groups.tolist(), found.tolist(), strict=True)}) == 4
+
+
+def test_k_means_sees_some_minutes_of_random_clips() -> None:
+    clips = [np.full(16_000, value, np.int16) for value in range(1, 100)]
+    sample = sample_features(clips, lambda waveform: np.full((50, 2), waveform[0] * 32_768), 0.1, seed=1)
+    assert len(sample) == 350  # whole clips, until 6 seconds are passed
+    assert len(np.unique(sample)) == 7
+
+
+def test_the_layer_that_tells_most_about_phones_is_taken() -> None:
+    def quality(information: float) -> UnitQuality:
+        return UnitQuality(0.0, 0.0, information, 25.0, 10)
+
+    clip = SpokenCaption.recorded("a_0", "a", "dev", "joe", "", np.zeros(320, np.float32))
+    scores = {4: quality(0.5), 5: quality(0.7), 6: quality(0.6)}
+    assert best_layer(scores, [clip]) == 5  # without phones the middle one
+    spoken = SpokenCaption("a_0", "a", "dev", "joe", "", clip.waveform, ["a"], np.array([320], np.int32))
+    assert best_layer(scores | {6: quality(0.9)}, [spoken]) == 6
