@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from im2sp.train.data.flickr8k import clean_text
 from im2sp.train.data.photo_corpora import PhotoCorpora
+from im2sp.train.data.synthesis import clean_text
 
 _TEMPLATES = (
     "A photo of {} in the grass.",
