@@ -18,7 +18,7 @@ from im2sp.train.parsing import parse
 if TYPE_CHECKING:
     from im2sp.train.stages import Stage
 
-KINDS = ("voice", "image_tokenizer", "lexicon", "captioner")
+KINDS = ("voice", "image_tokenizer", "lexicon", "captioner", "paper")
 
 
 @dataclass(frozen=True)

@@ -185,7 +185,7 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
         return dict(arrays)
 
 
-def _inflated(file: BinaryIO, inflater: Any) -> BinaryIO:
+def _inflated(file: mmap.mmap, inflater: Any) -> BinaryIO:
     """A whole compressed file, unless it grows beyond its limit."""
     value = inflater.decompress(file.read(), INFLATED_BYTES + 1)
     if len(value) > INFLATED_BYTES:

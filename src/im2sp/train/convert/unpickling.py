@@ -23,6 +23,7 @@ from im2sp.errors import Im2SpError
 
 OPERATIONS = 2_000_000  # pickle opcodes; a thousand tensors take thirty thousand
 COPIED_BYTES = 2**30  # of texts and bytes that the stream copies into arrays
+Opcode = Callable[[Any], None]  # executes an opcode on an unpickler
 _NUMBERS = re.compile(r"[<=|]?([fiu][1248]|b1)")  # numpy dtypes without Python objects in them
 
 # Their calls become attribute bags like those of any other unknown name. No checkpoint mentions these modules, so the
@@ -68,8 +69,12 @@ class _JoblibArray(AttributeBag):
     """joblib's NumpyArrayWrapper. The bytes of the array stand in the stream behind its state."""
 
 
-class AllowListUnpickler(pickle._Unpickler):  # type: ignore[misc, name-defined]
+class AllowListUnpickler(pickle._Unpickler):
     """Reads one pickle. Exceptions of any kind mean that the stream is damaged or hostile."""
+
+    stack: list[Any]
+    read: Callable[[int], bytes]
+    append: Callable[[object], None]
 
     def __init__(self, file: BinaryIO, encoding: str = "latin1", **_: object) -> None:
         super().__init__(file, encoding=encoding)
@@ -101,14 +106,14 @@ class AllowListUnpickler(pickle._Unpickler):  # type: ignore[misc, name-defined]
         for old, new in _RENAMED.items():
             module = module.replace(old, new)
         full = f"{module}.{name}"
+        shown = re.sub(r"[^\w.]", "?", full[:100])  # goes into messages
         if module.partition(".")[0] in _HARMFUL or (module == "builtins" and name in _HARMFUL_BUILTINS):
-            printable = re.sub(r"[^\w.]", "?", full[:100])
-            raise CheckpointError(f"asks to run {printable}, which no checkpoint needs")
+            raise CheckpointError(f"asks to run {shown}, which no checkpoint needs")
         if full not in self._bags:
-            self._bags[full] = type(full, (AttributeBag,), {"kind": full})
+            self._bags[full] = type(shown, (AttributeBag,), {"kind": shown})
         return self._allowed.get(full, self._bags[full])
 
-    def count(self, load: Callable[[AllowListUnpickler], None]) -> None:
+    def count(self, load: Opcode) -> None:
         """Execute one opcode."""
         self._operations += 1
         if self._operations > OPERATIONS:
@@ -199,7 +204,7 @@ def _tensor(storage: torch.TypedStorage, offset: int, size: object, stride: obje
     count, held = math.prod(sizes), len(storage)
     if offset < 0 or count > held or (count and last >= held):
         raise CheckpointError("has a tensor that reaches beyond its data")
-    return torch._utils._rebuild_tensor(storage, offset, sizes, strides)  # type: ignore[no-any-return]
+    return torch._utils._rebuild_tensor(storage, offset, sizes, strides)
 
 
 def _parameter(data: object, *_: object) -> object:
@@ -230,11 +235,11 @@ def _checked(key: object) -> object:
     return key
 
 
-def _counted(load: Callable[[AllowListUnpickler], None]) -> Callable[[AllowListUnpickler], None]:
+def _counted(load: Opcode) -> Opcode:
     return lambda unpickler: unpickler.count(load)
 
 
-def _with_checked_keys(load: Callable[[Any], None], keys: slice) -> Callable[[AllowListUnpickler], None]:
+def _with_checked_keys(load: Opcode, keys: slice) -> Opcode:
     def checked(unpickler: AllowListUnpickler) -> None:
         for key in unpickler.stack[keys]:
             _checked(key)
@@ -243,9 +248,9 @@ def _with_checked_keys(load: Callable[[Any], None], keys: slice) -> Callable[[Al
     return checked
 
 
-def _dispatch() -> dict[int, Callable[[AllowListUnpickler], None]]:
+def _dispatch() -> dict[int, Opcode]:
     """{opcode: what executes it}: those of pickle, with bounds."""
-    found = dict(pickle._Unpickler.dispatch)  # type: ignore[attr-defined]
+    found: dict[int, Opcode] = dict(pickle._Unpickler.dispatch)
     found[pickle.BUILD[0]] = AllowListUnpickler.build
     found[pickle.BYTEARRAY8[0]] = AllowListUnpickler.build_bytearray
     hashed = {  # the places on the stack of what becomes a key

@@ -6,7 +6,7 @@ import json
 import logging
 import tempfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -80,23 +80,46 @@ def extract_features(photos: Mapping[str, Path], views: Sequence[str], backbone:
     The backbone runs in onnxruntime, which is twice as fast as torch here.
     """
     session = _session(backbone)
+
+    def encode(chunk: Sequence[tuple[str, Path]], view: str) -> Array:
+        pixels = np.stack([_pixels(path, view, photo, backbone) for photo, path in chunk])
+        features: Array = session.run(None, {"pixels": pixels})[0]
+        return features
+
+    write_arrays(photos, views, encode, folder)
+
+
+def write_arrays(
+    photos: Mapping[str, Path],
+    views: Sequence[str],
+    encode: Callable[[Sequence[tuple[str, Path]], str], Array],
+    folder: Path,
+) -> None:
+    """Write an array float16 [photos, ...] of every view; goes on after an interruption.
+
+    Args:
+        encode: some (photo, path), view -> array [photos, ...].
+    """
     (folder / INDEX).write_text(json.dumps(list(photos)))
     for view in views:
         target, partial, progress = (folder / f"{view}{end}" for end in (".npy", ".part.npy", ".progress"))
         if target.exists():
             continue
         done = int(progress.read_text()) if progress.exists() else 0
-        shape = (len(photos), backbone.image_tokens, ImageBackbone.width)
-        array = np.lib.format.open_memmap(partial, "r+" if done else "w+", np.float16, shape)
-        names = list(photos)
-        for start in range(done, len(names), BATCH):
-            chunk = names[start : start + BATCH]
-            pixels = np.stack([_pixels(photos[photo], view, photo, backbone) for photo in chunk])
-            array[start : start + len(chunk)] = session.run(None, {"pixels": pixels})[0]
+        array = np.lib.format.open_memmap(partial, "r+") if done else None
+        chosen = list(photos.items())
+        for start in range(done, len(chosen), BATCH):
+            chunk = chosen[start : start + BATCH]
+            found = encode(chunk, view)
+            if array is None:
+                array = np.lib.format.open_memmap(partial, "w+", np.float16, (len(chosen), *found.shape[1:]))
+            array[start : start + len(chunk)] = found
             if start // BATCH % 64 == 63:
                 array.flush()
                 progress.write_text(str(start + len(chunk)))
-                log.info("features, view %s: %d of %d photos", view, start + len(chunk), len(names))
+                log.info("features, view %s: %d of %d photos", view, start + len(chunk), len(chosen))
+        if array is None:
+            raise Im2SpError(f"there are no photos to encode into {folder}")
         array.flush()
         partial.rename(target)
         progress.unlink(missing_ok=True)

@@ -1,0 +1,226 @@
+"""Recipe of the paper's Im2Sp: published checkpoints and a corpus of spoken captions -> a bundle.
+
+The image encoder, of a GIT or a token ViT on image units, and the voice are converted and frozen. A GIT decoder learns
+to continue the image tokens with speech units, without text. See recipes/paper/README.md.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from im2sp.bundle import VocabularyConfig
+from im2sp.errors import Im2SpError
+from im2sp.image.loading import load_image, to_pixels
+from im2sp.train.convert.git import Git, GitVision, PublishedVision
+from im2sp.train.data.caption_targets import Target
+from im2sp.train.data.corpora import open_corpus
+from im2sp.train.data.corpora.items import consistent, ignore
+from im2sp.train.data.photo_units import PhotoArrays, write_arrays
+from im2sp.train.data.recordings import RecordingOptions, import_recordings
+from im2sp.train.data.synthesis import SynthesisConfig
+from im2sp.train.data.text_tokenizer import BOS, EOS
+from im2sp.train.data.unit_table import iterate_unit_tables
+from im2sp.train.export import BundleOptions, BundleParts, ImageModules, TrainedVoice, export_bundle
+from im2sp.train.image_encoders import ImageEncoder, git_vision, token_vit, vit_vqgan_modules
+from im2sp.train.launch import is_main_process
+from im2sp.train.model_card import Facts
+from im2sp.train.models.git import GitDecoder, GitDecoderConfig
+from im2sp.train.models.saving import CONFIG
+from im2sp.train.models.speech_encoder import SpeechEncoder
+from im2sp.train.models.token_vit import TokenVit
+from im2sp.train.models.vit_vqgan import VitVqgan
+from im2sp.train.precision import products
+from im2sp.train.recipe import BaseRecipe
+from im2sp.train.speech_units import Quantizer, quantize
+from im2sp.train.stages import Stage
+from im2sp.train.tasks.captioner import CaptionerTask, CaptionerTraining, PhotoBatch, next_token_loss
+from im2sp.train.trainer import train
+
+log = logging.getLogger(__name__)
+
+RECORDINGS, UNITS, FEATURES, CAPTIONER, BUNDLE = "recordings", "units", "features", "captioner", "bundle"
+ENCODER, VOCODER = "speech_encoder", "vocoder"  # folders of a voice
+FIRST_UNIT = 3  # tokens before the units: pad, BOS, EOS
+VIEW = "whole"  # photos are seen as they are
+DEV_PHOTOS = 300  # whose loss is logged
+
+
+@dataclass(frozen=True)
+class Recipe(BaseRecipe):
+    """Options of a run of the paper's model. The folders are those of `im2sp convert` and of a voice recipe."""
+
+    git: str = "git"  # the decoder to start from; without `token_vit`, the image encoder too
+    image_tokenizer: str = ""
+    token_vit: str = ""  # reads units of `image_tokenizer`
+    voice: str = "voice"
+    recordings: RecordingOptions = field(default_factory=lambda: RecordingOptions("spoken-coco"))
+    max_positions: int = 1024  # longer captions are left out
+    frozen: tuple[str, ...] = ()  # modules of the decoder that are not trained
+    captioner: CaptionerTraining = field(default_factory=CaptionerTraining)
+    bundle: BundleOptions = field(default_factory=BundleOptions)
+
+
+class PhotoFeatures(PhotoArrays):
+    """Image features of photos, in the place of image units."""
+
+    def units(self, photos: Sequence[str], views: Sequence[int] | int = 0) -> Tensor:
+        """Features float32 [B, image_tokens, width]."""
+        return torch.from_numpy(self.batch(photos, views).astype(np.float32))
+
+
+class FeatureCaptionerTask(CaptionerTask):
+    """Training of a decoder that sees image features."""
+
+    def _sum(self, batch: PhotoBatch, smoothing: float, random: np.random.Generator | None = None) -> Tensor:
+        tokens, photo = (tensor.to(self.device) for tensor in batch.tensors())
+        features = self.units.units(batch.photos, batch.views).to(self.device)
+        with self.autocast():
+            return next_token_loss(self.captioner, features, tokens, photo, smoothing)
+
+
+def make_recordings(recipe: Recipe, out: Path) -> None:
+    """Import the recordings of the corpus."""
+    import_recordings(recipe.data, recipe.recordings, SynthesisConfig(), out)
+
+
+def make_units(recipe: Recipe, out: Path) -> None:
+    """Quantize the recordings with the speech encoder of the voice."""
+    folder = Path(recipe.voice) / ENCODER
+    if not (folder / CONFIG).is_file():
+        raise Im2SpError(f"{folder} holds no speech encoder: run im2sp convert hubert HUBERT --clusters KM -o {folder}")
+    quantize(recipe.runs / RECORDINGS, Quantizer.of_folder(folder), out)
+
+
+def make_features(recipe: Recipe, out: Path) -> None:
+    """Encode the photos with the frozen image encoder: in bfloat16 where that is fast, kept as float16."""
+    encoder = image_encoder(recipe)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model, image = encoder.load().to(device), encoder.image
+
+    def encode(photos: Sequence[tuple[str, Path]], view: str) -> np.ndarray:
+        arrays = [to_pixels(load_image(path), image.height, image.width, image.mean, image.std) for _, path in photos]
+        with torch.inference_mode(), products(device):
+            features: np.ndarray = model(torch.from_numpy(np.stack(arrays)).to(device)).float().cpu().numpy()
+        return features
+
+    corpus = open_corpus(recipe.data, recipe.recordings, ignore)
+    known = {row.image_id for row in iterate_unit_tables(recipe.runs / UNITS)}
+    photos = {item.image_id: item.image for item in consistent(corpus, ignore) if item.image_id in known}
+    write_arrays(photos, [VIEW], encode, out)
+
+
+def image_encoder(recipe: Recipe) -> ImageEncoder:
+    """The frozen image encoder. Raises Im2SpError when its checkpoint is missing or does not fit."""
+    if recipe.token_vit:
+        return token_vit(Path(recipe.image_tokenizer), Path(recipe.token_vit))
+    return git_vision(Path(recipe.git) / "vision")
+
+
+def make_captioner(recipe: Recipe, out: Path) -> None:
+    """Train the decoder from GIT's weights, vocabulary apart, by cross-entropy on the next unit."""
+    features = PhotoFeatures(recipe.runs / FEATURES, [VIEW])
+    width = features.batch(list(features.rows)[:1]).shape[-1]
+    source = GitDecoder.load(Path(recipe.git) / "decoder")
+    torch.manual_seed(recipe.seed)
+    model = GitDecoder(
+        replace(
+            source.config,
+            vocabulary_size=FIRST_UNIT + _unit_count(recipe),
+            image_width=width,
+            max_positions=recipe.max_positions,
+            image_dropout=0.0,
+            tied=True,
+        )
+    )
+    model.transfer(source)
+    known = dict(model.named_children())
+    for name in recipe.frozen:
+        if name not in known:
+            raise Im2SpError(f"`frozen` of the recipe names {name!r}: the decoder has {', '.join(known)}")
+        known[name].requires_grad_(False)
+    dev = {"dev": sentences(recipe, "dev")[:DEV_PHOTOS]}
+    train_split = sentences(recipe, "train")
+    task = FeatureCaptionerTask(recipe.captioner, model, features, train_split, dev)  # type: ignore[arg-type]
+    train(task, out)
+    if is_main_process():
+        model.save(out)
+
+
+def sentences(recipe: Recipe, split: str) -> list[Target]:
+    """Captions of each photo as tokens: BOS, a token for each unit without repeats, EOS."""
+    found: dict[str, list[list[int]]] = {}
+    for row in iterate_unit_tables(recipe.runs / UNITS, split):
+        units = row.speech_units.astype(int)
+        kept = units[np.diff(units, prepend=-1) != 0]
+        if 0 < len(kept) <= recipe.max_positions - 2:
+            found.setdefault(row.image_id, []).append([BOS, *(FIRST_UNIT + kept).tolist(), EOS])
+    return [Target(photo, captions, 1.0) for photo, captions in found.items()]
+
+
+def make_bundle(recipe: Recipe, out: Path) -> None:
+    """Export the decoder with the converted image encoder and the voice."""
+    encoder = image_encoder(recipe)
+    if recipe.token_vit:
+        tokenizer = VitVqgan.load(Path(recipe.image_tokenizer))
+        image = vit_vqgan_modules(tokenizer, TokenVit.load(Path(recipe.token_vit)), f"{recipe.bundle.name}-vit-vqgan")
+    else:
+        image = ImageModules(encoder.image, encoder.load())
+    voice = TrainedVoice.load(Path(recipe.voice) / VOCODER, Path(recipe.voice) / ENCODER)
+    count = _unit_count(recipe)
+    vocabulary = VocabularyConfig(units=count, subwords=[[unit] for unit in range(count)])
+    learned = sentences(recipe, "train")
+    training: Facts = {
+        "corpus": f"{recipe.recordings.layout}, train split",
+        "photos": len(learned),
+        "spoken captions": sum(len(target.sentences) for target in learned),
+        "image encoder": encoder.description,
+        "steps": recipe.captioner.steps,
+    }
+    parts = BundleParts(image, GitDecoder.load(recipe.runs / CAPTIONER), vocabulary, voice)
+    export_bundle(parts, recipe.bundle, training, out)
+
+
+def _unit_count(recipe: Recipe) -> int:
+    return SpeechEncoder.load(Path(recipe.voice) / ENCODER).units
+
+
+STAGES = [
+    Stage[Recipe]("recordings", RECORDINGS, make_recordings),
+    Stage[Recipe]("quantize", UNITS, make_units, (RECORDINGS,)),
+    Stage[Recipe]("features", FEATURES, make_features, (UNITS,)),
+    Stage[Recipe]("captioner", CAPTIONER, make_captioner, (UNITS, FEATURES), distributed=True),
+    Stage[Recipe]("export", BUNDLE, make_bundle, (CAPTIONER,)),
+]
+
+
+def smoke(folder: Path) -> Recipe:
+    """Write a random GIT and photos to the recordings of the tiny voice; return a recipe that trains in seconds."""
+    sizes = PublishedVision(
+        hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=32, patch_size=16
+    )
+    decoder = GitDecoderConfig(40, image_width=16, width=16, layers=1, heads=2, feed_forward=16, max_positions=64)
+    Git(GitVision(sizes), GitDecoder(decoder)).save(folder / "git")
+    rows = [{"wav": path.name, "image_id": path.stem} for path in sorted((folder / "recordings").glob("*.wav"))]
+    for number, row in enumerate(rows):
+        colour = (20 * number, 90, 200 - 10 * number)
+        Image.new("RGB", (40, 30), colour).save(folder / "recordings" / f"{row['image_id']}.jpg")
+    (folder / "recordings" / "table.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return Recipe(
+        "paper",
+        data=folder / "recordings",
+        runs=folder / "paper",
+        git=str(folder / "git"),
+        voice=str(folder / "voice"),
+        recordings=RecordingOptions("table", "table.jsonl", dev_percent=25),
+        max_positions=64,
+        captioner=CaptionerTraining(steps=4, warm_up=1, photos=4, captions=1, log_every=2),
+    )
