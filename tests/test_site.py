@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
@@ -97,17 +96,6 @@ def test_figure_shows_a_photo_its_units_and_their_sound(tiny_bundle: Path, tmp_p
     words = (tmp_path / "figure.svg").read_text(encoding="utf-8")
     for label in ("A photo", "9 image tokens", "speech units", "The waveform", "seconds"):
         assert label in words
-
-
-def test_figure_of_a_calibration(tmp_path: Path) -> None:
-    bins = [
-        {"low": 0.2, "high": 0.3, "captions": 3, "confidence": 0.25, "correct": 1 / 3},
-        {"low": 0.9, "high": 1.0, "captions": 1, "confidence": 0.95, "correct": 1.0},
-    ]
-    measured = {"bins": bins, "risk_coverage": [[0.25, 0.0], [0.5, 0.0], [0.75, 1 / 3], [1.0, 0.5]]}
-    (tmp_path / "calibration.json").write_text(json.dumps({"figures": {"all": measured, "beam/coco": measured}}))
-    run("docs/figures/confidence.py", str(tmp_path / "calibration.json"), "--out", str(tmp_path / "figure.svg"))
-    assert "beam/coco" in (tmp_path / "figure.svg").read_text(encoding="utf-8")
 
 
 def test_the_figure_in_the_documents_is_drawn_by_the_script() -> None:

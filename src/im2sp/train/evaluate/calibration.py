@@ -8,7 +8,7 @@ cross-validated over photos.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -39,9 +39,15 @@ from im2sp.train.evaluate.phrases import Take, best_take
 from im2sp.train.evaluate.recognisers import open_recogniser
 from im2sp.train.evaluate.reliability import Doubles, Flags, measure
 
+Key = tuple[str, str]  # search, set of photos
+
 REPORT = "calibration.json"
 OOD = "out_of_distribution"  # name of the set of `ood_pictures`
-SIGNALS: tuple[Signal, ...] = ("score", "length", "ood_score")  # columns of every table of signals here
+SIGNALS: dict[Signal, Callable[[TranscribedCaption, float], float]] = {  # of a caption and an OOD score
+    "score": lambda caption, ood_score: caption.score,
+    "length": lambda caption, ood_score: math.log(caption.tokens),
+    "ood_score": lambda caption, ood_score: ood_score,
+}  # the columns of every table of signals here
 BEAM = 3  # of the second search where the bundle's own is greedy
 _INVERSE_RIDGE = 10.0  # of the regression: next to no regularisation
 _FOLDS = 5  # of the cross-validation
@@ -107,33 +113,18 @@ def calibrate(
     density = fit_density(
         _pooled(captioner, {str(path): path for path in train}, out / "train.npz"), options.components
     )
-    captioned: dict[tuple[str, str], Captioned] = {}  # by search and set
+    captioned: dict[Key, Captioned] = {}
     for search, beam in (("greedy", 1), ("beam", max(captioner.default_options.beam, BEAM))):
-        chosen = replace(evaluation, decoding=(*evaluation.decoding, ("beam", beam)))
-        decoding = decoding_of(captioner, chosen)
+        decoding = decoding_of(captioner, replace(evaluation, decoding=(*evaluation.decoding, ("beam", beam))))
         for name, data in sets.items():
             heard, _ = speak_and_transcribe(captioner, data.photos, out, recogniser, decoding)
             pooled = _pooled(captioner, {photo: data.photos[photo] for photo in heard}, out / f"{name}.npz")
             rule = CorrectnessRule(data.references, labels)
-            correct = [rule.is_correct(caption.text, photo) for photo, caption in heard.items()]
-            captioned[search, name] = Captioned(
-                list(heard), signal_table(heard.values(), pooled, density), np.array(correct)
-            )
+            correct = np.array([rule.is_correct(caption.text, photo) for photo, caption in heard.items()])
+            captioned[search, name] = Captioned(list(heard), signal_table(heard.values(), pooled, density), correct)
         captioned[search, OOD] = _caption_ood_pictures(captioner, density, decoding)
     figures, thresholds, weights, intercept = _fit_and_test(captioned, options)
-    hedge: dict[str, Any] = {}
-    if "hedge" in spoken:
-        hedge = {"hedge_threshold": thresholds["hedge"]}
-        hedge |= {f"hedge_{name}": spoken["hedge"][name] for name in ("units", "durations")}
-    config = ConfidenceConfig(
-        intercept=intercept,
-        weights=weights,
-        density=density,
-        threshold=thresholds["abstain"],
-        abstain_units=spoken["abstain"]["units"],
-        abstain_durations=spoken["abstain"]["durations"],
-        **hedge,
-    )
+    config = _config(density, thresholds, weights, intercept, spoken)
     report = describe_conditions(captioner.bundle, recogniser, evaluation) | {
         "rule": RULE,
         "options": asdict(options),
@@ -151,7 +142,7 @@ def signal_table(captions: Iterable[TranscribedCaption], pooled: FloatArray, den
     """Compute the signals of captions of photos (pooled float32 [n, width]): float64 [n, SIGNALS]."""
     fitted = PPCADensity(density)
     rows = [
-        (caption.score, math.log(caption.tokens), fitted.ood_score(photo))
+        [signal(caption, fitted.ood_score(photo)) for signal in SIGNALS.values()]
         for caption, photo in zip(captions, pooled, strict=True)
     ]
     return np.array(rows, dtype=np.float64)
@@ -228,8 +219,30 @@ def answers(confidences: Doubles, correct: Flags, thresholds: Mapping[str, float
     return found
 
 
+def _config(
+    density: PPCAConfig,
+    thresholds: Mapping[str, float],
+    weights: dict[Signal, float],
+    intercept: float,
+    phrases: Mapping[str, Mapping[str, Any]],
+) -> ConfidenceConfig:
+    hedge: dict[str, Any] = {}
+    if "hedge" in phrases:
+        hedge = {"hedge_threshold": thresholds["hedge"]}
+        hedge |= {f"hedge_{name}": phrases["hedge"][name] for name in ("units", "durations")}
+    return ConfidenceConfig(
+        intercept=intercept,
+        weights=weights,
+        density=density,
+        threshold=thresholds["abstain"],
+        abstain_units=phrases["abstain"]["units"],
+        abstain_durations=phrases["abstain"]["durations"],
+        **hedge,
+    )
+
+
 def _fit_and_test(
-    captioned: Mapping[tuple[str, str], Captioned], options: CalibrationOptions
+    captioned: Mapping[Key, Captioned], options: CalibrationOptions
 ) -> tuple[dict[str, Any], dict[str, float], dict[Signal, float], float]:
     """Fit to all captions: (cross-validated figures by search and set, thresholds, weights, intercept)."""
     signals = np.concatenate([one.signals for one in captioned.values()])
