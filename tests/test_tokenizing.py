@@ -84,25 +84,21 @@ def test_bad_photos_have_no_row(photos: Path, tmp_path: Path, captioner: Caption
 
 
 @pytest.mark.parametrize("torn", [b"", b'{"image_id": "b.p'])
-def test_it_goes_on_where_it_stopped(photos: Path, tmp_path: Path, captioner: Captioner, torn: bytes) -> None:
-    table = tmp_path / "units.parquet"
+def test_it_continues_where_it_stopped(photos: Path, tmp_path: Path, captioner: Captioner, torn: bytes) -> None:
+    table, other = tmp_path / "units.parquet", tmp_path / "other.parquet"
     run(photos, table, captioner, most=2)
+    run(photos, other, captioner, most=2)
     assert not table.exists()
     with (tmp_path / "units.parquet.part" / "rows.jsonl").open("ab") as file:
         file.write(torn)
-    again = run(photos, table, captioner)
-    assert [result.skipped for result in again] == [True, True, False, False]
+    assert [result.skipped for result in run(photos, table, captioner)] == [True, True, False, False]
     assert ids(table) == GOOD
     run(photos, tmp_path / "whole.parquet", captioner)
     assert table.read_bytes() == (tmp_path / "whole.parquet").read_bytes()
-    assert sorted(os.listdir(tmp_path)) == ["in", "units.parquet", "whole.parquet"]
-
-
-def test_a_photo_that_went_away_meanwhile_has_no_row(photos: Path, tmp_path: Path, captioner: Captioner) -> None:
-    run(photos, tmp_path / "units.parquet", captioner, most=2)
-    (photos / "a.png").unlink()
-    run(photos, tmp_path / "units.parquet", captioner)
-    assert ids(tmp_path / "units.parquet") == GOOD[1:]
+    (photos / "a.png").unlink()  # finished, but gone before the table was made
+    run(photos, other, captioner)
+    assert ids(other) == GOOD[1:]
+    assert sorted(os.listdir(tmp_path)) == ["in", "other.parquet", "units.parquet", "whole.parquet"]
 
 
 def test_what_is_refused_before_anything_is_done(

@@ -215,9 +215,10 @@ def _dataset(data: Any, collection: Collection, done: set[str]) -> Any:
         arguments = {"columns": collection.columns, "done": pa.array(sorted(done), pa.string())}
         return tables.map_batches(_not_done, fn_kwargs=arguments, batch_size=None, batch_format="pyarrow")
     columns = [("image_id", pa.string()), ("path", pa.binary()), ("offset", pa.int64()), ("size", pa.int64())]
-    places = [place._asdict() for place in collection.places if place.image_id not in done]
+    places = [place for place in collection.places if place.image_id not in done]
     batches = (places[first : first + BATCH] for first in range(0, len(places), BATCH))
-    return data.from_arrow([pa.Table.from_pylist(batch, schema=pa.schema(columns)) for batch in batches])
+    tables = (pa.Table.from_pylist([place._asdict() for place in batch], pa.schema(columns)) for batch in batches)
+    return data.from_arrow(list(tables))
 
 
 def _not_done(batch: Any, columns: tuple[str, str], done: Any) -> Any:
