@@ -23,7 +23,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import httpx
+try:
+    import httpx
+except ImportError:
+    sys.exit("this benchmark needs httpx: run pip install httpx 'im2sp[serve]'")
 
 BAD = (b"not a picture", b"\xff\xd8\xff\xe0 cut short")
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,6 +21,7 @@ from functools import partial
 from pathlib import Path
 
 from im2sp import Captioner
+from im2sp.errors import Im2SpError
 from im2sp.image.finding import Photos
 from im2sp.image.loading import load_image
 
@@ -98,10 +100,13 @@ def main() -> None:
     parser.add_argument("--recogniser", default="base")
     parser.add_argument("--out", type=Path, default=Path("two_bundles"))
     given = parser.parse_args()
-    captioners = [Captioner.from_pretrained(name, threads=given.threads) for name in given.bundles]
-    compare_speed(captioners, list(Photos([given.photos or EXAMPLES]))[:10], given.rounds)
-    if given.captions:
-        compare_quality(captioners, given)
+    try:
+        captioners = [Captioner.from_pretrained(name, threads=given.threads) for name in given.bundles]
+        compare_speed(captioners, list(Photos([given.photos or EXAMPLES]))[:10], given.rounds)
+        if given.captions:
+            compare_quality(captioners, given)
+    except Im2SpError as error:
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":
