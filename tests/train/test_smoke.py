@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 from click.testing import CliRunner
 
 from im2sp.errors import Im2SpError
@@ -16,7 +15,6 @@ VOICE = 'recipe = "voice"\ndata = "."\nruns = "runs"\n'
 
 
 def test_every_kind_runs_from_end_to_end(tmp_path: Path) -> None:
-    pytest.importorskip("im2sp.train.recipes.captioner")
     result = CliRunner().invoke(train, ["--smoke", "--runs", str(tmp_path)], catch_exceptions=False)
     assert result.exit_code == 0, result.output
 
