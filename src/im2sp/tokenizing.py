@@ -27,8 +27,9 @@ from im2sp.errors import BundleError, Im2SpError, OutputError, reason, unexpecte
 from im2sp.files import atomic_write
 from im2sp.image.finding import Photos
 from im2sp.image.listing import unique_ids
-from im2sp.image.unit_table import UnitTables, check_installed, write_unit_table
+from im2sp.image.unit_table import UnitTables, write_unit_table
 from im2sp.manifest import FileNames, JsonLog, locked, open_log
+from im2sp.parquet import pyarrow_modules
 from im2sp.schema import checked
 
 WORK = ".part"  # added to the name of the table
@@ -47,7 +48,7 @@ def tokenize_photos(photos: Photos, table: Path, captioner: Captioner) -> Genera
     would have the same id, or the unfinished run was of other photos or another tokenizer. Raises BundleError for a
     bundle without image units.
     """
-    check_installed()  # not only when all photos are finished
+    pyarrow_modules("tables of image units")  # raises here, not only when all photos are finished
     tokenizer = captioner.image_tokenizer
     captioner.graphs.open("image_tokenizer")  # a broken bundle ends the run here, before it fails every photo
     ids = unique_ids(((image_id, str(photo)) for photo, image_id in photos.named()), table)

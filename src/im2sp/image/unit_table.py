@@ -12,7 +12,6 @@ import os
 import re
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -58,7 +57,7 @@ class UnitTable:
 
         Raises TableError: missing, no Parquet, cut short, without a column, of an unknown kind, too large in a part.
         """
-        with _opened(path) as file:
+        with opened_parquet(path, _WHAT) as file:
             _check_columns(path, file.schema_arrow)
             tokenizer = _tokenizer_of(path, file.metadata.metadata or {})
             for index in range(file.metadata.num_row_groups):
@@ -73,7 +72,7 @@ class UnitTable:
         rows = max(1, min(_BATCH_ROWS, _BATCH_UNITS // self.tokenizer.units))
         done = 0
         # As a dictionary, one long id that stands a million times stays one long id in memory.
-        with _opened(self.path, read_dictionary=["image_id"]) as file:
+        with opened_parquet(self.path, _WHAT, read_dictionary=["image_id"]) as file:
             for index in range(file.metadata.num_row_groups):
                 groups = file.iter_batches(rows, row_groups=[index], columns=list(_COLUMNS), use_threads=False)
                 for batch in groups:
@@ -236,11 +235,6 @@ def write_unit_table(path: Path, tokenizer: ImageTokenizer, rows: Iterable[tuple
     return len(seen)
 
 
-def check_installed() -> None:
-    """Raise Im2SpError, with what to install, where the library for tables is missing."""
-    _pyarrow()
-
-
 def check_id(path: Path, image_id: str) -> None:
     """Raise TableError for an image id that the table `path` cannot hold."""
     if not 0 < len(image_id.encode("utf-8", "surrogatepass")) <= ID_BYTES:
@@ -276,10 +270,6 @@ class _Description(ImageTokenizer, frozen=True, kw_only=True):
 
 def _pyarrow() -> tuple[Any, Any]:
     return pyarrow_modules("tables of image units")
-
-
-def _opened(path: Path, **options: Any) -> AbstractContextManager[Any]:
-    return opened_parquet(path, _WHAT, **options)
 
 
 def _check_columns(path: Path, schema: Any) -> None:
