@@ -1,8 +1,7 @@
-"""A bundle with image units, exported from torch modules, in the runtime: the same units, prefix and pictures."""
+"""A bundle of torch modules and the voice of another bundle: the same units, prefix, pictures and sound."""
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +10,10 @@ import torch
 from msgspec.structs import replace
 from torch import Tensor, nn
 
-from im2sp.bundle import write_checksums, write_config
+from im2sp.bundle import Bundle
 from im2sp.captioner import Captioner
 from im2sp.image.units import ImageUnits
-from im2sp.onnx import Graphs
-from im2sp.train.export import ImageModules, decoder_config, export_decoder, export_image
+from im2sp.train.export import VOICE_GRAPHS, BundleOptions, BundleParts, ImageModules, export_bundle
 from im2sp.train.models.git import GitDecoder, GitDecoderConfig, ImagePrefix
 from tests.tiny_bundle import GRID, IMAGE_TOKENS, PATCH, tiny_config, tiny_image_units
 
@@ -90,17 +88,20 @@ def test_a_bundle_of_modules(tiny_bundle: Path, tmp_path: Path, reconstructs: bo
         backbone=Cropped(quantiser).eval(),
         decoder=painter if reconstructs else None,
     )
-    folder = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
-    (folder / "image_encoder.onnx").unlink()
-    units_config, parameters = export_image(modules, translator, folder, "fp32")
-    parameters["decoder"] = export_decoder(translator, CROP * CROP, folder, "fp32")
-    assert all(parameters.values())
-    changes = {"image": modules.image, "image_units": units_config, "decoder": decoder_config(translator.config)}
-    write_config(folder, replace(tiny_config(), **changes, parameters=parameters))
-    write_checksums(folder)
+    voice = Bundle.load(tiny_bundle)
+    parts = BundleParts(modules, translator, voice.config.vocabulary, voice)
+    options = BundleOptions(name="mine", limitations=("It sees colours only.",), precision="fp32", max_tokens=20)
+    folder = tmp_path / "bundle"
+    export_bundle(parts, options, {"data": "my photos", "photos": 12}, folder)
+    for name in VOICE_GRAPHS:
+        assert (folder / f"{name}.onnx").read_bytes() == (tiny_bundle / f"{name}.onnx").read_bytes()
+    card = (folder / "README.md").read_text()
+    assert "| data | my photos |" in card
+    assert "- It sees colours only." in card
+    assert "Not stated by its recipe." in card
+    assert "Flickr8k" not in card
 
     captioner = Captioner.from_pretrained(folder, threads=1)
-    Graphs(captioner.bundle, threads=1).check()
     assert captioner.image_tokenizer.reconstructs is reconstructs
     photos = np.random.default_rng(0).integers(0, 256, (3, 50, 70, 3), dtype=np.uint8)
     pixels = np.stack([captioner.pixels(photo) for photo in photos])

@@ -270,7 +270,7 @@ def _export_voice(
                 if file in voice.checksums:
                     shutil.copyfile(voice.folder / file, folder / file)
         sizes = voice.config.parameters
-        return voice.config.vocoder, voice.config.speech_encoder, {name: sizes[name] for name in names}
+        return voice.config.vocoder, voice.config.speech_encoder, {name: sizes[name] for name in names if name in sizes}
     precision = "fp16" if options.precision == "int8" else options.precision  # rounding to int8 is heard
     vocoder, parameters = export_vocoder(voice, folder, precision, options.speaker)
     if voice.speech_encoder is None:
