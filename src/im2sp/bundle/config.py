@@ -111,10 +111,10 @@ class VocabularyConfig(Schema, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if len({self.pad, self.bos, self.eos}) < SPECIAL_TOKENS:
             raise ValueError("pad, bos and eos must differ")
-        known = {tuple(subword) for subword in self.subwords}
+        known = set(map(tuple, self.subwords))
         if len(known) < len(self.subwords):
             raise ValueError("a subword is listed twice")
-        if not all(subword and min(subword) >= 0 and max(subword) < self.units for subword in known):
+        if () in known or min(map(min, known), default=0) < 0 or max(map(max, known), default=0) >= self.units:
             raise ValueError(f"a subword is empty or holds a unit outside 0..{self.units - 1}")
         if missing := [unit for unit in range(self.units) if (unit,) not in known]:
             raise ValueError(f"unit {missing[0]} has no subword of its own")
