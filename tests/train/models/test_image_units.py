@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,18 @@ def test_captioner_is_saved_and_loaded(tagger: Tagger, fitted: tuple[ImageUnits,
     again.separate_tags(10)
     again.save(tmp_path)
     assert UnitCaptioner.load(tmp_path).tag_embeddings.weight.shape == (10, 8)
+
+
+def test_a_captioner_of_speech_units_sees_photos_as_the_text_captioner_does(
+    tagger: Tagger, fitted: tuple[ImageUnits, torch.Tensor]
+) -> None:
+    config = GitDecoderConfig(vocabulary_size=10, width=8, layers=1, heads=2, feed_forward=16, max_positions=8)
+    text = UnitCaptioner(config, tagger).eval()
+    speech = UnitCaptioner(replace(config, vocabulary_size=30, max_positions=20), tagger).eval()
+    speech.separate_tags(10)
+    speech.transfer(text)
+    units = fitted[0](fitted[1][:3])
+    torch.testing.assert_close(speech.image_tokens(units), text.image_tokens(units))
 
 
 def test_the_tagger_stays_frozen(tagger: Tagger) -> None:
