@@ -9,7 +9,7 @@ from im2sp.train.evaluate.unit_quality import frame_phones, unit_quality
 
 
 def test_frame_phones_joins_marks_to_their_phone() -> None:
-    names = frame_phones(["w", "ˈ", "ɔ", "ː", "k"], np.array([320, 160, 320, 160, 320]), 4)  # noqa: RUF001
+    names = frame_phones(["w", "ˈ", "ɔ", "ː", "k"], np.array([320, 160, 320, 160, 320]), 4)
     assert names.tolist() == ["w", "ɔ", "ɔ", "k"]
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from im2sp.errors import Im2SpError
-from im2sp.train.lexicon.lexicon import PronunciationLexicon, frames_of, split_words, words_of
+from im2sp.train.lexicon.lexicon import PronunciationLexicon, contexts_of, frames_of, split_words, words_of
 
 LEXICON = PronunciationLexicon(
-    {(None, "a", None): (1,), (None, "b", None): (2, 2), (None, "b", "a"): (3,), ("a", "b", "a"): (4,)}
+    {(None, "a", None): (1,), (None, "bˈe", None): (2, 2), (None, "bˈe", "~a"): (3,), ("a", "bˈe", "a"): (4,)}
 )
 
 
@@ -30,12 +30,24 @@ def test_words_that_espeak_writes_as_one_are_two() -> None:
 
 
 def test_the_narrowest_context_is_used() -> None:
-    assert LEXICON.lookup(["a", "b", "a"]) == [(None, "a", None), ("a", "b", "a"), (None, "a", None)]
-    assert LEXICON.pronounce(["b", "a"]) == [(3,), (1,)]
-    assert LEXICON.pronounce(["b", "b"]) == [(2, 2), (2, 2)]
+    assert LEXICON.lookup(["a", "bˈe", "a"]) == [(None, "a", None), ("a", "bˈe", "a"), (None, "a", None)]
+    assert LEXICON.pronounce(["bˈe", "a"]) == [(3,), (1,)]
+    assert LEXICON.pronounce(["bˈe", "bˈe"]) == [(2, 2), (2, 2)]
     assert LEXICON.pronounce(["a", "new"]) is None
     assert LEXICON.lookup([]) == []
-    assert frames_of(LEXICON.pronounce(["b", "b", "a"]) or []).tolist() == [2, 2, 3, 1]
+    assert frames_of(LEXICON.pronounce(["bˈe", "bˈe", "a"]) or []).tolist() == [2, 2, 3, 1]
+
+
+def test_contexts_go_from_words_to_adjacent_phones_to_none() -> None:
+    first, second = contexts_of(["ˈan", "bˈiː"])
+    assert first == (
+        ("", "ˈan", "bˈiː"),
+        ("~", "ˈan", "~b"),
+        (None, "ˈan", "~b"),
+        ("~", "ˈan", None),
+        (None, "ˈan", None),
+    )
+    assert second[1] == ("~n", "bˈiː", "~")
 
 
 def test_a_lexicon_is_read_as_it_was_written(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """Pronunciation lexicon: words between their neighbours -> speech units.
 
-An entry maps a word in a context (the words before and after it) to units of its frames. A sentence is a function of
-its words then: two recordings of one sentence differ in a few units, its lexicon units never do.
+An entry maps a word in a context to units of its frames. A sentence is a function of its words then: two recordings of
+one sentence differ in a few units, its lexicon units never do. Where no entry knows both neighbouring words, one that
+knows their adjacent phones is used, as those shape the ends of a word.
 """
 
 from __future__ import annotations
@@ -22,8 +23,11 @@ PAUSE = " "  # phone between words; belongs to the word before it
 _STOPS = frozenset(".!?")  # phones before END, which are part of it
 SILENCES = frozenset({START, END, *",;:", *_STOPS})  # phones that are words of their own, and none to a listener
 
+_MARKS = dict.fromkeys(map(ord, "ˈˌːʲ"))  # stress, length, glide: no phones of their own
+
 Units = tuple[int, ...]  # of the frames of a word, 50 Hz, repeats kept
-Context = tuple[str | None, str, str | None]  # word before, word, word after; None stands for any word
+Context = tuple[str | None, str, str | None]  # before, word, after: a neighbouring word, its adjacent phone, or any
+ADJACENT = "~"  # before the adjacent phone of a neighbour
 
 # espeak writes some function words as one; tokens are words or less, so they are taken apart here.
 _CONTRACTED = re.compile(
@@ -71,10 +75,20 @@ def words_of(phones: Sequence[str]) -> tuple[str, ...]:
 
 
 def contexts_of(words: Sequence[str]) -> Iterator[tuple[Context, ...]]:
-    """Words -> the contexts that an entry may have for each: both neighbours, the next, the previous, any."""
+    """Words -> the contexts that an entry may have for each, the narrowest first.
+
+    They know both neighbouring words; the adjacent phones of both, of the next, of the previous one; nothing.
+    """
     around = ["", *words, ""]
     for before, word, after in zip(around, words, around[2:], strict=False):
-        yield (before, word, after), (None, word, after), (before, word, None), (None, word, None)
+        last, first = adjacent_phone(before, -1), adjacent_phone(after, 0)
+        yield (before, word, after), (last, word, first), (None, word, first), (last, word, None), (None, word, None)
+
+
+def adjacent_phone(word: str, index: int) -> str:
+    """The first (index 0) or last (-1) phone of a word, without stress and length."""
+    phones = word.translate(_MARKS) or word
+    return ADJACENT + phones[index : index + 1 or None]
 
 
 class PronunciationLexicon:
@@ -97,7 +111,7 @@ class PronunciationLexicon:
         return None if contexts is None else [self.entries[context] for context in contexts]
 
     def save(self, path: Path) -> None:
-        """Write a Parquet table: before, word, after (phones; null for any word) and units, sorted by word."""
+        """Write a Parquet table: before, word, after (see `Context`; null for any) and units, sorted by word."""
         rows = sorted(self.entries.items(), key=lambda row: (row[0][1], row[0][0] or "", row[0][2] or ""))
         columns: dict[str, Iterable[object]] = {
             name: [context[place] for context, _ in rows] for place, name in enumerate(_SCHEMA.names[:3])

@@ -12,8 +12,11 @@ from rapidfuzz.distance import Levenshtein
 from rapidfuzz.process import cdist
 
 from im2sp.speech.units import without_repeats
-from im2sp.train.lexicon.lexicon import Context, PronunciationLexicon, Units, contexts_of, split_words
+from im2sp.train.lexicon.lexicon import ADJACENT, Context, PronunciationLexicon, Units, contexts_of, split_words
 
+UNIT_LEAD = (
+    1.25  # frames that units are ahead of the phones of the voice; least edit distance of sentences to recordings
+)
 MEDOID_CANDIDATES = 60  # pronunciations of a context that are compared at most
 
 
@@ -33,7 +36,8 @@ def align(phones: Sequence[str], phone_samples: np.ndarray, units: np.ndarray) -
         units: int [F], 50 Hz, repeats kept.
     """
     ends = np.cumsum([0, *phone_samples])
-    frames = np.rint(ends * (len(units) / max(1, ends[-1]))).astype(int)
+    frames = np.rint(ends * (len(units) / max(1, ends[-1])) - UNIT_LEAD).astype(int).clip(0)
+    frames[-1] = len(units)
     return [
         SpokenWord(word, tuple(units[frames[first] : frames[after]].tolist()))
         for word, first, after in split_words(phones)
@@ -49,19 +53,21 @@ class RecordedPronunciations:
         """Collect what was recorded.
 
         Args:
-            min_recordings: of a word between the same neighbours for an entry of its own; a word alone needs one.
+            min_recordings: of a word between the same words for an entry of its own; other contexts need one.
             rng: draws the candidates for the medoid of a context with many pronunciations.
         """
         counts: defaultdict[Context, Counter[Units]] = defaultdict(Counter)
+        self._wider: dict[Context, tuple[Context, ...]] = {}  # contexts that hold a context, the narrowest first
         for sentence in sentences:
             for spoken, contexts in zip(sentence, contexts_of([word.phones for word in sentence]), strict=True):
-                for context in contexts:
+                for index, context in enumerate(contexts):
                     counts[context][spoken.units] += 1
+                    self._wider[context] = contexts[index + 1 if index < 2 else max(index + 1, 4) :]
         rng = rng or random.Random(0)
         self._variants = {
             context: _Variants(counts[context], rng)
-            for context in sorted(counts, key=lambda context: [word or "" for word in context])
-            if context == (None, context[1], None) or counts[context].total() >= min_recordings
+            for context in sorted(counts, key=lambda context: [part or "" for part in context])
+            if not _knows_words(context) or counts[context].total() >= min_recordings
         }
         self._medoids = {context: variants.medoid() for context, variants in self._variants.items()}
 
@@ -73,8 +79,8 @@ class RecordedPronunciations:
                 context (mean edit distance as a fraction of the length). Fewer entries make shorter token sequences.
         """
         entries: dict[Context, Units] = {}
-        for context in sorted(self._medoids, key=lambda context: -context.count(None)):
-            wider = (entries[one] for one in _wider(context) if one in entries)
+        for context in sorted(self._medoids, key=lambda context: len(self._wider[context])):
+            wider = (entries[one] for one in self._wider[context] if one in entries)
             if (fallback := next(wider, None)) is not None:
                 variants = self._variants[context]
                 if variants.distance(fallback) - variants.distance(self._medoids[context]) < min_gain:
@@ -89,7 +95,7 @@ class RecordedPronunciations:
         contexts follow.
         """
         found = [self._medoids[context]] if context in self._medoids else []
-        for one in [context, *_wider(context)]:
+        for one in (context, *self._wider.get(context, ())):
             variants = self._variants.get(one)
             while variants and len(found) <= count:
                 medoid = variants.medoid()
@@ -99,11 +105,8 @@ class RecordedPronunciations:
         return found[1 : count + 1]
 
 
-def _wider(context: Context) -> list[Context]:
-    """Contexts that hold this one, the narrowest first."""
-    before, word, after = context
-    wider: list[Context] = [(None, word, after), (before, word, None), (None, word, None)]
-    return [one for one in dict.fromkeys(wider) if one != context]
+def _knows_words(context: Context) -> bool:
+    return not any(part is None or part.startswith(ADJACENT) for part in (context[0], context[2]))
 
 
 class _Variants:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from im2sp.arrays import IntArray
 from im2sp.speech.units import without_repeats
-from im2sp.train.lexicon.lexicon import END, START, Context, PronunciationLexicon
+from im2sp.train.lexicon.lexicon import END, START, Context, PronunciationLexicon, adjacent_phone
 
 UNKNOWN = "?"  # in place of units that no entry explains; one for each run of such units
 
@@ -17,7 +17,7 @@ class _State(NamedTuple):
     """What the words so far require of the next one."""
 
     before: str
-    required: str | None  # the next word, where the context of the last entry names it; None: any
+    required: str | None  # the next word or its first phone, where the context of the last entry names it; None: any
 
 
 class _Step(NamedTuple):
@@ -41,7 +41,6 @@ class LexiconReader:
     """Finds the words of a sentence by dynamic programming over its units."""
 
     def __init__(self, lexicon: PronunciationLexicon) -> None:
-        self._known = lexicon.entries.keys()
         self._root = _Node()
         for context, units in lexicon.entries.items():
             node = self._root
@@ -75,13 +74,11 @@ class LexiconReader:
         return _traced(ways)
 
     def _fits(self, entry: Context, state: _State) -> str | None:
-        """The word of an entry if it may come next, which a wider context may not where there is a narrower one."""
-        before, word, after = entry
-        if state.required not in (None, word) or before not in (None, state.before):
+        """The word of an entry if it may come next."""
+        before, word, _ = entry
+        if state.required not in (None, word, adjacent_phone(word, 0)):
             return None
-        if before is None and after is not None and (state.before, word, after) in self._known:
-            return None
-        return word
+        return word if before in (None, state.before, adjacent_phone(state.before, -1)) else None
 
     def _matches(self, sentence: list[int], place: int) -> list[tuple[int, Context]]:
         """Entries that begin at a place or at the unit before it, and where each ends."""

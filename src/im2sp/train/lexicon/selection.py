@@ -20,7 +20,7 @@ class SelectionConfig:
     min_count: int = 3  # of a context in the text for it to be worth recordings
     max_words: int = 20  # of a sentence, silences included
     limit: int = 2000  # of the count
-    weights: tuple[float, float, float] = (1.0, 0.4, 0.25)  # of both neighbours, the next, the previous
+    weights: tuple[float, ...] = (1.0, 0.5, 0.4, 0.25)  # of contexts, the narrowest first, but for the word alone
     silence: float = 0.3  # weight of contexts of the silences
     word: tuple[float, float] = (40.0, 0.5)  # value of a word: plus so much times its count
 

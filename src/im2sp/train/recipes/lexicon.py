@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import random
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -42,7 +43,7 @@ class EntryConfig:
     """Section [entries]."""
 
     min_recordings: int = 3  # of a word between the same neighbours for an entry of its own
-    min_gain: float = 0.0  # of an entry over that of the next wider context
+    min_gain: float = 0.08  # of an entry over that of the next wider context
     recogniser: str = "base"
 
 
@@ -61,8 +62,7 @@ class Recipe(BaseRecipe):
 
 def make_sentences(recipe: Recipe, out: Path) -> None:
     """Choose the sentences to record."""
-    corpora = read_photo_corpora(recipe.data, recipe.lists)
-    texts, held_out = read_texts(corpora, recipe.texts, random.Random(recipe.seed))
+    texts, held_out = _texts(recipe)
     voice = PiperSynthesizer(recipe.synthesis)
     selected = select_sentences(texts, {text: words_of(voice.phones(text)) for text in texts}, recipe.selection)
     log.info("%d sentences of %d are recorded", len(selected), len(texts))
@@ -93,7 +93,7 @@ def make_lexicon(recipe: Recipe, out: Path) -> None:
         changed = apply_asr_feedback(
             lexicon,
             recorded,
-            [Sentence(recording.text, tuple(word.phones for word in recording.words)) for recording in recordings],
+            _sentences(recipe),
             recipe.asr_feedback,
             speak,
             open_recogniser(recipe.entries.recogniser),
@@ -101,6 +101,18 @@ def make_lexicon(recipe: Recipe, out: Path) -> None:
         )
         log.info("ASR feedback changed %d of %d entries", changed, len(lexicon))
     lexicon.save(out / LEXICON_FILE)
+
+
+def _texts(recipe: Recipe) -> tuple[Counter[str], list[str]]:
+    """Texts and how often each occurs; captions that are held out."""
+    corpora = read_photo_corpora(recipe.data, recipe.lists)
+    return read_texts(corpora, recipe.texts, random.Random(recipe.seed))
+
+
+def _sentences(recipe: Recipe) -> list[Sentence]:
+    """All texts with the phones of their words."""
+    voice = PiperSynthesizer(recipe.synthesis)
+    return [Sentence(text, words_of(voice.phones(text)), count) for text, count in _texts(recipe)[0].items()]
 
 
 def _captioner(recipe: Recipe) -> Captioner:
