@@ -1,4 +1,4 @@
-"""Published GIT (transformers layout) -> its image encoder and our decoder (docs/compatibility.md)."""
+"""Published GIT (transformers layout) -> its image encoder and our decoder (docs/reference-formats.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Published unit HiFi-GAN, `config.json` and `{"generator": ...}` -> our UnitHifigan (docs/compatibility.md)."""
+"""Published unit HiFi-GAN, `config.json` and `{"generator": ...}` -> our UnitHifigan (docs/reference-formats.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Published HuBERT (transformers layout) and k-means centres -> our SpeechEncoder (docs/compatibility.md)."""
+"""Published HuBERT (transformers layout) and k-means centres -> our SpeechEncoder (docs/reference-formats.md)."""
 
 from __future__ import annotations
 

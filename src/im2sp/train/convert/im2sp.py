@@ -1,4 +1,4 @@
-"""Published Im2Sp, `{"state_dict": ...}` -> an image encoder and our decoder of speech units (docs/compatibility.md).
+"""Published Im2Sp, `{"state_dict": ...}` -> an image encoder and our decoder of units (docs/reference-formats.md).
 
 The image encoder is GIT's in an Im2Sp of raw images, and a token ViT in one of image units.
 

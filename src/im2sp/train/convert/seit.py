@@ -1,4 +1,4 @@
-"""Published SeiT classifier, `{"model": state_dict}` -> our TokenVit (docs/compatibility.md)."""
+"""Published SeiT classifier, `{"model": state_dict}` -> our TokenVit (docs/reference-formats.md)."""
 
 from __future__ import annotations
 

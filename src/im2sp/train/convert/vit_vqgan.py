@@ -1,4 +1,4 @@
-"""Published ViT-VQGAN, `tokenizer.ckpt` and `codebook.ckpt` -> our VitVqgan (docs/compatibility.md)."""
+"""Published ViT-VQGAN, `tokenizer.ckpt` and `codebook.ckpt` -> our VitVqgan (docs/reference-formats.md)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The translator, a GIT decoder: image features and the tokens so far -> logits of the next token.
 
 The arithmetic is that of `transformers.GitForCausalLM` (post-norm BERT layers, image tokens as a prefix;
-reference formats, sections 1 and 2); the forward pass differs in one thing: the image prefix, which never sees text,
+docs/reference-formats.md); the forward pass differs in one thing: the image prefix, which never sees text,
 runs once for all captions of a photo.
 """
 
