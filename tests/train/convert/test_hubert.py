@@ -89,7 +89,7 @@ def test_features_and_units_equal_the_plain_way(
 ) -> None:
     joblib.dump(kmeans, tmp_path / "km.bin")
     encoder = convert_hubert(write_published(hubert, tmp_path / "hubert", weights), tmp_path / "km.bin", LAYER)
-    assert (encoder.padding, encoder.smoothing, encoder.cepstra, encoder.units) == (0, 1, None, UNITS)
+    assert (encoder.padding, encoder.smoothing, encoder.mfcc, encoder.units) == (0, 1, None, UNITS)
     with torch.inference_mode():
         found, units = encoder.features(waveform)[0].numpy(), encoder(waveform)[0].numpy()
     assert np.abs(found - features).max() < 1e-5

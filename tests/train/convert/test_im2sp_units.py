@@ -91,7 +91,7 @@ def test_logits_are_those_of_transformers_from_pixels_on(git: GitForCausalLM, tm
     files = write_checkpoint(git, tmp_path)
     words = ["im2sp", files["checkpoint"], "--config", files["config"], "--codebook", files["codebook"]]
     result = run_convert(*words, "-o", tmp_path / "out")
-    assert "out: token_vit, tokenizer, decoder\n" in result.output
+    assert "out: decoder, token_vit, tokenizer\n" in result.output
     tokenizer = VitVqgan.load(tmp_path / "out" / "tokenizer")
     token_vit = TokenVit.load(tmp_path / "out" / "token_vit")
     decoder = GitDecoder.load(tmp_path / "out" / "decoder")
@@ -127,7 +127,7 @@ def test_the_tokenizer_and_the_last_norm_may_be_missing(git: GitForCausalLM, tmp
     with torch.inference_mode():
         assert torch.equal(model.token_vit(vectors), git.git.image_encoder(vectors).last_hidden_state)
     model.save(tmp_path / "saved")
-    assert sorted(path.name for path in (tmp_path / "saved").iterdir()) == ["token_vit", "decoder"]
+    assert sorted(path.name for path in (tmp_path / "saved").iterdir()) == ["decoder", "token_vit"]
 
 
 @pytest.mark.parametrize(
