@@ -1,1 +1,1 @@
-"""The lab: extracts units, trains, exports, evaluates. Needs `im2sp[train]`; the runtime never imports it."""
+"""Train, export, convert and evaluate models. Needs `im2sp[train]`; the runtime never imports it."""

@@ -1,1 +1,1 @@
-"""Published checkpoints -> models of the lab, without running anything that a file brings along."""
+"""Published checkpoints -> models of `im2sp.train`, without executing anything of the files."""

@@ -30,7 +30,7 @@ def beam_searches(
     photos, count = views.shape[:2]
     finished: list[list[Hypothesis]] = [[] for _ in range(photos)]
     searched = list(range(photos))  # whose beam is not full
-    pairs = step.translator.prefix(views.flatten(0, 1))
+    pairs = step.decoder.prefix(views.flatten(0, 1))
     keys, values = torch.stack([key for key, _ in pairs]), torch.stack([value for _, value in pairs])
     layers, _, heads, _, dim = keys.shape
     past_keys = past_values = torch.zeros(layers, photos * count, heads, 0, dim)

@@ -1,4 +1,4 @@
-"""The translator, a GIT decoder: image features and the tokens so far -> logits of the next token.
+"""GIT decoder: image features and the tokens so far -> logits of the next token.
 
 The arithmetic is that of `transformers.GitForCausalLM` (post-norm BERT layers, image tokens as a prefix;
 docs/reference-formats.md); the forward pass differs in one thing: the image prefix, which never sees text,
@@ -7,26 +7,20 @@ runs once for all captions of a photo.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar, TypeVarTuple
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from im2sp.train.models.saving import WEIGHTS, load_config, save_model
-
-Inputs = TypeVarTuple("Inputs")
-Output = TypeVar("Output")
 
 
 @dataclass(frozen=True)
 class GitDecoderConfig:
-    """Sizes of a translator."""
+    """Sizes of a GIT decoder."""
 
     vocabulary_size: int
     image_width: int = 1280  # channels of an image feature
@@ -39,7 +33,6 @@ class GitDecoderConfig:
     image_dropout: float = 0.1
     layer_norm_eps: float = 1e-6
     image_norm_eps: float | None = None  # of the norm of image features; None for the same as all others
-    normalised: bool = False  # whether image features come normalised already, so that no norm follows their projection
     tied: bool = True  # the output layer has the weights of the word embeddings, as in the reference checkpoints
 
     @property
@@ -95,15 +88,12 @@ class Layer(nn.Module):
 class GitDecoder(nn.Module):
     """Image features -> prefix keys and values; tokens after them -> logits."""
 
-    LAYER_METHODS = ("image", "text")  # by which a layer is called
-
     def __init__(self, config: GitDecoderConfig) -> None:
         super().__init__()
         self.config = config
-        self.activation_checkpoints = False  # in training, compute activations again in place of keeping them
         self.image_projection = nn.Linear(config.image_width, config.width)
         image_norm_eps = config.layer_norm_eps if config.image_norm_eps is None else config.image_norm_eps
-        self.image_norm = nn.Identity() if config.normalised else nn.LayerNorm(config.width, image_norm_eps)
+        self.image_norm = nn.LayerNorm(config.width, image_norm_eps)
         self.word_embeddings = nn.Embedding(config.vocabulary_size, config.width)
         self.position_embeddings = nn.Embedding(config.max_positions, config.width)
         self.embedding_norm = nn.LayerNorm(config.width, config.layer_norm_eps)
@@ -123,13 +113,19 @@ class GitDecoder(nn.Module):
         x: Tensor = self.embedding_norm(self.word_embeddings(tokens) + self.position_embeddings(position))
         return x
 
+    def image_tokens(self, features: Tensor) -> Tensor:
+        """Image features [P, N, image_width] -> image tokens [P, N, width]."""
+        tokens: Tensor = self.image_norm(
+            self.image_projection(F.dropout(features, self.config.image_dropout, self.training))
+        )
+        return tokens
+
     def prefix(self, features: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Image features [P, N, image_width] -> keys and values [P, heads, N, head_dim] of every layer."""
-        features = F.dropout(features, self.config.image_dropout, self.training)
-        x = self.image_norm(self.image_projection(features))
+        """What `image_tokens` takes -> keys and values [P, heads, image tokens, head_dim] of every layer."""
+        x = self.image_tokens(features)
         pairs = []
         for layer in self.stack:
-            x, key, value = self._through(layer.image, x)
+            x, key, value = layer.image(x)
             pairs.append((key, value))
         return pairs
 
@@ -157,14 +153,8 @@ class GitDecoder(nn.Module):
         causal = torch.ones(len(positions), len(positions), dtype=torch.bool, device=tokens.device).tril()
         mask = torch.cat([causal.new_ones(len(positions), image_tokens), causal], 1)
         for layer, (key, value) in zip(self.stack, prefix, strict=True):
-            x = self._through(layer.text, x, key[photo], value[photo], mask)
+            x = layer.text(x, key[photo], value[photo], mask)
         return x
-
-    def _through(self, layer: Callable[[*Inputs], Output], *inputs: *Inputs) -> Output:
-        if not (self.activation_checkpoints and self.training):
-            return layer(*inputs)
-        output: Output = checkpoint(layer, *inputs, use_reentrant=False)
-        return output
 
     def transfer(self, other: GitDecoder) -> None:
         """Take everything from `other` that does not belong to its vocabulary (the paper's transfer, section 2.3).
@@ -181,28 +171,6 @@ class GitDecoder(nn.Module):
         positions = own["position_embeddings.weight"].clone()
         positions[:rows] = taken["position_embeddings.weight"][:rows]
         self.load_state_dict(own | taken | {"position_embeddings.weight": positions})
-
-    def load_partial(self, other: GitDecoder, exclude: tuple[str, ...]) -> None:
-        """Take all weights from `other` but for those of the parts named; what it does not have stays."""
-        taken = {name: value for name, value in other.state_dict().items() if name.split(".")[0] not in exclude}
-        self.load_state_dict(self.state_dict() | taken)
-
-    def learning_rate_share(self, name: str) -> float:
-        """How much of the learning rate the parameter of this name gets."""
-        return 1.0
-
-    def on_projected(self) -> GitDecoder:
-        """A translator that takes, in place of image features, what `image_norm` makes of them here.
-
-        From that it gives the same logits: its image projection begins as the identity, and no norm follows. A second
-        norm would take away the scale and shift of each channel that the first has learned.
-        """
-        made = GitDecoder(replace(self.config, image_width=self.config.width, normalised=True))
-        made.load_partial(self, exclude=("image_projection", "image_norm"))
-        with torch.no_grad():
-            nn.init.eye_(made.image_projection.weight)
-            nn.init.zeros_(made.image_projection.bias)
-        return made
 
     def save(self, folder: Path) -> None:
         """Write `config.json` and `model.safetensors`."""
@@ -235,23 +203,23 @@ def _initialise(module: nn.Module) -> None:
 class ImagePrefix(nn.Module):
     """Graph `image_encoder`: pixels -> prefix keys and values, for export."""
 
-    def __init__(self, backbone: nn.Module, translator: GitDecoder) -> None:
+    def __init__(self, backbone: nn.Module, decoder: GitDecoder) -> None:
         super().__init__()
         self.backbone = backbone
-        self.translator = translator
+        self.decoder = decoder
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Normalised pixels [B, 3, H, W] -> keys, values [layers, B, heads, N, head_dim]."""
-        pairs = self.translator.prefix(self.backbone(pixels))
+        pairs = self.decoder.prefix(self.backbone(pixels))
         return torch.stack([key for key, _ in pairs]), torch.stack([value for _, value in pairs])
 
 
 class DecoderStep(nn.Module):
     """Last token and cache -> logits, grown cache and attention over the image."""
 
-    def __init__(self, translator: GitDecoder) -> None:
+    def __init__(self, decoder: GitDecoder) -> None:
         super().__init__()
-        self.translator = translator
+        self.decoder = decoder
 
     def forward(
         self,
@@ -274,7 +242,7 @@ class DecoderStep(nn.Module):
             logits [B, vocabulary]; keys, values [layers, B, heads, past + 1, head_dim]; attention [B, N], the mean
             over layers and heads of the share that each image token got.
         """
-        model = self.translator
+        model = self.decoder
         x = model.embed(tokens, position)[:, None]
         keys, values, shares = [], [], []
         image_tokens = prefix_keys.shape[3]
@@ -303,11 +271,11 @@ class CachedDecoderStep(nn.Module):
     them what comes out. Nothing of a size that grows with the sentence is copied, and keys lie as products need them.
     """
 
-    def __init__(self, translator: GitDecoder, image_tokens: int) -> None:
+    def __init__(self, decoder: GitDecoder, image_tokens: int) -> None:
         super().__init__()
-        self.translator = translator
+        self.decoder = decoder
         self.image_tokens = image_tokens
-        self.projections = nn.ModuleList(_projection(layer) for layer in translator.stack)
+        self.projections = nn.ModuleList(_projection(layer) for layer in decoder.stack)
 
     def forward(self, tokens: Tensor, position: Tensor, *caches: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """One step.
@@ -322,7 +290,7 @@ class CachedDecoderStep(nn.Module):
             logits [B, vocabulary]; keys, values of these tokens [layers, B, heads, 1, head_dim]; attention [B, N] as
             DecoderStep gives it.
         """
-        model, heads, dim = self.translator, self.translator.config.heads, self.translator.config.head_dim
+        model, heads, dim = self.decoder, self.decoder.config.heads, self.decoder.config.head_dim
         x = model.embed(tokens, position)
         places = torch.arange(caches[2].shape[-1], device=x.device)
         unseen = torch.where(places < position, 0.0, -torch.inf)

@@ -69,15 +69,6 @@ class UnitCaptioner(GitDecoder):
         with torch.no_grad(), torch.autocast(units.device.type, enabled=False):
             return TaggedUnits(units, *self.tagger.tags(units))
 
-    def prefix(self, features: Tensor | TaggedUnits) -> list[tuple[Tensor, Tensor]]:
-        """Image units int64 [P, units] -> keys and values [P, heads, cells + 1 + tags, head_dim] of every layer."""
-        x = self.image_tokens(features)
-        pairs = []
-        for layer in self.stack:
-            x, key, value = self._through(layer.image, x)
-            pairs.append((key, value))
-        return pairs
-
     def image_tokens(self, photos: Tensor | TaggedUnits) -> Tensor:
         """Image units int64 [P, units] -> image tokens [P, cells + 1 + tags, width]."""
         drop = self.config.image_dropout
