@@ -63,17 +63,6 @@ def efficientnet(config: BackboneConfig, tuned: Path | None = None) -> ImageEnco
     )
 
 
-def early_efficientnet(config: BackboneConfig) -> ImageEncoder:
-    """Its part before the last halving, which is never tuned and makes maps [B, C, height / 16, width / 16]."""
-    made_by = {name: value for name, value in config.__dict__.items() if name != "grid"}  # maps come before it
-    return ImageEncoder(
-        image=image_config(config),
-        made_by=made_by | {"part": "early"},
-        description=f"{config.name}, ImageNet weights, without its last stages",
-        load=lambda: ImageBackbone.pretrained(config).early_part(),
-    )
-
-
 def git_vision(folder: Path) -> ImageEncoder:
     """The image encoder of a converted GIT, `vision/` of what `im2sp convert git` wrote."""
     _require(folder, f"im2sp convert git GIT -o {folder.parent}")

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
 from im2sp.bundle import BundleConfig
-from im2sp.files import MODEL_CARD
 
 Facts = dict[str, str | int | float]
 
@@ -70,12 +68,6 @@ def with_figures(card: str, figures: Facts) -> str:
         card = f"{card.rstrip()}\n\n## Measured\n\n".lstrip()
     table = _table(_figures(card) | figures)
     return _MEASURED.sub(lambda _: f"{table}\n\n", card).rstrip() + "\n"
-
-
-def read_figures(folder: Path) -> Facts:
-    """Figures in the model card of a bundle, {name: value as it stands there}."""
-    path = folder / MODEL_CARD
-    return _figures(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def _figures(card: str) -> Facts:

@@ -15,8 +15,6 @@ from sklearn.cluster import MiniBatchKMeans
 from transformers import HubertModel
 
 from im2sp.arrays import FloatArray
-from im2sp.bundle import Bundle
-from im2sp.captioner import Captioner
 from im2sp.files import sha256_of
 from im2sp.speech.audio import HOP, SAMPLE_RATE, UNIT_RATE
 from im2sp.train.data.speech_shards import SpokenCaption, as_floats, read_shard, read_shards
@@ -148,13 +146,6 @@ class Quantizer:
             "units": encoder.units,
         }
         return cls(description, encode, encoder.units)
-
-    @classmethod
-    def of_bundle(cls, bundle: Bundle) -> Quantizer:
-        """Use the speech encoder of a bundle. Raises BundleError when it has none, at the first waveform."""
-        units = bundle.config.vocabulary.units
-        checksum = bundle.checksums.get("speech_encoder.onnx", "none")
-        return cls({"speech_encoder": checksum, "units": units}, Captioner(bundle, threads=1).units, units)
 
 
 def quantize(recordings: Path, quantizer: Quantizer, out: Path) -> None:

@@ -13,7 +13,7 @@ import torch
 from im2sp.errors import Im2SpError
 from im2sp.train.data.recordings import PROBLEMS, RecordingOptions, import_corpus
 from im2sp.train.data.unit_files import UnitFiles
-from im2sp.train.data.unit_table import read_unit_tables, unit_table_files
+from im2sp.train.data.unit_table import iterate_unit_tables, unit_table_files
 from tests.train.convert.hostile_files import Attack, Writer, torch_legacy, torch_zip
 from tests.train.data.tiny_corpora import write_spoken_coco
 
@@ -45,7 +45,7 @@ def test_each_recording_has_its_units(write: Writer, depth: int, tmp_path: Path)
     write_spoken_coco(tmp_path / "corpus")
     write_units(tmp_path / "corpus", tmp_path / "units", write, depth)
     run(tmp_path / "corpus", tmp_path / "units", tmp_path / "out")
-    rows = {row.caption_id: row for row in read_unit_tables(tmp_path / "out")}
+    rows = {row.caption_id: row for row in iterate_unit_tables(tmp_path / "out")}
     assert [path.name for path in unit_table_files(tmp_path / "out")] == [
         "dev-00000.parquet", "train-00000.parquet", "train-00001.parquet"
     ]  # fmt: skip
@@ -62,7 +62,7 @@ def test_the_longest_common_path_counts(tmp_path: Path) -> None:
     write_units(tmp_path / "corpus", tmp_path / "units")
     torch.save(np.zeros(9, np.int64), tmp_path / "units" / "m0-42.unit")
     run(tmp_path / "corpus", tmp_path / "units", tmp_path / "out")
-    first = read_unit_tables(tmp_path / "out", "dev")[0]
+    first = next(iterate_unit_tables(tmp_path / "out", "dev"))
     assert first.speech_units.tolist() == units_of("m0-42").tolist()
 
 
@@ -79,7 +79,7 @@ def test_bad_files_are_left_out_and_no_attack_is_run(tmp_path: Path) -> None:
         torch.save(content, tmp_path / "units" / f"{name}.unit")
     (tmp_path / "units" / "m0-25.unit").unlink()
     run(tmp_path / "corpus", tmp_path / "units", tmp_path / "out")
-    assert [row.caption_id for row in read_unit_tables(tmp_path / "out")] == ["m1-25"]
+    assert [row.caption_id for row in iterate_unit_tables(tmp_path / "out")] == ["m1-25"]
     assert not (tmp_path / "canary").exists()
     files = (tmp_path / "out" / PROBLEMS).glob("*.jsonl")
     said = {row["where"]: row["message"] for path in files for row in map(json.loads, path.open())}

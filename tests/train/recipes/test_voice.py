@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from im2sp.errors import Im2SpError
-from im2sp.train.data.unit_table import read_unit_tables
+from im2sp.train.data.unit_table import iterate_unit_tables
 from im2sp.train.models.speech_encoder import SpeechEncoder
 from im2sp.train.models.unit_hifigan import UnitHifigan, UnitHifiganConfig
 from im2sp.train.models.unit_vocoder import load_vocoder
@@ -34,7 +34,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
 def test_recordings_become_a_voice(trained: Recipe) -> None:
     encoder = SpeechEncoder.load(trained.runs / "speech_encoder")
     vocoder, durations = load_vocoder(trained.runs / "vocoder")
-    rows = read_unit_tables(trained.runs / "units", "train")
+    rows = list(iterate_unit_tables(trained.runs / "units", "train"))
     assert encoder.units == vocoder.config.units == 16
     assert {len(row.speech_units) for row in rows} == {50}
     with torch.inference_mode():

@@ -61,12 +61,6 @@ def write_unit_table(path: Path, rows: Iterable[UnitRow], description: dict[str,
         pq.write_table(pa.table(columns, schema=schema), temporary, compression="zstd")
 
 
-def description_of(path: Path) -> dict[str, str | int]:
-    """What a table's metadata says of it."""
-    found: dict[str, str | int] = json.loads((pq.read_schema(path).metadata or {}).get(METADATA_KEY, b"{}"))
-    return found
-
-
 def unit_table_files(folder: Path, tables: str = "*") -> list[Path]:
     """All tables of a folder, in name order; `tables`: pattern of their names, without the ending.
 
@@ -101,8 +95,3 @@ def iterate_unit_tables(folder: Path, split: str | None = None, tables: str = "*
     """All rows of all tables of a folder, in name order. Raises Im2SpError as `unit_table_files` does."""
     for path in unit_table_files(folder, tables):
         yield from read_unit_table(path, split)
-
-
-def read_unit_tables(folder: Path, split: str | None = None, tables: str = "*") -> list[UnitRow]:
-    """What `iterate_unit_tables` gives, in memory."""
-    return list(iterate_unit_tables(folder, split, tables))

@@ -172,20 +172,6 @@ def intervals(
     return {"bleu4": interval("bleu4"), "cider": interval("cider_mean")}
 
 
-def cider_of_each(captions: Captions, references: References) -> dict[str, float]:
-    """Compute CIDEr-D of each sentence, with the words as `normalise_words` leaves them; needs no Java.
-
-    For ranking sentences, not for reporting: the PTB tokeniser of `caption_scores` splits a few words otherwise.
-    """
-    with require_extra("train"):
-        from pycocoevalcap.cider.cider import Cider
-    names = list(captions)
-    res = {name: [normalise_words(captions[name])] for name in names}
-    gts = {name: [normalise_words(sentence) for sentence in references[name]] for name in names}
-    _, scores = Cider().compute_score(gts, res)
-    return dict(zip(names, map(float, scores), strict=True))
-
-
 def _check(captions: Captions, references: References) -> None:
     if not captions:
         raise Im2SpError("there are no captions to score")

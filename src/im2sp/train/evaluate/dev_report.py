@@ -29,9 +29,7 @@ def write_captions(
     step, written = DecoderStep(model), {}
     for start in range(0, len(photos), BATCH):
         some = photos[start : start + BATCH]
-        for photo, hypotheses in zip(
-            some, beam_searches(step, units.units(some)[:, None], beam, MAX_TOKENS), strict=True
-        ):
+        for photo, hypotheses in zip(some, beam_searches(step, units.units(some), beam, MAX_TOKENS), strict=True):
             written[photo] = tokenizer.decode(hypotheses[0][1])
     return written
 

@@ -47,7 +47,7 @@ class LateBackbone(nn.Module):
         self.head, self.norm, self.activation = network._conv_head, network._bn1, network._swish
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Maps of `ImageBackbone.early` -> image features float32 [B, grid * grid, 1280], row by row."""
+        """Maps of `ImageBackbone.early_part` -> image features float32 [B, grid * grid, 1280], row by row."""
         for block in self.blocks:
             maps = block(maps)
         features: Tensor = self.activation(self.norm(self.head(maps)))
@@ -106,11 +106,6 @@ class ImageBackbone(nn.Module):
             maps = block(maps)
         features: Tensor = self.late(maps)
         return features
-
-    def early(self, pixels: Tensor) -> Tensor:
-        """Normalised pixels [B, 3, H, W] -> maps before the last halving [B, C, H / 16, W / 16]."""
-        maps: Tensor = self.early_part()(pixels)
-        return maps
 
     def early_part(self) -> nn.Sequential:
         """The modules before the last halving."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 from im2sp.errors import Im2SpError
 from im2sp.train.data.corpora.coco_captions import CocoCaptions
@@ -66,6 +66,3 @@ def open_corpus(data: Path, options: CorpusOptions, report: Report) -> Corpus:
 
 def _kind(layout: str) -> str:
     return "file" if layout in _FILES else "folder"
-
-
-LAYOUTS: tuple[str, ...] = get_args(Layout)
