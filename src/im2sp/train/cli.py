@@ -27,7 +27,7 @@ def train(
     if smoke == (recipe is not None):
         raise click.UsageError("give a RECIPE, or --smoke without one")
     log_to_stderr()
-    from im2sp.train.recipe import read_recipe
+    from im2sp.train.recipes import read_recipe
     from im2sp.train.stages import is_done, run_stages
 
     if recipe is None:

@@ -1,4 +1,4 @@
-"""Frozen image encoders: an EfficientNet-Lite, the image encoder of a GIT, or a token ViT after an image tokenizer."""
+"""Frozen image encoders: an EfficientNet-Lite, or a token ViT after an image tokenizer (`convert.git` has another)."""
 
 from __future__ import annotations
 
@@ -12,15 +12,13 @@ from torch import Tensor, nn
 from im2sp.bundle import ImageConfig, ImageTokenizer, ImageUnitsConfig
 from im2sp.errors import Im2SpError
 from im2sp.files import sha256_of
-from im2sp.train.convert.checkpoints import weights_file
-from im2sp.train.convert.git import load_vision, read_vision_config, vision_image_config
 from im2sp.train.export import ImageModules
 from im2sp.train.models.image_backbone import BackboneConfig, ImageBackbone
 from im2sp.train.models.saving import CONFIG, WEIGHTS, load_config
 from im2sp.train.models.token_vit import StemFromUnits, TokenVit, TokenVitConfig
 from im2sp.train.models.vit_vqgan import PixelsFromUnits, VitVqgan, VitVqganConfig
 
-GIT, TOKEN_VIT = "git", "token-vit"
+TOKEN_VIT = "token-vit"
 _UNKNOWN = "0" * 64  # a checksum that the export fills in
 
 
@@ -63,22 +61,10 @@ def efficientnet(config: BackboneConfig, tuned: Path | None = None) -> ImageEnco
     )
 
 
-def git_vision(folder: Path) -> ImageEncoder:
-    """The image encoder of a converted GIT, `vision/` of what `im2sp convert git` wrote."""
-    _require(folder, f"im2sp convert git GIT -o {folder.parent}")
-    config = read_vision_config(folder)
-    return ImageEncoder(
-        image=vision_image_config(config),
-        made_by={"kind": GIT, "weights": sha256_of(weights_file(folder))},
-        description=f"image encoder of a GIT, {config.num_hidden_layers} layers of {config.hidden_size}, frozen",
-        load=lambda: load_vision(folder),
-    )
-
-
 def token_vit(tokenizer_folder: Path, token_vit_folder: Path) -> ImageEncoder:
     """A token ViT that sees photos by the units of an image tokenizer, both as `im2sp convert` wrote them."""
-    _require(tokenizer_folder, f"im2sp convert vit-vqgan TOKENIZER --codebook CODEBOOK -o {tokenizer_folder}")
-    _require(token_vit_folder, f"im2sp convert seit CHECKPOINT -o {token_vit_folder}")
+    require_converted(tokenizer_folder, f"im2sp convert vit-vqgan TOKENIZER --codebook CODEBOOK -o {tokenizer_folder}")
+    require_converted(token_vit_folder, f"im2sp convert seit CHECKPOINT -o {token_vit_folder}")
     tokenizer = load_config(tokenizer_folder, VitVqganConfig)
     sizes = load_config(token_vit_folder, TokenVitConfig)
     if tokenizer.code_width != sizes.code_width:
@@ -163,6 +149,7 @@ def _by_units(tokenizer: VitVqgan, sees: TokenVit) -> nn.Module:
     return _ByUnits(tokenizer, features_of_units(tokenizer, sees)).eval()
 
 
-def _require(folder: Path, command: str) -> None:
+def require_converted(folder: Path, command: str) -> None:
+    """Raise Im2SpError when the folder of a converted model is not there."""
     if not (folder / CONFIG).is_file():
         raise Im2SpError(f"{folder / CONFIG} is missing: run {command} first")

@@ -6,7 +6,7 @@ import importlib
 import logging
 from pathlib import Path
 
-from im2sp.train.recipe import KINDS
+from im2sp.train.recipes import KINDS
 from im2sp.train.stages import run_stages
 
 log = logging.getLogger(__name__)

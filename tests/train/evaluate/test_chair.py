@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from im2sp.errors import Im2SpError
-from im2sp.train.evaluate.chair import ChairScores, Synonyms, chair, named_objects, read_synonyms
+from im2sp.train.data.object_names import Synonyms, named_objects, read_synonyms
+from im2sp.train.evaluate.chair import ChairScores, chair
 
 SYNONYMS = (
     "person, man, woman, child, people, passenger\ndog, puppy\ntrain\nhot dog\ntoilet\nchair, seat\norange\nknife"

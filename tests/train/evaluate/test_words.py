@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from im2sp.errors import Im2SpError
-from im2sp.train.evaluate.words import differences, normalise_words, word_error_rate
+from im2sp.train.data.words import normalise_words
+from im2sp.train.evaluate.words import differences, word_error_rate
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import torch
 
 from im2sp.train.models.image_units import ImageUnits
 from im2sp.train.models.unit_captioner import UnitCaptioner
-from im2sp.train.recipe import read_recipe
+from im2sp.train.recipes import read_recipe
 from im2sp.train.recipes.captioner import CAPTIONER, REPORT, STAGES, UNITS, Recipe, smoke
 from im2sp.train.stages import run_stages
 

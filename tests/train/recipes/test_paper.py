@@ -25,7 +25,7 @@ from im2sp.train.models.git import GitDecoder
 from im2sp.train.models.token_vit import TokenVit
 from im2sp.train.models.unit_hifigan import UnitHifigan
 from im2sp.train.models.vit_vqgan import VitVqgan
-from im2sp.train.recipe import read_recipe
+from im2sp.train.recipes import read_recipe
 from im2sp.train.recipes.paper import STAGES, VIEW, Recipe, make_features, make_units, sentences
 from im2sp.train.stages import run_stages
 from tests.train.convert.published_files import run_convert, write_published_files

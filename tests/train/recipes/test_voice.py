@@ -15,7 +15,7 @@ from im2sp.train.data.unit_table import iterate_unit_tables
 from im2sp.train.models.speech_encoder import SpeechEncoder
 from im2sp.train.models.unit_hifigan import UnitHifigan, UnitHifiganConfig
 from im2sp.train.models.unit_vocoder import load_vocoder
-from im2sp.train.recipe import read_recipe
+from im2sp.train.recipes import read_recipe
 from im2sp.train.recipes.voice import SPEAKERS, STAGES, Recipe, smoke
 from im2sp.train.stages import run_stages
 from im2sp.train.tasks.hifigan import HifiganTraining

@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from transformers import GitVisionConfig, GitVisionModel
 
 from im2sp.bundle import ImageConfig
+from im2sp.files import sha256_of
 from im2sp.train.convert.checkpoints import StateDict, read_state_dict, weights_file
 from im2sp.train.convert.published import Epsilon, Layers, PublishedConfig, Size, read_config, with_weights
 from im2sp.train.convert.unpickling import CheckpointError
+from im2sp.train.image_encoders import ImageEncoder, require_converted
 from im2sp.train.models.git import GitDecoder, GitDecoderConfig
 
 VISION = "git.image_encoder."
@@ -153,6 +155,18 @@ def vision_image_config(config: PublishedVision) -> ImageConfig:
         std=CLIP_STD,
         image_tokens=config.image_tokens,
         grid=(config.grid, config.grid),
+    )
+
+
+def git_vision(folder: Path) -> ImageEncoder:
+    """The image encoder of a converted GIT, `vision/` of what `im2sp convert git` wrote."""
+    require_converted(folder, f"im2sp convert git GIT -o {folder.parent}")
+    config = read_vision_config(folder)
+    return ImageEncoder(
+        image=vision_image_config(config),
+        made_by={"kind": "git", "weights": sha256_of(weights_file(folder))},
+        description=f"image encoder of a GIT, {config.num_hidden_layers} layers of {config.hidden_size}, frozen",
+        load=lambda: load_vision(folder),
     )
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from im2sp.train.data.photo_corpora import Captions, PhotoCorpora, caption_words
 from im2sp.train.data.text_tokenizer import UNKNOWN, TextTokenizer
-from im2sp.train.evaluate.words import FUNCTION_WORDS
+from im2sp.train.data.words import FUNCTION_WORDS
 
 WINDOW = 4  # words beside a word that count as near it
 MAX_WORDS = 22  # of a caption

@@ -13,7 +13,7 @@ from pathlib import Path
 from im2sp.errors import Im2SpError
 from im2sp.train.data.corpora.flickr8k import PHOTO_FOLDER, Flickr8k
 from im2sp.train.data.corpora.items import ignore
-from im2sp.train.evaluate.words import singular
+from im2sp.train.data.words import singular
 
 Captions = dict[str, list[str]]  # photo -> what was written about it
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from im2sp.train.data.object_names import Synonyms, named_objects
 from im2sp.train.data.photo_corpora import Captions, TextCaption, caption_words
-from im2sp.train.evaluate.chair import Synonyms, named_objects
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 The folder gets `<split>-<number>.parquet`, `plan.json` (what was asked for) and `problems/`, one file of JSON lines for
 the lists of the corpus and one for each shard, of what was left out or noted. Captions may be spoken by a synthetic
-voice in place of recordings, and published units may take their place, too (`im2sp.train.data.unit_files`).
+voice in place of recordings, and published units may take their place, too (`im2sp.train.convert.unit_files`).
 """
 
 from __future__ import annotations

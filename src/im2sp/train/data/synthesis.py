@@ -14,8 +14,9 @@ import soxr
 from im2sp.errors import Im2SpError, require_extra
 from im2sp.speech.audio import SAMPLE_RATE
 from im2sp.train.data.piper_decoder import PiperDecoder, split_voice
-from im2sp.train.lexicon.lexicon import END, START
 from im2sp.train.precision import fast_bfloat16
+
+START, END = "^", "$"  # phones of the silence before and after a sentence
 
 
 @dataclass(frozen=True)

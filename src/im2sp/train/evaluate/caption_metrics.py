@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from im2sp.errors import Im2SpError, reason, require_extra
-from im2sp.train.evaluate.words import normalise_words
+from im2sp.train.data.words import normalise_words
 
 SPICE_MODELS = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
 _ORDERS = 4  # of BLEU-4

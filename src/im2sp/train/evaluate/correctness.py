@@ -10,8 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from im2sp.train.evaluate.chair import ObjectLabels, named_objects
-from im2sp.train.evaluate.words import FUNCTION_WORDS, normalise_words, singular
+from im2sp.train.data.object_names import named_objects
+from im2sp.train.data.words import FUNCTION_WORDS, normalise_words, singular
+from im2sp.train.evaluate.chair import ObjectLabels
 
 RULE = (
     "correct: at least half of the content words stand in the references, and no named object is neither in the photo "

@@ -18,8 +18,9 @@ from typing import NamedTuple
 
 from im2sp.arrays import FloatArray, IntArray
 from im2sp.speech.units import without_repeats
+from im2sp.train.data.words import normalise_words
 from im2sp.train.evaluate.recogniser import Recogniser
-from im2sp.train.evaluate.words import differences, normalise_words
+from im2sp.train.evaluate.words import differences
 from im2sp.train.lexicon.lexicon import SILENCES, Context, PronunciationLexicon, Units, frames_of
 from im2sp.train.lexicon.medoids import RecordedPronunciations
 from im2sp.train.lexicon.selection import lazy_greedy

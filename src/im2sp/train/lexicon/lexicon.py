@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 
 from im2sp.errors import Im2SpError
 from im2sp.files import atomic_write
+from im2sp.train.data.synthesis import END, START
 
-START, END = "^", "$"  # phones of the silence before and after a sentence
 PAUSE = " "  # phone between words; belongs to the word before it
 _STOPS = frozenset(".!?")  # phones before END, which are part of it
 SILENCES = frozenset({START, END, *",;:", *_STOPS})  # phones that are words of their own, and none to a listener

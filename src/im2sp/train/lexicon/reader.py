@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from im2sp.arrays import IntArray
 from im2sp.speech.units import without_repeats
-from im2sp.train.lexicon.lexicon import END, START, Context, PronunciationLexicon, adjacent_phone
+from im2sp.train.data.synthesis import END, START
+from im2sp.train.lexicon.lexicon import Context, PronunciationLexicon, adjacent_phone
 
 UNKNOWN = "?"  # in place of units that no entry explains; one for each run of such units
 

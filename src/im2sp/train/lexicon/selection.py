@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from im2sp.train.lexicon.lexicon import END, SILENCES, Context, contexts_of
+from im2sp.train.data.synthesis import END
+from im2sp.train.lexicon.lexicon import SILENCES, Context, contexts_of
 
 _SHARES = (0.4, 0.3, 0.3)  # of the value of a context that each of its first recordings brings
 

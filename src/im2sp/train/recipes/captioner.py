@@ -27,12 +27,12 @@ from im2sp.train.data.caption_targets import (
     word_targets,
     word_vectors,
 )
+from im2sp.train.data.object_names import named_objects, read_synonyms
 from im2sp.train.data.photo_corpora import Captions, PhotoCorpora, caption_words, class_phrases, read_photo_corpora
 from im2sp.train.data.photo_units import PhotoArrays, extract_features, write_units
 from im2sp.train.data.pseudo_labels import PseudoLabels, pseudo_labels
 from im2sp.train.data.text_tokenizer import TextTokenizer
 from im2sp.train.data.tiny_photo_corpora import write_tiny_photo_corpora
-from im2sp.train.evaluate.chair import named_objects, read_synonyms
 from im2sp.train.evaluate.dev_report import dev_report, write_captions
 from im2sp.train.launch import is_main_process
 from im2sp.train.models.git import GitDecoderConfig

@@ -20,7 +20,7 @@ from torch import Tensor
 from im2sp.bundle import VocabularyConfig
 from im2sp.errors import Im2SpError
 from im2sp.image.loading import load_image, to_pixels
-from im2sp.train.convert.git import Git, GitVision, PublishedVision
+from im2sp.train.convert.git import Git, GitVision, PublishedVision, git_vision
 from im2sp.train.data.caption_targets import Target
 from im2sp.train.data.corpora import open_corpus
 from im2sp.train.data.corpora.items import consistent, ignore
@@ -30,7 +30,7 @@ from im2sp.train.data.synthesis import SynthesisConfig
 from im2sp.train.data.text_tokenizer import BOS, EOS
 from im2sp.train.data.unit_table import iterate_unit_tables
 from im2sp.train.export import BundleOptions, BundleParts, ImageModules, TrainedVoice, export_bundle
-from im2sp.train.image_encoders import ImageEncoder, git_vision, token_vit, vit_vqgan_modules
+from im2sp.train.image_encoders import ImageEncoder, token_vit, vit_vqgan_modules
 from im2sp.train.launch import is_main_process
 from im2sp.train.model_card import Facts
 from im2sp.train.models.git import GitDecoder, GitDecoderConfig

@@ -23,11 +23,11 @@ from transformers import HubertModel
 from im2sp.errors import Im2SpError
 from im2sp.files import atomic_write
 from im2sp.speech.audio import HOP, SAMPLE_RATE
+from im2sp.train.convert.unit_files import UnitFiles
 from im2sp.train.data.clips import StoredClips, store_clips
 from im2sp.train.data.recordings import RecordingOptions, import_corpus, import_recordings
 from im2sp.train.data.speech_shards import SpokenCaption, as_floats, read_shards
 from im2sp.train.data.synthesis import SynthesisConfig
-from im2sp.train.data.unit_files import UnitFiles
 from im2sp.train.data.unit_table import iterate_unit_tables
 from im2sp.train.distributed import Distributed
 from im2sp.train.launch import is_main_process

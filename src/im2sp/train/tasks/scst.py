@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from im2sp.train.data.caption_targets import Target
+from im2sp.train.data.object_names import Synonyms, named_objects
 from im2sp.train.data.photo_corpora import names_thing
 from im2sp.train.data.photo_units import PhotoArrays
 from im2sp.train.data.text_tokenizer import BOS, EOS, FORBIDDEN, PAD, TextTokenizer
-from im2sp.train.evaluate.chair import Synonyms, named_objects
 from im2sp.train.models.git import DecoderStep, GitDecoder
 from im2sp.train.models.unit_captioner import UnitCaptioner
 from im2sp.train.tasks.captioner import PhotoSampler, next_token_loss

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from im2sp.train.data.photo_corpora import PhotoCorpora, caption_words
 from im2sp.train.data.text_tokenizer import TextTokenizer
-from im2sp.train.evaluate.words import FUNCTION_WORDS
+from im2sp.train.data.words import FUNCTION_WORDS
 from im2sp.train.models.unit_captioner import TaggedUnits
 
 FIRST_TAGS = 5  # of which one is swapped

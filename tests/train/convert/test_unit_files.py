@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from im2sp.errors import Im2SpError
+from im2sp.train.convert.unit_files import UnitFiles
 from im2sp.train.data.recordings import PROBLEMS, RecordingOptions, import_corpus
-from im2sp.train.data.unit_files import UnitFiles
 from im2sp.train.data.unit_table import iterate_unit_tables, unit_table_files
 from tests.train.convert.hostile_files import Attack, Writer, torch_legacy, torch_zip
 from tests.train.data.tiny_corpora import write_spoken_coco

@@ -11,12 +11,15 @@ from im2sp.train.models.git import DecoderStep
 Hypothesis = tuple[float, list[int]]  # mean log probability, tokens without BOS and EOS
 
 
-def beam_searches(step: DecoderStep, features: Tensor, beam: int, longest: int) -> list[list[Hypothesis]]:
+def beam_searches(
+    step: DecoderStep, features: Tensor, beam: int, longest: int, bonus: Tensor | None = None
+) -> list[list[Hypothesis]]:
     """Hypotheses about each photo, the likeliest first.
 
     Args:
         features: what the decoder's `prefix` takes [P, ...].
         longest: tokens; where no hypothesis about a photo ends in time, the likeliest is cut there.
+        bonus: float32 [P, vocabulary], added to the logits of a token until a hypothesis holds it.
     """
     finished: list[list[Hypothesis]] = [[] for _ in features]
     searched = torch.arange(len(features))  # photos whose beam is not full
@@ -28,10 +31,13 @@ def beam_searches(step: DecoderStep, features: Tensor, beam: int, longest: int) 
     for position in range(longest):
         rows = tokens.shape[1]  # hypotheses about each photo
         logits, *past, _ = step(tokens[:, :, -1].flatten(), torch.tensor([position]), *spread, *past)
-        log_probability = logits.log_softmax(-1).unflatten(0, (len(searched), rows))
+        logits = logits.unflatten(0, (len(searched), rows))
+        if bonus is not None:
+            logits = logits + bonus[searched][:, None].expand_as(logits).scatter(2, tokens, 0.0)
+        log_probability = logits.log_softmax(-1)
         log_probability[..., list(FORBIDDEN)] = -torch.inf
         best, index = (scores[:, :, None] + log_probability).flatten(1).topk(2 * beam)
-        origins, columns = index // logits.shape[1], index % logits.shape[1]
+        origins, columns = index // logits.shape[-1], index % logits.shape[-1]
         ended = columns == EOS
         for row, place in ended[:, :beam].nonzero().tolist():  # an end that ranks below all of the beam is none
             sentence = tokens[row, origins[row, place], 1:].tolist()
