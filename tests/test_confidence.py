@@ -1,4 +1,4 @@
-"""Confidence: the arithmetic against a plain one, and what is said where a caption is not sure enough."""
+"""Confidence: the arithmetic against a plain one, and what is said where a caption is doubtful."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from im2sp import Captioner, Im2SpError
-from im2sp.confidence import PPCADensity, Signals, logistic, pool
+from im2sp.confidence import PPCADensity, Signals, logistic, pool, share_in_words
+from im2sp.explain.attention import AttentionTimeline
 from im2sp.speech.audio import HOP
-from tests.tiny_bundle import WIDTH, tiny_confidence
+from tests.tiny_bundle import WIDTH, hedging_confidence, tiny_confidence, write_tiny_bundle
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +84,7 @@ def test_the_captioner_abstains_below_the_threshold_only(captioner: Captioner, p
     )
 
 
-def test_a_stream_says_nothing_before_it_is_sure_enough(captioner: Captioner, photo: np.ndarray) -> None:
+def test_a_stream_says_nothing_before_it_is_decided(captioner: Captioner, photo: np.ndarray) -> None:
     greedy = replace(captioner.default_options, beam=1)
     whole = captioner.caption(photo, greedy)
     assert whole.confidence is not None
@@ -102,6 +103,46 @@ def test_a_stream_says_nothing_before_it_is_sure_enough(captioner: Captioner, ph
     np.testing.assert_array_equal(only.waveform, only.caption.waveform)
 
 
+def hedging(folder: Path, hedge: float, abstain: float) -> Captioner:
+    write_tiny_bundle(folder, confidence=hedging_confidence(hedge, abstain))
+    return Captioner.from_pretrained(folder, threads=1)
+
+
+@pytest.mark.parametrize("beam", [1, 3])
+def test_doubt_comes_first_by_default(tmp_path: Path, captioner: Captioner, photo: np.ndarray, beam: int) -> None:
+    doubting, options = hedging(tmp_path, 1.0, 0.0), replace(captioner.default_options, beam=beam)
+    plain, caption = captioner.caption(photo, options), doubting.caption(photo, options)
+    assert (caption.hedged, caption.abstained, caption.hedge_units) == (True, False, 3)
+    assert caption.units.tolist() == [7, 2, 7, *plain.units.tolist()]
+    assert caption.durations.tolist() == [3, 8, 5, *plain.durations.tolist()]
+    np.testing.assert_allclose(caption.waveform[16 * HOP :], plain.waveform, atol=1e-6)
+    first, *rest = doubting.stream(photo, options)
+    assert (first.units.tolist(), first.caption) == ([7, 2, 7], None)
+    whole = rest[-1].caption
+    assert whole is not None
+    assert (whole.hedged, whole.units.tolist()) == (True, caption.units.tolist())
+    np.testing.assert_allclose(np.concatenate([c.waveform for c in (first, *rest)]), caption.waveform, atol=1e-5)
+    timeline = AttentionTimeline.of(caption, doubting)
+    np.testing.assert_array_equal(timeline.boundaries, 16 + AttentionTimeline.of(plain, captioner).boundaries)
+    assert timeline.edges[0] == 16
+    always = replace(options, always_speak=True)
+    assert doubting.caption(photo, always).units.tolist() == plain.units.tolist()
+    assert next(doubting.stream(photo, always)).units.tolist() != [7, 2, 7]
+
+
+def test_what_is_unlikely_is_not_told_by_default(tmp_path: Path, photo: np.ndarray) -> None:
+    captioner = hedging(tmp_path, 1.0, 1.0)
+    assert captioner.caption(photo).abstained
+    (only,) = captioner.stream(photo)
+    assert only.units.tolist() == tiny_confidence().abstain_units
+    assert captioner.caption(photo, replace(captioner.default_options, min_confidence=0)).hedged
+
+
+def test_a_share_of_captions_is_never_none_nor_all() -> None:
+    assert share_in_words(0.716) == "of captions like this, 72 of 100 were right"
+    assert [share_in_words(p).split()[4] for p in (0.0, 1.0)] == ["1", "99"]
+
+
 def test_a_bundle_that_is_not_calibrated(tiny_bundle: Path, photo: np.ndarray) -> None:
     captioner = Captioner.from_pretrained(tiny_bundle, threads=1)
     caption = captioner.caption(photo)
@@ -110,3 +151,5 @@ def test_a_bundle_that_is_not_calibrated(tiny_bundle: Path, photo: np.ndarray) -
     for call in (captioner.caption, captioner.stream):
         with pytest.raises(Im2SpError, match="has no calibrated confidence"):
             call(photo, options)
+    with pytest.raises(Im2SpError, match="always speaks"):
+        replace(options, always_speak=True)

@@ -44,6 +44,7 @@ def test_rows_survive(tmp_path: Path) -> None:
         "score": -0.5,
         "seconds": 0.1,
         "confidence": None,
+        "hedged": False,
         "abstained": False,
     }
 

@@ -88,10 +88,10 @@ def tiny_image_units(checksum: str = "0" * 64, *, reconstructs: bool = True) -> 
     )
 
 
-def tiny_confidence() -> ConfidenceConfig:
+def tiny_confidence(**changes: Any) -> ConfidenceConfig:
     """A calibration that fits nothing, but the format."""
     directions = np.eye(WIDTH)[[2, 5]].tolist()
-    return ConfidenceConfig(
+    config = ConfidenceConfig(
         intercept=1.5,
         weights={"score": 0.5, "length": -0.25, "ood_score": -0.75},
         density=PPCAConfig(
@@ -101,6 +101,13 @@ def tiny_confidence() -> ConfidenceConfig:
         abstain_units=[3, 7, 3, 1],
         abstain_durations=[5, 4, 6, 9],
     )
+    return replace(config, **changes)
+
+
+def hedging_confidence(hedge_threshold: float, threshold: float = 0.0) -> ConfidenceConfig:
+    """A calibration with a hedge."""
+    hedge = {"hedge_units": [7, 2, 7], "hedge_durations": [3, 8, 5], "hedge_threshold": hedge_threshold}
+    return tiny_confidence(threshold=threshold, **hedge)
 
 
 def write_tiny_bundle(

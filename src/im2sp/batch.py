@@ -40,7 +40,7 @@ class CaptionerConfig:
 
     model: str = "default"  # argument of Captioner.from_pretrained
     threads: int = 0  # CPU threads of each process; 0: divide the cores among the processes
-    decoding: tuple[tuple[str, int | float], ...] = ()  # fields of DecodingOptions that differ from the bundle's
+    decoding: tuple[tuple[str, int | float | None], ...] = ()  # fields of DecodingOptions that differ from the bundle's
 
     def for_workers(self, workers: int) -> CaptionerConfig:
         """Divide the cores of this machine among `workers` processes, unless `threads` is given."""
@@ -171,6 +171,7 @@ class CaptionWorker:
             score=round(caption.score, 4),
             seconds=round(caption.seconds, 3),
             confidence=None if caption.confidence is None else round(caption.confidence, 4),
+            hedged=caption.hedged,
             abstained=caption.abstained,
         )
         return Result(photo, row)

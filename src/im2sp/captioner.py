@@ -14,7 +14,7 @@ from msgspec.structs import asdict
 
 from im2sp.arrays import SAMPLE_RATE, FloatArray, IntArray
 from im2sp.bundle import Bundle, ImageUnitsConfig, find_bundle
-from im2sp.confidence import Confidence
+from im2sp.confidence import Confidence, Thresholds
 from im2sp.decoding.cache import KVCache
 from im2sp.decoding.decoder import DecoderStep, Prefix
 from im2sp.decoding.options import DecodingOptions, DecodingResult
@@ -25,7 +25,7 @@ from im2sp.image.encoder import ImageEncoder
 from im2sp.image.units import ImageUnits
 from im2sp.onnx import Graphs
 from im2sp.speech.encoder import SpeechEncoder
-from im2sp.speech.vocoder import Speech, StreamingVocoder, Vocoder
+from im2sp.speech.vocoder import Speech, StreamingVocoder, Vocoder, join_speech
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -39,14 +39,20 @@ class SpeechCaption:
 
     waveform: FloatArray  # float32 [samples], in [-1, 1]
     sample_rate: int  # Hz
-    units: IntArray  # int64 [U], repeats removed
+    units: IntArray  # int64 [U], repeats removed, but where a hedge ends
     durations: IntArray  # int64 [U], frames of 20 ms
     score: float  # mean log probability of a token
     tokens: IntArray  # int64 [T]; of the sentence that was decoded, also where the captioner abstained
     attention: FloatArray  # float32 [T, image_tokens]: where the model looked when it chose each token
     seconds: float  # time taken
     confidence: float | None = None  # calibrated probability that the tokens are right; None: not calibrated
-    abstained: bool = False  # below `min_confidence`: waveform, units and durations say "I am not sure" instead
+    hedge_units: int = 0  # so many units, the first ones, say "perhaps" before the caption
+    abstained: bool = False  # unlikely to be right: waveform, units and durations say that it cannot be told
+
+    @property
+    def hedged(self) -> bool:
+        """Whether a hedge was spoken before the caption."""
+        return self.hedge_units > 0
 
     def save(self, path: str | Path) -> None:
         """Write a 16-bit mono WAV, whole or not at all. Raises Im2SpError when `path` cannot be written."""
@@ -98,8 +104,11 @@ class Captioner:
         self, image: ImageSource | ImageUnits | Prefix, options: DecodingOptions | None = None
     ) -> SpeechCaption:
         """Caption an image: a path, bytes, binary file, PIL image or uint8 array [H, W], [H, W, 3] or [H, W, 4]; its
-        image units; or what `encode` made of it. With `min_confidence`, the captioner abstains from a caption that is
-        less likely to be right: the speech is then the bundle's sentence for "I am not sure what this shows".
+        image units; or what `encode` made of it.
+
+        A calibrated bundle with a hedge gives one of three answers: the caption; "perhaps" before it, where it is
+        doubtful; or its sentence for "I cannot tell what this shows", where it is unlikely to be right or less likely
+        than `min_confidence`. With `always_speak` it is always the caption.
 
         Raises ImageError for an image that cannot be read and for units of another tokenizer, BundleError for units
         where the bundle has none, Im2SpError for a `min_confidence` with a bundle that has no calibration.
@@ -110,9 +119,11 @@ class Captioner:
         prefix = self._prefix(image)
         result = self.decode(prefix, options)
         confidence = self.confidence(prefix, result)
-        abstained = _abstains(confidence, options)
-        speech = self._abstention if abstained else self.speak(self.vocabulary.decode(result.tokens))
-        return _caption(result, speech, started, confidence, abstained)
+        answer = self._thresholds(options).answer(confidence)
+        if answer == "abstained":
+            return _caption(result, self._abstention, started, confidence, abstained=True)
+        speech = self.speak(self.vocabulary.decode(result.tokens))
+        return _caption(result, speech, started, confidence, hedge=self._hedge if answer == "hedged" else None)
 
     def stream(
         self, image: ImageSource | ImageUnits | Prefix, options: DecodingOptions | None = None
@@ -121,8 +132,9 @@ class Captioner:
 
         Joined, the chunks equal `caption` with the same options: tokens, units and durations exactly, samples to 1e-5.
         The first chunk is short. The last carries the whole caption, whose `seconds` include the caller's time between
-        chunks. With a beam, only the common prefix of all hypotheses is spoken, so speech starts later. With
-        `min_confidence`, speech starts when the sentence is decoded. Close the generator to stop early.
+        chunks. With a beam, only the common prefix of all hypotheses is spoken, so speech starts later. Where the
+        answer depends on the confidence, doubt comes first, so speech starts when the sentence is decoded. Close the
+        generator to stop early.
 
         Raises what `caption` raises: here, not when the first chunk is asked for.
         """
@@ -193,7 +205,7 @@ class Captioner:
 
     def check(self, options: DecodingOptions) -> None:
         """Raise Im2SpError for a `min_confidence` with a bundle that has no calibration."""
-        if options.min_confidence > 0 and self._confidence is None:
+        if options.min_confidence and self._confidence is None:
             raise Im2SpError(
                 f"the bundle {self.bundle.folder} has no calibrated confidence: leave min_confidence out, or use a "
                 "bundle that was calibrated"
@@ -206,6 +218,9 @@ class Captioner:
         step = DecoderStep(self.graphs.open("decoder"), self.bundle.config.decoder, prefix)
         return DecodingTask(step, self.vocabulary.specials, options)
 
+    def _thresholds(self, options: DecodingOptions) -> Thresholds:
+        return Thresholds.of(self.bundle.config.confidence, options)
+
     @cached_property
     def _abstention(self) -> Speech:
         """The speech that replaces a caption when the captioner abstains."""
@@ -213,30 +228,49 @@ class Captioner:
         assert config is not None  # `check` saw to it
         return self.speak(config.abstain_units, config.abstain_durations)
 
+    @cached_property
+    def _hedge(self) -> Speech:
+        """The speech before a doubtful caption."""
+        config = self.bundle.config.confidence
+        assert config is not None
+        assert config.hedge_units is not None  # as there is a threshold
+        return self.speak(config.hedge_units, config.hedge_durations)
+
     def _chunks(self, prefix: Prefix, options: DecodingOptions, started: float) -> Generator[SpeechChunk, None, None]:
         task, streaming = self._task(prefix, options), StreamingVocoder(self.vocoder)
+        thresholds = self._thresholds(options)
         for _ in task.steps(self.bundle.config.decoder.max_tokens):
-            if not options.min_confidence:
+            if not thresholds.decide:
                 for speech in streaming.extend(self.vocabulary.decode(task.stable_prefix())):
                     yield SpeechChunk(speech.waveform, speech.units, speech.durations)
         result = task.result()
         confidence = self.confidence(prefix, result)
-        if _abstains(confidence, options):
+        answer = thresholds.answer(confidence)
+        if answer == "abstained":
             caption = _caption(result, self._abstention, started, confidence, abstained=True)
             yield SpeechChunk(caption.waveform, caption.units, caption.durations, caption)
             return
+        hedge = self._hedge if answer == "hedged" else None
+        if hedge:
+            yield SpeechChunk(hedge.waveform, hedge.units, hedge.durations)
         for speech in streaming.finish(self.vocabulary.decode(result.tokens)):
-            whole = _caption(result, streaming.speech, started, confidence) if streaming.is_finished else None
+            whole = (
+                _caption(result, streaming.speech, started, confidence, hedge=hedge) if streaming.is_finished else None
+            )
             yield SpeechChunk(speech.waveform, speech.units, speech.durations, whole)
 
 
-def _abstains(confidence: float | None, options: DecodingOptions) -> bool:
-    return confidence is not None and confidence < options.min_confidence
-
-
 def _caption(
-    result: DecodingResult, speech: Speech, started: float, confidence: float | None, abstained: bool = False
+    result: DecodingResult,
+    speech: Speech,
+    started: float,
+    confidence: float | None,
+    *,
+    hedge: Speech | None = None,
+    abstained: bool = False,
 ) -> SpeechCaption:
+    if hedge:
+        speech = join_speech(hedge, speech)
     return SpeechCaption(
         waveform=speech.waveform,
         sample_rate=SAMPLE_RATE,
@@ -247,5 +281,6 @@ def _caption(
         attention=result.attention,
         seconds=time.perf_counter() - started,
         confidence=confidence,
+        hedge_units=len(hedge.units) if hedge else 0,
         abstained=abstained,
     )

@@ -1,4 +1,4 @@
-"""Confidence: an image prefix and its caption in, the calibrated probability that the caption is right out.
+"""Confidence: an image prefix and its caption in; the calibrated probability that it is right, and what to answer, out.
 
 A logistic regression over three signals, fitted in training (docs/confidence.md). All signals come from numbers that
 decoding computes anyway. None of them looks at words.
@@ -9,14 +9,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from im2sp.arrays import FloatArray
 from im2sp.bundle import ConfidenceConfig, PPCAConfig, Signal
 from im2sp.decoding.decoder import Prefix
-from im2sp.decoding.options import DecodingResult
+from im2sp.decoding.options import DecodingOptions, DecodingResult
 from im2sp.decoding.strategies import DoubleArray
+
+Answer = Literal["plain", "hedged", "abstained"]  # the caption; "perhaps" before it; that it cannot be told
 
 _MAX_OOD_SCORE = 10.0  # far beyond any picture, and small enough for every weight
 _MIN_DISTANCE = 1e-9  # before taking the logarithm
@@ -87,6 +90,39 @@ class Confidence:
         """Compute the probability that a caption is right, from 0 to 1."""
         values = Signals.of(prefix, result).values(self._density)
         return logistic(self._weights, self._intercept, values)
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Probabilities below which the captioner abstains, or speaks a hedge before the caption."""
+
+    abstain: float = 0.0
+    hedge: float = 0.0
+
+    @classmethod
+    def of(cls, config: ConfidenceConfig | None, options: DecodingOptions) -> Thresholds:
+        """Those of the options, else of the bundle. A bundle without a hedge abstains only where it is asked to."""
+        if config is None or options.always_speak:
+            return cls()
+        recommended = config.threshold if config.hedge_units else 0.0
+        abstain = recommended if options.min_confidence is None else options.min_confidence
+        return cls(abstain, config.hedge_threshold or 0.0)
+
+    @property
+    def decide(self) -> bool:
+        """Whether anything depends on the probability."""
+        return max(self.abstain, self.hedge) > 0
+
+    def answer(self, probability: float | None) -> Answer:
+        """Choose the answer; None: without calibration."""
+        if probability is None or probability >= max(self.abstain, self.hedge):
+            return "plain"
+        return "hedged" if probability >= self.abstain else "abstained"
+
+
+def share_in_words(probability: float) -> str:
+    """Say a probability as the share of such captions that were right; nothing is certain."""
+    return f"of captions like this, {min(99, max(1, round(100 * probability)))} of 100 were right"
 
 
 def logistic(weights: Mapping[Signal, float], intercept: float, values: Mapping[Signal, float]) -> float:

@@ -36,7 +36,8 @@ class Row:
     score: float  # mean log probability of a token
     seconds: float  # time taken
     confidence: float | None = None  # probability that the caption is right; None where the bundle is not calibrated
-    abstained: bool = False  # the speech says "I am not sure" instead
+    hedged: bool = False  # the speech says "perhaps" before the caption
+    abstained: bool = False  # the speech says instead that it cannot be told what the photo shows
 
 
 class Manifest:

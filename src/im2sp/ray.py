@@ -61,9 +61,9 @@ class Counts:
 def caption_collection(collection: Collection, out: Path, config: CaptionerConfig, workers: int = 1) -> Counts:
     """Caption photos into `out`/captions-*.parquet; photos that have a row there are left out.
 
-    Columns: image_id, wav (the bytes of a wav file), units, durations, score, confidence, abstained; and error, which
-    says why a photo has none of the others. Every photo has one row, also when a worker is killed. Files appear when
-    they are complete. `config.model` is a folder; on a cluster, all machines see it, `out` and the photos.
+    Columns: image_id, wav (the bytes of a wav file), units, durations, score, confidence, hedged, abstained; and error,
+    which says why a photo has none of the others. Every photo has one row, also when a worker is killed. Files appear
+    when they are complete. `config.model` is a folder; on a cluster, all machines see it, `out` and the photos.
 
     Raises BundleError for an unusable bundle, Im2SpError for unsupported options and where Ray is missing or fails,
     OutputError when the folder cannot be written, is in use, or was begun with another bundle or other options.
@@ -74,7 +74,8 @@ def caption_collection(collection: Collection, out: Path, config: CaptionerConfi
     settings = {"bundle": files, "options": asdict(config.options(captioner))}
     numbers = pa.list_(pa.int32())
     columns = {"image_id": pa.string(), "wav": pa.binary(), "units": numbers, "durations": numbers}
-    columns |= {"score": pa.float32(), "confidence": pa.float32(), "abstained": pa.bool_(), "error": pa.string()}
+    columns |= {"score": pa.float32(), "confidence": pa.float32(), "hedged": pa.bool_(), "abstained": pa.bool_()}
+    columns |= {"error": pa.string()}
     with locked(out):
         output = _Output(out, "captions", columns, settings)
         before = output.finished()
@@ -290,7 +291,7 @@ class _Captions(_Worker):
         caption = self._worker.try_caption(image, image_id)
         if isinstance(caption, str):
             return {"error": caption}
-        columns = {name: getattr(caption, name) for name in ("score", "confidence", "abstained")}
+        columns = {name: getattr(caption, name) for name in ("score", "confidence", "hedged", "abstained")}
         columns |= {name: getattr(caption, name).tolist() for name in ("units", "durations")}
         return columns | {"wav": encode_wav(caption.waveform)}
 

@@ -56,6 +56,7 @@ ONCE = [  # arguments, exit code, pattern of stdout, pattern of stderr
     ("caption photo.png -o out --temperature -1", 2, "", USAGE),
     ("caption photo.png -o out --temperature 1 --beam 3", 2, "", ".*sampling knows no beam.*"),
     ("caption photo.png -o out --min-confidence 1.5", 2, "", USAGE),
+    ("caption photo.png -o out --min-confidence 0.5 --always", 2, "", ".*give --always or --min-confidence.*"),
     ("caption photo.png -o out --nonsense", 2, "", USAGE),
     ("caption photo.png -o new/out", 0, "new/out/photo.wav: .*" + SPOKEN, ""),
     ("caption photos -o out", 0, "out: 3 photos spoken\n", ""),
@@ -75,10 +76,13 @@ ONCE = [  # arguments, exit code, pattern of stdout, pattern of stderr
     ("caption photo.png -o out --model broken", 1, "", "vocoder.onnx .*\n"),
     ("caption photo.png -o out --min-confidence 0.5", 1, "", ".* has no calibrated confidence.*\n"),
     ("caption photo.png -o out --min-confidence 0.5 --workers 2", 1, "", ".* has no calibrated confidence.*\n"),
-    ("caption photo.png -o out --model calibrated", 0, r"out/photo.wav: \d.* confidence 0\.\d\d, .*\n", ""),
+    (
+        "caption photo.png -o out --model calibrated", 0,
+        r"out/photo.wav: \d.* of captions like this, \d+ of 100 were right, .*\n", "",
+    ),
     (
         "caption photo.png -o out --model calibrated --min-confidence 1", 0,
-        r"out/photo.wav: not sure what it shows, 0\.5 s of speech, 4 units, .*\n", "",
+        r"out/photo.wav: cannot tell what it shows, 0\.5 s of speech, 4 units, .*\n", "",
     ),
     # ---- watch ----
     ("watch .", 2, "", ".*say where the speech goes.*"),

@@ -51,22 +51,22 @@ def photo(tmp_path: Path) -> Path:
     return tmp_path / "photo.png"
 
 
-def test_what_is_not_sure_enough_is_withheld(photo: Path, tmp_path: Path, calibrated_bundle: Path) -> None:
-    sure, unsure = tmp_path / "sure", tmp_path / "unsure"
-    code, stdout, _ = call("caption", photo, "-o", sure, "--model", calibrated_bundle)
-    assert (code, "confidence 0." in stdout, "not sure" in stdout) == (0, True, False)
-    said = json.loads((sure / CAPTIONS).read_text())
+def test_what_is_unlikely_is_withheld(photo: Path, tmp_path: Path, calibrated_bundle: Path) -> None:
+    plain, withheld = tmp_path / "plain", tmp_path / "withheld"
+    code, stdout, _ = call("caption", photo, "-o", plain, "--model", calibrated_bundle)
+    assert (code, "of 100 were right" in stdout, "cannot tell" in stdout) == (0, True, False)
+    said = json.loads((plain / CAPTIONS).read_text())
     assert 0 < said["confidence"] < 1
     assert said["abstained"] is False
 
-    code, stdout, _ = call("caption", photo, "-o", unsure, "--model", calibrated_bundle, "--min-confidence", 1)
+    code, stdout, _ = call("caption", photo, "-o", withheld, "--model", calibrated_bundle, "--min-confidence", 1)
     assert code == 0
-    assert stdout.startswith(f"{unsure / 'photo.wav'}: not sure what it shows, 0.5 s of speech, 4 units")
-    abstained = json.loads((unsure / CAPTIONS).read_text())
+    assert stdout.startswith(f"{withheld / 'photo.wav'}: cannot tell what it shows, 0.5 s of speech, 4 units")
+    abstained = json.loads((withheld / CAPTIONS).read_text())
     assert abstained == said | {
         "units": [3, 7, 3, 1], "durations": [5, 4, 6, 9], "abstained": True, "seconds": abstained["seconds"]
     }  # fmt: skip
-    assert len(read_audio(unsure / "photo.wav")) == 24 * SAMPLE_RATE // 50
+    assert len(read_audio(withheld / "photo.wav")) == 24 * SAMPLE_RATE // 50
 
 
 def test_sampling_is_seeded(photo: Path, tmp_path: Path, tiny_bundle: Path) -> None:

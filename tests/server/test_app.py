@@ -20,7 +20,6 @@ from PIL import Image
 from im2sp.captioner import Captioner
 from im2sp.decoding.options import DecodingOptions
 from im2sp.server.guard import SECURITY_HEADERS
-from im2sp.server.responses import confidence_word
 from im2sp.server.settings import Settings
 from im2sp.speech.audio import SAMPLE_RATE, encode_wav
 from tests.server.conftest import JPEG, JSON, GatedCaptioner, Served, serving
@@ -54,7 +53,6 @@ def test_a_raw_photo_becomes_a_wav(bundle: str, photo: bytes, request: pytest.Fi
             assert (response.status_code, response.headers["content-type"]) == (200, "audio/wav")
             assert response.content == encode_wav(caption.waveform)
             assert float(response.headers["im2sp-score"]) == pytest.approx(caption.score, abs=1e-3)
-            assert response.headers["im2sp-confidence"] == confidence_word(caption)
             assert "im2sp-probability" not in response.headers
 
 
@@ -83,16 +81,16 @@ def test_options_reach_the_decoder(served: Served, captioner: Captioner, photo: 
 
 def test_it_abstains_below_the_confidence_asked_for(calibrated_bundle: Path, photo: bytes) -> None:
     captioner = Captioner.from_pretrained(calibrated_bundle, threads=1)
-    sure = captioner.caption(photo)
+    plain = captioner.caption(photo)
     abstained = captioner.caption(photo, replace(captioner.default_options, min_confidence=1))
     with serving(captioner, Settings()) as service:
-        for least, caption in ((0, sure), (1, abstained)):
+        for least, caption in ((0, plain), (1, abstained)):
 
             def post(path: str, least: int = least, **headers: str) -> httpx.Response:
                 return service.client.post(path, content=photo, params={"min_confidence": least}, headers=headers)
 
             answer = post("/v1/captions", **JSON).json()
-            assert answer["probability"] == pytest.approx(sure.confidence)
+            assert answer["probability"] == pytest.approx(plain.confidence)
             assert (answer["abstained"], answer["units"]) == (bool(least), caption.units.tolist())
             response = post("/v1/captions")
             assert response.headers["im2sp-abstained"] == str(bool(least)).lower()
@@ -100,6 +98,8 @@ def test_it_abstains_below_the_confidence_asked_for(calibrated_bundle: Path, pho
         first, last = map(json.loads, post("/v1/captions/stream", **LINES).text.splitlines())
         assert base64.b64decode(first["pcm"]) == encode_wav(abstained.waveform)[44:]
         assert last["abstained"] is True
+        answer = service.client.post("/v1/captions?min_confidence=1&attention=true", content=photo, headers=JSON).json()
+        assert "attention" not in answer
 
 
 def test_many_at_once_get_each_their_own(captioner: Captioner, served: Served) -> None:
@@ -175,6 +175,7 @@ def test_attention_comes_on_request(served: Served, captioner: Captioner, photo:
         ({"content": b"abc", "params": {"seed": -1}}, 422, "seed"),
         ({"content": b"abc", "params": {"min_confidence": 0.5}}, 422, "not calibrated"),
         ({"content": b"abc", "params": {"min_confidence": 1.5}}, 422, "min_confidence"),
+        ({"content": b"abc", "params": {"min_confidence": 0.5, "always": True}}, 422, "not both"),
     ],
 )
 @pytest.mark.parametrize("path", ["/v1/captions", "/v1/captions/stream"])

@@ -204,7 +204,7 @@ def test_photos_over_a_websocket(served: Served, captioner: Captioner, photo: by
             np.testing.assert_allclose(found, whole.waveform.clip(-1, 1 - 2**-15), atol=2 / 32768)
 
 
-def test_a_websocket_withholds_what_is_not_sure_enough(calibrated_bundle: Path, photo: bytes) -> None:
+def test_a_websocket_withholds_what_is_unlikely(calibrated_bundle: Path, photo: bytes) -> None:
     captioner = Captioner.from_pretrained(calibrated_bundle, threads=1)
     with serving(captioner, Settings()) as service, live(service, "?min_confidence=1") as socket:
         samples, end = ask(socket, photo)

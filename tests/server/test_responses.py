@@ -12,7 +12,6 @@ from im2sp.server.responses import (
     Refusal,
     caption_answer,
     caption_headers,
-    confidence_word,
     negotiate,
     pcm,
     streamed_wav_header,
@@ -49,25 +48,15 @@ def test_nothing_that_it_accepts(accept: str) -> None:
     assert refusal.value.status == 406
 
 
-@pytest.mark.parametrize(
-    ("score", "word"), [(0.0, "sure"), (-0.5, "fairly sure"), (-1.5, "unsure"), (-1.9, "a guess"), (-99.0, "a guess")]
-)
-def test_scores_confidence_word(score: float, word: str) -> None:
-    caption = spoken(score)
-    assert confidence_word(caption) == caption_answer(caption).confidence == word
-    assert caption_answer(caption).probability is None
-    assert set(caption_headers(caption)) == {"Im2sp-Score", "Im2sp-Confidence"}
-
-
-@pytest.mark.parametrize(
-    ("probability", "word"), [(1.0, "sure"), (0.7, "fairly sure"), (0.4, "unsure"), (0.39, "a guess"), (0.0, "a guess")]
-)
-def test_probabilities_confidence_word(probability: float, word: str) -> None:
-    caption = spoken(-9.0, probability)
-    assert confidence_word(caption) == caption_answer(caption).confidence == word
-    assert caption_answer(caption).probability == probability
-    assert caption_headers(caption)["Im2sp-Probability"] == f"{probability:.4f}"
-    assert caption_headers(caption)["Im2sp-Abstained"] == "false"
+def test_probabilities_are_told_where_they_are_known() -> None:
+    caption = spoken(-9.0)
+    assert (caption_answer(caption).probability, caption_answer(caption).confidence) == (None, None)
+    assert set(caption_headers(caption)) == {"Im2sp-Score"}
+    caption = spoken(-9.0, 0.716)
+    answer, headers = caption_answer(caption), caption_headers(caption)
+    assert (answer.probability, answer.confidence) == (0.716, "of captions like this, 72 of 100 were right")
+    assert (answer.hedged, answer.abstained) == (False, False)
+    assert [headers[f"Im2sp-{name}"] for name in ("Probability", "Hedged", "Abstained")] == ["0.7160", "false", "false"]
 
 
 def spoken(score: float, confidence: float | None = None) -> SpeechCaption:

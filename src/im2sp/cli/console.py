@@ -13,6 +13,7 @@ from msgspec import to_builtins
 from msgspec.structs import asdict
 
 from im2sp.cli.group import INTERRUPTED, fail
+from im2sp.confidence import share_in_words
 from im2sp.errors import Im2SpError
 from im2sp.speech.audio import UNIT_RATE
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from im2sp.batch import Result
-    from im2sp.bundle import BundleDescription, ImageUnitsConfig
+    from im2sp.bundle import BundleDescription, ConfidenceConfig, ImageUnitsConfig
     from im2sp.manifest import Row
 
 # Rich is imported where something is drawn: the speech about one photo need not wait for it.
@@ -124,9 +125,10 @@ def show_problems(problems: Sequence[str], count: int | None) -> None:
 def result_line(row: Row, out: Path | None) -> str:
     """Describe one caption in a line: its wav in `out`, or the photo where it was only played, and figures."""
     seconds = sum(row.durations) / UNIT_RATE
-    confidence = "" if row.confidence is None else f"confidence {row.confidence:.2f}, "
+    confidence = "" if row.confidence is None else f"{share_in_words(row.confidence)}, "
+    answer = "cannot tell what it shows, " if row.abstained else 'begins with "perhaps", ' if row.hedged else ""
     return (
-        f"{out / row.wav if out else row.image}: {'not sure what it shows, ' if row.abstained else ''}"
+        f"{out / row.wav if out else row.image}: {answer}"
         f"{seconds:.1f} s of speech, {_plural(len(row.units), 'unit')}, "
         f"score {row.score:.2f}, {confidence}made in {row.seconds:.2f} s"
     )
@@ -173,10 +175,16 @@ def _facts(description: BundleDescription) -> dict[str, str]:
         f"{config.vocoder.sample_rate} Hz",
         "speech to units": "yes" if config.speech_encoder else "no",
         "decoding": ", ".join(f"{name} {value}" for name, value in asdict(config.decoding).items()),
-        "confidence": f"calibrated; recommended --min-confidence {config.confidence.threshold:g}"
-        if config.confidence
-        else "not calibrated",
+        "confidence": _confidence(config.confidence),
     }
+
+
+def _confidence(config: ConfidenceConfig | None) -> str:
+    if config is None:
+        return "not calibrated"
+    if config.hedge_threshold is None:
+        return f"calibrated; recommended --min-confidence {config.threshold:g}"
+    return f'calibrated; "perhaps" below {config.hedge_threshold:g}, "I cannot tell" below {config.threshold:g}'
 
 
 def bundle_json(description: BundleDescription) -> str:

@@ -59,13 +59,16 @@ class CaptionOptions:
     beam: int | None
     temperature: float
     seed: int
-    min_confidence: float
+    min_confidence: float | None
+    always: bool
 
     def __post_init__(self) -> None:
         if self.out is None and not self.play:
             raise click.BadParameter("say where the speech goes: give --out, --play or both", param_hint="--out")
         if self.temperature > 0 and (self.beam or 1) > 1:
             raise click.BadParameter("sampling knows no beam; give --temperature or --beam", param_hint="--beam")
+        if self.always and self.min_confidence:
+            raise click.BadParameter("give --always or --min-confidence, not both", param_hint="--always")
 
     def config(self) -> CaptionerConfig:
         """Return the bundle and the decoding options that differ from its defaults. Playback is greedy by default."""
@@ -73,7 +76,8 @@ class CaptionOptions:
 
         beam = self.beam or (1 if self.play else None)
         decoding = {"temperature": self.temperature, "seed": self.seed, "min_confidence": self.min_confidence}
-        return CaptionerConfig(self.model, self.threads, tuple((decoding | ({"beam": beam} if beam else {})).items()))
+        decoding |= {"always_speak": self.always} | ({"beam": beam} if beam else {})
+        return CaptionerConfig(self.model, self.threads, tuple(decoding.items()))
 
 
 def caption_options(command: AnyCommand) -> AnyCommand:
@@ -94,10 +98,9 @@ def caption_options(command: AnyCommand) -> AnyCommand:
     @click.option(
         "--min-confidence",
         type=click.FloatRange(0, 1),
-        default=0.0,
-        show_default=True,
-        help="Abstain, and say so, where a caption is less likely to be right; 0: never.",
+        help="Say that it cannot tell where a caption is less likely to be right; 0: never. The bundle's by default.",
     )
+    @click.option("--always", is_flag=True, help="Speak every caption as it is, however doubtful.")
     @threads_option
     @functools.wraps(command)
     def wrapped(**values: Any) -> None:

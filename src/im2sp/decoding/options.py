@@ -23,13 +23,16 @@ class DecodingOptions:
     max_tokens: int = 512  # tokens of a sentence, its end included; the decoder's own limit holds too
     min_tokens: int = 1  # the sentence cannot end by itself before so many tokens
     max_repeats: int = 4  # so many copies of a token sequence in a row are a loop
-    min_confidence: float = 0.0  # below it the captioner abstains; above 0 the bundle must be calibrated
+    min_confidence: float | None = None  # below it the captioner abstains; None: as the bundle recommends
+    always_speak: bool = False  # speak every caption as it is, without hedge or abstention
 
     def __post_init__(self) -> None:
         for name, low, high in _RANGES:
             value = getattr(self, name)
-            if not low <= value <= high:  # also refuses NaN
+            if value is not None and not low <= value <= high:  # also refuses NaN
                 raise Im2SpError(f"{name} is {value}: give a value from {low} to {high}")
+        if self.always_speak and self.min_confidence:
+            raise Im2SpError("a captioner that always speaks has no min_confidence: give one of the two")
 
 
 _RANGES: tuple[tuple[str, float, float], ...] = (

@@ -36,10 +36,11 @@ class AttentionTimeline:
 
     @classmethod
     def of(cls, caption: SpeechCaption, captioner: Captioner) -> AttentionTimeline:
-        """Build the timeline of a caption that `captioner` made."""
-        boundaries = token_boundaries(caption.tokens, caption.durations, captioner.vocabulary)
+        """Build the timeline of a caption that `captioner` made and spoke; it begins after a hedge."""
+        hedge, durations = np.split(caption.durations, [caption.hedge_units])
+        boundaries = hedge.sum() + token_boundaries(caption.tokens, durations, captioner.vocabulary)
         maps = attention_maps(caption.attention, captioner.bundle.config.image.grid)
-        edges = segment_edges(int(boundaries[-1]))
+        edges = boundaries[0] + segment_edges(int(boundaries[-1] - boundaries[0]))
         return cls(boundaries, maps, edges, segment_attention(maps, boundaries, edges))
 
 

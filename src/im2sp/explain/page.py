@@ -9,6 +9,7 @@ import io
 import json
 import os
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from string import Template
@@ -17,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from im2sp.captioner import Captioner
+from im2sp.confidence import share_in_words
 from im2sp.decoding.options import DecodingOptions
 from im2sp.errors import ImageError, OutputError, reason
 from im2sp.explain.attention import AttentionTimeline, describe_peak, rounded_rows
@@ -40,6 +42,7 @@ def explain(
 ) -> Explanation:
     """Caption a photo and lay out why. Raises ImageError for a photo that cannot be read."""
     image = load_image(photo)
+    options = replace(options or captioner.default_options, always_speak=True)  # it is the caption that is explained
     caption = captioner.caption(image, options)
     image.thumbnail((PHOTO_SIDE, PHOTO_SIDE))
     words = recogniser.words(caption.waveform) if recogniser else None
@@ -90,6 +93,8 @@ def render_page(explanation: Explanation) -> str:
         f"{seconds:.1f} seconds of speech, {len(caption.units)} units in {len(caption.tokens)} tokens, "
         f"mean log probability of a token {caption.score:.2f}."
     )
+    if caption.confidence is not None:
+        summary += f" {share_in_words(caption.confidence).capitalize()}."
     return Template(_static("explanation.html")).substitute(
         policy=policy,
         title=_escape(explanation.title),

@@ -7,7 +7,6 @@ import json
 import math
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from typing import Literal
 
 import numpy as np
 from pydantic import BaseModel, Field
@@ -15,17 +14,12 @@ from starlette.responses import JSONResponse
 
 from im2sp.arrays import FloatArray
 from im2sp.captioner import Captioner, SpeechCaption, SpeechChunk
+from im2sp.confidence import share_in_words
 from im2sp.explain.attention import AttentionTimeline, describe_peak, rounded_rows
 from im2sp.speech.audio import SAMPLE_RATE, UNIT_RATE, encode_wav, to_pcm16
 
 WAV, JSON, PCM, LINES = "audio/wav", "application/json", "audio/L16", "application/x-ndjson"
 PCM_TYPE = f"{PCM};rate={SAMPLE_RATE};channels=1"  # RFC 2586: big-endian
-
-Confidence = Literal["sure", "fairly sure", "unsure", "a guess"]
-_Scale = tuple[tuple[float, Confidence], ...]  # (least value, word), from the best on
-_BY_PROBABILITY: _Scale = ((0.8, "sure"), (0.6, "fairly sure"), (0.4, "unsure"))
-# exp(score) is the probability of a token in the (geometric) mean: above 70 %, 37 % and 20 %.
-_BY_SCORE: _Scale = ((-0.36, "sure"), (-1.0, "fairly sure"), (-1.6, "unsure"))
 
 
 class Refusal(Exception):
@@ -76,21 +70,22 @@ class CaptionAnswer(BaseModel):
 
     units: list[int] = Field(description="Speech units, repeats removed.")
     durations: list[int] = Field(description=f"Of each unit, in frames of {1000 // UNIT_RATE} ms.")
-    score: float = Field(description="Mean log probability of a token; 0 is certain.")
-    confidence: Confidence = Field(
-        description="The probability in words; without one, the score in words, which says nothing about the truth."
-    )
+    score: float = Field(description="Mean log probability of a token, which says nothing about the truth.")
     probability: float | None = Field(
         default=None, description="That the caption is right. Only where the model is calibrated (docs/confidence.md)."
     )
+    confidence: str | None = Field(
+        default=None, description='The probability in words: "of captions like this, 72 of 100 were right".'
+    )
+    hedged: bool = Field(default=False, description='Doubtful: the speech says "perhaps" before the caption.')
     abstained: bool = Field(
-        default=False, description="Less probable than `min_confidence`: the speech says that it is not sure."
+        default=False, description="Unlikely to be right: the speech says that it cannot be told what the photo shows."
     )
     speech_seconds: float = Field(description="Length of the speech.")
     seconds: float = Field(description="Time taken to make it.")
     sample_rate: int = Field(default=SAMPLE_RATE, description="Of the speech, in Hz.")
     wav: str | None = Field(default=None, description="The speech as a WAV file in base64, with `audio=true`.")
-    attention: Attention | None = Field(default=None, description="Where the model looked, with `attention=true`.")
+    attention: Attention | None = Field(default=None, description="With `attention=true`: where the model looked.")
 
 
 class ErrorAnswer(BaseModel):
@@ -105,28 +100,24 @@ def caption_answer(caption: SpeechCaption, *, audio: bool = False, captioner: Ca
         units=caption.units.tolist(),
         durations=caption.durations.tolist(),
         score=caption.score,
-        confidence=confidence_word(caption),
         probability=caption.confidence,
+        confidence=None if caption.confidence is None else share_in_words(caption.confidence),
+        hedged=caption.hedged,
         abstained=caption.abstained,
         speech_seconds=len(caption.waveform) / SAMPLE_RATE,
         seconds=caption.seconds,
         wav=base64.b64encode(encode_wav(caption.waveform)).decode() if audio else None,
-        attention=attention_of(caption, captioner) if captioner else None,
+        attention=attention_of(caption, captioner) if captioner and not caption.abstained else None,
     )
 
 
 def caption_headers(caption: SpeechCaption) -> dict[str, str]:
     """Return what a WAV file cannot hold."""
-    headers = {"Im2sp-Score": f"{caption.score:.4f}", "Im2sp-Confidence": confidence_word(caption)}
+    headers = {"Im2sp-Score": f"{caption.score:.4f}"}
     if caption.confidence is not None:
-        headers |= {"Im2sp-Probability": f"{caption.confidence:.4f}", "Im2sp-Abstained": str(caption.abstained).lower()}
+        headers |= {"Im2sp-Probability": f"{caption.confidence:.4f}"}
+        headers |= {"Im2sp-Hedged": str(caption.hedged).lower(), "Im2sp-Abstained": str(caption.abstained).lower()}
     return headers
-
-
-def confidence_word(caption: SpeechCaption) -> Confidence:
-    """Return a word for the calibrated probability of a caption or, where there is none, for its score."""
-    value, scale = (caption.score, _BY_SCORE) if caption.confidence is None else (caption.confidence, _BY_PROBABILITY)
-    return next((word for least, word in scale if value >= least), "a guess")
 
 
 async def encode_stream(

@@ -58,7 +58,10 @@ class StreamQuery(BaseModel):
     beam: int | None = Field(None, ge=1, le=8, description="Beam size; 1 is greedy and fastest.")
     temperature: float = Field(0, ge=0, le=10, description="Above 0: sample, without a beam.")
     seed: int = Field(0, ge=0, le=2**31, description="Of the sampling.")
-    min_confidence: float = Field(0, ge=0, le=1, description="Say that it is not sure where it is less likely right.")
+    min_confidence: float | None = Field(
+        None, ge=0, le=1, description="Say that it cannot tell where a caption is less likely right; 0: never."
+    )
+    always: bool = Field(False, description="Speak every caption as it is, however doubtful.")
     attention: bool = Field(False, description="Put into the JSON where the model looked, and when.")
 
     def options(self, service: Service, beam: int | None) -> DecodingOptions:
@@ -66,9 +69,11 @@ class StreamQuery(BaseModel):
         if self.temperature > 0 and (self.beam or 1) > 1:
             raise Refusal(422, "sampling knows no beam; give temperature or beam")
         if self.temperature > 0:
-            return service.options(self.min_confidence, temperature=self.temperature, seed=self.seed, beam=1)
+            return service.options(
+                self.min_confidence, self.always, temperature=self.temperature, seed=self.seed, beam=1
+            )
         beam = self.beam or beam
-        return service.options(self.min_confidence, **({"beam": beam} if beam else {}))
+        return service.options(self.min_confidence, self.always, **({"beam": beam} if beam else {}))
 
 
 class CaptionQuery(StreamQuery):
@@ -127,7 +132,9 @@ def _add_live(app: FastAPI, service: Service) -> None:
     opened = 0
 
     @app.websocket("/v1/live")
-    async def live(socket: WebSocket, min_confidence: Annotated[float, Query(ge=0, le=1)] = 0) -> None:
+    async def live(
+        socket: WebSocket, min_confidence: Annotated[float | None, Query(ge=0, le=1)] = None, always: bool = False
+    ) -> None:
         nonlocal opened
         if opened >= service.settings.sockets:
             refusal = Refusal(429, "too many WebSockets are open; close one or try again later", retry_after=30)
@@ -136,7 +143,7 @@ def _add_live(app: FastAPI, service: Service) -> None:
         opened += 1
         try:
             await socket.accept()
-            await _converse(socket, service, min_confidence)
+            await _converse(socket, service, min_confidence, always)
         except WebSocketDisconnect:
             pass
         finally:
@@ -176,7 +183,7 @@ async def _chain(first: SpeechChunk, rest: AsyncGenerator[SpeechChunk, None]) ->
             yield chunk
 
 
-async def _converse(socket: WebSocket, service: Service, min_confidence: float) -> None:
+async def _converse(socket: WebSocket, service: Service, min_confidence: float | None, always: bool) -> None:
     """Answer one photo after the other until the client leaves or is idle for too long."""
     while True:
         try:
@@ -188,7 +195,9 @@ async def _converse(socket: WebSocket, service: Service, min_confidence: float) 
         if message["type"] == "websocket.disconnect":
             return
         try:
-            await _speak_live(socket, service, message.get("bytes"), min_confidence)
+            if not (photo := message.get("bytes")):
+                raise Refusal(400, "send a photo as one binary message")
+            await _speak_live(socket, service, photo, service.options(min_confidence, always, beam=1))
         except Refusal as refusal:
             error = {"type": "error", "error": refusal.sentence, "status": refusal.status}
             await socket.send_json(error | ({"retry_after": refusal.retry_after} if refusal.retry_after else {}))
@@ -196,10 +205,7 @@ async def _converse(socket: WebSocket, service: Service, min_confidence: float) 
             await socket.send_json({"type": "error", "error": str(error), "status": 422})
 
 
-async def _speak_live(socket: WebSocket, service: Service, photo: bytes | None, min_confidence: float) -> None:
-    if not photo:
-        raise Refusal(400, "send a photo as one binary message")
-    options = service.options(min_confidence, beam=1)
+async def _speak_live(socket: WebSocket, service: Service, photo: bytes, options: DecodingOptions) -> None:
     started = False
     with service.enter(socket.scope) as place:
         async with aclosing(service.speak(photo, options, place, streamed=True)) as chunks:

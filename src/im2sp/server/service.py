@@ -110,9 +110,12 @@ class Service:
         """Return the seconds until about half of the queue is done, by what photos took lately."""
         return self._seconds * max(1, self._clients.total()) / 2
 
-    def options(self, min_confidence: float, **changes: Any) -> DecodingOptions:
-        """Return the bundle's decoding options with changes. Raises Refusal 422 where the bundle is not calibrated."""
-        options = replace(self.captioner.default_options, min_confidence=min_confidence, **changes)
+    def options(self, min_confidence: float | None, always: bool, **changes: Any) -> DecodingOptions:
+        """Return the bundle's decoding options with changes. Raises Refusal 422 where they do not fit the bundle."""
+        if always and min_confidence:
+            raise Refusal(422, "give always or min_confidence, not both")
+        default = self.captioner.default_options
+        options = replace(default, min_confidence=min_confidence, always_speak=always, **changes)
         try:
             self.captioner.check(options)
         except Im2SpError as error:

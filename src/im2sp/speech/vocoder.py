@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import numpy as np
 
@@ -28,6 +28,12 @@ class Speech:
     waveform: FloatArray  # float32 [samples], 16 kHz, in [-1, 1]
     units: IntArray  # int64 [U], repeats removed unless durations were given
     durations: IntArray  # int64 [U], frames of 20 ms
+
+
+def join_speech(first: Speech, second: Speech) -> Speech:
+    """Put one stretch of speech after another."""
+    pairs = zip(astuple(first), astuple(second), strict=True)
+    return Speech(*(np.concatenate(pair) for pair in pairs))
 
 
 class Vocoder:

@@ -31,7 +31,7 @@ export class Heat {
 
   // attention: from the answer about the photo that was taken last
   know(attention) {
-    this.#attention = attention;
+    this.#attention = attention ?? null; // there is none where the model abstained
   }
 
   get isReady() {

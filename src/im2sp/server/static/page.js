@@ -81,8 +81,9 @@ async function describePhoto(photo) {
 }
 
 function verdict(answer) {
-  if (answer.abstained) return "The model is not sure what this shows.";
-  return answer.confidence === "a guess" ? "The model is guessing." : `The model is ${answer.confidence}.`;
+  if (answer.abstained) return "The model cannot tell what this shows.";
+  const share = answer.confidence; // missing where the model is not calibrated
+  return share ? `${share.charAt(0).toUpperCase()}${share.slice(1)}.` : "Nobody measured how often the model is right.";
 }
 
 function fail(error, photo) {

@@ -150,7 +150,7 @@ def speak_and_transcribe(
 def decoding_of(captioner: Captioner, options: EvaluationOptions) -> DecodingOptions:
     """The bundle's decoding with the changes of the options; every caption is spoken, however doubtful."""
     changed = dict[str, Any](options.decoding)
-    return replace(captioner.default_options, min_confidence=0.0, **changed)
+    return replace(captioner.default_options, always_speak=True, **changed)
 
 
 def describe_conditions(bundle: Bundle, recogniser: Recogniser, options: EvaluationOptions) -> dict[str, Any]:

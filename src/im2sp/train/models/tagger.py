@@ -67,10 +67,10 @@ class Tagger(nn.Module):
         inputs = self.inputs(units)
         known = self(inputs).sigmoid()
         classes = inputs[:, -self.image_units.config.class_count :].softmax(1)
-        blank = inputs.new_zeros(len(units), self.config.vocabulary_size)
-        words = blank.scatter(1, self.word_tokens.expand(len(units), -1), known)
+        blank = inputs.new_zeros(units.shape[0], self.config.vocabulary_size)
+        words = blank.scatter(1, self.word_tokens.expand(units.shape[0], -1), known)
         spread = classes[:, :, None].expand(-1, -1, self.config.class_words).flatten(1)
-        named = blank.scatter_add(1, self.class_tokens.flatten().expand(len(units), -1), spread)
+        named = blank.scatter_add(1, self.class_tokens.flatten().expand(units.shape[0], -1), spread)
         score = torch.maximum(words, self.config.class_trust * named)
         score[:, 0] = 0  # the filling
         top = score.topk(self.config.tags, 1)
