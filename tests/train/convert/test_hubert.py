@@ -211,3 +211,17 @@ def test_the_defaults_are_the_sizes_of_the_base_model() -> None:
         )
     assert inspect.signature(convert_hubert).parameters["layer"].default == 6
     assert SpeechEncoderConfig(units=200).samples_limit == 100 * SAMPLE_RATE
+
+
+def test_a_checkpoint_of_fairseq_is_named(kmeans: MiniBatchKMeans, tmp_path: Path) -> None:
+    path = tmp_path / "hubert_base_ls960.pt"
+    model = {
+        "mask_emb": torch.zeros(32),
+        "label_embs_concat": torch.zeros(504, 32),
+        "post_extract_proj.bias": torch.ones(32),
+    }
+    torch.save({"args": None, "cfg": {"_name": "hubert"}, "model": model}, path)
+    np.save(tmp_path / "km.npy", kmeans.cluster_centers_.astype(np.float32))
+    for given in (path, tmp_path):
+        with pytest.raises(CheckpointError, match=r"layout of fairseq.* the folder of facebook/hubert-base-ls960"):
+            convert_hubert(given, tmp_path / "km.npy")

@@ -94,3 +94,27 @@ def test_bad_files_are_left_out_and_no_attack_is_run(tmp_path: Path) -> None:
 def test_what_cannot_be_meant_is_refused(folder: str, units: int, why: str, tmp_path: Path) -> None:
     with pytest.raises(Im2SpError, match=why):
         UnitFiles(tmp_path / folder, units, OPTIONS)
+
+
+def test_lines_of_fairseq_are_units(tmp_path: Path) -> None:
+    write_spoken_coco(tmp_path / "corpus")
+    units = tmp_path / "units"
+    units.mkdir()
+    lines = {"m0-42": "17 17 199 5 5 5", "m1-42": "", "m0-9": "1 2 200 4 5 6", "m1-9": "x 1 2 3 4 5"}
+    places = {name: f"wavs/{'val' if '42' in name else 'train'}/0/{name}.wav" for name in lines}
+    (units / "tw.tsv").write_text("/data\n" + "".join(f"{place}\t8000\n" for place in places.values()))
+    (units / "tw.km").write_text("\n".join(lines.values()) + "\n")
+    run(tmp_path / "corpus", units, tmp_path / "out")
+    (row,) = iterate_unit_tables(tmp_path / "out")
+    assert (row.caption_id, row.speech_units.tolist()) == ("m0-42", [17, 17, 199, 5, 5, 5])
+    files = (tmp_path / "out" / PROBLEMS).glob("*.jsonl")
+    said = {row["where"]: row["kind"] for path in files for row in map(json.loads, path.open())}
+    assert said == {
+        "m1-42": "too-short", "m0-9": "unreadable", "m1-9": "unreadable", "m0-25": "missing", "m1-25": "missing"
+    }  # fmt: skip
+    (units / "tw.km").write_text("17\n")
+    with pytest.raises(Im2SpError, match=r"has 1 lines and .*tw\.tsv names 4 recordings"):
+        run(tmp_path / "corpus", units, tmp_path / "again")
+    (units / "tw.tsv").unlink()
+    with pytest.raises(Im2SpError, match=r"tw\.tsv cannot be read"):
+        run(tmp_path / "corpus", units, tmp_path / "again")

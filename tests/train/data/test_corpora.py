@@ -372,3 +372,49 @@ def test_missing_folders_and_files_are_said(tmp_path: Path) -> None:
     for layout, missing in (("spoken-coco", "SpokenCOCO_train.json"), ("flickr8k-audio", "wav2capt.txt")):
         with pytest.raises(Im2SpError, match=f"{missing} is missing"):
             opened(layout, tmp_path)
+
+
+def test_spoken_coco_with_one_caption_a_row(tmp_path: Path) -> None:
+    entries = [
+        {
+            "image": f"val2014/{coco_name(42)}",
+            "caption": {
+                "text": f"A CAT {k}",
+                "speaker": f"m{k}",
+                "uttid": f"m{k}-42",
+                "wav": f"wavs/val/0/m{k}-42.wav",
+            },
+        }
+        for k in range(2)
+    ]
+    for name in ("SpokenCOCO_val_unrolled_karpathy.json", "SpokenCOCO_val_unrolled_karpathy_with_alignments.json"):
+        (tmp_path / name).write_text(json.dumps({"data": entries}))
+    items, problems = opened("spoken-coco", tmp_path)
+    assert not problems
+    found = [(item.image_id, item.caption_id, item.split, item.text) for item in items]
+    assert found == [("42", "m0-42", "dev", "A CAT 0"), ("42", "m1-42", "dev", "A CAT 1")]
+
+
+def test_flickr8k_in_the_layout_of_its_copy(tmp_path: Path) -> None:
+    (tmp_path / "Images").mkdir()
+    rows = [
+        "image,caption",
+        "1_a.jpg,A dog runs .",
+        '1_a.jpg,"A dog, ""fast"", runs ."',
+        "2_b.jpg,A cat, asleep .",
+        "2_b",
+    ]
+    (tmp_path / "captions.txt").write_text("\n".join(rows))
+    karpathy = tmp_path / "dataset_flickr8k.json"
+    images = [{"filename": f"{name}.jpg", "split": split} for name, split in (("1_a", "train"), ("2_b", "val"))]
+    karpathy.write_text(json.dumps({"images": images}))
+    items, problems = opened("flickr8k", tmp_path, splits=karpathy)
+    assert [(item.caption_id, item.text, item.split) for item in items] == [
+        ("1_a_0", "A dog runs .", "train"),
+        ("1_a_1", 'A dog, "fast", runs .', "train"),
+        ("2_b_0", "A cat, asleep .", "dev"),
+    ]
+    assert items[0].image == tmp_path / "Images" / "1_a.jpg"
+    assert [problem.where for problem in problems] == ["captions.txt, line 5"]
+    with pytest.raises(Im2SpError, match="a Karpathy file for the splits"):
+        opened("flickr8k", tmp_path)

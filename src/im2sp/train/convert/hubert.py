@@ -16,6 +16,7 @@ from im2sp.train.convert.published import Epsilon, Layers, PublishedConfig, Size
 from im2sp.train.convert.unpickling import AttributeBag, CheckpointError
 from im2sp.train.models.speech_encoder import Clusters, SpeechEncoder
 
+FAIRSEQ = frozenset({"mask_emb", "label_embs_concat"})  # a HuBERT in fairseq's own layout has these in its "model"
 HEADS = ("lm_head.", "projector.", "classifier.")  # of recognisers and classifiers on top; not needed
 CENTRES = "cluster_centers_"  # scikit-learn's name, and that of dicts and archives made from it
 WEIGHT_NORM = {  # torch renamed what weight norm keeps; published files have the old names
@@ -71,6 +72,8 @@ def convert_hubert(folder: Path, clusters: Path, layer: int = 6) -> SpeechEncode
     Raises:
         CheckpointError: something is missing, damaged, hostile, or does not fit together.
     """
+    if not (folder / "config.json").exists():
+        _refuse_fairseq(folder)
     config = read_config(folder / "config.json", PublishedHubert)
     if not 1 <= layer <= config.num_hidden_layers:
         raise CheckpointError(f"layer {layer} does not exist: this HuBERT has layers 1 to {config.num_hidden_layers}")
@@ -86,6 +89,18 @@ def convert_hubert(folder: Path, clusters: Path, layer: int = 6) -> SpeechEncode
     settings = HubertConfig(**config.model_dump(), mask_time_prob=masked, attn_implementation="sdpa")
     hubert = with_weights(lambda: HubertModel(settings), state, path)
     return SpeechEncoder(hubert, layer, padding=0, clusters=Clusters.around(centres)).eval()
+
+
+def _refuse_fairseq(given: Path) -> None:
+    """Say what fairseq's own checkpoint is, where it is given as a file or in its folder, and what to give instead."""
+    for path in [given] if given.is_file() else sorted(given.glob("*.pt")):
+        value = read_checkpoint(path)
+        model = value.get("model") if isinstance(value, dict) else None
+        if isinstance(model, dict) and not FAIRSEQ.isdisjoint(model):
+            raise CheckpointError(
+                f"{path} is a HuBERT in the layout of fairseq, which im2sp does not read: give the same model as "
+                "transformers has it, for hubert_base_ls960.pt the folder of facebook/hubert-base-ls960"
+            )
 
 
 def _own_names(state: StateDict) -> StateDict:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from im2sp.errors import Im2SpError
-from im2sp.train.data.corpora.flickr8k import PHOTO_FOLDER, Flickr8k
+from im2sp.train.data.corpora.flickr8k import Flickr8k
 from im2sp.train.data.corpora.items import ignore
 from im2sp.train.data.words import singular
 
@@ -130,8 +130,9 @@ def read_photo_corpora(data: Path, lists: Path) -> PhotoCorpora:
 
 
 def _photos(data: Path) -> dict[str, Path]:
-    folders = (f"flickr8k/{PHOTO_FOLDER}", "coco/val2014_256", "coco_unlabelled", "imagenet_samples")
-    return {path.name: path for folder in folders for path in sorted((data / folder).glob("*.jpg"))}
+    others = ("coco/val2014_256", "coco_unlabelled", "imagenet_samples")
+    folders = (Flickr8k(data / "flickr8k").photos, *(data / name for name in others))
+    return {path.name: path for folder in folders for path in sorted(folder.glob("*.jpg"))}
 
 
 def _flickr8k(folder: Path) -> dict[str, Captions]:

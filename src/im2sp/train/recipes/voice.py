@@ -92,7 +92,7 @@ class UnitOptions:
     """Section [units]: made by the speech encoder, or published `.unit` files of the recordings."""
 
     source: Literal["speech-encoder", "unit-files"] = "speech-encoder"
-    folder: str = ""  # of the .unit files
+    folder: str = ""  # of the .unit or .km files
     count: int = 200  # units in these files
 
 

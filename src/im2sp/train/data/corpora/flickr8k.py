@@ -1,11 +1,17 @@
-"""Flickr8k -> captions; with Flickr8k Audio, `flickr_audio/{wavs/,wav2capt.txt,wav2spk.txt}` -> spoken captions."""
+"""Flickr8k -> captions; with Flickr8k Audio, `flickr_audio/{wavs/,wav2capt.txt,wav2spk.txt}` -> spoken captions.
+
+The photos lie in `Flicker8k_Dataset/` beside `Flickr8k.token.txt`, or, as in the copy that most people have, in
+`Images/` beside `captions.txt`, which has a row `name.jpg,caption` for each caption and no splits.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from im2sp.errors import Im2SpError
 from im2sp.train.data.corpora.items import (
     CorpusItem,
     Problem,
@@ -19,7 +25,9 @@ from im2sp.train.data.corpora.items import (
 from im2sp.train.data.corpora.lists import read_lines
 
 PHOTO_FOLDER = "Flicker8k_Dataset"  # spelled like this in the official archive
+COPIED_PHOTO_FOLDER = "Images"  # of the copy
 CAPTION_FILE = "Flickr8k.token.txt"
+COPIED_CAPTION_FILE = "captions.txt"
 AUDIO_FOLDER = "flickr_audio"
 TEXT_FOLDER = "Flickr8k_text"  # the archive of captions and splits, where it was unpacked beside the photos
 OFFICIAL = ("test", "dev", "train")  # held-out splits first
@@ -33,16 +41,18 @@ class Flickr8k:
     given_splits: Mapping[str, str] | None = None  # image id -> split, in place of the official ones
 
     def items(self, report: Report) -> Iterator[CorpusItem]:
-        """Captions in the order of Flickr8k.token.txt; caption ids are `<image_id>_<k>`.
+        """Captions in the order of their file; caption ids are `<image_id>_<k>`.
 
         Raises:
             Im2SpError: the caption file or an official split file is missing or cannot be read.
         """
         splits = self.splits(report)
-        path = first_existing(self._text_folders, CAPTION_FILE, "give the Flickr8k folder")
+        path = self._caption_file
+        if path is None:
+            raise Im2SpError(f"{self.root / CAPTION_FILE} is missing: give the Flickr8k folder")
         for caption_id, text in self.texts(report).items():
             image_id = caption_id.rpartition("_")[0]
-            image = path_inside(self.root / PHOTO_FOLDER, f"{image_id}.jpg")
+            image = path_inside(self.photos, f"{image_id}.jpg")
             if image is None:
                 report(Problem("unsafe-path", caption_id, f"{path.name}: {image_id[:60]!r} lies outside the corpus"))
             elif split := split_of_photo(image_id, splits.get(image_id), None, caption_id, report):
@@ -72,21 +82,38 @@ class Flickr8k:
 
     def texts(self, report: Report) -> dict[str, str]:
         """{caption id: text}; a corpus without the caption file has recordings alone, and that is noted."""
-        there = [folder / CAPTION_FILE for folder in self._text_folders if (folder / CAPTION_FILE).is_file()]
-        if not there:
+        path = self._caption_file
+        if path is None:
             message = f"{CAPTION_FILE} is not in {self.root}: no text, so nothing can be scored"
             report(Problem("no-text", CAPTION_FILE, message, left_out=False))
             return {}
         texts: dict[str, str] = {}
-        for number, line in read_lines(there[0], report):
-            found = parse_caption(line)
+        seen: Counter[str] = Counter()
+        copied = path.name == COPIED_CAPTION_FILE
+        for number, line in read_lines(path, report):
+            found = _parse_row(line, seen) if copied else parse_caption(line)
             if found is None or usable_text(found[2]) is None:
-                where = f"{CAPTION_FILE}, line {number}"
-                message = f"{where}: expected 'name.jpg#k<TAB>caption', found {line[:60]!r}"
-                report(Problem("no-text", where, message, left_out=False))
+                where, wanted = (
+                    f"{path.name}, line {number}",
+                    "name.jpg,caption" if copied else "name.jpg#k<TAB>caption",
+                )
+                if not (copied and number == 1):  # the names of its columns
+                    message = f"{where}: expected '{wanted}', found {line[:60]!r}"
+                    report(Problem("no-text", where, message, left_out=False))
             else:
                 texts[f"{found[0]}_{found[1]}"] = found[2]
         return texts
+
+    @property
+    def photos(self) -> Path:
+        """The folder of the photos."""
+        copied = self.root / COPIED_PHOTO_FOLDER
+        return copied if copied.is_dir() and not (self.root / PHOTO_FOLDER).is_dir() else self.root / PHOTO_FOLDER
+
+    @property
+    def _caption_file(self) -> Path | None:
+        names = (CAPTION_FILE, COPIED_CAPTION_FILE)
+        return next((path for name in names for at in self._text_folders if (path := at / name).is_file()), None)
 
     @property
     def _text_folders(self) -> tuple[Path, ...]:
@@ -118,7 +145,7 @@ class Flickr8kAudio(Flickr8k):
                 report(Problem("malformed", where, f"{where}: expected 'wav jpg #k', found {line[:60]!r}"))
                 continue
             recording = path_inside(path.parent / "wavs", wav)
-            image = path_inside(self.root / PHOTO_FOLDER, photo)
+            image = path_inside(self.photos, photo)
             if recording is None or image is None:
                 report(Problem("unsafe-path", where, f"{where}: {line[:60]!r} lies outside the corpus"))
                 continue
@@ -154,6 +181,22 @@ def parse_caption(line: str) -> tuple[str, int, str] | None:
     if not tab or not is_index(index):
         return None
     return name.removesuffix(".jpg"), int(index), text.strip()
+
+
+def _parse_row(line: str, seen: Counter[str]) -> tuple[str, int, str] | None:
+    """(image id, k, text) of a row "name.jpg,caption", whose text may stand in quotes; None when it is no such row.
+
+    Args:
+        seen: how many rows each photo had; counted on.
+    """
+    name, _, text = line.partition(",")
+    if not name.endswith(".jpg"):
+        return None
+    text = text.strip()
+    if len(text) > 1 and text[0] == text[-1] == '"':
+        text = text[1:-1].replace('""', '"').strip()
+    seen[name] += 1
+    return name.removesuffix(".jpg"), seen[name] - 1, text
 
 
 def is_index(text: str) -> bool:

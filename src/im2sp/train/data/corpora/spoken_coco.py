@@ -1,6 +1,7 @@
 """SpokenCOCO, `SpokenCOCO_{train,val}.json` and `wavs/` -> spoken captions.
 
-Layout: `data: [{image: "train2014/....jpg", captions: [{text, speaker, uttid, wav}]}]`.
+Layout: `data: [{image: "train2014/....jpg", captions: [{text, speaker, uttid, wav}]}]`. Copies with one caption a row,
+`SpokenCOCO_{train,val,test}_unrolled*.json`, have `caption: {...}` in place of the list.
 """
 
 from __future__ import annotations
@@ -39,17 +40,22 @@ class SpokenCoco:
         Raises:
             Im2SpError: there is none of the files, or as `json_entries` does.
         """
-        files = [(name, self.root / f"SpokenCOCO_{name}.json") for name in ("test", "val", "train")]
-        there = [(name, path) for name, path in files if path.is_file()]
+        there = [(name, path) for name in ("test", "val", "train") if (path := self._file_of(name)) is not None]
         if not there:
             raise Im2SpError(f"{self.root / 'SpokenCOCO_train.json'} is missing: give the folder that SpokenCOCO is in")
         for name, path in there:
             for number, entry in json_entries(path, "data"):
                 yield from self._photo(entry, SPLITS[name], f"{path.name}, entry {number}", report)
 
+    def _file_of(self, name: str) -> Path | None:
+        """The official file of a split, else the unrolled one with the shortest name."""
+        unrolled = sorted(self.root.glob(f"SpokenCOCO_{name}_unrolled*.json"), key=lambda path: len(path.name))
+        return next((path for path in (self.root / f"SpokenCOCO_{name}.json", *unrolled) if path.is_file()), None)
+
     def _photo(self, entry: Any, own_split: str, where: str, report: Report) -> Iterator[CorpusItem]:
         values = entry if isinstance(entry, dict) else {}
-        name, captions = usable_text(values.get("image")), values.get("captions")
+        name = usable_text(values.get("image"))
+        captions = [values["caption"]] if "caption" in values else values.get("captions")
         image_id = coco_image_id(name) if name else None
         if name is None or image_id is None or not isinstance(captions, list):
             report(Problem("malformed", where, f"{where} lacks a COCO 'image' or a list of 'captions'"))
