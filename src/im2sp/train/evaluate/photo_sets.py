@@ -82,7 +82,7 @@ def _open_corpus(captions: Path, photos: Path | None) -> Corpus | None:
     if not captions.is_file():
         raise Im2SpError(f"there are no captions {captions}: give a folder or a JSON file of captions")
     try:
-        next(json_entries(captions, "images"))
+        next(json_entries(captions, "images", object))
     except Im2SpError:  # no such list, or not JSON, which the next reader says
         return None
     return Karpathy(captions, photos or captions.parent)

@@ -9,12 +9,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Protocol
+from typing import Annotated, Protocol
+
+import msgspec
 
 from im2sp.errors import Im2SpError
 
 MAX_ID = 512  # characters of an id or a path
 MAX_TEXT = 10_000  # characters of a caption
+_USABLE = r"^(?!\s*$)[^\0]*$"
+Name = Annotated[str, msgspec.Meta(max_length=MAX_ID, pattern=_USABLE)]  # an id or a path in a JSON file
+Text = Annotated[str, msgspec.Meta(max_length=MAX_TEXT, pattern=_USABLE)]  # a caption in a JSON file
 
 # Official split names -> ours. "restval" (Karpathy) stays apart unless asked otherwise.
 SPLITS = {"train": "train", "val": "dev", "dev": "dev", "test": "test", "restval": "restval"}

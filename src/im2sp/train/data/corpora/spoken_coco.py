@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+import msgspec
 
 from im2sp.errors import Im2SpError
 from im2sp.train.data.corpora.items import (
     MAX_TEXT,
     SPLITS,
     CorpusItem,
+    Name,
     Problem,
     Report,
     coco_image_id,
@@ -23,12 +25,25 @@ from im2sp.train.data.corpora.items import (
     split_of_photo,
     usable_text,
 )
-from im2sp.train.data.corpora.lists import json_entries
+from im2sp.train.data.corpora.lists import json_entries, json_value
+
+
+class _Photo(msgspec.Struct):
+    image: Name
+    captions: list[msgspec.Raw] | None = None
+    caption: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+class _Caption(msgspec.Struct):
+    uttid: Name
+    wav: Name
+    text: str = ""
+    speaker: str = ""
 
 
 @dataclass(frozen=True)
 class SpokenCoco:
-    """A SpokenCOCO folder. One photo's captions are in memory at a time."""
+    """A SpokenCOCO folder. Memory: one of its files."""
 
     root: Path
     photos: Path  # the folder that holds train2014/ and val2014/
@@ -44,43 +59,35 @@ class SpokenCoco:
         if not there:
             raise Im2SpError(f"{self.root / 'SpokenCOCO_train.json'} is missing: give the folder that SpokenCOCO is in")
         for name, path in there:
-            for number, entry in json_entries(path, "data"):
-                yield from self._photo(entry, SPLITS[name], f"{path.name}, entry {number}", report)
+            for number, entry in json_entries(path, "data", _Photo):
+                yield from self._captions(entry, SPLITS[name], f"{path.name}, entry {number}", report)
 
     def _file_of(self, name: str) -> Path | None:
         """The official file of a split, else the unrolled one with the shortest name."""
         unrolled = sorted(self.root.glob(f"SpokenCOCO_{name}_unrolled*.json"), key=lambda path: len(path.name))
         return next((path for path in (self.root / f"SpokenCOCO_{name}.json", *unrolled) if path.is_file()), None)
 
-    def _photo(self, entry: Any, own_split: str, where: str, report: Report) -> Iterator[CorpusItem]:
-        values = entry if isinstance(entry, dict) else {}
-        name = usable_text(values.get("image"))
-        captions = [values["caption"]] if "caption" in values else values.get("captions")
-        image_id = coco_image_id(name) if name else None
-        if name is None or image_id is None or not isinstance(captions, list):
+    def _captions(self, entry: _Photo | None, own_split: str, where: str, report: Report) -> Iterator[CorpusItem]:
+        image_id = coco_image_id(entry.image) if entry else None
+        captions = entry and (entry.captions if entry.caption is msgspec.UNSET else [entry.caption])
+        if entry is None or image_id is None or captions is None:
             report(Problem("malformed", where, f"{where} lacks a COCO 'image' or a list of 'captions'"))
             return
-        image = path_inside(self.photos, name)
+        image = path_inside(self.photos, entry.image)
         if image is None:
             report(Problem("unsafe-path", where, f"{where}: the photo lies outside the corpus"))
             return
         split = split_of_photo(image_id, own_split, self.splits, where, report)
         if split is None:
             return
-        for k, caption in enumerate(captions):
-            place = f"{where}, caption {k}"
-            fields = caption if isinstance(caption, dict) else {}
-            wav, uttid = usable_text(fields.get("wav")), usable_text(fields.get("uttid"))
-            if wav is None or uttid is None:
+        for k, part in enumerate(captions):
+            place, caption = f"{where}, caption {k}", json_value(part, _Caption)
+            if caption is None:
                 report(Problem("malformed", place, f"{place} lacks a usable 'wav' or 'uttid'"))
-                continue
-            recording = path_inside(self.root, wav)
-            if recording is None:
+            elif (recording := path_inside(self.root, caption.wav)) is None:
                 report(Problem("unsafe-path", place, f"{place}: the recording lies outside the corpus"))
-                continue
-            text, speaker = usable_text(fields.get("text"), MAX_TEXT), usable_text(fields.get("speaker"))
-            if text is None:
-                report(Problem("no-text", place, f"{place} has no usable 'text'", left_out=False))
-            yield CorpusItem(
-                image_id, image, uttid, recording, text.strip() if text else None, (speaker or "").strip(), split
-            )
+            else:
+                if (text := usable_text(caption.text, MAX_TEXT)) is None:
+                    report(Problem("no-text", place, f"{place} has no usable 'text'", left_out=False))
+                speaker = (usable_text(caption.speaker) or "").strip()
+                yield CorpusItem(image_id, image, caption.uttid, recording, text and text.strip(), speaker, split)
