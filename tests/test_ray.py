@@ -22,7 +22,8 @@ from im2sp.captioner import Captioner
 from im2sp.errors import BundleError, Im2SpError, OutputError
 from im2sp.image.listing import Collection, list_photos
 from im2sp.image.unit_table import UnitTable
-from im2sp.ray import _Captions, _not_done, _Work, caption_collection, cluster, tokenize_collection
+from im2sp.ray import _Captions, _not_done, _Work, caption_collection, tokenize_collection
+from im2sp.ray.cluster import cluster
 from im2sp.speech.audio import encode_wav
 from tests.cli.test_commands import call, sentence
 from tests.image.collections import picture, write_photos, write_table, write_tar
