@@ -31,7 +31,11 @@ from im2sp.train.data.corpora.lists import json_entries, json_value
 class _Photo(msgspec.Struct):
     image: Name
     captions: list[msgspec.Raw] | None = None
-    caption: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    caption: msgspec.Raw = msgspec.Raw()  # in place of a list of one
+
+    @property
+    def all_captions(self) -> list[msgspec.Raw] | None:
+        return [self.caption] if bytes(self.caption) else self.captions
 
 
 class _Caption(msgspec.Struct):
@@ -69,7 +73,7 @@ class SpokenCoco:
 
     def _captions(self, entry: _Photo | None, own_split: str, where: str, report: Report) -> Iterator[CorpusItem]:
         image_id = coco_image_id(entry.image) if entry else None
-        captions = entry and (entry.captions if entry.caption is msgspec.UNSET else [entry.caption])
+        captions = entry.all_captions if entry else None
         if entry is None or image_id is None or captions is None:
             report(Problem("malformed", where, f"{where} lacks a COCO 'image' or a list of 'captions'"))
             return
