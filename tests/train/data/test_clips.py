@@ -1,4 +1,4 @@
-"""Clips for vocoders: recordings and their units, from shards and tables to mapped files."""
+"""Clips for vocoders: recordings and their units, from shards and tables to a mapped file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from im2sp.errors import Im2SpError
-from im2sp.train.data.clips import INDEX, WAVEFORMS, store_clips
+from im2sp.train.data.clips import store_clips
 from im2sp.train.data.speech_shards import SpokenCaption, write_shard
 from im2sp.train.data.unit_table import UnitRow, write_unit_table
 
@@ -50,13 +50,13 @@ def test_they_are_written_once(tmp_path: Path) -> None:
     places = tmp_path / "speech", tmp_path / "units", "train", tmp_path / "out"
     write(tmp_path, "train-0000", {"a_0": "zoe"})
     store_clips(*places)
-    made = (tmp_path / "out" / WAVEFORMS).stat().st_mtime_ns
+    made = (tmp_path / "out").stat().st_mtime_ns
     store_clips(*places)
-    assert (tmp_path / "out" / WAVEFORMS).stat().st_mtime_ns == made
+    assert (tmp_path / "out").stat().st_mtime_ns == made
 
 
 def test_recordings_without_units_are_one_sentence(tmp_path: Path) -> None:
     write(tmp_path, "train-0000", {"a_0": "zoe"}, without_units=("a_0",))
     with pytest.raises(Im2SpError, match="no recording of the split train has units"):
         store_clips(tmp_path / "speech", tmp_path / "units", "train", tmp_path / "out")
-    assert not (tmp_path / "out" / INDEX).exists()
+    assert not (tmp_path / "out").exists()

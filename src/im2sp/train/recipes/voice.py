@@ -58,7 +58,7 @@ from im2sp.train.trainer import train
 log = logging.getLogger(__name__)
 
 RECORDINGS, ENCODER, UNITS, DURATIONS, VOCODER = "recordings", "speech_encoder", "units", "durations", "vocoder"
-CLIPS = "clips"  # in the folder of the vocoder until it is trained
+CLIPS = "clips.arrow"  # in the folder of the vocoder until it is trained
 SPEAKERS = "speakers.json"  # names of the speakers of a HiFi-GAN, in the order of their embeddings
 
 
@@ -263,7 +263,7 @@ def make_vocoder(recipe: Recipe, out: Path) -> None:
     predictor.load_state_dict(load_torch_file(recipe.runs / DURATIONS / WEIGHTS))
     if is_main_process():
         save_vocoder(task.model, predictor, out)
-        shutil.rmtree(out / CLIPS)
+        (out / CLIPS).unlink()
 
 
 def _train_hifigan(recipe: Recipe, clips: StoredClips, out: Path) -> None:
@@ -276,7 +276,7 @@ def _train_hifigan(recipe: Recipe, clips: StoredClips, out: Path) -> None:
         task.fold_weight_norm().save(out)
         with atomic_write(out / SPEAKERS) as temporary:
             temporary.write_text(json.dumps(clips.speakers, indent=1), encoding="utf-8")
-        shutil.rmtree(out / CLIPS)
+        (out / CLIPS).unlink()
 
 
 def copy_published(folder: str, needs: str, command: str, out: Path) -> None:
