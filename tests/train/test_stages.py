@@ -11,7 +11,7 @@ from typing import Literal
 import pytest
 
 from im2sp.errors import Im2SpError
-from im2sp.train import recipe as recipes
+from im2sp.train import recipes
 from im2sp.train.recipe import BaseRecipe
 from im2sp.train.recipes import read_recipe
 from im2sp.train.stages import DONE, Stage, is_done, run_stages
