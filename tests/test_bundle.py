@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -146,6 +147,60 @@ def test_the_model_card_may_change(bundle: Path) -> None:
     assert "README.md" not in Bundle.load(bundle).checksums
 
 
+def sparse(path: Path, size: int) -> None:
+    with path.open("wb") as file:
+        file.truncate(size)
+
+
+def lists(folder: Path, *names: str) -> None:
+    """SHA256SUMS lists more files."""
+    with (folder / "SHA256SUMS").open("a") as file:
+        file.writelines(f"{'0' * 64}  {name}\n" for name in names)
+
+
+@pytest.mark.parametrize("name", ["SHA256SUMS", "config.json", "decoder.onnx"])
+@pytest.mark.parametrize("device", ["/dev/zero", "a FIFO"])
+def test_what_is_no_regular_file_is_not_read(bundle: Path, name: str, device: str) -> None:
+    (bundle / name).unlink()
+    if device == "a FIFO":
+        os.mkfifo(bundle / name)
+    else:
+        (bundle / name).symlink_to(device)
+    words = sentence(lambda: Bundle.load(bundle))
+    assert name in words
+    assert "not a regular file" in words
+
+
+def test_huge_files_are_not_read(bundle: Path) -> None:
+    sparse(bundle / "README.md", 16 * 2**30)
+    Bundle.load(bundle)  # no checksum covers it
+    lists(bundle, "README.md")
+    sparse(bundle / "README.md", 2**24 + 1)
+    assert "README.md of the bundle" in sentence(lambda: Bundle.load(bundle))
+    sparse(bundle / "README.md", 16 * 2**30)
+    assert "where im2sp reads 16 at most" in sentence(lambda: Bundle.load(bundle))
+
+
+def test_odd_names_are_one_sentence(bundle: Path) -> None:
+    lists(bundle, "x" * 300)
+    assert "the name is too long" in sentence(lambda: Bundle.load(bundle))
+    write_checksums(bundle)
+    lists(bundle, "./vocoder.onnx")
+    assert "do not trust it" in sentence(lambda: Bundle.load(bundle))
+    write_checksums(bundle)
+    Path(os.fsdecode(os.fsencode(bundle) + b"/\xff.onnx")).touch()
+    assert sentence(lambda: Bundle.load(bundle)).encode()
+
+
+def test_info_says_who_made_it(bundle: Path) -> None:
+    assert Bundle.load(find_bundle("default")).describe().made_by.startswith("the im2sp project")
+    assert Bundle.load(bundle).describe().made_by.startswith("unknown")
+    cached = bundle.parent / "hub" / "models--zoe--voices" / "snapshots"
+    cached.mkdir(parents=True)
+    bundle.rename(cached / "0123abcd")
+    assert Bundle.load(cached / "0123abcd").describe().made_by == "zoe on the hub, as zoe/voices"
+
+
 NOT_JSON = {
     "empty": b"",
     "open": b"{",
@@ -197,6 +252,7 @@ def test_a_config_that_would_be_refused_is_not_written(bundle: Path) -> None:
         ({"vocoder__duration_context": -1}, "vocoder.duration_context"),
         ({"vocoder__duration_tolerance": 0.5}, "vocoder.duration_tolerance"),
         ({"decoding__beam": 0}, "decoding.beam"),
+        ({"decoder__layers": 256, "decoder__head_dim": 1_024, "decoder__heads": 256}, "KV cache of a caption would"),
         ({"format_version": "2"}, "format_version"),
     ],
 )

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
 import shutil
+import stat
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path, PurePosixPath
 
 from im2sp.errors import BundleError, Im2SpError, reason
@@ -17,6 +20,9 @@ from im2sp.errors import BundleError, Im2SpError, reason
 CHECKSUMS = "SHA256SUMS"
 MODEL_CARD = "README.md"  # not listed: measured figures are added to it without touching what they measure
 CHECKSUMS_LIMIT = 2**20  # bytes; thousands of files
+FILE_LIMITS = {".onnx": 2**31, ".data": 8 * 2**30}  # bytes, by the end of a name; onnxruntime reads no larger graph
+OTHER_LIMIT = 2**24  # bytes of any other file
+TOTAL_LIMIT = 16 * 2**30  # bytes of all files of a bundle
 _AT_ONCE = 4  # files that are read side by side
 
 _LINE = re.compile(r"([0-9a-fA-F]{64}) [ *](.+)")
@@ -69,6 +75,22 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+@contextmanager
+def open_regular(path: Path, limit: int) -> Iterator[BufferedReader]:
+    """Open a file from outside, or what a link leads to, for reading.
+
+    Raises OSError also for what is no regular file, where reading might never end, and for more than `limit` bytes.
+    """
+    nonblocking = getattr(os, "O_NONBLOCK", 0)  # a FIFO would be waited for
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | nonblocking)) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file")
+        if status.st_size > limit:
+            raise OSError(errno.EFBIG, f"it has {status.st_size:,} bytes, where im2sp reads {limit:,} at most")
+        yield file
+
+
 def write_checksums(folder: Path) -> dict[str, str]:
     """Write `folder`/SHA256SUMS over every other file below `folder` but the model card; return {path: SHA-256}.
 
@@ -96,6 +118,7 @@ def verify_checksums(folder: Path) -> dict[str, str]:
     missing or changed.
     """
     checksums = _read_checksums(folder)
+    _check_sizes(folder, checksums)
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         found = pool.map(lambda name: _digest_in(folder, name), checksums)
         for (name, expected), digest in zip(checksums.items(), found, strict=True):
@@ -106,26 +129,42 @@ def verify_checksums(folder: Path) -> dict[str, str]:
     return checksums
 
 
+def _check_sizes(folder: Path, names: Iterable[str]) -> None:
+    """Refuse files that are missing, and more of them than can be read in a minute."""
+    size = 0
+    for name in names:
+        try:
+            size += (folder / name).stat().st_size
+        except FileNotFoundError as error:
+            raise BundleError(f"{name} is missing from the bundle {folder}: get the bundle again") from error
+        except OSError as error:
+            raise BundleError(f"{name} of the bundle {folder} cannot be read: {reason(error)}") from error
+    if size > TOTAL_LIMIT:
+        raise BundleError(
+            f"the bundle {folder} has {size / 2**30:.1f} GB, where im2sp reads {TOTAL_LIMIT >> 30} at most"
+        )
+
+
 def _digest_in(folder: Path, name: str) -> str:
-    path = folder / name
-    if not path.is_file():
-        raise BundleError(f"{name} is missing from the bundle {folder}: get the bundle again")
+    limit = FILE_LIMITS.get(PurePosixPath(name).suffix, OTHER_LIMIT)
     try:
-        return sha256_of(path)
+        with open_regular(folder / name, limit) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise BundleError(f"{path} cannot be read: {reason(error)}") from error
+        raise BundleError(f"{name} of the bundle {folder} cannot be read: {reason(error)}") from error
 
 
 def _read_checksums(folder: Path) -> dict[str, str]:
     path = folder / CHECKSUMS
     try:
-        if path.stat().st_size > CHECKSUMS_LIMIT:
-            raise BundleError(f"{path} is larger than {CHECKSUMS_LIMIT >> 20} MB: this is not an im2sp bundle")
-        lines = path.read_text(encoding="utf-8").splitlines()
+        with open_regular(path, CHECKSUMS_LIMIT) as file:
+            lines = file.read(CHECKSUMS_LIMIT).decode("utf-8").splitlines()
     except FileNotFoundError as error:
         raise BundleError(f"{CHECKSUMS} is missing from the bundle {folder}: get the bundle again") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise BundleError(f"{path} cannot be read as a list of checksums: get the bundle again") from error
+        raise BundleError(
+            f"{path} cannot be read as a list of checksums ({reason(error)}): get the bundle again"
+        ) from error
     checksums: dict[str, str] = {}
     for number, line in enumerate(lines, start=1):
         match = _LINE.fullmatch(line)
@@ -142,5 +181,12 @@ def _read_checksums(folder: Path) -> dict[str, str]:
 def _refuse_unsafe(name: str, folder: Path) -> None:
     """Check names as text, unresolved: caches of model hubs keep a bundle as links to files elsewhere."""
     path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or not name.isprintable() or "\\" in name or ":" in name:
+    if (
+        str(path) != name
+        or path.is_absolute()
+        or ".." in path.parts
+        or not name.isprintable()
+        or "\\" in name
+        or ":" in name
+    ):
         raise BundleError(f"the bundle {folder} lists {name!r}, a path that does not stay inside it: do not trust it")

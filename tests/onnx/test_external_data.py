@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from click.testing import CliRunner
 from google.protobuf.message import DecodeError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from onnx.external_data_helper import set_external_data
+from PIL import Image
 
 from im2sp.bundle import Bundle, write_checksums
 from im2sp.captioner import Captioner
+from im2sp.cli import app
 from im2sp.errors import BundleError
 from im2sp.onnx import Graphs
 from im2sp.onnx.external_data import check_external_data, data_file
@@ -238,3 +242,41 @@ def test_damage_never_gets_past_to_another_file(tmp_path: Path, places: list[tup
         return
     named = {entry.value for item in model.graph.initializer for entry in item.external_data if entry.key == "location"}
     assert named <= {"decoder.onnx.data"}
+
+
+def test_a_graph_of_empty_nodes_is_walked_for_seconds_only(tmp_path: Path) -> None:
+    """Linear and bounded: five million of them took 40 s."""
+    nodes = b"\x0a\x00" * 5_000_000
+    size = len(nodes)
+    length = bytes((size >> shift & 127) | (128 if size >> shift + 7 else 0) for shift in range(0, 28, 7))
+    (tmp_path / "nodes.onnx").write_bytes(b"\x3a" + length + nodes + b"\x12\x08location")
+    started = time.process_time()
+    with pytest.raises(BundleError, match="more than 1,000,000 parts"):
+        check_external_data(tmp_path / "nodes.onnx", listed=True)
+    assert time.process_time() - started < 10
+
+
+def test_faults_of_external_data_end_a_run_at_the_first_photo(bundle: Path, tmp_path: Path) -> None:
+    changed(bundle, lambda model: set_external_data_of(first_outside(model), location="elsewhere"))
+    photos = [tmp_path / f"{number}.png" for number in range(3)]
+    for photo in photos:
+        Image.fromarray(PHOTO).save(photo)
+    words = ["caption", *map(str, photos), "-o", str(tmp_path / "out"), "--model", str(bundle)]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert result.stderr.count("elsewhere") == 1
+
+
+@pytest.mark.parametrize("word", [b"frames", b"Gather"])
+def test_names_that_are_no_utf8_are_one_sentence_and_onnxruntime_prints_nothing(
+    tiny_bundle: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], word: bytes
+) -> None:
+    folder = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+    graph = folder / "vocoder.onnx"
+    assert word in graph.read_bytes()
+    graph.write_bytes(graph.read_bytes().replace(word, b"\xff\xfe" + word[2:]))
+    write_checksums(folder)
+    with pytest.raises(BundleError, match="cannot be opened"):
+        Graphs(Bundle.load(folder), threads=1).open("vocoder")
+    assert capfd.readouterr() == ("", "")

@@ -12,6 +12,7 @@ from im2sp.schema import Schema
 FORMAT_VERSION = 7
 SPECIAL_TOKENS = 3  # pad, bos and eos come before the subwords
 MOST_IMAGE_UNITS = 65_536  # a photo
+CACHE_LIMIT = 2**31  # bytes of keys and values of a caption, with the recommended decoding
 
 # A config comes from outside: no number in it may make the runtime take a machine's whole memory.
 Count = Annotated[int, Meta(ge=1, le=65_536)]
@@ -233,6 +234,13 @@ class BundleConfig(Schema, frozen=True, kw_only=True):
             raise ValueError("the grid has more cells than there are image tokens")
         if self.decoding.max_tokens > self.decoder.max_tokens:
             raise ValueError("the recommended max_tokens is more than the decoder has positions")
+        positions = self.image.image_tokens + self.decoding.beam * self.decoding.max_tokens
+        cache = 8 * self.decoder.layers * self.decoder.heads * self.decoder.head_dim * positions
+        if cache > CACHE_LIMIT:
+            raise ValueError(
+                f"the KV cache of a caption would take {cache / 1e9:.1f} GB, where im2sp takes "
+                f"{CACHE_LIMIT / 1e9:.1f} at most"
+            )
         if self.confidence:
             phrases = {
                 "abstain_units": self.confidence.abstain_units,

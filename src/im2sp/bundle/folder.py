@@ -13,7 +13,7 @@ import msgspec
 
 from im2sp.bundle.config import FORMAT_VERSION, BundleConfig, ImageUnitsConfig
 from im2sp.errors import BundleError, reason
-from im2sp.files import CHECKSUMS, verify_checksums
+from im2sp.files import CHECKSUMS, open_regular, verify_checksums
 from im2sp.schema import NotJsonError, SchemaError, parse
 
 CONFIG = "config.json"
@@ -37,6 +37,7 @@ class BundleDescription:
     folder: Path
     config: BundleConfig
     files: tuple[BundleFile, ...]
+    made_by: str  # who answers for it; a bundle is code to be trusted
 
     @property
     def size(self) -> int:
@@ -60,7 +61,8 @@ class Bundle:
         checksums = verify_checksums(folder)
         present = {path.name for kind in ("onnx", "data") for path in folder.glob(f"*.{kind}")} | {CONFIG}
         if unlisted := sorted(present - set(checksums)):
-            raise BundleError(f"{unlisted[0]} is not in {CHECKSUMS} of the bundle {folder}: get the bundle again")
+            name = unlisted[0] if unlisted[0].isprintable() else ascii(unlisted[0])  # it may be no Unicode
+            raise BundleError(f"{name} is not in {CHECKSUMS} of the bundle {folder}: get the bundle again")
         config = _read_config(folder / CONFIG)
         for graph in config.graphs:
             if f"{graph}.onnx" not in checksums:
@@ -87,7 +89,16 @@ class Bundle:
     def describe(self) -> BundleDescription:
         """Add size and checksum of every listed file to the config."""
         files = [BundleFile(name, (self.folder / name).stat().st_size, sha) for name, sha in self.checksums.items()]
-        return BundleDescription(self.folder, self.config, tuple(files))
+        return BundleDescription(self.folder, self.config, tuple(files), _made_by(self.folder))
+
+
+def _made_by(folder: Path) -> str:
+    """Tell by where it lies who made a bundle: only the package and the hub know."""
+    if folder.parent == _PACKAGED:
+        return "the im2sp project: it comes with this package"
+    if hub := re.search(r"/models--(\w[\w.-]*?)--(\w[\w.-]*)/snapshots/\w+$", folder.as_posix()):
+        return f"{hub[1]} on the hub, as {hub[1]}/{hub[2]}"
+    return "unknown: trust it as far as the one who gave you this folder"
 
 
 def write_config(folder: Path, config: BundleConfig) -> Path:
@@ -146,9 +157,8 @@ def _local_folder(name_or_dir: str | Path) -> Path | None:
 
 def _read_config(path: Path) -> BundleConfig:
     try:
-        if path.stat().st_size > CONFIG_LIMIT:
-            raise BundleError(f"{path} is larger than {CONFIG_LIMIT >> 20} MB: this is not an im2sp bundle")
-        text = path.read_bytes()
+        with open_regular(path, CONFIG_LIMIT) as file:
+            text = file.read(CONFIG_LIMIT)
     except OSError as error:
         raise BundleError(f"{path} cannot be read: {reason(error)}") from error
     try:

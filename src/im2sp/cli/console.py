@@ -164,6 +164,7 @@ def _facts(description: BundleDescription) -> dict[str, str]:
     config = description.config
     return {
         "description": config.description,
+        "made by": description.made_by,
         "license": config.license,
         "language": config.language,
         "created": config.created,
@@ -197,7 +198,8 @@ def bundle_json(description: BundleDescription) -> str:
         units = description.config.image_units
         config["image_units"] |= {"units": units.units, "bits": units.bits}
     files = [{"name": file.name, "size": file.size, "sha256": file.sha256} for file in description.files]
-    return json.dumps({**config, "folder": str(description.folder), "size": description.size, "files": files}, indent=1)
+    about = {"made_by": description.made_by, "folder": str(description.folder), "size": description.size}
+    return json.dumps({**config, **about, "files": files}, indent=1)
 
 
 def _image_units(config: ImageUnitsConfig | None) -> str:

@@ -7,14 +7,16 @@ scanned before. Checksums do not help: they come from whoever wrote the graph.
 from __future__ import annotations
 
 import mmap
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from im2sp.errors import BundleError, reason
+from im2sp.files import FILE_LIMITS, open_regular
 
 MAX_DEPTH = 64  # graphs within graphs
-MAX_BYTES = 8 * 2**30  # of one file of weights
+MAX_FIELDS = 1_000_000  # of all messages together, without those in weights
 
 Span = tuple[int, int]  # where it starts, and where it ends
 
@@ -39,10 +41,13 @@ def check_external_data(graph: Path, *, listed: bool) -> None:
         listed: whether the checksums of the bundle cover `data_file`.
 
     Raises:
-        BundleError: the graph is damaged, or reads something else, or more.
+        BundleError: the graph is damaged, has too many parts, or reads something else, or more.
     """
     try:
-        with graph.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        with (
+            open_regular(graph, FILE_LIMITS[".onnx"]) as file,
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+        ):
             # Every reader finds the file by this word, and most graphs do not have it.
             found = list(_Scanner(data).external()) if data.find(b"location") >= 0 else []
         if not found:
@@ -52,9 +57,8 @@ def check_external_data(graph: Path, *, listed: bool) -> None:
             raise BundleError(f"{graph} reads weights from {other[0][:100]!r}, not from {beside.name}: do not trust it")
         if not listed:
             raise BundleError(f"{graph} reads weights from {beside.name}, which no checksum covers: do not trust it")
-        size = beside.stat().st_size
-        if size > MAX_BYTES:
-            raise BundleError(f"{beside} has {size / 2**30:.1f} GB, where im2sp reads {MAX_BYTES >> 30} GB at most")
+        with open_regular(beside, FILE_LIMITS[".data"]) as file:
+            size = file.seek(0, os.SEEK_END)
         if any(item.offset + item.length > size for item in found) or sum(item.length for item in found) > size:
             raise BundleError(f"{graph} reads more weights than {beside.name} holds: get the bundle again")
     except (OSError, ValueError) as error:
@@ -89,6 +93,7 @@ class _Scanner:
 
     def __init__(self, data: mmap.mmap) -> None:
         self._data = data
+        self._count = 0  # of fields
 
     def external(self) -> Iterator[_External]:
         """Yield every external tensor. Raises ValueError for what is no graph."""
@@ -113,6 +118,9 @@ class _Scanner:
         """Yield the length-delimited fields of a message: their numbers and spans."""
         place, end = span
         while place < end:
+            self._count += 1
+            if self._count > MAX_FIELDS:
+                raise ValueError(f"it has more than {MAX_FIELDS:,} parts")
             tag, place = self._varint(place, end)
             kind, length = tag & 7, 0
             if kind == _VARINT:

@@ -80,9 +80,7 @@ class Graphs:
             if name not in self._open:
                 label = f"{name}.onnx of the bundle {self.bundle.folder}"
                 signature = self._signatures[name]
-                session = self._session(name, label)
-                _check(label, signature, session)
-                self._open[name] = Graph(label, signature, session)
+                self._open[name] = Graph(label, signature, self._session(name, label))
             return self._open[name]
 
     def check(self, names: Iterable[str] = ()) -> None:
@@ -92,11 +90,15 @@ class Graphs:
 
     def _session(self, name: str, label: str) -> onnxruntime.InferenceSession:
         path = self.bundle.folder / f"{name}.onnx"
-        check_external_data(path, listed=data_file(path).name in self.bundle.checksums)
         try:
+            check_external_data(path, listed=data_file(path).name in self.bundle.checksums)
             threads = 1 if name in _SHORT_RUNS and graph_bytes(path) < _LARGE else self._threads
             cached = self._cached(name, path, threads) if GraphCache.accepts(path) else None
-            return cached or _open(path, _options(threads))
+            session = cached or _open(path, _options(threads))
+            _check(label, self._signatures[name], session)
+            return session
+        except BundleError as error:
+            raise GraphError(str(error)) from error
         except Exception as error:  # see Graph.run
             raise GraphError(f"{label} cannot be opened: {_why(error)}") from error
 
@@ -124,7 +126,7 @@ def _options(threads: int, *, optimise: bool = True) -> onnxruntime.SessionOptio
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors only: warnings about a graph mean nothing to the one who captions
+    options.log_severity_level = 4  # errors are raised, too; warnings mean nothing to the one who captions
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     # Memory goes back after each run; the arena would keep the largest sentence's buffers for every graph,
@@ -144,7 +146,8 @@ def _open(path: Path, options: onnxruntime.SessionOptions) -> onnxruntime.Infere
     if os.environ.get("ORT_DISABLE_TELEMETRY") == "1":
         # Windows does not know the variable (see im2sp/__init__.py), nor one who imported onnxruntime before im2sp.
         onnxruntime.disable_telemetry_events()
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    # Its fall-back to other providers prints on stdout and tries the same again.
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"], enable_fallback=0)
 
 
 def _check(label: str, signature: Signature, session: onnxruntime.InferenceSession) -> None:
