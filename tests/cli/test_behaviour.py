@@ -150,25 +150,3 @@ def test_answers(
     if code == 1 and not answer[1]:  # what fails leaves nothing behind
         left = [path for place in set(tmp_path.iterdir()) - before for path in (place, *place.rglob("*"))]
         assert not [path for path in left if path.is_file() and path.suffix != ".jsonl" and path.stat().st_size]
-
-
-@pytest.mark.parametrize("workers", [1, 2])
-def test_a_second_run_goes_on_where_the_first_stopped(
-    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
-) -> None:
-    for path in files.iterdir():
-        (tmp_path / path.name).symlink_to(path)
-    monkeypatch.chdir(tmp_path)
-    command = f"caption photos -o out --workers {workers}"
-    assert call("caption photos/a.png -o out")[0] == 0
-    assert call(command) == (0, "out: 2 photos spoken, 1 skipped (spoken before)\n", "")
-    assert call(command) == (0, "out: 0 photos spoken, 3 skipped (spoken before)\n", "")
-    next((tmp_path / "out").glob("b*.wav")).unlink()
-    assert call(command) == (0, "out: 1 photo spoken, 2 skipped (spoken before)\n", "")
-    assert sorted(path.suffix or path.name for path in (tmp_path / "out").iterdir()) == [
-        ".jsonl",
-        ".lock",
-        ".wav",
-        ".wav",
-        ".wav",
-    ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import resource
@@ -20,7 +19,7 @@ from PIL import Image
 from im2sp import DecodingOptions
 from im2sp.captioner import Captioner
 from im2sp.cli import app
-from im2sp.manifest import CAPTIONS, open_manifest
+from im2sp.manifest import CAPTIONS
 from im2sp.playback import PAUSE, AudioPlayer
 from im2sp.speech.audio import SAMPLE_RATE, read_audio, write_wav
 from tests.test_playback import FAKE, heard, use_device
@@ -67,50 +66,6 @@ def test_what_is_unlikely_is_withheld(photo: Path, tmp_path: Path, calibrated_bu
         "units": [3, 7, 3, 1], "durations": [5, 4, 6, 9], "abstained": True, "seconds": abstained["seconds"]
     }  # fmt: skip
     assert len(read_audio(withheld / "photo.wav")) == 24 * SAMPLE_RATE // 50
-
-
-def test_sampling_is_seeded(photo: Path, tmp_path: Path, tiny_bundle: Path) -> None:
-    said = {}
-    for name, options in {
-        "once": ["--temperature", "1.5", "--seed", "1"],
-        "again": ["--temperature", "1.5", "--seed", "1"],
-        "other": ["--temperature", "1.5", "--seed", "2"],
-        "greedy": ["--beam", "1"],
-    }.items():
-        assert call("caption", photo, "-o", tmp_path / name, "--model", tiny_bundle, *options)[0] == 0
-        said[name] = json.loads((tmp_path / name / CAPTIONS).read_text())["units"]
-    assert said["once"] == said["again"] != said["other"]
-
-
-def test_two_runs_at_once(photo: Path, tmp_path: Path, tiny_bundle: Path) -> None:
-    with open_manifest(tmp_path / "out"):
-        code, _, stderr = call("caption", photo, "-o", tmp_path / "out", "--model", tiny_bundle)
-    assert code == 1
-    assert "another im2sp is writing there" in sentence(stderr)
-
-
-def test_a_full_disk(photo: Path, tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    second = tmp_path / "second.png"
-    shutil.copy(photo, second)
-    synced = 0
-
-    def full(descriptor: int) -> None:
-        nonlocal synced
-        synced += 1
-        if synced > 1:
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    code, _, stderr = call("caption", photo, second, "-o", tmp_path / "out", "--model", tiny_bundle)
-    assert code == 1
-    assert sentence(stderr) == (
-        f"{tmp_path / 'out' / 'second.wav'}: cannot be written (the disk is full; free some space and run again) "
-        "(1 photo spoken)"
-    )
-    code, _, stderr = call("speak", "1 2", "-o", tmp_path / "x.wav", "--model", tiny_bundle)
-    assert code == 1
-    assert "the disk is full" in sentence(stderr)
-    assert not (tmp_path / "x.wav").exists()
 
 
 def test_a_write_that_really_fails(photo: Path, tmp_path: Path, tiny_bundle: Path) -> None:
@@ -229,18 +184,6 @@ def test_names_that_cannot_be_printed(photo: Path, tmp_path: Path, tiny_bundle: 
     done = command("caption", odd, "-o", tmp_path / "out", "--model", tiny_bundle)
     assert (done.returncode, done.stderr) == (0, "")
     assert "ph\\udcffoto.wav" in done.stdout
-
-
-def test_speak_from_words_file_and_standard_input(tmp_path: Path, tiny_bundle: Path) -> None:
-    (tmp_path / "units.txt").write_text("12, 5 7\n7\n")
-    ways = {"a": ["12 5 7 7"], "b": [12, 5, 7, 7], "c": [f"@{tmp_path / 'units.txt'}"], "d": ["-"]}
-    for name, units in ways.items():
-        wav = tmp_path / f"{name}.wav"
-        code, stdout, stderr = call("speak", *units, "-o", wav, "--model", tiny_bundle, stdin="12 5 7 7\n")
-        assert (code, stderr) == (0, "")
-        assert stdout.startswith(f"{wav}: ")
-        assert "from 3 units" in stdout
-    assert len({(tmp_path / f"{name}.wav").read_bytes() for name in ways}) == 1
 
 
 def test_units(tmp_path: Path, tiny_bundle: Path) -> None:

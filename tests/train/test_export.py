@@ -179,37 +179,3 @@ def test_speech_encoder_graph_gives_the_same_units(tmp_path: Path) -> None:
         found = _run(tmp_path / "speech_encoder.onnx", waveform=wave)[0]
         assert found.shape == expected.shape == (1, samples // 320)
         assert (found == expected).mean() > 0.99
-
-
-def test_speech_encoder_drops_the_layers_that_it_does_not_use() -> None:
-    torch.manual_seed(0)
-    config = small_hubert_config(layers=3, width=32, heads=2)
-    hubert = HubertModel(config).eval()
-    encoder = SpeechEncoder(hubert, 2, 0)
-    wave = torch.randn(1, 3200) * 0.1
-    with torch.inference_mode():
-        expected = hubert(wave, output_hidden_states=True).hidden_states[2]
-        assert torch.equal(encoder.features(wave), expected)
-    assert (len(encoder.hubert.encoder.layers), encoder.hubert.config.num_hidden_layers) == (2, 2)
-    assert (len(hubert.encoder.layers), hubert.config.num_hidden_layers) == (3, 3)
-
-
-def test_speech_encoder_comes_back(tmp_path: Path) -> None:
-    encoder = _encoder()
-    encoder.save(tmp_path)
-    loaded = SpeechEncoder.load(tmp_path)
-    wave = torch.randn(1, 4000) * 0.1
-    with torch.inference_mode():
-        assert torch.equal(loaded(wave), encoder(wave))
-    assert (loaded.layer, loaded.smoothing) == (1, 3)
-
-
-def test_smaller_precisions_make_smaller_files(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    layer = torch.nn.Sequential(torch.nn.Linear(256, 256), torch.nn.ReLU(), torch.nn.Linear(256, 256))
-    sizes = {}
-    for precision in ("fp32", "fp16", "int8"):
-        path = tmp_path / f"{precision}.onnx"
-        export_graph(layer, [torch.zeros(1, 256)], (["x"], ["y"]), {"x": {0: "n"}, "y": {0: "n"}}, path, precision)
-        sizes[precision] = path.stat().st_size
-    assert sizes["int8"] < 0.6 * sizes["fp16"] < 0.4 * sizes["fp32"]

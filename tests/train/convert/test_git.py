@@ -110,17 +110,6 @@ def test_older_files_carry_positions_and_a_tied_head_may_be_left_out(tmp_path: P
     assert (found - logits).abs().max() < 5e-5
 
 
-def test_image_graph_equals_the_model(converted: Git, graphs: Path) -> None:
-    encoder = open_graph(graphs, "image_encoder", "prefix_keys", "prefix_values")
-    pixels = photos(2)
-    keys, values = encoder.run(pixels=pixels.numpy())
-    with torch.inference_mode():
-        pairs = converted.decoder.prefix(converted.vision(pixels))
-    assert keys.shape == (3, 2, 4, IMAGE_TOKENS, 6)
-    assert np.abs(keys - torch.stack([key for key, _ in pairs]).numpy()).max() < 5e-5
-    assert np.abs(values - torch.stack([value for _, value in pairs]).numpy()).max() < 5e-5
-
-
 @pytest.mark.parametrize("beam", [1, 3, 5])
 def test_runtime_decoding_equals_generate_token_by_token(
     published: GitForCausalLM, converted: Git, graphs: Path, beam: int

@@ -23,11 +23,9 @@ from im2sp.train.convert.unpickling import CheckpointError
 from im2sp.train.export import TrainedVoice, export_vocoder
 from im2sp.train.models.unit_hifigan import UnitHifigan, UnitHifiganConfig
 from tests.tiny_bundle import UNITS
-from tests.train.convert.published_files import run_convert
 from tests.train.convert.published_hifigan import (
     CONFIG,
     MANY_VOICES,
-    SPEAKERS,
     audible,
     published_state,
     write_published,
@@ -160,17 +158,6 @@ def test_the_runtime_speaks_with_it(tiny_bundle: Path, tmp_path: Path) -> None:
     assert np.abs(speech.waveform - expected.numpy()).max() < 1e-5
     pieces = np.concatenate(list(voice.stream(units.numpy(), chunk_frames=3)))
     assert np.abs(pieces - speech.waveform).max() < 1e-5
-
-
-def test_the_command_writes_what_comes_back(tmp_path: Path) -> None:
-    config, checkpoint = write_published(tmp_path / "published", MANY_VOICES, published_state(MANY_VOICES))
-    result = run_convert("hifigan", checkpoint, "--config", config, "-o", tmp_path / "vocoder")
-    assert f"{UNITS} units, {SPEAKERS} voices" in result.output
-    loaded, units = UnitHifigan.load(tmp_path / "vocoder"), torch.arange(6)[None]
-    model = convert_hifigan(config, checkpoint)
-    assert loaded.config == model.config
-    with torch.inference_mode():
-        assert torch.equal(loaded(units, 2), model(units, 2))
 
 
 def test_the_published_sizes_are_the_defaults(tmp_path: Path) -> None:

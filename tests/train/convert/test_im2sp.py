@@ -116,13 +116,6 @@ def test_unit_100_can_be_said_though_it_shares_an_id_with_bos(git: GitForCausalL
     assert logits[1] == logits[103]
 
 
-def test_the_bundle_hears_units(captioner: Captioner) -> None:
-    units = captioner.units(np.random.default_rng(0).normal(size=16_000).astype(np.float32) * 0.1)
-    assert units.shape == (49,)
-    assert captioner.bundle.config.vocabulary.units == UNITS
-    assert captioner.default_options.max_tokens == POSITIONS
-
-
 def test_at_most_512_tokens_are_said(git: GitForCausalLM, parts: Path, tmp_path: Path) -> None:
     _, config = write_checkpoint(
         git, tmp_path, **{"model.git.embeddings.position_embeddings.weight": torch.randn(600, 24)}
@@ -131,17 +124,6 @@ def test_at_most_512_tokens_are_said(git: GitForCausalLM, parts: Path, tmp_path:
     assert convert(tmp_path, tmp_path / "out", parts / "vocoder").exit_code == 0
     config = Bundle.load(tmp_path / "out").config
     assert (config.decoding.max_tokens, config.decoder.max_tokens) == (512, 600)
-
-
-def test_half_precision_bundles_are_smaller_and_close(
-    git: GitForCausalLM, parts: Path, captioner: Captioner, tmp_path: Path
-) -> None:
-    assert convert(parts, tmp_path / "half", parts / "vocoder").exit_code == 0
-    half = Captioner.from_pretrained(tmp_path / "half", threads=1)
-    photo = Image.fromarray(np.random.default_rng(5).integers(0, 255, (SIDE, SIDE, 3), dtype=np.uint8))
-    difference = np.abs(half.encode(photo).keys - captioner.encode(photo).keys)
-    assert 0 < difference.max() < 0.05
-    assert half.bundle.describe().size < captioner.bundle.describe().size
 
 
 def test_an_image_tokenizer_beside_the_model_is_left_out(git: GitForCausalLM, tmp_path: Path) -> None:

@@ -23,9 +23,7 @@ from im2sp.image.units import ImageUnits
 from im2sp.train.convert.hifigan import convert_hifigan
 from im2sp.train.convert.im2sp import ImageUnitGit, convert_im2sp, published_rows
 from im2sp.train.convert.unpickling import CheckpointError
-from im2sp.train.models.git import GitDecoder, ImagePrefix
-from im2sp.train.models.token_vit import StemFromUnits, TokenVit
-from im2sp.train.models.vit_vqgan import VitVqgan
+from im2sp.train.models.token_vit import TokenVit
 from tests.train.convert.published_files import VOICE, run_convert
 from tests.train.convert.published_git import generated, make_it_end
 from tests.train.convert.published_hifigan import audible, published_state, write_published
@@ -85,36 +83,6 @@ def write_checkpoint(git: GitForCausalLM, folder: Path, **changes: Tensor | None
     return {
         "checkpoint": folder / "last.ckpt", "config": folder / "config.json", "codebook": folder / "codebook.ckpt"
     }  # fmt: skip
-
-
-def test_logits_are_those_of_transformers_from_pixels_on(git: GitForCausalLM, tmp_path: Path) -> None:
-    files = write_checkpoint(git, tmp_path)
-    words = ["im2sp", files["checkpoint"], "--config", files["config"], "--codebook", files["codebook"]]
-    result = run_convert(*words, "-o", tmp_path / "out")
-    assert "out: decoder, token_vit, tokenizer\n" in result.output
-    tokenizer = VitVqgan.load(tmp_path / "out" / "tokenizer")
-    token_vit = TokenVit.load(tmp_path / "out" / "token_vit")
-    decoder = GitDecoder.load(tmp_path / "out" / "decoder")
-    assert decoder.config.image_width == 128
-
-    pixels = torch.rand(2, 3, 24, 24, generator=torch.Generator().manual_seed(7))
-    before = published_vit_vqgan.before_codes(published_vit_vqgan.published_state(), pixels.double().numpy())
-    codebook = published_vit_vqgan.published_codebook().double().numpy()
-    units = published_vit_vqgan.units(before, codebook)
-    vectors = codebook[units].reshape(2, 6, 6, 8)[:, 1:5, 1:5].transpose(0, 3, 1, 2)
-    tokens = torch.randint(3, UNITS + 3, (2, 9), generator=torch.Generator().manual_seed(8))
-    rows = torch.tensor(published_rows(UNITS))
-    stem = StemFromUnits(tokenizer.codebook.weight, tokenizer.config.grid, token_vit.config.crop)
-    with torch.inference_mode():
-        found_units = tokenizer(pixels)
-        np.testing.assert_array_equal(found_units.numpy(), units)
-        backbone = nn.Sequential(stem, token_vit)
-        found = decoder(backbone(found_units), tokens, torch.arange(2))
-        expected = git(input_ids=rows[tokens], pixel_values=torch.from_numpy(vectors).float()).logits[:, 5:]
-        keys, _ = ImagePrefix(backbone, decoder)(found_units)
-    assert (found - expected[..., rows]).abs().max() < 5e-5
-    assert expected.std() > 0.5
-    assert keys.shape == (2, 2, 4, 5, 6)
 
 
 def test_the_tokenizer_and_the_last_norm_may_be_missing(git: GitForCausalLM, tmp_path: Path) -> None:

@@ -46,15 +46,6 @@ def test_clips_are_what_shards_and_tables_say(tmp_path: Path) -> None:
     assert np.array_equal(clips[2].units, random.integers(200, size=frames))
 
 
-def test_they_are_written_once(tmp_path: Path) -> None:
-    places = tmp_path / "speech", tmp_path / "units", "train", tmp_path / "out"
-    write(tmp_path, "train-0000", {"a_0": "zoe"})
-    store_clips(*places)
-    made = (tmp_path / "out").stat().st_mtime_ns
-    store_clips(*places)
-    assert (tmp_path / "out").stat().st_mtime_ns == made
-
-
 def test_recordings_without_units_are_one_sentence(tmp_path: Path) -> None:
     write(tmp_path, "train-0000", {"a_0": "zoe"}, without_units=("a_0",))
     with pytest.raises(Im2SpError, match="no recording of the split train has units"):

@@ -11,7 +11,7 @@ import pytest
 
 from im2sp.errors import Im2SpError
 from im2sp.train.data.corpora import CorpusOptions, lists, open_corpus
-from im2sp.train.data.corpora.items import Corpus, CorpusItem, Problem, coco_image_id, consistent, path_inside
+from im2sp.train.data.corpora.items import Corpus, CorpusItem, Problem, consistent, path_inside
 from im2sp.train.data.corpora.lists import json_entries, read_lines
 from tests.train.data.tiny_corpora import (
     coco_name,
@@ -278,12 +278,6 @@ def test_paths_stay_inside(tmp_path: Path) -> None:
     for name in ("/a", "../a", "a/../../b", "", "C:a", "a\\..\\b"):
         assert path_inside(tmp_path, name) is None
     assert path_inside(tmp_path, "é" * 300) == tmp_path / ("é" * 300)  # too long for a file system: not there
-
-
-def test_image_ids_of_coco() -> None:
-    assert coco_image_id("val2014/COCO_val2014_000000391895.jpg") == "391895"
-    assert coco_image_id("000000000009.jpg") == "9"
-    assert coco_image_id("cat.jpg") is None
 
 
 def test_flickr8k_without_recordings_and_without_a_test_split(tmp_path: Path) -> None:

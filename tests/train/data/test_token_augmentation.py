@@ -95,23 +95,7 @@ def test_patches_change_places_two_by_two(share: float, moved: int) -> None:
     assert len({tuple(photo) for photo in order.tolist()}) == (1 if moved == 0 else 30)
 
 
-def test_together_they_follow_the_generator_alone(units: torch.Tensor) -> None:
-    augment = TokenAugmenter(CODEBOOK, 9, 6, TokenAugmentation())
-    found = augment(units, generator(3))
-    assert found.shape == (64, 6, 6, 6)
-    assert torch.equal(found, augment(units, generator(3)))
-    assert not torch.equal(found, augment(units, generator(4)))
-
-
-def test_without_any_of_them_it_is_the_stem(units: torch.Tensor) -> None:
-    augment = TokenAugmenter(CODEBOOK, 9, 9, NOTHING)
-    assert torch.equal(augment(units, generator()), StemFromUnits(CODEBOOK, 9, 9)(units))
-
-
 @pytest.mark.parametrize("change", [{"replaced": 1.0}, {"swapped": 1.0}, {"noisy": 1.0}])
 def test_each_of_them_works_by_itself(change: dict[str, float], units: torch.Tensor) -> None:
     augment = TokenAugmenter(CODEBOOK, 9, 9, replace(NOTHING, **change))
     assert not torch.equal(augment(units, generator()), StemFromUnits(CODEBOOK, 9, 9)(units))
-
-
-LEVELS, SIZE, CELLS = 3, 8, 16

@@ -46,11 +46,6 @@ def test_inverse_transform_is_windowed_overlap_add() -> None:
     assert (found - expected[:, edge:-edge]).abs().max() < 1e-5
 
 
-def test_every_frame_becomes_320_samples(vocoder: UnitVocoder) -> None:
-    with torch.inference_mode():
-        assert vocoder(torch.randint(30, (2, 11))).shape == (2, 11 * 320)
-
-
 def moved_by(model: torch.nn.Module, units: int, middle: int) -> torch.Tensor:
     """Where the output changes when the middle one of 2 * middle + 1 units becomes another: indices, ascending."""
     frames = torch.randint(units, (1, 2 * middle + 1))

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import torch
 from transformers import HubertModel
 
 from im2sp.train.models.speech_encoder import small_hubert_config
-from im2sp.train.tasks.hubert import HubertTraining, MaskedPrediction, span_mask
+from im2sp.train.tasks.hubert import HubertTraining, MaskedPrediction
 from im2sp.train.trainer import MicroBatch, train
 from tests.train.tasks.clips import tone_clips
 
@@ -37,18 +36,3 @@ def test_micro_batches_add_up_to_the_batch() -> None:
     parts = [task.loss(1, MicroBatch(index, 2)) for index in range(2)]
     for name, value in whole.items():
         torch.testing.assert_close(sum(part[name] for part in parts), value, atol=1e-4, rtol=1e-4)
-
-
-def test_batches_hold_clips_of_one_length() -> None:
-    task = _task(HubertTraining(batch_seconds=1))
-    task._lengths = np.array([3200, 48000, 3520, 47000, 3300, 49000])
-    task._by_length = np.argsort(task._lengths)
-    for step in range(20):
-        assert len(task.batch_rows(step)) >= 2
-        assert np.array_equal(task.batch_rows(step), task.batch_rows(step))
-
-
-def test_spans_mask_some_of_every_clip() -> None:
-    mask = span_mask(100, 8, HubertTraining(), np.random.default_rng(0))
-    assert mask.any(1).all()
-    assert 0.2 < mask.mean() < 0.8

@@ -19,7 +19,6 @@ from im2sp.train.tasks.vit_vqgan import (
     VitVqganTask,
     VitVqganTraining,
     codebook_usage,
-    perceptual_distance,
     quantise,
 )
 from im2sp.train.trainer import WHOLE_BATCH, MicroBatch, train
@@ -87,15 +86,6 @@ def test_codes_that_nothing_chose_move_to_outputs_of_the_encoder(photos: list[Pa
 def test_usage_is_the_share_and_the_perplexity() -> None:
     usage = codebook_usage(torch.tensor([5, 5, 5, 5, 0, 0, 0, 0]))
     assert usage == {"codes_used": 0.5, "perplexity": pytest.approx(4)}
-
-
-def test_the_perceptual_distance_grows_with_the_damage(photos: list[Path]) -> None:
-    task = _task(photos)
-    pixels = task.pixels(0, WHOLE_BATCH)
-    noise = torch.randn(pixels.shape, generator=torch.Generator().manual_seed(0))
-    distances = [float(perceptual_distance(task.backbone, pixels + size * noise, pixels)) for size in (0, 0.05, 0.2)]
-    assert distances[0] == 0
-    assert 0 < distances[1] < distances[2]
 
 
 def test_batches_visit_every_photo_once_an_epoch_and_are_cut_in_parts(photos: list[Path], tmp_path: Path) -> None:
