@@ -25,7 +25,14 @@ OTHER_LIMIT = 2**24  # bytes of any other file
 TOTAL_LIMIT = 16 * 2**30  # bytes of all files of a bundle
 _AT_ONCE = 4  # files that are read side by side
 
+_ADDRESS = re.compile(r"(?i)[a-z][a-z0-9+.-]+://?(?!/)")  # a Path has one slash left
 _LINE = re.compile(r"([0-9a-fA-F]{64}) [ *](.+)")
+
+
+def refuse_address(name: str, kind: type[Im2SpError]) -> None:
+    """Raise `kind` for an address in the place of a file name."""
+    if _ADDRESS.match(name):
+        raise kind(f"{name}: addresses are not fetched; save the file first and give its path")
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """The service behind the routes: a photo in, chunks of speech out, within the queue's places and a time limit.
 
-One thread speaks about one photo after the other. Speech is short, so a client that listens slowly never holds it up.
+Photos are decoded in processes that can be ended (`im2sp.image.isolation`). Then one thread speaks about one after the
+other. Speech is short, so a client that listens slowly never holds it up.
 """
 
 from __future__ import annotations
@@ -15,12 +16,15 @@ from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import Any
 
+from PIL.Image import Image
 from starlette.requests import ClientDisconnect
 from starlette.types import Scope
 
 from im2sp.captioner import Captioner, SpeechChunk
 from im2sp.decoding.options import DecodingOptions
 from im2sp.errors import Im2SpError
+from im2sp.image.isolation import end_decoding
+from im2sp.image.loading import load_image
 from im2sp.server.metrics import Metrics
 from im2sp.server.responses import Refusal
 from im2sp.server.settings import Settings
@@ -36,6 +40,7 @@ class Job:
     def __init__(self, photo: bytes, place: ExitStack) -> None:
         """`place`: closed in the event loop when the job is over."""
         self.photo: bytes | None = photo
+        self.image: Image | None = None  # what it is when it has been decoded
         self.created = time.perf_counter()
         self.cancelled = False
         self._place = place.pop_all()
@@ -75,13 +80,16 @@ class Service:
         self.captioner = captioner
         self.settings = settings
         self.metrics = metrics
+        self._decoding = ThreadPoolExecutor(settings.queue, thread_name_prefix="im2sp-decode")  # they only wait
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="im2sp")
         self._seconds = _FIRST_GUESS  # that a photo takes
         self._clients: Counter[str] = Counter()  # places that each client has
         metrics.queue.set_function(self._clients.total)
 
     def close(self) -> None:
-        """Finish every photo that was accepted."""
+        """Drop what is still being decoded, and finish every other photo that was accepted."""
+        end_decoding()
+        self._decoding.shutdown()
         self._thread.shutdown()
 
     def enter(self, scope: Scope) -> ExitStack:
@@ -139,7 +147,7 @@ class Service:
         job = Job(photo, place)
         del photo  # the thread lets go of it as soon as it is decoded
         watch = asyncio.create_task(_cancel_after(gone, job)) if gone is not None else None
-        self._thread.submit(self._work, job, options, streamed)
+        self._decoding.submit(self._decode, job, options, streamed)
         chunks = job.chunks()
         deadline = asyncio.get_running_loop().time() + self.settings.request_seconds
         try:
@@ -158,6 +166,17 @@ class Service:
                 watch.cancel()
                 with suppress(asyncio.CancelledError):
                     await watch
+
+    def _decode(self, job: Job, options: DecodingOptions, streamed: bool) -> None:
+        """Decode a photo in a process that can be ended; then it is the turn of the thread that speaks."""
+        try:
+            if job.photo is not None and not job.cancelled:
+                job.image = load_image(job.photo, isolated=True)
+            job.photo = None
+            self._thread.submit(self._work, job, options, streamed)
+        except Exception as error:
+            job.deliver(error)
+            job.finish()
 
     def _work(self, job: Job, options: DecodingOptions, streamed: bool) -> None:
         """Speak about one photo, in the thread."""
@@ -182,12 +201,12 @@ class Service:
             job.finish()
 
     def _chunks(self, job: Job, options: DecodingOptions, streamed: bool) -> Iterator[SpeechChunk]:
-        photo, job.photo = job.photo, None
-        if job.cancelled or photo is None:
+        image, job.image = job.image, None
+        if job.cancelled or image is None:
             self.metrics.given_up.inc()
             return
-        prefix = self.captioner.encode(photo)
-        del photo
+        prefix = self.captioner.encode(image)
+        del image
         if streamed:
             yield from self.captioner.stream(prefix, options)
         else:
