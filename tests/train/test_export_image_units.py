@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from im2sp.bundle import Bundle
 from im2sp.captioner import Captioner
 from im2sp.image.units import ImageUnits
+from im2sp.train import onnx_export
 from im2sp.train.export import VOICE_GRAPHS, BundleOptions, BundleParts, ImageModules, export_bundle
 from im2sp.train.models.git import GitDecoder, GitDecoderConfig, ImagePrefix
 from tests.tiny_bundle import GRID, IMAGE_TOKENS, PATCH, tiny_config, tiny_image_units
@@ -71,8 +72,11 @@ class Painter(nn.Module):
         return cells.permute(0, 3, 1, 4, 2, 5).reshape(-1, 3, GRID * PATCH, GRID * PATCH)
 
 
-@pytest.mark.parametrize("reconstructs", [True, False])
-def test_a_bundle_of_modules(tiny_bundle: Path, tmp_path: Path, reconstructs: bool) -> None:
+@pytest.mark.parametrize(("reconstructs", "large_graph"), [(True, onnx_export.LARGE_GRAPH), (False, 0)])
+def test_a_bundle_of_modules(
+    tiny_bundle: Path, tmp_path: Path, reconstructs: bool, large_graph: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnx_export, "LARGE_GRAPH", large_graph)
     torch.manual_seed(0)
     quantiser = Quantiser().eval()
     painter = Painter(quantiser).eval()
@@ -95,6 +99,7 @@ def test_a_bundle_of_modules(tiny_bundle: Path, tmp_path: Path, reconstructs: bo
     export_bundle(parts, options, {"data": "my photos", "photos": 12}, folder)
     for name in VOICE_GRAPHS:
         assert (folder / f"{name}.onnx").read_bytes() == (tiny_bundle / f"{name}.onnx").read_bytes()
+    assert (folder / "image_tokenizer.onnx.data").exists() is (large_graph == 0)
     card = (folder / "README.md").read_text()
     assert "| data | my photos |" in card
     assert "- It sees colours only." in card

@@ -25,6 +25,7 @@ from im2sp.bundle.folder import (
     BundleDescription,
     BundleFile,
     find_bundle,
+    tokenizer_checksum,
     write_config,
 )
 from im2sp.files import write_checksums
@@ -33,5 +34,5 @@ __all__ = [
     "CONFIG", "CONFIG_LIMIT", "FORMAT_VERSION", "SPECIAL_TOKENS", "Bundle", "BundleConfig", "BundleDescription",
     "BundleFile", "ConfidenceConfig", "DecoderConfig", "DecodingDefaults", "ImageConfig", "ImageTokenizer",
     "ImageUnitsConfig", "PPCAConfig", "Signal", "SpeechEncoderConfig", "VocabularyConfig", "VocoderConfig",
-    "find_bundle", "write_checksums", "write_config",
+    "find_bundle", "tokenizer_checksum", "write_checksums", "write_config",
 ]  # fmt: skip

@@ -44,7 +44,7 @@ class ImageTokenizer(Schema, frozen=True):
 
     kind: Literal["semantic", "vit-vqgan"]  # residual quantisation of features, or tokens of a ViT-VQGAN
     tokenizer: Annotated[str, Meta(min_length=1, max_length=200)]  # its name, for people
-    checksum: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]  # SHA-256 of image_tokenizer.onnx
+    checksum: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]  # of image_tokenizer.onnx
     grid: tuple[Count, Count]  # (rows, columns) of cells
     codes: Count  # units of a cell
     codebook_size: Annotated[int, Meta(ge=2, le=65_536)]  # units are 0 .. codebook_size - 1, at every level

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ import msgspec
 
 from im2sp.bundle.config import FORMAT_VERSION, BundleConfig, ImageUnitsConfig
 from im2sp.errors import BundleError, reason
-from im2sp.files import CHECKSUMS, open_regular, verify_checksums
+from im2sp.files import CHECKSUMS, format_checksums, open_regular, verify_checksums
 from im2sp.schema import NotJsonError, SchemaError, parse
 
 CONFIG = "config.json"
@@ -67,12 +68,7 @@ class Bundle:
         for graph in config.graphs:
             if f"{graph}.onnx" not in checksums:
                 raise BundleError(f"{graph}.onnx is missing from the bundle {folder}: get the bundle again")
-        if "image_tokenizer.onnx.data" in checksums:
-            raise BundleError(
-                f"the bundle {folder} has weights of image_tokenizer.onnx in another file, where the checksum of its "
-                "image units does not see them: export the bundle again"
-            )
-        if config.image_units and config.image_units.checksum != checksums["image_tokenizer.onnx"]:
+        if config.image_units and config.image_units.checksum != tokenizer_checksum(checksums):
             raise BundleError(
                 f"image_tokenizer.onnx of the bundle {folder} is not the one that config.json names by its checksum: "
                 "export the bundle again"
@@ -90,6 +86,17 @@ class Bundle:
         """Add size and checksum of every listed file to the config."""
         files = [BundleFile(name, (self.folder / name).stat().st_size, sha) for name, sha in self.checksums.items()]
         return BundleDescription(self.folder, self.config, tuple(files), _made_by(self.folder))
+
+
+def tokenizer_checksum(checksums: Mapping[str, str]) -> str:
+    """Checksum of the image tokenizer with these checksums of files, which stands for the image units that it makes.
+
+    That of its graph; where its weights lie beside it, that of the two lines which SHA256SUMS has for both.
+    """
+    graph, weights = "image_tokenizer.onnx", "image_tokenizer.onnx.data"
+    if weights not in checksums:
+        return checksums[graph]
+    return hashlib.sha256(format_checksums({name: checksums[name] for name in (graph, weights)}).encode()).hexdigest()
 
 
 def _made_by(folder: Path) -> str:

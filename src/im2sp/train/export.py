@@ -22,6 +22,7 @@ from im2sp.bundle import (
     SpeechEncoderConfig,
     VocabularyConfig,
     VocoderConfig,
+    tokenizer_checksum,
     write_checksums,
     write_config,
 )
@@ -208,7 +209,6 @@ def export_image(
     units = torch.zeros(2, modules.units.units, dtype=torch.int64)
     stored = "fp16" if precision in ("mixed", "int8") else precision
     parameters = {
-        # The checksum of the image units is that of this file, so its weights are in it.
         "image_tokenizer": _export_batched(
             modules.tokenizer, "image_tokenizer", "pixels", pixels, ["image_units"], folder, stored
         ),
@@ -220,7 +220,8 @@ def export_image(
         parameters["image_decoder"] = _export_batched(
             modules.decoder, "image_decoder", "image_units", units, ["pixels"], folder, precision
         )
-    checksum = sha256_of(folder / "image_tokenizer.onnx")
+    graph = folder / "image_tokenizer.onnx"
+    checksum = tokenizer_checksum({path.name: sha256_of(path) for path in (graph, data_file(graph)) if path.is_file()})
     described = msgspec.structs.replace(modules.units, checksum=checksum, reconstructs=modules.decoder is not None)
     return described, parameters
 
