@@ -14,12 +14,12 @@ import numpy.typing as npt
 import onnxruntime
 import torch
 from PIL import Image, ImageOps
-from torch import Tensor
+from torch import Tensor, nn
 
 from im2sp.errors import Im2SpError
 from im2sp.files import atomic_write
 from im2sp.image.loading import load_image, to_pixels
-from im2sp.train.models.image_backbone import BackboneConfig, ImageBackbone
+from im2sp.train.models.image_backbone import BackboneConfig, ImageBackbone, LateBackbone
 from im2sp.train.models.image_units import ImageUnits
 
 log = logging.getLogger(__name__)
@@ -79,7 +79,18 @@ def extract_features(photos: Mapping[str, Path], views: Sequence[str], backbone:
 
     The backbone runs in onnxruntime, which is twice as fast as torch here.
     """
-    session = _session(backbone)
+    _extract(photos, views, backbone, ImageBackbone.pretrained(backbone), folder)
+
+
+def extract_maps(photos: Mapping[str, Path], views: Sequence[str], backbone: BackboneConfig, folder: Path) -> None:
+    """Write what the late part of the backbone takes, float16 [photos, channels, H / 16, W / 16], in the same way."""
+    _extract(photos, views, backbone, ImageBackbone.pretrained(backbone).early_part(), folder)
+
+
+def _extract(
+    photos: Mapping[str, Path], views: Sequence[str], backbone: BackboneConfig, module: nn.Module, folder: Path
+) -> None:
+    session = _session(module, backbone.image_size)
 
     def encode(chunk: Sequence[tuple[str, Path]], view: str) -> Array:
         pixels = np.stack([_pixels(path, view, photo, backbone) for photo, path in chunk])
@@ -125,14 +136,13 @@ def write_arrays(
         progress.unlink(missing_ok=True)
 
 
-def _session(backbone: BackboneConfig) -> onnxruntime.InferenceSession:
+def _session(module: nn.Module, size: int) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    size = backbone.image_size
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "backbone.onnx"
         torch.onnx.export(
-            ImageBackbone.pretrained(backbone),
+            module,
             (torch.zeros(2, 3, size, size),),
             path,
             input_names=["pixels"],
@@ -145,6 +155,26 @@ def _session(backbone: BackboneConfig) -> onnxruntime.InferenceSession:
 def _pixels(path: Path, view: str, photo: str, backbone: BackboneConfig) -> npt.NDArray[np.float32]:
     size, mean, std = backbone.image_size, (backbone.mean,) * 3, (backbone.std,) * 3
     return to_pixels(view_of(load_image(path), view, photo), size, size, mean, std)
+
+
+@torch.inference_mode()
+def write_features(late: LateBackbone, maps: Path, views: Sequence[str], folder: Path) -> None:
+    """Maps of photos in a folder, as `extract_maps` writes them -> their features in another one."""
+    late = late.to(memory_format=torch.channels_last)
+    (folder / INDEX).write_text((maps / INDEX).read_text())
+    for view in views:
+        array = np.load(maps / f"{view}.npy", mmap_mode="r")
+        with atomic_write(folder / f"{view}.npy") as temporary:
+            features = None
+            for start in range(0, len(array), 64):
+                found = late(torch.from_numpy(array[start : start + 64].astype(np.float32))).numpy()
+                if features is None:
+                    shape = (len(array), *found.shape[1:])
+                    features = np.lib.format.open_memmap(temporary, "w+", np.float16, shape)
+                features[start : start + len(found)] = found
+            if features is not None:
+                features.flush()
+        log.info("features, view %s: %d photos", view, len(array))
 
 
 @torch.inference_mode()

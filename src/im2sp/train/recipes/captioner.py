@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 
 from im2sp.files import atomic_write
 from im2sp.train.data.caption_targets import (
@@ -29,19 +30,20 @@ from im2sp.train.data.caption_targets import (
 )
 from im2sp.train.data.object_names import named_objects, read_synonyms
 from im2sp.train.data.photo_corpora import Captions, PhotoCorpora, caption_words, class_phrases, read_photo_corpora
-from im2sp.train.data.photo_units import PhotoArrays, extract_features, write_units
+from im2sp.train.data.photo_units import PhotoArrays, extract_maps, write_features, write_units
 from im2sp.train.data.pseudo_labels import PseudoLabels, pseudo_labels
 from im2sp.train.data.text_tokenizer import TextTokenizer
 from im2sp.train.data.tiny_photo_corpora import write_tiny_photo_corpora
 from im2sp.train.evaluate.dev_report import dev_report, write_captions
 from im2sp.train.launch import is_main_process
 from im2sp.train.models.git import GitDecoderConfig
-from im2sp.train.models.image_backbone import BackboneConfig, classifier
+from im2sp.train.models.image_backbone import BackboneConfig, ImageBackbone, classifier
 from im2sp.train.models.image_units import ImageUnits, ImageUnitsConfig
 from im2sp.train.models.tagger import Tagger, TaggerConfig
 from im2sp.train.models.unit_captioner import UnitCaptioner
 from im2sp.train.recipe import BaseRecipe
 from im2sp.train.stages import Stage
+from im2sp.train.tasks.backbone_tuning import BackboneTask, BackboneTuning, DevWords
 from im2sp.train.tasks.captioner import CaptionerTask, CaptionerTraining
 from im2sp.train.tasks.cider_reward import CiderD
 from im2sp.train.tasks.scst import CaptionReward, ScstTask, ScstTraining
@@ -51,9 +53,11 @@ from im2sp.train.trainer import train
 
 log = logging.getLogger(__name__)
 
-FEATURES, UNITS, TAGGER, PSEUDO, CAPTIONER, SCST, REPORT = (
-    "features", "image_units", "tagger", "pseudo_labels", "text_captioner", "text_captioner_scst", "report",
+MAPS, BACKBONE, FEATURES, UNITS, TAGGER, PSEUDO, CAPTIONER, SCST, REPORT = (
+    "maps", "backbone", "features", "image_units", "tagger", "pseudo_labels", "text_captioner",
+    "text_captioner_scst", "report",
 )  # fmt: skip
+LATE = "late.safetensors"  # tuned part of the backbone
 CODES = "codes"  # in the folder of the image units: those of all photos
 TOKENIZER, LABELS = "tokenizer.json", "captions.json"
 SYNONYMS = "coco/object_synonyms.txt"
@@ -83,6 +87,7 @@ class Recipe(BaseRecipe):
     unit_cells: int = 96_000  # on which the codebooks are fitted
     corpus_weights: dict[str, float] = field(default_factory=lambda: {"coco": 3.0, "coco_machine": 3.0})
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    backbone_tuning: BackboneTuning = field(default_factory=BackboneTuning)
     image_units: ImageUnitsConfig = field(default_factory=ImageUnitsConfig)
     tagger: TaggerTraining = field(default_factory=TaggerTraining)
     pseudo_labels: PseudoLabels = field(default_factory=PseudoLabels)
@@ -110,9 +115,42 @@ def _described(corpora: PhotoCorpora) -> Captions:
     return found
 
 
+def make_maps(recipe: Recipe, out: Path) -> None:
+    """Encode all photos by the part of the backbone that stays as it is."""
+    extract_maps(_corpora(recipe).photos, recipe.views, recipe.backbone, out)
+
+
+def make_backbone(recipe: Recipe, out: Path) -> None:
+    """Tune the late part of the backbone on the words of captions, objects and classes of samples."""
+    corpora = _corpora(recipe)
+    maps = PhotoArrays(recipe.runs / MAPS, recipe.views)
+    described = _described(corpora)
+    words = frequent_words(described, caption_tokenizer(corpora), recipe.backbone_tuning.min_photos)
+    torch.manual_seed(recipe.seed)
+    late = ImageBackbone.pretrained(recipe.backbone).late
+    dev = {
+        name: DevWords(list(part), (word_targets(part, words) == 1).astype(np.float32))
+        for name, part in ((name, dict(list(part.items())[:300])) for name, part in corpora.dev.items())
+    }
+    task = BackboneTask(
+        recipe.backbone_tuning,
+        late,
+        classifier(recipe.backbone),
+        maps,
+        list(described),
+        word_targets(described, words),
+        _labelled(corpora, described, words),
+        dev,
+    )
+    train(task, out)
+    if is_main_process():
+        save_file({name: value.contiguous() for name, value in late.state_dict().items()}, out / LATE)
+
+
 def make_features(recipe: Recipe, out: Path) -> None:
-    """Extract the features of all photos."""
-    extract_features(_corpora(recipe).photos, recipe.views, recipe.backbone, out)
+    """Encode the maps of all photos by the tuned part of the backbone."""
+    late = ImageBackbone.pretrained(recipe.backbone, recipe.runs / BACKBONE / LATE).late
+    write_features(late, recipe.runs / MAPS, recipe.views, out)
 
 
 def make_units(recipe: Recipe, out: Path) -> None:
@@ -165,7 +203,7 @@ def make_tagger(recipe: Recipe, out: Path) -> None:
         inputs,
         np.array([units.rows[photo] for photo in described]),
         word_targets(described, words),
-        _labelled(corpora, described, units, words),
+        {units.rows[photo]: columns for photo, columns in _labelled(corpora, described, words).items()},
     )
     train(task, out)
     model.save(out)
@@ -179,16 +217,14 @@ def _tagger_inputs(model: Tagger, units: PhotoArrays, view: int) -> torch.Tensor
     return torch.cat([model.inputs(units.units(chunk, view)) for chunk in chunks]).clone()
 
 
-def _labelled(
-    corpora: PhotoCorpora, described: Mapping[str, Any], units: PhotoArrays, words: list[str]
-) -> dict[int, list[int]]:
-    """Row of a photo -> columns of the words of its objects or its class."""
+def _labelled(corpora: PhotoCorpora, described: Mapping[str, Any], words: list[str]) -> dict[str, list[int]]:
+    """Photo without captions -> columns of the words of its objects or its class."""
     column = {word: number for number, word in enumerate(words)}
     known = {photo: caption_words(" ".join(names)) for photo, names in corpora.objects.items()} | corpora.samples
     return {
-        units.rows[photo]: [column[word] for word in said if word in column]
+        photo: [column[word] for word in said if word in column]
         for photo, said in known.items()
-        if photo in units.rows and photo not in described and photo not in corpora.held_out
+        if photo in corpora.photos and photo not in described and photo not in corpora.held_out
     }
 
 
@@ -294,7 +330,9 @@ def make_report(recipe: Recipe, out: Path) -> None:
 
 
 STAGES = [
-    Stage[Recipe]("features", FEATURES, make_features),
+    Stage[Recipe]("maps", MAPS, make_maps),
+    Stage[Recipe]("backbone", BACKBONE, make_backbone, (MAPS,), distributed=True),
+    Stage[Recipe]("features", FEATURES, make_features, (MAPS, BACKBONE)),
     Stage[Recipe]("image_units", UNITS, make_units, (FEATURES,)),
     Stage[Recipe]("tagger", TAGGER, make_tagger, (UNITS,)),
     Stage[Recipe]("pseudo_labels", PSEUDO, make_pseudo_labels, (UNITS, TAGGER)),
@@ -315,6 +353,7 @@ def smoke(folder: Path) -> Recipe:
         lists=folder / "lists",
         views=("whole", "crop1"),
         backbone=BackboneConfig("efficientnet-lite0", image_size=64, grid=grid),
+        backbone_tuning=BackboneTuning(steps=3, photos=4, labelled=2, min_photos=2, log_every=1),
         image_units=ImageUnitsConfig(cells=grid * grid, width=8, levels=2, size=8),
         tagger=TaggerTraining(steps=4, photos=4, labelled=2, min_photos=2, tags=3),
         decoder=DecoderOptions(width=16, layers=1, heads=2, feed_forward=32),
