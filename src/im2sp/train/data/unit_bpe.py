@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -29,7 +30,14 @@ class UnitBPE:
         self._ids: dict[str, list[int]] = {}  # token ids of words that were encoded before
 
     @classmethod
-    def train(cls, words: Iterable[UnitSequence], units: int, size: int, max_length: int | None = None) -> UnitBPE:
+    def train(
+        cls,
+        words: Iterable[UnitSequence],
+        units: int,
+        size: int,
+        max_length: int | None = None,
+        whole_words: Iterable[UnitSequence] = (),
+    ) -> UnitBPE:
         """Learn subwords.
 
         Args:
@@ -37,6 +45,7 @@ class UnitBPE:
             units: in the alphabet.
             size: subwords wanted, single units included.
             max_length: units in a subword at most; for whole recordings.
+            whole_words: words that get a token of their own, beside the subwords, whatever merges make of them.
         """
         tokenizer = Tokenizer(models.BPE())
         trainer = trainers.BpeTrainer(
@@ -46,7 +55,11 @@ class UnitBPE:
             show_progress=False,
         )
         tokenizer.train_from_iterator(map(_letters, words), trainer)
-        return cls(tokenizer, units)
+        learned = json.loads(tokenizer.to_str())["model"]
+        for letters in map(_letters, whole_words):
+            learned["vocab"].setdefault(letters, len(learned["vocab"]))
+        merges = [tuple(pair) for pair in learned["merges"]]
+        return cls(Tokenizer(models.BPE(learned["vocab"], merges, ignore_merges=True)), units)
 
     def subwords(self) -> list[list[int]]:
         """Units of each subword, in the order in which they were learned."""

@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from im2sp.train.data.object_names import Synonyms, named_objects
 from im2sp.train.data.photo_corpora import PhotoCorpora, names_thing
 from im2sp.train.data.photo_units import PhotoArrays
 from im2sp.train.data.text_tokenizer import TextTokenizer
-from im2sp.train.evaluate.beam_search import beam_searches
 from im2sp.train.evaluate.caption_metrics import caption_scores
-from im2sp.train.evaluate.chair import chair
+from im2sp.train.evaluate.chair import Synonyms, chair, named_objects
+from im2sp.train.evaluate.beam_search import beam_searches
 from im2sp.train.models.git import DecoderStep
 from im2sp.train.models.unit_captioner import UnitCaptioner
 
@@ -24,14 +23,25 @@ MAX_TOKENS = 24
 
 @torch.inference_mode()
 def write_captions(
-    model: UnitCaptioner, tokenizer: TextTokenizer, units: PhotoArrays, photos: Sequence[str], beam: int
-) -> dict[str, str]:
-    """Caption photos by beam search (mean log-probability of a token)."""
+    model: UnitCaptioner,
+    tokenizer: TextTokenizer,
+    units: PhotoArrays,
+    photos: Sequence[str],
+    beam: int,
+    naming: float = 0.0,
+) -> dict[str, list[str]]:
+    """Caption photos by beam search: the hypotheses, the likeliest (by mean log-probability of a token) first.
+
+    Args:
+        naming: bonus for the name of a probable class, see `Tagger.names`.
+    """
     step, written = DecoderStep(model), {}
     for start in range(0, len(photos), BATCH):
         some = photos[start : start + BATCH]
-        for photo, hypotheses in zip(some, beam_searches(step, units.units(some), beam, MAX_TOKENS), strict=True):
-            written[photo] = tokenizer.decode(hypotheses[0][1])
+        seen = units.units(some)
+        bonus = naming * model.tagger.names(seen) if naming else None
+        for photo, hypotheses in zip(some, beam_searches(step, seen, beam, MAX_TOKENS, bonus), strict=True):
+            written[photo] = [tokenizer.decode(tokens) for _, tokens in hypotheses]
     return written
 
 

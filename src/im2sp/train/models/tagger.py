@@ -76,6 +76,16 @@ class Tagger(nn.Module):
         top = score.topk(self.config.tags, 1)
         return top.indices, top.values
 
+    @torch.no_grad()
+    def names(self, units: Tensor, likely: float = 0.6) -> Tensor:
+        """Units int64 [B, units] -> float32 [B, vocabulary_size]: 1 for the last word of the name of a likely class."""
+        classes = self.inputs(units)[:, -self.image_units.config.class_count :].softmax(1)
+        last = (self.class_tokens > 0).sum(1).sub(1).clamp(min=0)
+        words = self.class_tokens.gather(1, last[:, None])[:, 0].expand_as(classes)
+        named = classes.new_zeros(len(units), self.config.vocabulary_size).scatter_add(1, words, classes)
+        named[:, 0] = 0  # of classes without a known name
+        return (named > likely).float()
+
     def save(self, folder: Path) -> None:
         """Write the tagger, and its image units in a folder of their own."""
         state = {name: value for name, value in self.state_dict().items() if not name.startswith("image_units.")}

@@ -30,7 +30,7 @@ class TaggedUnits:
 
 
 class UnitCaptioner(GitDecoder):
-    """Image units int64 [P, units] in place of features: cells + 1 + tags image tokens, without positions.
+    """Image units int64 [P, units] in place of features: 1 + tags + cells image tokens.
 
     In training, `TaggedUnits` may take their place.
 
@@ -45,6 +45,7 @@ class UnitCaptioner(GitDecoder):
         super().__init__(replace(config, image_width=tagger.image_units.config.width))
         self.tagger = tagger.eval().requires_grad_(False)
         width = config.width
+        self.cell_positions = nn.Parameter(torch.zeros(tagger.image_units.config.cells, width))
         self.class_projection = nn.Linear(tagger.image_units.config.class_count, width)
         self.class_norm = nn.LayerNorm(width, config.layer_norm_eps)
         self.tag_type = nn.Parameter(torch.zeros(width))
@@ -70,19 +71,33 @@ class UnitCaptioner(GitDecoder):
             return TaggedUnits(units, *self.tagger.tags(units))
 
     def image_tokens(self, photos: Tensor | TaggedUnits) -> Tensor:
-        """Image units int64 [P, units] -> image tokens [P, cells + 1 + tags, width]."""
+        """Image units int64 [P, units] -> image tokens [P, 1 + tags + cells, width]."""
         drop = self.config.image_dropout
         seen = photos if isinstance(photos, TaggedUnits) else self.tagged(photos)
         with torch.no_grad(), torch.autocast(seen.units.device.type, enabled=False):
             cells, classes = self.tagger.image_units.embed(seen.units)
-        cells = self.image_norm(self.image_projection(F.dropout(cells, drop, self.training)))
+        cells = self.image_norm(self.image_projection(F.dropout(cells, drop, self.training)) + self.cell_positions)
         classes = F.dropout((classes - math.log(FLOOR)) * CLASS_SCALE, drop, self.training)
         classes = self.class_norm(self.class_projection(classes))
         embedded = self.tag_embeddings(seen.tags)
         if self.training:
             embedded = embedded * (torch.rand(seen.tags.shape, device=seen.tags.device) >= TAG_DROPOUT)[..., None]
         tagged = self.tag_norm(embedded + self.tag_type + seen.scores[..., None] * self.tag_score)
-        return torch.cat([cells.to(tagged.dtype), classes[:, None].to(tagged.dtype), tagged], 1)
+        return torch.cat([classes[:, None].to(tagged.dtype), tagged, cells.to(tagged.dtype)], 1)
+
+    @torch.no_grad()
+    def start_from(self, other: UnitCaptioner, words: Tensor, shares: Tensor) -> None:
+        """Take what `other`, a captioner of words, knows; tokens that say a word start as that word (section 2.3).
+
+        Args:
+            words: int64 [vocabulary_size], the word of `other` that each token says; -1 for a token that says none.
+            shares: float32 [vocabulary_size], how much of that word is said by this token.
+        """
+        self.separate_tags(other.config.vocabulary_size)
+        self.transfer(other)
+        said = words >= 0
+        self.word_embeddings.weight[said] = other.word_embeddings.weight[words[said]]
+        self.output.bias[said] = other.output.bias[words[said]] + shares[said].log()
 
     @torch.no_grad()
     def set_word_vectors(self, vectors: Tensor, class_gain: float = 3.0) -> None:

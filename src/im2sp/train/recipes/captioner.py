@@ -321,9 +321,10 @@ def make_report(recipe: Recipe, out: Path) -> None:
     for name in [CAPTIONER, SCST][: 2 if recipe.scst.steps else 1]:
         model = UnitCaptioner.load(recipe.runs / name)
         captions = write_captions(model, TextTokenizer.load(recipe.runs / name / TOKENIZER), units, photos, recipe.beam)
+        best = {photo: hypotheses[0] for photo, hypotheses in captions.items()}
         with atomic_write(out / f"{name}.json") as temporary:
-            temporary.write_text(json.dumps(captions, indent=0))
-        found[name] = dev_report(captions, corpora, read_synonyms(recipe.data / SYNONYMS))
+            temporary.write_text(json.dumps(best, indent=0))
+        found[name] = dev_report(best, corpora, read_synonyms(recipe.data / SYNONYMS))
         log.info("%s: %s", name, found[name])
     with atomic_write(out / "report.json") as temporary:
         temporary.write_text(json.dumps(found, indent=1))
