@@ -16,6 +16,7 @@ CACHE_LIMIT = 2**31  # bytes of keys and values of a caption, with the recommend
 
 # A config comes from outside: no number in it may make the runtime take a machine's whole memory.
 Count = Annotated[int, Meta(ge=1, le=65_536)]
+CodebookSize = Annotated[int, Meta(ge=2, le=65_536)]
 Pixels = Annotated[int, Meta(ge=1, le=4_096)]
 Deviation = Annotated[float, Meta(gt=0)]
 Number = Annotated[float, Meta(ge=-1e6, le=1e6)]
@@ -38,8 +39,8 @@ class ImageConfig(Schema, frozen=True):
 class ImageTokenizer(Schema, frozen=True):
     """Tokenizer of image units, and their layout.
 
-    The units of a photo are int64 [rows * columns * codes]: cell by cell of the grid, row by row, the codes of a cell
-    side by side, those of the first level first.
+    The units of a photo are int64 [rows * columns * codes + len(photo_codebooks)]: cell by cell of the grid, row by
+    row, the codes of a cell side by side, those of the first level first; then the units of the whole photo.
     """
 
     kind: Literal["semantic", "vit-vqgan"]  # residual quantisation of features, or tokens of a ViT-VQGAN
@@ -47,7 +48,8 @@ class ImageTokenizer(Schema, frozen=True):
     checksum: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]  # of image_tokenizer.onnx
     grid: tuple[Count, Count]  # (rows, columns) of cells
     codes: Count  # units of a cell
-    codebook_size: Annotated[int, Meta(ge=2, le=65_536)]  # units are 0 .. codebook_size - 1, at every level
+    codebook_size: CodebookSize  # units are 0 .. codebook_size - 1, at every level
+    photo_codebooks: Annotated[tuple[CodebookSize, ...], Meta(max_length=1_000)] = ()  # sizes, of units of the photo
 
     def __post_init__(self) -> None:
         if self.units > MOST_IMAGE_UNITS:
@@ -56,12 +58,17 @@ class ImageTokenizer(Schema, frozen=True):
     @property
     def units(self) -> int:
         """Image units of a photo."""
-        return self.grid[0] * self.grid[1] * self.codes
+        return self.grid[0] * self.grid[1] * self.codes + len(self.photo_codebooks)
+
+    @property
+    def codebook_sizes(self) -> list[int]:
+        """Size of the codebook of each unit of a photo."""
+        return [self.codebook_size] * (self.units - len(self.photo_codebooks)) + list(self.photo_codebooks)
 
     @property
     def bits(self) -> int:
         """Bits of information in the image units of a photo, when every unit takes as many as the codebook needs."""
-        return self.units * (self.codebook_size - 1).bit_length()
+        return sum((size - 1).bit_length() for size in self.codebook_sizes)
 
     def described(self) -> dict[str, Any]:
         """Return these fields, without those of a subclass: they stand in tables of its units."""
@@ -69,9 +76,8 @@ class ImageTokenizer(Schema, frozen=True):
 
     def makes_the_units_of(self, other: ImageTokenizer) -> bool:
         """Whether both are the same tokenizer, whatever their names."""
-        return all(
-            getattr(self, name) == getattr(other, name) for name in ("checksum", "grid", "codes", "codebook_size")
-        )
+        described = self.described() | {"tokenizer": other.tokenizer, "kind": other.kind}
+        return described == other.described()
 
 
 class ImageUnitsConfig(ImageTokenizer, frozen=True):

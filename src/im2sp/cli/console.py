@@ -205,10 +205,11 @@ def bundle_json(description: BundleDescription) -> str:
 def _image_units(config: ImageUnitsConfig | None) -> str:
     if config is None:
         return "none"
-    rows, columns = config.grid
+    from im2sp.image.units import layout
+
     return (
-        f"{config.tokenizer} ({config.kind}): {rows} x {columns} cells, {_plural(config.codes, 'code')} each of "
-        f"{config.codebook_size}; {_plural(config.units, 'unit')}, {config.bits:,} bits a photo"
+        f"{config.tokenizer} ({config.kind}): {layout(config)}, codebooks of {config.codebook_size}; "
+        f"{_plural(config.units, 'unit')}, {config.bits:,} bits a photo"
     )
 
 

@@ -72,10 +72,10 @@ class ImageEncoder:
         graph = self._graphs.open("image_tokenizer")
         (units,) = graph.run(pixels=pixels)
         wanted = (len(pixels), tokenizer.units)
-        if units.shape != wanted or units.min() < 0 or units.max() >= tokenizer.codebook_size:
+        if units.shape != wanted or ((units < 0) | (units >= tokenizer.codebook_sizes)).any():
             raise BundleError(
-                f"{graph.label} gave image units {list(units.shape)} that are not {list(wanted)} or not within "
-                f"0..{tokenizer.codebook_size - 1}: export it again"
+                f"{graph.label} gave image units {list(units.shape)} that are not {list(wanted)} or not within their "
+                "codebooks: export it again"
             )
         return units
 

@@ -24,7 +24,7 @@ from im2sp.bundle import ImageTokenizer
 from im2sp.errors import ImageError, TableError, reason
 from im2sp.files import atomic_write
 from im2sp.image.finding import Survey
-from im2sp.image.units import ImageUnits, other_tokenizer
+from im2sp.image.units import ImageUnits, layout, other_tokenizer
 from im2sp.parquet import opened_parquet, pyarrow_modules
 from im2sp.schema import parse
 
@@ -107,25 +107,25 @@ class UnitTable:
 
     def _units(self, first: int, ids: list[str], column: Any) -> IntArray:
         """Return the units int64 [rows, units] of rows from number `first` on."""
-        wanted, size = self.tokenizer.units, self.tokenizer.codebook_size
+        wanted, sizes = self.tokenizer.units, np.array(self.tokenizer.codebook_sizes)
         pa, _ = _pyarrow()
         lengths = pa.compute.list_value_length(column).fill_null(-1).to_numpy(zero_copy_only=False)
         if (wrong := np.flatnonzero(lengths != wanted)).size:
             where, length = int(wrong[0]), max(0, int(lengths[wrong[0]]))
             raise TableError(
-                f"{self._row(first + where, ids[where])} has {length} image units where {_grid(self.tokenizer)} needs "
+                f"{self._row(first + where, ids[where])} has {length} image units where {layout(self.tokenizer)} needs "
                 f"{wanted}; tokenize that photo again"
             )
         values = column.flatten()
         if values.null_count:
             raise TableError(f"{self.path}: an image unit of the rows from {first + 1} on is missing; make it again")
         numbers = values.to_numpy(zero_copy_only=False).reshape(len(ids), wanted)
-        outside = (numbers < 0) | (numbers >= size)
+        outside = (numbers < 0) | (numbers >= sizes)
         if outside.any():
             where, cell = map(int, np.argwhere(outside)[0])
             raise TableError(
                 f"{self._row(first + where, ids[where])} has the image unit {numbers[where, cell]}, which is not one "
-                f"of 0..{size - 1}; tokenize that photo again"
+                f"of 0..{sizes[cell] - 1}; tokenize that photo again"
             )
         wide: IntArray = numbers.astype(np.int64)
         return wide
@@ -316,7 +316,7 @@ def _check_row_group(path: Path, index: int, group: Any, tokenizer: ImageTokeniz
             raise TableError(f"{name} has over {_MOST_BYTES >> 20} MB in {kind}; write smaller row groups")
         if kind == "image_units" and column.num_values > group.num_rows * tokenizer.units:
             raise TableError(
-                f"{name} has {column.num_values} image units for {group.num_rows} photos, where {_grid(tokenizer)} "
+                f"{name} has {column.num_values} image units for {group.num_rows} photos, where {layout(tokenizer)} "
                 f"has {tokenizer.units} each; tokenize the photos again"
             )
 
@@ -340,10 +340,6 @@ def _repeated(hashes: array[int]) -> set[int]:
     """Return the hashes that are there more than once."""
     ordered = np.sort(np.frombuffer(hashes, dtype=np.int64)) if hashes else np.zeros(0, np.int64)
     return set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
-
-
-def _grid(tokenizer: ImageTokenizer) -> str:
-    return f"a grid of {tokenizer.grid[0]} x {tokenizer.grid[1]} cells with {tokenizer.codes} each"
 
 
 def _shown(image_id: str) -> str:

@@ -21,22 +21,26 @@ class ImageUnits:
     def __post_init__(self) -> None:
         units, wanted = np.asarray(self.units), self.tokenizer
         if units.dtype.kind not in "iu" or units.shape != (wanted.units,):
-            cells = f"{wanted.grid[0]} x {wanted.grid[1]} cells, {wanted.codes} each"
             raise ImageError(
-                f"image units of {wanted.tokenizer} are {wanted.units} integers ({cells}), "
+                f"image units of {wanted.tokenizer} are {wanted.units} integers ({layout(wanted)}), "
                 f"not {units.dtype} {list(units.shape)}"
             )
-        if units.min() < 0 or units.max() >= wanted.codebook_size:
-            wrong = units.min() if units.min() < 0 else units.max()
-            raise ImageError(
-                f"the image unit {wrong} is not one of 0..{wanted.codebook_size - 1} of {wanted.tokenizer}"
-            )
+        sizes = np.array(wanted.codebook_sizes)
+        if (outside := np.flatnonzero((units < 0) | (units >= sizes))).size:
+            place = outside[0]
+            raise ImageError(f"the image unit {units[place]} is not one of 0..{sizes[place] - 1} of {wanted.tokenizer}")
         object.__setattr__(self, "units", units.astype(np.int64))
 
     def check_made_by(self, tokenizer: ImageTokenizer) -> None:
         """Raise ImageError when another tokenizer made them."""
         if not self.tokenizer.makes_the_units_of(tokenizer):
             raise ImageError(other_tokenizer("these image units", self.tokenizer, tokenizer))
+
+
+def layout(tokenizer: ImageTokenizer) -> str:
+    """Return for people how the units of a photo lie."""
+    photo = f" and {len(tokenizer.photo_codebooks)} of the whole photo" if tokenizer.photo_codebooks else ""
+    return f"a grid of {tokenizer.grid[0]} x {tokenizer.grid[1]} cells with {tokenizer.codes} each{photo}"
 
 
 def other_tokenizer(what: str, found: ImageTokenizer, wanted: ImageTokenizer) -> str:
