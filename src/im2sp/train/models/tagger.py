@@ -6,6 +6,7 @@ classifier's classes know the words that no caption ever taught.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +14,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from im2sp.train.models.image_units import ImageUnits, ImageUnitsConfig
+from im2sp.train.models.image_units import FLOOR, ImageUnits, ImageUnitsConfig
 from im2sp.train.models.saving import WEIGHTS, load_config, save_model
+
+CLASS_STD = 2.0  # of log-probabilities of classes; each by its own deviation would make rare ones enormous
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,12 @@ class Tagger(nn.Module):
         """Units int64 [B, units] -> what the linear layer takes, before normalisation: [B, width + class_count]."""
         cells, classes = self.image_units.embed(units)
         return torch.cat([cells.mean(1), classes], 1)
+
+    def normalise(self, inputs: Tensor) -> None:
+        """Centre and scale what `inputs` returned of many photos; classes, most of them absent, by one scale."""
+        width = self.image_units.config.width
+        self.input_mean[:width], self.input_std[:width] = inputs[:, :width].mean(0), inputs[:, :width].std(0) + 1e-3
+        self.input_mean[width:], self.input_std[width:] = math.log(FLOOR), CLASS_STD
 
     def forward(self, inputs: Tensor) -> Tensor:
         """What `inputs` returns -> logits of the words [B, words]."""

@@ -195,8 +195,7 @@ def make_tagger(recipe: Recipe, out: Path) -> None:
         tokens = tokenizer.tokens_of(content_words(name))[: config.class_words]
         model.class_tokens[row, : len(tokens)] = torch.tensor(tokens, dtype=torch.long)
     inputs = [_tagger_inputs(model, units, view) for view in range(units.views)]
-    model.input_mean.copy_(inputs[0].mean(0))
-    model.input_std.copy_(inputs[0].std(0) + 1e-3)
+    model.normalise(inputs[0])
     task = TaggerTask(
         recipe.tagger,
         model,

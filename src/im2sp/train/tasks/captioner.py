@@ -33,7 +33,7 @@ class CaptionerTraining(TrainConfig):
     captions: int = 4  # of a photo and step, at most
     label_smoothing: float = 0.1
     tag_swap: float = 0.25  # share of the photos of which a tag is swapped
-    log_every: int = 100
+    log_every: int = 50
 
 
 @dataclass(frozen=True)

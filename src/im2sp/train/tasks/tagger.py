@@ -19,13 +19,13 @@ class TaggerTraining(TrainConfig):
     """Options of the stage."""
 
     steps: int = 1200
-    learning_rate: float = 1.5e-3
-    weight_decay: float = 0.3
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.1
     ema_decay: float = 0.99
     photos: int = 128  # a step, with captions
     labelled: int = 48  # a step, of which only some words that belong to them are known: objects, classes
     dropout: float = 0.3  # of inputs
-    min_photos: int = 6  # in whose captions a word stands
+    min_photos: int = 8  # in whose captions a word stands
     tags: int = 8  # image tokens of the captioner
 
 
