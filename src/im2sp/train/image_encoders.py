@@ -19,7 +19,7 @@ from im2sp.train.models.token_vit import StemFromUnits, TokenVit, TokenVitConfig
 from im2sp.train.models.vit_vqgan import PixelsFromUnits, VitVqgan, VitVqganConfig
 
 TOKEN_VIT = "token-vit"
-_UNKNOWN = "0" * 64  # a checksum that the export fills in
+UNKNOWN_CHECKSUM = "0" * 64  # a checksum that the export fills in
 
 
 @dataclass(frozen=True)
@@ -32,14 +32,18 @@ class ImageEncoder:
     load: Callable[[], nn.Module]  # normalised pixels [B, 3, height, width] -> features [B, image_tokens, width]
 
 
-def image_config(backbone: BackboneConfig) -> ImageConfig:
-    """What the runtime must know of a backbone to make pixels for it."""
+def image_config(backbone: BackboneConfig, image_tokens: int | None = None) -> ImageConfig:
+    """What the runtime must know of a backbone to make pixels for it.
+
+    Args:
+        image_tokens: of the decoder, those of the grid last; by default only those.
+    """
     return ImageConfig(
         height=backbone.image_size,
         width=backbone.image_size,
         mean=(backbone.mean,) * 3,
         std=(backbone.std,) * 3,
-        image_tokens=backbone.image_tokens,
+        image_tokens=image_tokens or backbone.image_tokens,
         grid=(backbone.grid, backbone.grid),
     )
 
@@ -101,7 +105,7 @@ def features_of_units(tokenizer: VitVqgan, sees: TokenVit) -> nn.Sequential:
     return nn.Sequential(StemFromUnits(tokenizer.codebook.weight, tokenizer.config.grid, sees.config.crop), sees)
 
 
-def describe_vit_vqgan(sizes: VitVqganConfig, name: str, checksum: str = _UNKNOWN) -> ImageTokenizer:
+def describe_vit_vqgan(sizes: VitVqganConfig, name: str, checksum: str = UNKNOWN_CHECKSUM) -> ImageTokenizer:
     """Describe the units of a ViT-VQGAN for tables and bundles.
 
     Args:

@@ -2,12 +2,11 @@
 
 The baseline of a sample is the mean reward of the other samples of its photo (Luo, 2020), so no second decoding is
 needed. The reward is CIDEr-D, and less for each object that is named but absent where the objects of a photo are known.
-Photos of which only the class is known are rewarded for its name: so they teach to name things without fixed sentences.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +14,6 @@ from torch import Tensor
 
 from im2sp.train.data.caption_targets import Target
 from im2sp.train.data.object_names import Synonyms, named_objects
-from im2sp.train.data.photo_corpora import names_thing
 from im2sp.train.data.photo_units import PhotoArrays
 from im2sp.train.data.text_tokenizer import BOS, EOS, FORBIDDEN, PAD, TextTokenizer
 from im2sp.train.models.git import DecoderStep, GitDecoder
@@ -36,10 +34,8 @@ class ScstTraining(TrainConfig):
     weight_decay: float = 0.0
     photos: int = 24  # a step
     samples: int = 5  # of a photo
-    max_tokens: int = 20
+    max_tokens: int = 30
     absent_penalty: float = 0.5  # of the reward, for each absent object that is named
-    name_reward: float = 1.0  # for the name of the class, where only that is known
-    samples_weight: float = 4.0  # how often such a photo is drawn
     cross_entropy: float = 0.2  # weight of the cross-entropy on the captions, which keeps the language
     label_smoothing: float = 0.1  # of that
     log_every: int = 20
@@ -47,29 +43,27 @@ class ScstTraining(TrainConfig):
 
 @dataclass(frozen=True)
 class CaptionReward:
-    """CIDEr-D of sampled tokens, less a penalty for absent objects; or a reward for the name of the class.
+    """CIDEr-D of the words of sampled tokens, less a penalty for absent objects.
 
     Attributes:
-        cider: with the references of all photos that have captions.
+        cider: with the references of all photos, as words.
+        words: tokens of a sentence -> its words, tokens of `tokenizer`.
         objects: of the photos where they are known.
-        classes: phrases that name the class of photos without captions.
     """
 
     cider: CiderD
+    words: Callable[[Sequence[int]], list[int]]
     tokenizer: TextTokenizer
     synonyms: Synonyms
     objects: Mapping[str, Sequence[str]]
-    classes: Mapping[str, Sequence[str]]
     absent_penalty: float
-    name_reward: float
 
     def __call__(self, photo: str, tokens: Sequence[int]) -> float:
         """Reward of a sentence, its tokens without BOS and with EOS."""
-        if photo in self.classes:
-            return self.name_reward * names_thing(self.tokenizer.decode(tokens), self.classes[photo])
-        reward = self.cider.score(photo, tokens)
+        words = self.words(tokens)
+        reward = self.cider.score(photo, words)
         if self.absent_penalty and photo in self.objects:
-            named = named_objects(self.tokenizer.decode(tokens), self.synonyms)
+            named = named_objects(self.tokenizer.decode(words), self.synonyms)
             reward -= self.absent_penalty * sum(name not in self.objects[photo] for name in named)
         return reward
 

@@ -1,0 +1,109 @@
+"""Options of the recipe, the folders of its stages and what they read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+from im2sp.train.data.photo_corpora import Captions, PhotoCorpora, read_photo_corpora
+from im2sp.train.data.photo_units import PhotoArrays
+from im2sp.train.data.pseudo_labels import PseudoLabels
+from im2sp.train.export import BundleOptions
+from im2sp.train.models.image_backbone import BackboneConfig
+from im2sp.train.models.image_units import ImageUnitsConfig
+from im2sp.train.recipe import BaseRecipe
+from im2sp.train.tasks.backbone_tuning import BackboneTuning
+from im2sp.train.tasks.captioner import CaptionerTraining
+from im2sp.train.tasks.scst import ScstTraining
+from im2sp.train.tasks.tagger import TaggerTraining
+
+# folders of the stages
+MAPS, BACKBONE, FEATURES, UNITS = "maps", "backbone", "features", "image_units"
+TAGGER, PSEUDO, CAPTIONER, REPORT = "tagger", "pseudo_labels", "text_captioner", "report"
+SPOKEN, DISTILLED, UNIT_CAPTIONER, SCST, BUNDLE = "caption_units", "distilled", "unit_captioner", "scst", "bundle"
+LATE = "late.safetensors"  # tuned part of the backbone
+CODES = "codes"  # in the folder of the image units: those of all photos
+TOKENIZER, LABELS = "tokenizer.json", "captions.json"
+UNIT_BPE, UNIT_WORDS = "unit_bpe.json", "unit_words.safetensors"
+SYNONYMS = "coco/object_synonyms.txt"
+PSEUDO_CORPUS = "pseudo"  # its name among the corpora
+
+
+@dataclass(frozen=True)
+class DecoderOptions:
+    """Section [decoder]: sizes of the text captioner."""
+
+    width: int = 256
+    layers: int = 3
+    heads: int = 4
+    feed_forward: int = 1024
+    max_positions: int = 32
+    dropout: float = 0.1
+    image_dropout: float = 0.1
+    word_vectors: bool = True  # start from word vectors of all captions
+
+
+@dataclass(frozen=True)
+class VocabularyOptions:
+    """Section [vocabulary]: tokens of the unit captioner, which are words or less."""
+
+    subwords: int = 1500  # learned by BPE within words, single units included
+    whole_words: int = 6500  # the most frequent words, each with a token of its own
+
+
+@dataclass(frozen=True)
+class DistillationOptions:
+    """Section [distillation]: what the text captioner says of photos that train, for the unit captioner to learn."""
+
+    hypotheses: int = 3  # of the beam that are kept
+    naming: float = 8.0  # bonus, in logits, for the name of a probable class
+    repeats: int = 2  # how often a hypothesis counts, compared with a caption of people
+
+
+@dataclass(frozen=True)
+class Recipe(BaseRecipe):
+    """Options of a captioner."""
+
+    lists: Path = Path("recipes/captioner")  # folder of things.txt and imagenet_classes.txt
+    views: tuple[str, ...] = ("whole", "crop1")
+    unit_cells: int = 96_000  # on which the codebooks are fitted
+    corpus_weights: dict[str, float] = field(default_factory=lambda: {"coco": 3.0, "coco_machine": 3.0})
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    backbone_tuning: BackboneTuning = field(default_factory=BackboneTuning)
+    image_units: ImageUnitsConfig = field(default_factory=ImageUnitsConfig)
+    tagger: TaggerTraining = field(default_factory=TaggerTraining)
+    pseudo_labels: PseudoLabels = field(default_factory=PseudoLabels)
+    decoder: DecoderOptions = field(default_factory=DecoderOptions)
+    captioner: CaptionerTraining = field(default_factory=CaptionerTraining)
+    beam: int = 3
+    voice: str = "default"  # a bundle, whose graphs of the voice are used as they are
+    lexicon: Path = Path("recipes/captioner/lexicon.parquet")  # of that voice, from a recipe of that kind
+    vocabulary: VocabularyOptions = field(default_factory=VocabularyOptions)
+    distillation: DistillationOptions = field(default_factory=DistillationOptions)
+    unit_captioner: CaptionerTraining = field(default_factory=lambda: CaptionerTraining(tag_swap=0.0))
+    scst: ScstTraining = field(default_factory=ScstTraining)
+    max_tokens: int = 48  # of a caption in units
+    bundle: BundleOptions = field(default_factory=BundleOptions)
+
+
+@cache
+def _read(data: Path, lists: Path) -> PhotoCorpora:
+    return read_photo_corpora(data, lists)
+
+
+def corpora_of(recipe: Recipe) -> PhotoCorpora:
+    return _read(recipe.data, recipe.lists)
+
+
+def captions_of(corpora: PhotoCorpora) -> Captions:
+    """Captions of all photos that train, corpora joined."""
+    found: Captions = {}
+    for captions in corpora.captions.values():
+        for photo, texts in captions.items():
+            found[photo] = found.get(photo, []) + texts
+    return found
+
+
+def units_of(recipe: Recipe) -> PhotoArrays:
+    return PhotoArrays(recipe.runs / UNITS / CODES, recipe.views)

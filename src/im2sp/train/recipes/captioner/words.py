@@ -1,0 +1,117 @@
+"""Image units and captions -> pseudo-labels, text captioner and its report."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from im2sp.files import atomic_write
+from im2sp.train.data.caption_targets import Target, encode, targets, word_vectors
+from im2sp.train.data.object_names import read_synonyms
+from im2sp.train.data.pseudo_labels import pseudo_labels
+from im2sp.train.data.text_tokenizer import TextTokenizer
+from im2sp.train.evaluate.dev_report import dev_report, write_captions
+from im2sp.train.launch import is_main_process
+from im2sp.train.models.git import GitDecoderConfig
+from im2sp.train.models.tagger import Tagger
+from im2sp.train.models.unit_captioner import UnitCaptioner
+from im2sp.train.recipes.captioner.options import (
+    CAPTIONER,
+    LABELS,
+    PSEUDO,
+    PSEUDO_CORPUS,
+    SYNONYMS,
+    TAGGER,
+    TOKENIZER,
+    Recipe,
+    captions_of,
+    corpora_of,
+    units_of,
+)
+from im2sp.train.recipes.captioner.photos import tagger_inputs
+from im2sp.train.tasks.captioner import CaptionerTask
+from im2sp.train.tasks.tag_swap import TagSwap
+from im2sp.train.trainer import train
+
+log = logging.getLogger(__name__)
+
+
+def make_pseudo_labels(recipe: Recipe, out: Path) -> None:
+    """Choose captions for photos with known objects and no captions."""
+    corpora, units = corpora_of(recipe), units_of(recipe)
+    model = Tagger.load(recipe.runs / TAGGER)
+    tokenizer = TextTokenizer.load(recipe.runs / TAGGER / TOKENIZER)
+    known = captions_of(corpora).keys() | corpora.held_out
+    wanted = {p: names for p, names in corpora.objects.items() if p in units.rows and p not in known and names}
+    with torch.inference_mode():
+        logits = model(tagger_inputs(model, units, 0)).sigmoid()
+    lift = (logits.clamp(min=1e-6).log() - logits.mean(0).log()).clamp(-2, 4).numpy()
+    found = pseudo_labels(
+        wanted,
+        corpora.text,
+        {photo: lift[units.rows[photo]] for photo in wanted},
+        [tokenizer.decode([token]) for token in model.word_tokens.tolist()],
+        read_synonyms(recipe.data / SYNONYMS),
+        recipe.pseudo_labels,
+    )
+    with atomic_write(out / LABELS) as temporary:
+        temporary.write_text(json.dumps(found, indent=0))
+    log.info("pseudo-labels: %d of %d photos", len(found), len(wanted))
+
+
+def targets_of(recipe: Recipe, tokenizer: TextTokenizer) -> list[Target]:
+    corpora = corpora_of(recipe)
+    labels = json.loads((recipe.runs / PSEUDO / LABELS).read_text())
+    captions = corpora.captions | {PSEUDO_CORPUS: labels}
+    return targets(captions, recipe.corpus_weights, corpora.held_out, tokenizer)
+
+
+def make_captioner(recipe: Recipe, out: Path) -> None:
+    """Train the text captioner by cross-entropy."""
+    corpora = corpora_of(recipe)
+    tokenizer = TextTokenizer.load(recipe.runs / TAGGER / TOKENIZER)
+    torch.manual_seed(recipe.seed)
+    sizes = {name: value for name, value in asdict(recipe.decoder).items() if name != "word_vectors"}
+    tagger = Tagger.load(recipe.runs / TAGGER)
+    model = UnitCaptioner(GitDecoderConfig(vocabulary_size=tokenizer.size, **sizes), tagger)
+    if recipe.decoder.word_vectors:
+        texts = [text for texts in captions_of(corpora).values() for text in texts]
+        texts += [caption.text for caption in corpora.text]
+        model.set_word_vectors(word_vectors(texts, tokenizer, recipe.decoder.width, recipe.seed))
+    dev = {
+        name: [Target(photo, [encode(text, tokenizer) for text in texts], 1.0) for photo, texts in part.items()][:300]
+        for name, part in corpora.dev.items()
+    }
+    swap = TagSwap.of(corpora, tokenizer, recipe.captioner.tag_swap) if recipe.captioner.tag_swap else None
+    train(CaptionerTask(recipe.captioner, model, units_of(recipe), targets_of(recipe, tokenizer), dev, swap), out)
+    _save(model, tokenizer, out)
+
+
+def _save(model: UnitCaptioner, tokenizer: TextTokenizer, out: Path) -> None:
+    if is_main_process():
+        model.save(out)
+        tokenizer.save(out / TOKENIZER)
+
+
+def make_report(recipe: Recipe, out: Path) -> None:
+    """Describe the held-out photos by beam search; score the captions."""
+    corpora, units = corpora_of(recipe), units_of(recipe)
+    photos = sorted(corpora.held_out & units.rows.keys())
+    model, tokenizer = (
+        UnitCaptioner.load(recipe.runs / CAPTIONER),
+        TextTokenizer.load(recipe.runs / CAPTIONER / TOKENIZER),
+    )
+    found = {}
+    for name, naming in (("plain", 0.0), ("naming", recipe.distillation.naming)):
+        hypotheses = write_captions(model, tokenizer, units, photos, recipe.beam, naming)
+        captions = {photo: best for photo, (best, *_) in hypotheses.items()}
+        with atomic_write(out / f"{name}.json") as temporary:
+            temporary.write_text(json.dumps(captions, indent=0))
+        found[name] = dev_report(captions, corpora, read_synonyms(recipe.data / SYNONYMS))
+        log.info("%s: %s", name, found[name])
+    with atomic_write(out / "report.json") as temporary:
+        temporary.write_text(json.dumps(found, indent=1))
