@@ -121,8 +121,7 @@ def compress(model: onnx.ModelProto, precision: Precision, given: Sequence[np.nd
             kept.append(numpy_helper.from_array(values.astype(np.float16), item.name + ".fp16"))
             nodes.append(helper.make_node("Cast", [item.name + ".fp16"], [item.name], to=TensorProto.FLOAT))
             continue
-        axis = _channel_axis(model, item.name, values.ndim)
-        others = tuple(i for i in range(values.ndim) if i != axis)
+        others = _rounded_together(model, item.name, values.ndim)
         scale = np.maximum(np.abs(values).max(axis=others, keepdims=True) / 127, 1e-12).astype(np.float32)
         kept.append(numpy_helper.from_array(np.round(values / scale).astype(np.int8), item.name + ".int8"))
         kept.append(numpy_helper.from_array(scale, item.name + ".scale"))
@@ -252,13 +251,15 @@ def _is_among(values: np.ndarray, given: Sequence[np.ndarray]) -> bool:
     )
 
 
-def _channel_axis(model: onnx.ModelProto, name: str, dimensions: int) -> int:
-    """Axis of the output channels: the last of a matrix multiplied from the right, the first of all else."""
+def _rounded_together(model: onnx.ModelProto, name: str, dimensions: int) -> tuple[int, ...]:
+    """Axes along which values share a scale: all but that of the output channels; the last of tables of rows."""
     for node in model.graph.node:
         if name in node.input:
             if node.op_type == "MatMul" and node.input[1] == name:
-                return dimensions - 1
+                return tuple(range(dimensions - 1))
             if node.op_type == "Gemm":
                 transposed = any(a.name == "transB" and a.i == 1 for a in node.attribute)
-                return 0 if transposed else 1
-    return 0
+                return (1,) if transposed else (0,)
+            if node.op_type in ("Conv", "ConvTranspose"):
+                return tuple(range(1, dimensions))
+    return (dimensions - 1,)

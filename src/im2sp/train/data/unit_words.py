@@ -1,10 +1,16 @@
-"""Which word each token of a unit vocabulary says: from captions whose words are known in units and in letters."""
+"""Words as speech units: which word each run of units says, and which of its variants become tokens.
+
+A word is said in many ways, as its neighbours shape its ends. Frequent variants get tokens of their own; a rare one is
+replaced by the most similar of these, so that nearly every token of a sentence is a word.
+"""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from difflib import SequenceMatcher
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -17,9 +23,9 @@ from im2sp.train.data.photo_corpora import caption_words
 from im2sp.train.data.text_tokenizer import BOS, EOS, UNKNOWN, TextTokenizer
 from im2sp.train.data.unit_bpe import UnitBPE
 from im2sp.train.data.unit_table import UnitRow
-from im2sp.train.lexicon.lexicon import SILENCES, PronunciationLexicon
 
 SILENCE, PIECE = -1, -2  # what a token says that says no word of its own
+COMPARED = 30  # most frequent variants of a word, among which the most similar one is taken
 
 Spoken = tuple[int, ...]  # units of a word, without repeats
 
@@ -29,14 +35,58 @@ def spoken(units: Sequence[int]) -> Spoken:
     return tuple(without_repeats(units).tolist())
 
 
-def silences_of(lexicon: PronunciationLexicon) -> set[Spoken]:
-    """What the lexicon says for pauses and the ends of sentences."""
-    return {spoken(units) for (_, word, _), units in lexicon.entries.items() if word in SILENCES}
+class SpokenWords:
+    """Counts of the ways in which words are said.
+
+    Args:
+        rows: captions in units and in letters; where both have as many words, they are aligned.
+        silences: what is said for pauses and the ends of sentences.
+        tokenizer: of the words in letters.
+    """
+
+    def __init__(self, rows: Iterable[UnitRow], silences: set[Spoken], tokenizer: TextTokenizer) -> None:
+        self.silences = silences
+        self.seen: Counter[Spoken] = Counter()
+        said: dict[Spoken, Counter[int]] = defaultdict(Counter)
+        for row in rows:
+            units = [spoken(word) for word in row.words()]
+            self.seen.update(units)
+            units = [word for word in units if word not in silences]
+            letters = tokenizer.encode(" ".join(caption_words(row.text)))[1:-1]
+            if len(units) == len(letters):
+                for word, token in zip(units, letters, strict=True):
+                    said[word][token] += 1
+        self.words = {variant: counts.most_common(1)[0][0] for variant, counts in said.items()}
+        self._variants: dict[int, list[Spoken]] = defaultdict(list)
+
+    def choose(self, size: int, min_count: int) -> list[Spoken]:
+        """Choose what gets a token: the main variant of each word that is said so often, then the most frequent."""
+        totals: Counter[int] = Counter()
+        for variant, count in self.seen.items():
+            totals[self.words.get(variant, SILENCE)] += count
+        ranked = [variant for variant, _ in self.seen.most_common() if self.words.get(variant) != UNKNOWN]
+        main: dict[int, Spoken] = {}
+        for variant in ranked:
+            word = self.words.get(variant, SILENCE)
+            if word != SILENCE and totals[word] >= min_count:
+                main.setdefault(word, variant)
+        chosen = list(dict.fromkeys([*main.values(), *ranked]))[:size]
+        for variant in sorted(chosen, key=lambda variant: -self.seen[variant]):
+            self._variants[self.words.get(variant, SILENCE)].append(variant)
+        self.replaced = cache(self._replaced)
+        return chosen
+
+    def _replaced(self, variant: Spoken) -> Spoken:
+        """A variant with a token that says the same word; after `choose`."""
+        candidates = self._variants.get(self.words.get(variant, SILENCE), [])[:COMPARED]
+        if variant in candidates or variant in self.silences or variant not in self.words or not candidates:
+            return variant
+        return max(candidates, key=lambda other: SequenceMatcher(None, variant, other, autojunk=False).ratio())
 
 
 @dataclass(frozen=True)
-class UnitWords:
-    """The word of each token.
+class TokenWords:
+    """The word of each token of a unit vocabulary.
 
     Attributes:
         words: int64 [vocabulary_size], token of a TextTokenizer, SILENCE, or PIECE of a word.
@@ -47,28 +97,21 @@ class UnitWords:
     shares: Tensor
 
     @classmethod
-    def of(cls, rows: Iterable[UnitRow], silences: set[Spoken], bpe: UnitBPE, tokenizer: TextTokenizer) -> UnitWords:
-        """Align the words of captions in units with those in letters, where both are as many."""
-        said: dict[Spoken, Counter[int]] = defaultdict(Counter)
-        for row in rows:
-            units = [word for word in map(spoken, row.words()) if word not in silences]
-            letters = caption_words(row.text)
-            if len(units) == len(letters):
-                for word, token in zip(units, tokenizer.encode(" ".join(letters))[1:-1], strict=True):
-                    said[word][token] += 1
+    def of(cls, said: SpokenWords, bpe: UnitBPE) -> TokenWords:
+        """Look up the words of tokens."""
+        counts: Counter[Spoken] = Counter()
         totals: Counter[int] = Counter()
-        for counts in said.values():
-            totals.update(counts)
-        words = torch.full((bpe.vocabulary_size,), PIECE)
-        shares = torch.ones(bpe.vocabulary_size)
+        for variant, count in said.seen.items():
+            counts[said.replaced(variant)] += count
+            totals[said.words.get(variant, SILENCE)] += count
+        words, shares = torch.full((bpe.vocabulary_size,), PIECE), torch.ones(bpe.vocabulary_size)
         words[:SPECIAL_TOKENS] = torch.tensor([SILENCE, BOS, EOS])
         for token, subword in enumerate(map(tuple, bpe.subwords()), SPECIAL_TOKENS):
-            if subword in silences:
+            word = said.words.get(subword, UNKNOWN)
+            if subword in said.silences:
                 words[token] = SILENCE
-            elif subword in said:
-                (word, count), *_ = said[subword].most_common(1)
-                if word != UNKNOWN:
-                    words[token], shares[token] = word, count / totals[word]
+            elif word != UNKNOWN and counts[subword]:
+                words[token], shares[token] = word, counts[subword] / totals[word]
         return cls(words, shares)
 
     def decode(self, tokens: Iterable[int]) -> list[int]:
@@ -88,6 +131,6 @@ class UnitWords:
         save_file({"words": self.words, "shares": self.shares}, path)
 
     @classmethod
-    def load(cls, path: Path) -> UnitWords:
+    def load(cls, path: Path) -> TokenWords:
         """Read what `save` wrote."""
         return cls(**load_file(path))

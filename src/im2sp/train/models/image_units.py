@@ -56,8 +56,6 @@ class ImageUnits(nn.Module):
 
     mean: Tensor
     projection: Tensor
-    codebooks: Tensor  # float32 [levels, size, width]
-    class_weight: Tensor
     class_bias: Tensor
     probabilities: Tensor  # float32 [size, classes], each row sorted downwards
 
@@ -66,8 +64,9 @@ class ImageUnits(nn.Module):
         self.config = config
         self.register_buffer("mean", torch.zeros(config.image_width))
         self.register_buffer("projection", torch.zeros(config.image_width, config.width))
-        self.register_buffer("codebooks", torch.zeros(config.levels, config.size, config.width))
-        self.register_buffer("class_weight", torch.zeros(config.class_count, config.image_width))
+        # Parameters, as a bundle may store them as int8, which it does not do to buffers.
+        self.codebooks = nn.Parameter(torch.zeros(config.levels, config.size, config.width), requires_grad=False)
+        self.class_weight = nn.Parameter(torch.zeros(config.class_count, config.image_width), requires_grad=False)
         self.register_buffer("class_bias", torch.zeros(config.class_count))
         self.register_buffer("probabilities", torch.zeros(config.size, config.classes))
 

@@ -47,7 +47,7 @@ class Tagger(nn.Module):
         self.config = config
         self.image_units = ImageUnits(image)
         inputs = image.width + image.class_count
-        self.linear = nn.Linear(inputs, config.words)
+        self.linear: nn.Module = nn.Linear(inputs, config.words)
         self.register_buffer("input_mean", torch.zeros(inputs))
         self.register_buffer("input_std", torch.ones(inputs))
         self.register_buffer("word_tokens", torch.zeros(config.words, dtype=torch.long))
@@ -84,6 +84,17 @@ class Tagger(nn.Module):
         score[:, 0] = 0  # the filling
         top = score.topk(self.config.tags, 1)
         return top.indices, top.values
+
+    def factorise(self, rank: int) -> None:
+        """Replace the linear layer by two, through so many channels (truncated singular value decomposition)."""
+        left, strength, right = torch.linalg.svd(self.linear.weight, full_matrices=False)
+        root = strength[:rank].sqrt()
+        first = nn.Linear(self.linear.in_features, len(root), bias=False)
+        second = nn.Linear(len(root), self.linear.out_features)
+        first.weight.copy_(root[:, None] * right[:rank])
+        second.weight.copy_(left[:, :rank] * root)
+        second.bias.copy_(self.linear.bias)
+        self.linear = nn.Sequential(first, second)
 
     @torch.no_grad()
     def names(self, units: Tensor, likely: float = 0.6) -> Tensor:

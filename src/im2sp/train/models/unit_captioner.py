@@ -108,6 +108,23 @@ class UnitCaptioner(GitDecoder):
         names = (vectors[tokens] * known).sum(1) / known.sum(1).clamp(min=1)
         self.class_projection.weight.copy_(class_gain * names.T)
 
+    @torch.no_grad()
+    def compact(self, rank: int) -> None:
+        """Leave out what no photo needs: rows of words that are never tags, and small directions of the tagger.
+
+        Args:
+            rank: of the matrix that remains of the tagger's.
+        """
+        tagger = self.tagger
+        used = torch.cat([tagger.word_tokens, tagger.class_tokens.flatten(), torch.zeros(1).long()]).unique()
+        for tokens in (tagger.word_tokens, tagger.class_tokens):
+            tokens.copy_(torch.searchsorted(used, tokens))
+        tagger.config = replace(tagger.config, vocabulary_size=len(used))
+        table = nn.Embedding(len(used), self.config.width)
+        table.weight.copy_(self.tag_embeddings.weight[used])
+        self.tag_embeddings = table
+        tagger.factorise(rank)
+
     def save(self, folder: Path) -> None:
         """Write `config.json`, `model.safetensors` and the folder `tagger`."""
         state = {name: value for name, value in self.state_dict().items() if not name.startswith("tagger.")}

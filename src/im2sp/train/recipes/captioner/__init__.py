@@ -28,6 +28,7 @@ from im2sp.train.recipes.captioner.options import (
     TAGGER,
     UNIT_CAPTIONER,
     UNITS,
+    VOCABULARY,
     DecoderOptions,
     Recipe,
     VocabularyOptions,
@@ -40,6 +41,7 @@ from im2sp.train.recipes.captioner.speech import (
     make_distilled,
     make_scst,
     make_unit_captioner,
+    make_vocabulary,
 )
 from im2sp.train.recipes.captioner.words import make_captioner, make_pseudo_labels, make_report
 from im2sp.train.stages import Stage
@@ -59,8 +61,9 @@ STAGES = [
     Stage[Recipe]("report", REPORT, make_report, (CAPTIONER, UNITS)),
     Stage[Recipe]("caption_units", SPOKEN, make_caption_units, (PSEUDO, TAGGER)),
     Stage[Recipe]("distilled", DISTILLED, make_distilled, (CAPTIONER, UNITS)),
+    Stage[Recipe]("vocabulary", VOCABULARY, make_vocabulary, (SPOKEN, DISTILLED, TAGGER)),
     Stage[Recipe](
-        "unit_captioner", UNIT_CAPTIONER, make_unit_captioner, (CAPTIONER, SPOKEN, DISTILLED, UNITS), distributed=True
+        "unit_captioner", UNIT_CAPTIONER, make_unit_captioner, (CAPTIONER, VOCABULARY, UNITS), distributed=True
     ),
     Stage[Recipe]("scst", SCST, make_scst, (UNIT_CAPTIONER,), lambda recipe: recipe.scst.steps > 0, distributed=True),
     Stage[Recipe]("bundle", BUNDLE, make_bundle, (UNIT_CAPTIONER, BACKBONE)),
@@ -88,7 +91,7 @@ def smoke(folder: Path) -> Recipe:
         scst=ScstTraining(steps=2, warm_up=1, photos=2, samples=3, log_every=1),
         lexicon=lexicon,
         unit_captioner=CaptionerTraining(steps=4, warm_up=1, photos=4, log_every=2, tag_swap=0.0),
-        vocabulary=VocabularyOptions(subwords=520, whole_words=20),
+        vocabulary=VocabularyOptions(subwords=520, whole_words=20, min_count=2),
         beam=2,
     )
 

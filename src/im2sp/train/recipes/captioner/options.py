@@ -21,11 +21,12 @@ from im2sp.train.tasks.tagger import TaggerTraining
 # folders of the stages
 MAPS, BACKBONE, FEATURES, UNITS = "maps", "backbone", "features", "image_units"
 TAGGER, PSEUDO, CAPTIONER, REPORT = "tagger", "pseudo_labels", "text_captioner", "report"
-SPOKEN, DISTILLED, UNIT_CAPTIONER, SCST, BUNDLE = "caption_units", "distilled", "unit_captioner", "scst", "bundle"
+SPOKEN, DISTILLED, VOCABULARY = "caption_units", "distilled", "vocabulary"
+UNIT_CAPTIONER, SCST, BUNDLE = "unit_captioner", "scst", "bundle"
 LATE = "late.safetensors"  # tuned part of the backbone
 CODES = "codes"  # in the folder of the image units: those of all photos
 TOKENIZER, LABELS = "tokenizer.json", "captions.json"
-UNIT_BPE, UNIT_WORDS = "unit_bpe.json", "unit_words.safetensors"
+UNIT_BPE, TOKEN_WORDS, SENTENCES = "unit_bpe.json", "token_words.safetensors", "sentences.json"
 SYNONYMS = "coco/object_synonyms.txt"
 PSEUDO_CORPUS = "pseudo"  # its name among the corpora
 
@@ -48,8 +49,9 @@ class DecoderOptions:
 class VocabularyOptions:
     """Section [vocabulary]: tokens of the unit captioner, which are words or less."""
 
-    subwords: int = 1500  # learned by BPE within words, single units included
-    whole_words: int = 6500  # the most frequent words, each with a token of its own
+    subwords: int = 1000  # learned by BPE within words, single units included
+    whole_words: int = 6500  # variants of words with a token of their own
+    min_count: int = 4  # a word that is said this often has at least one
 
 
 @dataclass(frozen=True)

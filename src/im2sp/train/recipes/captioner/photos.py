@@ -85,7 +85,9 @@ def make_units(recipe: Recipe, out: Path) -> None:
         [features.batch([photo]).astype(np.float32).mean(1) for photo in described]  # one by one: not all fit in memory
     )
     model = ImageUnits(recipe.image_units)
-    model.class_weight, model.class_bias = classifier(recipe.backbone)
+    weight, bias = classifier(recipe.backbone)
+    model.class_weight.data.copy_(weight)
+    model.class_bias.copy_(bias)
     model.fit_projection(torch.from_numpy(means), torch.from_numpy(word_targets(described, words)))
     train_photos = sorted(set(corpora.photos) - corpora.held_out)
     count = min(len(train_photos), max(recipe.image_units.size, recipe.unit_cells // recipe.image_units.cells))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -20,14 +21,14 @@ from im2sp.train.data.photo_corpora import class_phrases, names_thing
 from im2sp.train.data.synthesis import PiperSynthesizer, SynthesisConfig
 from im2sp.train.data.text_tokenizer import TextTokenizer
 from im2sp.train.data.unit_bpe import UnitBPE
-from im2sp.train.data.unit_table import UnitRow, iterate_unit_tables
-from im2sp.train.data.unit_words import Spoken, UnitWords, silences_of, spoken
+from im2sp.train.data.unit_table import iterate_unit_tables
+from im2sp.train.data.unit_words import SpokenWords, TokenWords, spoken
 from im2sp.train.evaluate.dev_report import write_captions
 from im2sp.train.export import BundleParts, ImageModules, export_bundle
 from im2sp.train.image_encoders import UNKNOWN_CHECKSUM, image_config
 from im2sp.train.launch import is_main_process
 from im2sp.train.lexicon.captions import LexiconSpeaker, TextCaption, write_caption_units
-from im2sp.train.lexicon.lexicon import PronunciationLexicon
+from im2sp.train.lexicon.lexicon import SILENCES, PronunciationLexicon
 from im2sp.train.models.git import GitDecoderConfig
 from im2sp.train.models.image_backbone import ImageBackbone
 from im2sp.train.models.tagger import Tagger
@@ -40,13 +41,15 @@ from im2sp.train.recipes.captioner.options import (
     LATE,
     PSEUDO,
     SCST,
+    SENTENCES,
     SPOKEN,
     SYNONYMS,
     TAGGER,
+    TOKEN_WORDS,
     TOKENIZER,
     UNIT_BPE,
     UNIT_CAPTIONER,
-    UNIT_WORDS,
+    VOCABULARY,
     Recipe,
     captions_of,
     corpora_of,
@@ -70,7 +73,7 @@ def _say(recipe: Recipe, captions: Sequence[TextCaption], path: Path) -> None:
 
 
 def make_caption_units(recipe: Recipe, out: Path) -> None:
-    """Say the captions of people and the pseudo-labels; make the vocabulary."""
+    """Say the captions of people and the pseudo-labels."""
     corpora = corpora_of(recipe)
     labels = json.loads((recipe.runs / PSEUDO / LABELS).read_text())
     train_captions = [*corpora.captions.values(), labels]
@@ -83,15 +86,6 @@ def make_caption_units(recipe: Recipe, out: Path) -> None:
         if split == "dev" or photo not in corpora.held_out
     ]
     _say(recipe, captions, out / f"{PEOPLE}.parquet")
-    rows = list(iterate_unit_tables(out, "train"))
-    units = Bundle.load(find_bundle(recipe.voice)).config.vocoder.units
-    words: Counter[Spoken] = Counter(word for row in rows for word in map(spoken, row.words()))
-    options = recipe.vocabulary
-    frequent = [word for word, _ in words.most_common(options.whole_words)]
-    bpe = UnitBPE.train(words.elements(), units, options.subwords, whole_words=frequent)
-    bpe.save(out / UNIT_BPE)
-    tokenizer = TextTokenizer.load(recipe.runs / TAGGER / TOKENIZER)
-    UnitWords.of(rows, silences_of(PronunciationLexicon.load(recipe.lexicon)), bpe, tokenizer).save(out / UNIT_WORDS)
 
 
 def make_distilled(recipe: Recipe, out: Path) -> None:
@@ -124,49 +118,69 @@ def make_distilled(recipe: Recipe, out: Path) -> None:
     _say(recipe, captions, out / f"{MODEL}.parquet")
 
 
-def _vocabulary(recipe: Recipe) -> tuple[UnitBPE, UnitWords]:
-    folder, units = recipe.runs / SPOKEN, Bundle.load(find_bundle(recipe.voice)).config.vocoder.units
-    return UnitBPE.load(folder / UNIT_BPE, units), UnitWords.load(folder / UNIT_WORDS)
+def make_vocabulary(recipe: Recipe, out: Path) -> None:
+    """Choose the tokens, and write the sentences of all photos in them."""
+    options = recipe.vocabulary
+    tables = {PEOPLE: recipe.runs / SPOKEN, MODEL: recipe.runs / DISTILLED}
+    rows = {name: list(iterate_unit_tables(folder, "train")) for name, folder in tables.items()}
+    silences = {
+        spoken(units)
+        for (_, word, _), units in PronunciationLexicon.load(recipe.lexicon).entries.items()
+        if word in SILENCES
+    }
+    tokenizer = TextTokenizer.load(recipe.runs / TAGGER / TOKENIZER)
+    said = SpokenWords(itertools.chain(*rows.values()), silences, tokenizer)
+    chosen = said.choose(options.whole_words, options.min_count)
+    bpe = UnitBPE.train(said.seen.elements(), _units(recipe), options.subwords, whole_words=chosen)
+    bpe.save(out / UNIT_BPE)
+    TokenWords.of(said, bpe).save(out / TOKEN_WORDS)
+    rows["dev"] = list(iterate_unit_tables(recipe.runs / SPOKEN, "dev"))
+    sentences: dict[str, dict[str, list[list[int]]]] = {name: defaultdict(list) for name in rows}
+    for name, some in rows.items():
+        for row in some:
+            tokens = bpe.encode(said.replaced(spoken(word)) for word in row.words())
+            if len(tokens) <= recipe.max_tokens:
+                sentences[name][row.image_id].append(tokens)
+    with atomic_write(out / SENTENCES) as temporary:
+        temporary.write_text(json.dumps(sentences))
 
 
-def _sentences(recipe: Recipe, rows: Iterator[UnitRow], bpe: UnitBPE) -> dict[str, list[list[int]]]:
-    found: dict[str, list[list[int]]] = defaultdict(list)
-    for row in rows:
-        tokens = bpe.encode(row.words())
-        if len(tokens) <= recipe.max_tokens:
-            found[row.image_id].append(tokens)
-    return found
+def _units(recipe: Recipe) -> int:
+    """Speech units of the voice."""
+    return Bundle.load(find_bundle(recipe.voice)).config.vocoder.units
 
 
-def _spoken_targets(recipe: Recipe, bpe: UnitBPE) -> list[Target]:
+def _spoken_targets(recipe: Recipe, sentences: dict[str, dict[str, list[list[int]]]]) -> list[Target]:
     """Photos with sentences of people and, several times, of the text captioner; COCO's drawn more often."""
-    corpora = corpora_of(recipe)
-    people = _sentences(recipe, iterate_unit_tables(recipe.runs / SPOKEN, "train"), bpe)
-    model = _sentences(recipe, iterate_unit_tables(recipe.runs / DISTILLED, "train"), bpe)
-    weights = {photo: recipe.corpus_weights.get(name, 1.0) for name, part in corpora.captions.items() for photo in part}
-    return [
-        Target(
-            photo, people.get(photo, []) + recipe.distillation.repeats * model.get(photo, []), weights.get(photo, 1.0)
-        )
+    people, model = sentences[PEOPLE], sentences[MODEL]
+    weights = {
+        photo: recipe.corpus_weights.get(name, 1.0)
+        for name, part in corpora_of(recipe).captions.items()
+        for photo in part
+    }
+    found = {
+        photo: people.get(photo, []) + recipe.distillation.repeats * model.get(photo, [])
         for photo in sorted(people.keys() | model.keys())
-    ]
+    }
+    return [Target(photo, some, weights.get(photo, 1.0)) for photo, some in found.items()]
 
 
 def make_unit_captioner(recipe: Recipe, out: Path) -> None:
     """Train the unit captioner, which starts from the text captioner, by cross-entropy."""
-    bpe, words = _vocabulary(recipe)
+    folder = recipe.runs / VOCABULARY
+    words, sentences = TokenWords.load(folder / TOKEN_WORDS), json.loads((folder / SENTENCES).read_text())
     text = UnitCaptioner.load(recipe.runs / CAPTIONER)
     sizes = {name: getattr(text.config, name) for name in ("width", "layers", "heads", "feed_forward")}
     torch.manual_seed(recipe.seed)
-    config = GitDecoderConfig(vocabulary_size=bpe.vocabulary_size, max_positions=recipe.max_tokens, **sizes)
+    config = GitDecoderConfig(vocabulary_size=len(words.words), max_positions=recipe.max_tokens, **sizes)
     model = UnitCaptioner(config, Tagger.load(recipe.runs / TAGGER))
     model.start_from(text, words.words, words.shares)
-    dev_rows = _sentences(recipe, iterate_unit_tables(recipe.runs / SPOKEN, "dev"), bpe)
     dev = {
-        name: [Target(photo, dev_rows[photo], 1.0) for photo in part if photo in dev_rows][:300]
+        name: [Target(photo, sentences["dev"][photo], 1.0) for photo in part if photo in sentences["dev"]][:300]
         for name, part in corpora_of(recipe).dev.items()
     }
-    train(CaptionerTask(recipe.unit_captioner, model, units_of(recipe), _spoken_targets(recipe, bpe), dev), out)
+    targets = _spoken_targets(recipe, sentences)
+    train(CaptionerTask(recipe.unit_captioner, model, units_of(recipe), targets, dev), out)
     if is_main_process():
         model.save(out)
 
@@ -174,14 +188,15 @@ def make_unit_captioner(recipe: Recipe, out: Path) -> None:
 def make_scst(recipe: Recipe, out: Path) -> None:
     """Train the unit captioner on by CIDEr-D of the words of its samples, with a penalty for absent objects."""
     corpora = corpora_of(recipe)
-    bpe, words = _vocabulary(recipe)
+    folder = recipe.runs / VOCABULARY
+    words, sentences = TokenWords.load(folder / TOKEN_WORDS), json.loads((folder / SENTENCES).read_text())
     tokenizer = TextTokenizer.load(recipe.runs / TAGGER / TOKENIZER)
     synonyms, described = read_synonyms(recipe.data / SYNONYMS), captions_of(corpora)
     objects = {
         photo: list({*names, *(name for text in described.get(photo, ()) for name in named_objects(text, synonyms))})
         for photo, names in corpora.objects.items()
     }
-    chosen = _spoken_targets(recipe, bpe)
+    chosen = _spoken_targets(recipe, sentences)
     references = {target.photo: [words.decode(sentence[1:]) for sentence in target.sentences] for target in chosen}
     reward = CaptionReward(CiderD(references), words.decode, tokenizer, synonyms, objects, recipe.scst.absent_penalty)
     model = UnitCaptioner.load(recipe.runs / UNIT_CAPTIONER)
@@ -204,7 +219,7 @@ class _Tokenizer(nn.Module):
 
 def make_bundle(recipe: Recipe, out: Path) -> None:
     """Export tokenizer, unit captioner and the voice of a bundle."""
-    bpe, _ = _vocabulary(recipe)
+    bpe = UnitBPE.load(recipe.runs / VOCABULARY / UNIT_BPE, _units(recipe))
     model = UnitCaptioner.load(recipe.runs / (SCST if recipe.scst.steps else UNIT_CAPTIONER))
     units, tags = model.tagger.image_units, model.tagger.config.tags
     backbone = ImageBackbone.pretrained(recipe.backbone, recipe.runs / BACKBONE / LATE)
