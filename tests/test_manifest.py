@@ -43,6 +43,7 @@ def test_rows_survive(tmp_path: Path) -> None:
         "durations": [3, 4],
         "score": -0.5,
         "seconds": 0.1,
+        "heard": None,
         "confidence": None,
         "hedged": False,
         "abstained": False,

@@ -17,11 +17,12 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from im2sp.bundle import Bundle, find_bundle
-from im2sp.errors import Im2SpError, OutputError, about, unexpected
+from im2sp.errors import GraphError, Im2SpError, OutputError, PlaybackError, about, unexpected
 from im2sp.manifest import Manifest, Row
-from im2sp.onnx import GraphError, Graphs
+from im2sp.onnx import Graphs
 from im2sp.onnx.cache import GraphCache
-from im2sp.playback import PlaybackError, play
+from im2sp.playback import play
+from im2sp.speech.whisper import WordRecogniser
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -41,6 +42,7 @@ class CaptionerConfig:
     model: str = "default"  # argument of Captioner.from_pretrained
     threads: int = 0  # CPU threads of each process; 0: divide the cores among the processes
     decoding: tuple[tuple[str, int | float | None], ...] = ()  # fields of DecodingOptions that differ from the bundle's
+    words: bool = False  # let a recogniser listen to every caption
 
     def for_workers(self, workers: int) -> CaptionerConfig:
         """Divide the cores of this machine among `workers` processes, unless `threads` is given."""
@@ -138,6 +140,7 @@ class CaptionWorker:
         bundle = Bundle.load(find_bundle(config.model))
         self._captioner = Captioner(bundle, graphs=Graphs(bundle, config.threads, GraphCache.of_user()))
         self._options = config.options(self._captioner)
+        self._recogniser = WordRecogniser(bundle.config.language, config.threads or 1) if config.words else None
 
     def warm_up(self) -> None:
         """Open all graphs of a caption now. Raises GraphError for one that cannot be opened."""
@@ -172,6 +175,7 @@ class CaptionWorker:
             seconds=round(caption.seconds, 3),
             confidence=None if caption.confidence is None else round(caption.confidence, 4),
             hedged=caption.hedged,
+            heard=self._recogniser.text(caption.waveform) if self._recogniser else None,
             abstained=caption.abstained,
         )
         return Result(photo, row)

@@ -37,6 +37,7 @@ class Row:
     seconds: float  # time taken
     confidence: float | None = None  # probability that the caption is right; None where the bundle is not calibrated
     hedged: bool = False  # the speech says "perhaps" before the caption
+    heard: str | None = None  # the words that a recogniser heard; None where none listened
     abstained: bool = False  # the speech says instead that it cannot be told what the photo shows
 
 

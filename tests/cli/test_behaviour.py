@@ -14,6 +14,7 @@ from PIL import Image
 import im2sp
 from im2sp.cli import app
 from im2sp.speech.audio import SAMPLE_RATE, write_wav
+from tests.test_playback import use_device
 from tests.tiny_bundle import tiny_confidence, write_tiny_bundle
 
 
@@ -49,7 +50,15 @@ ONCE = [  # arguments, exit code, pattern of stdout, pattern of stderr
     ("nonsense", 2, "", USAGE),
     # ---- caption ----
     ("caption", 2, "", USAGE),
-    ("caption photo.png", 2, "", ".*say where the speech goes: give --out, --play or both\n"),
+    ("caption -h", 0, ".*--rate.*", ""),
+    ("-V", 0, f"im2sp {re.escape(im2sp.__version__)}\n", ""),
+    ("caption photos", 2, "", ".*say where the speech goes: give --out, --play or both\n"),
+    ("caption photo.png photo.png", 2, "", ".*say where the speech goes.*"),
+    ("caption photo.png -q", 0, "", ""),
+    ("caption cut.png", 1, "", "cut.png: is cut short; the file ends before the picture does\n"),
+    ("caption photo.png --ray --json -o out", 2, "", ".*what Ray makes goes to tables in a folder.*"),
+    ("caption photo.png -o out --rate 4", 2, "", USAGE),
+    ("caption photos -o out -q", 0, "", ""),
     ("caption photo.png --play --workers 2", 2, "", ".*only one can speak aloud at a time.*"),
     ("caption photo.png -o out --beam 0", 2, "", USAGE),
     ("caption photo.png -o out --workers 0", 2, "", USAGE),
@@ -99,6 +108,8 @@ ONCE = [  # arguments, exit code, pattern of stdout, pattern of stderr
     ("speak 12 5 7 7 -o out.wav", 0, r"out.wav: \d\.\d s of speech from 3 units\n", ""),
     ("speak @units.txt -o out.wav", 0, r"out.wav: .* from 3 units\n", ""),
     ("speak - -o out.wav", 0, r"out.wav: .* from 3 units\n", ""),  # see STDIN
+    ("speak 12 5 7 -o out.mp3", 1, "", "out.mp3: only WAV is written; give a name that ends in .wav\n"),
+    ("speak 12 5 7 -o out.wav --rate 2", 0, r"out.wav: .* from 3 units\n", ""),
     ("speak x -o out.wav", 1, "", "'x' is not a unit.*\n"),
     ("speak 1.5 -o out.wav", 1, "", "'1.5' is not a unit.*\n"),
     ("speak 99 -o out.wav", 1, "", "unit 99 does not exist.*\n"),
@@ -142,6 +153,7 @@ def test_answers(
     for path in files.iterdir():
         (tmp_path / path.name).symlink_to(path)
     monkeypatch.chdir(tmp_path)
+    use_device(monkeypatch, "none")
     before = set(tmp_path.iterdir())
     answer = call(arguments)
     assert answer[0] == code, answer

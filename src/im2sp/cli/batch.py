@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from im2sp import batch
-from im2sp.batch import CaptionerConfig
+from im2sp.batch import CaptionerConfig, CaptionWorker
 from im2sp.bundle import Bundle, find_bundle
-from im2sp.cli.console import counts_line, progress, result_line, show_problems
+from im2sp.cli.console import counts_line, progress, show_problems, show_result
 from im2sp.cli.group import INTERRUPTED, fail
+from im2sp.errors import PlaybackError
 from im2sp.image.finding import Photos
 from im2sp.image.unit_table import SUFFIX, UnitTables, is_table
 from im2sp.manifest import open_manifest
@@ -24,6 +27,30 @@ if TYPE_CHECKING:
     from im2sp.cli.options import CaptionOptions
     from im2sp.manifest import Manifest
     from im2sp.playback import AudioPlayer
+
+
+def caption_photo(photo: Path, options: CaptionOptions) -> None:
+    """Caption one photo aloud or, where nothing can be played, into a wav in the working directory."""
+    from im2sp.playback import AudioPlayer
+
+    try:
+        with AudioPlayer() as player:
+            result = CaptionWorker(replace(options, play=True).config()).caption(photo, None, player)
+        out = None
+    except PlaybackError as error:
+        out, wav = Path(), _free_name(Path(f"{photo.stem}.wav"))
+        result = CaptionWorker(options.config()).caption(photo, wav)
+        if not options.quiet and result.error is None:
+            click.echo(f"written to {wav}, as {error}", err=True)
+    show_result(result, out, options)
+    if result.error is not None:
+        fail(result.error)
+
+
+def _free_name(wav: Path) -> Path:
+    """Return the name itself or, where it is taken, with the first number that is free."""
+    names = (wav.with_stem(f"{wav.stem}-{number}") for number in count(2))
+    return next(name for name in chain([wav], names) if not os.path.lexists(name))
 
 
 def caption_photos(sources: Sequence[Path], options: CaptionOptions, workers: int) -> None:
@@ -38,7 +65,7 @@ def caption_photos(sources: Sequence[Path], options: CaptionOptions, workers: in
     resumable = out is not None and not play
     with (
         _outputs(out, play) as (manifest, player),
-        progress(survey.count, "speaking", "spoken", resumable=resumable) as counts,
+        progress(survey.count, "speaking", "spoken", resumable=resumable, quiet=options.quiet) as counts,
     ):
         if manifest is not None and player is None:
             results = batch.caption_photos(photos, manifest, config, workers)
@@ -48,13 +75,13 @@ def caption_photos(sources: Sequence[Path], options: CaptionOptions, workers: in
             with closing(results):
                 for result in results:
                     counts.add(result)
-                    if single and result.row is not None:
-                        click.echo(result_line(result.row, out))
+                    if single or options.as_json:
+                        show_result(result, out, options)
         except KeyboardInterrupt:
             if manifest is not None and resumable:
                 counts.done = manifest.added  # with those that were finished while stopping
             raise
-    if not single or counts.skipped:
+    if (not single or counts.skipped) and not (options.as_json or options.quiet):
         click.echo(f"{out}: {counts}" if out else str(counts))
     if counts.failed and not (single and counts.failed == 1):
         click.echo(f"{counts.failed} of {survey.count} photos could not be spoken", err=True)
@@ -70,12 +97,12 @@ def caption_new_photos(folder: Path, options: CaptionOptions) -> None:
     config = replace(config, model=str(find_bundle(config.model)))
     photos = FolderWatcher(folder)
     with _outputs(out, options.play) as (manifest, player):
-        click.echo(f"{folder}: waiting for new photos until Ctrl-C")
+        if not (options.as_json or options.quiet):
+            click.echo(f"{folder}: waiting for new photos until Ctrl-C")
         try:
             for result in batch.caption_live(photos, config, manifest, player):
-                if result.row is not None:
-                    click.echo(result_line(result.row, out))
-                else:
+                show_result(result, out, options)
+                if result.error is not None:
                     click.echo(result.error, err=True)
         except KeyboardInterrupt:  # the way to end it
             raise click.exceptions.Exit from None

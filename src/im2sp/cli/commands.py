@@ -20,6 +20,7 @@ from im2sp.cli.options import (
     model_option,
     out_option,
     photos_argument,
+    rate_option,
     ray_option,
     threads_option,
     workers_option,
@@ -48,9 +49,16 @@ def _show_version(context: click.Context, option: click.Parameter, wanted: bool)
         raise click.exceptions.Exit
 
 
-@click.group(cls=Group, lazy=LAZY_COMMANDS, no_args_is_help=True)
+@click.group(
+    cls=Group,
+    lazy=LAZY_COMMANDS,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Language and voice are the bundle's: see im2sp info. Completion: see docs/howto/command-line.md.",
+)
 @click.option(
     "--version",
+    "-V",
     is_flag=True,
     is_eager=True,
     expose_value=False,
@@ -69,17 +77,25 @@ def app() -> None:
 def caption(photos: tuple[Path, ...], options: CaptionOptions, workers: int, ray: bool) -> None:
     """Speak about photos: OUT/<name>.wav for each, and a line in OUT/captions.jsonl; with --play, aloud.
 
+    One photo without either is spoken aloud or, where nothing can be played, into <name>.wav in this folder.
+
     PHOTO is a photo, a folder of them, or a table that im2sp tokenize wrote. Run again, it goes on where it stopped:
     photos that have their line and their wav are skipped. With --ray: tables OUT/captions-*.parquet, with the wavs.
     """
     if options.play and workers > 1:
         raise click.BadParameter("only one can speak aloud at a time; give --play or --workers", param_hint="--workers")
-    from im2sp.cli.batch import caption_on_ray, caption_photos
+    from im2sp.cli.batch import caption_on_ray, caption_photo, caption_photos
+    from im2sp.image.unit_table import is_table
 
-    if not ray:
+    if not ray and options.out is None and not options.play:
+        if len(photos) > 1 or photos[0].is_dir() or is_table(photos[0]):
+            raise click.BadParameter("say where the speech goes: give --out, --play or both", param_hint="--out")
+        caption_photo(photos[0], options)
+    elif not ray:
         caption_photos(photos, options, workers)
-    elif options.play or options.out is None:
-        raise click.BadParameter("what Ray makes goes to a folder; give --out, not --play", param_hint="--ray")
+    elif options.play or options.out is None or options.as_json or options.words:
+        wrong = "what Ray makes goes to tables in a folder; give --out, not --play, --json or --words"
+        raise click.BadParameter(wrong, param_hint="--ray")
     else:
         caption_on_ray(photos, options.out, options.config(), workers)
 
@@ -93,6 +109,9 @@ def watch(folder: Path, options: CaptionOptions) -> None:
     Photos may also appear in folders below FOLDER.
     """
     from im2sp.cli.batch import caption_new_photos
+
+    if options.out is None and not options.play:
+        raise click.BadParameter("say where the speech goes: give --out, --play or both", param_hint="--out")
 
     caption_new_photos(folder, options)
 
@@ -190,8 +209,9 @@ def explain(
 @click.argument("units", nargs=-1, required=True, metavar="UNITS...")
 @out_option("The wav to write.")
 @model_option
+@rate_option
 @threads_option
-def speak(units: tuple[str, ...], out: Path, model: str, threads: int) -> None:
+def speak(units: tuple[str, ...], out: Path, model: str, rate: float, threads: int) -> None:
     """Speak units: a waveform from their numbers, with predicted durations.
 
     UNITS are numbers such as "12 5 77", @FILE, or - for standard input.
@@ -201,7 +221,8 @@ def speak(units: tuple[str, ...], out: Path, model: str, threads: int) -> None:
     from im2sp.speech.units import parse_units
 
     captioner = Captioner.from_pretrained(model, threads=threads)
-    speech = captioner.speak(parse_units(_read_units(" ".join(units)), captioner.bundle.config.vocabulary.units))
+    parsed = parse_units(_read_units(" ".join(units)), captioner.bundle.config.vocabulary.units)
+    speech = captioner.speak(parsed, rate=rate)
     write_wav(out, speech.waveform)
     click.echo(f"{out}: {len(speech.waveform) / SAMPLE_RATE:.1f} s of speech from {len(speech.units)} units")
 

@@ -39,6 +39,14 @@ workers_option = click.option(
     show_default=True,
     help="Processes, each with its own copy of the model.",
 )
+rate_option = click.option(
+    "--rate",
+    type=click.FloatRange(0.5, 3),
+    default=1.0,
+    show_default=True,
+    help="How fast it speaks; the pitch stays. Above 1.5, listeners need practice.",
+)
+quiet_option = click.option("--quiet", "-q", is_flag=True, help="Print errors only.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 photos_argument = click.argument("photos", type=ANY_PATH, nargs=-1, required=True, metavar="PHOTO...")
 
@@ -61,10 +69,12 @@ class CaptionOptions:
     seed: int
     min_confidence: float | None
     always: bool
+    rate: float
+    quiet: bool
+    as_json: bool
+    words: bool | None
 
     def __post_init__(self) -> None:
-        if self.out is None and not self.play:
-            raise click.BadParameter("say where the speech goes: give --out, --play or both", param_hint="--out")
         if self.temperature > 0 and (self.beam or 1) > 1:
             raise click.BadParameter("sampling knows no beam; give --temperature or --beam", param_hint="--beam")
         if self.always and self.min_confidence:
@@ -76,8 +86,14 @@ class CaptionOptions:
 
         beam = self.beam or (1 if self.play else None)
         decoding = {"temperature": self.temperature, "seed": self.seed, "min_confidence": self.min_confidence}
-        decoding |= {"always_speak": self.always} | ({"beam": beam} if beam else {})
-        return CaptionerConfig(self.model, self.threads, tuple(decoding.items()))
+        decoding |= {"always_speak": self.always, "rate": self.rate} | ({"beam": beam} if beam else {})
+        return CaptionerConfig(self.model, self.threads, tuple(decoding.items()), self.wants_words())
+
+    def wants_words(self) -> bool:
+        """Whether a recogniser is to listen: where it is asked for, and in JSON wherever there is one."""
+        from im2sp.speech.whisper import WordRecogniser
+
+        return (self.as_json and WordRecogniser.is_installed()) if self.words is None else self.words
 
 
 def caption_options(command: AnyCommand) -> AnyCommand:
@@ -101,7 +117,15 @@ def caption_options(command: AnyCommand) -> AnyCommand:
         help="Say that it cannot tell where a caption is less likely to be right; 0: never. The bundle's by default.",
     )
     @click.option("--always", is_flag=True, help="Speak every caption as it is, however doubtful.")
+    @rate_option
     @threads_option
+    @quiet_option
+    @click.option("--json", "as_json", is_flag=True, help="Print one line of JSON for each photo.")
+    @click.option(
+        "--words/--no-words",
+        default=None,
+        help="Print what a recogniser heard (extra `words`); by default in JSON, where it is installed.",
+    )
     @functools.wraps(command)
     def wrapped(**values: Any) -> None:
         options = CaptionOptions(**{field.name: values.pop(field.name) for field in fields(CaptionOptions)})

@@ -64,8 +64,11 @@ def write_wav(path: str | Path, waveform: FloatArray) -> None:
     """Write waveform (float32 [samples], 16 kHz; clipped to [-1, 1]) as a 16-bit mono WAV file, whole or not at all.
 
     When this returns, the file is on the disk under its name. Raises AudioError when the waveform is not one channel
-    of finite numbers or the file cannot be written (its `__cause__` is then the OSError).
+    of finite numbers, when the name promises another format, or when the file cannot be written (its `__cause__` is
+    then the OSError).
     """
+    if Path(path).suffix.lower() not in ("", ".wav"):
+        raise AudioError(f"{path}: only WAV is written; give a name that ends in .wav")
     samples = to_pcm16(waveform)
     try:
         with atomic_write(Path(path)) as temporary, temporary.open("wb") as file:
