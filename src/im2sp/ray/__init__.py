@@ -30,7 +30,6 @@ from im2sp.errors import Im2SpError, ImageError, OutputError, TableError, about,
 from im2sp.image.listing import UNIT_COLUMNS, Collection, NamedBytes, Place
 from im2sp.image.unit_table import METADATA_KEY
 from im2sp.image.units import ImageUnits
-from im2sp.installing import require_extra
 from im2sp.manifest import locked
 from im2sp.parquet import opened_parquet, pyarrow_modules
 from im2sp.ray.cluster import cluster
