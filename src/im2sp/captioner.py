@@ -14,7 +14,7 @@ from msgspec.structs import asdict
 
 from im2sp.arrays import SAMPLE_RATE, FloatArray, IntArray
 from im2sp.bundle import Bundle, ImageUnitsConfig, find_bundle
-from im2sp.confidence import Confidence, Thresholds
+from im2sp.confidence import Confidence, Thresholds, share_in_words
 from im2sp.decoding.cache import KVCache
 from im2sp.decoding.decoder import DecoderStep, Prefix
 from im2sp.decoding.options import DecodingOptions, DecodingResult
@@ -83,9 +83,10 @@ class SpeechCaption:
 
     def _repr_html_(self) -> str:
         """Return the photo, a player and the confidence, as notebooks show them."""
-        from im2sp.explain.notebook import render_caption
+        from im2sp.notebook import render_caption
 
-        return render_caption(self)
+        sure = "" if self.confidence is None else f"{share_in_words(self.confidence)}."
+        return render_caption(self.image, self.to_wav_bytes(), sure.capitalize())
 
 
 @dataclass(frozen=True, eq=False)

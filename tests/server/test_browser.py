@@ -189,7 +189,6 @@ def test_keyboard_alone(page: Page) -> None:
     assert focused(page) == "shutter"
     page.keyboard.press("Space")
     wait_for_words(page, "The camera is on. Press again to take the photo.")
-    assert page.evaluate("heard.length") == 1  # the silence that wakes the sound
     page.evaluate("told.length = 0")
     page.keyboard.press("Enter")
     wait_for_status(page, "Done")

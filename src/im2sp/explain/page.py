@@ -18,9 +18,9 @@ import numpy as np
 from im2sp.captioner import Captioner
 from im2sp.confidence import share_in_words
 from im2sp.decoding.options import DecodingOptions
+from im2sp.embedding import data_uri, picture_uri
 from im2sp.errors import ImageError, OutputError, reason
 from im2sp.explain.attention import AttentionTimeline, describe_peak, rounded_rows
-from im2sp.explain.embedding import data_uri, picture_uri
 from im2sp.explain.plots import Explanation, heat_colours, plot_sheet, plot_tracks
 from im2sp.files import atomic_write
 from im2sp.image.loading import load_image

@@ -249,6 +249,8 @@ async function pressShutter() {
     element("file").click();
   } else if (await startCamera()) {
     announce("The camera is on. Press again to take the photo.");
+  } else {
+    element("file").click();
   }
 }
 
