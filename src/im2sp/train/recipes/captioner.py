@@ -40,8 +40,7 @@ from im2sp.train.models.image_backbone import BackboneConfig, classifier
 from im2sp.train.models.image_units import ImageUnits, ImageUnitsConfig
 from im2sp.train.models.tagger import Tagger, TaggerConfig
 from im2sp.train.models.unit_captioner import UnitCaptioner
-from im2sp.train.recipe import BaseRecipe
-from im2sp.train.stages import Stage
+from im2sp.train.stages import BaseRecipe, Stage
 from im2sp.train.tasks.captioner import CaptionerTask, CaptionerTraining
 from im2sp.train.tasks.cider_reward import CiderD
 from im2sp.train.tasks.scst import CaptionReward, ScstTask, ScstTraining
