@@ -77,3 +77,10 @@ def test_text_that_is_not_units_is_refused(text: str, reason: str) -> None:
 def test_arrays_that_are_not_units_are_refused(units: object) -> None:
     with pytest.raises(Im2SpError):
         check_units(units, 200)
+
+
+def test_numbers_of_thousands_of_digits() -> None:
+    assert parse_units("0" * 5_000 + "7", 20).tolist() == [7]
+    for text in ("9" * 5_000, "-" + "9" * 5_000, "1" + "0" * 5_000):
+        with pytest.raises(Im2SpError, match="does not exist"):
+            parse_units(text, 20)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from msgspec.structs import asdict as asdict_struct
 from im2sp.cli.group import INTERRUPTED, fail
 from im2sp.confidence import share_in_words
 from im2sp.errors import Im2SpError
+from im2sp.image.finding import left_out_line
 from im2sp.speech.audio import UNIT_RATE
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from im2sp.batch import Result
     from im2sp.bundle import BundleDescription, ConfidenceConfig, ImageUnitsConfig
     from im2sp.cli.options import CaptionOptions
+    from im2sp.image.finding import Survey
     from im2sp.manifest import Row
 
 # Rich is imported where something is drawn: the speech about one photo need not wait for it.
@@ -119,27 +121,35 @@ def _bar() -> Progress:
     return Progress(*columns, console=Console(stderr=True), transient=True)
 
 
-def show_problems(problems: Sequence[str], count: int | None) -> None:
+def show_problems(survey: Survey) -> None:
     """Print what is wrong with the sources; end with exit code 1 when they have no photo at all."""
-    for problem in problems:
+    for problem in survey.problems:
         click.echo(problem, err=True)
-    if count == 0:
+    if survey.count == 0:
+        finish(survey, failed=True)
+
+
+def finish(survey: Survey, *, failed: bool) -> None:
+    """Name the kinds of pictures that were left out; end with exit code 1 where not every photo was done."""
+    if survey.left_out:
+        click.echo(left_out_line(survey.left_out), err=True)
+    if failed or survey.problems or survey.left_out:
         raise click.exceptions.Exit(1)
 
 
-def show_result(result: Result, out: Path | None, options: CaptionOptions) -> None:
-    """Print the result of one photo on stdout, in words or as JSON, unless it is to be quiet."""
+def show_result(result: Result, out: Path | None, options: CaptionOptions, *, err: bool = False) -> None:
+    """Print the result of one photo on stdout or stderr, in words or as JSON, unless it is to be quiet."""
     row = result.row
     if options.quiet:
         return
     if options.as_json:
         if row is not None:
-            click.echo(json.dumps(asdict(row) | {"wav": str(out / row.wav) if out else None}))
+            click.echo(json.dumps(asdict(row) | {"wav": str(out / row.wav) if out else None}), err=err)
         else:
             state = {"error": result.error} if result.error else {"skipped": True}
-            click.echo(json.dumps({"image": os.path.abspath(result.photo)} | state))
+            click.echo(json.dumps({"image": os.path.abspath(result.photo)} | state), err=err)
     elif row is not None:
-        click.echo(_result_line(row, out))
+        click.echo(_result_line(row, out), err=err)
 
 
 def _result_line(row: Row, out: Path | None) -> str:

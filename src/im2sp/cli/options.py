@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -10,12 +11,32 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from im2sp.files import ADDRESS
+
 if TYPE_CHECKING:
     from im2sp.batch import CaptionerConfig
 
 AnyCommand = Callable[..., None]
 
-ANY_PATH = click.Path(path_type=Path)  # opened, and complained about, by the function that reads it
+
+class _AnyPath(click.ParamType[Path]):
+    """A path, opened and complained about by the function that reads it."""
+
+    name = "path"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Refuse what cannot be meant: nothing, as of an unset shell variable, and addresses."""
+        if isinstance(value, Path):
+            return value
+        text = str(value)
+        if not text:
+            self.fail("it is empty; is a shell variable unset?", param, ctx)
+        if "://" in text and not os.path.exists(text):
+            self.fail(f"{text}: {ADDRESS}", param, ctx)
+        return Path(text)
+
+
+ANY_PATH = _AnyPath()
 
 model_option = click.option(
     "--model",
@@ -99,7 +120,7 @@ class CaptionOptions:
 def caption_options(command: AnyCommand) -> AnyCommand:
     """Add the options of a command that captions photos; it receives them as `options`, a CaptionOptions."""
 
-    @out_option("Folder for the speech and captions.jsonl.", required=False)
+    @out_option("Folder for the speech and captions.jsonl; of one photo also NAME.wav or -.", required=False)
     @click.option("--play", is_flag=True, help="Speak aloud while it decodes; greedy unless --beam is given.")
     @model_option
     @beam_option
@@ -134,6 +155,7 @@ def caption_options(command: AnyCommand) -> AnyCommand:
     return wrapped
 
 
+raw_option = click.option("--raw", is_flag=True, help="Write 16-bit samples at 16 kHz without a header.")
 ray_option = click.option(
     "--ray", is_flag=True, help="For very many photos, also in tars and Parquet tables: workers on Ray Data."
 )

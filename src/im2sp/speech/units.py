@@ -79,4 +79,4 @@ def parse_units(text: str, count: int) -> IntArray:
             raise Im2SpError(f"{word[:20]!r} is not a unit: give numbers from 0 to {count - 1} with blanks between")
         if len(word.lstrip("0")) > longest:  # checked here: it may not fit into 64 bits
             raise Im2SpError(f"unit {word[:20]} does not exist: this bundle has units from 0 to {count - 1}")
-    return check_units(np.array([int(word) for word in words], dtype=np.int64), count)
+    return check_units(np.array([int(word[-20:]) for word in words], dtype=np.int64), count)

@@ -36,7 +36,7 @@ def read_recipe(
     """
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise Im2SpError(f"the recipe {path} cannot be read: {error}") from error
     kind = values.get("recipe")
     if kind not in KINDS:
