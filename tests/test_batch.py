@@ -286,3 +286,51 @@ def test_a_process_that_is_killed(killed: str, start: Start, tmp_path: Path) -> 
     wait_until(lambda: all(map(ended, workers)))
     with open_manifest(tmp_path / "out"):  # neither locked nor torn; removes what was half written
         assert len(complete_rows(tmp_path / "out")) >= 3
+
+
+def test_what_changed_is_captioned_again(tmp_path: Path, tiny_bundle: Path) -> None:
+    out = tmp_path / "out"
+    photos = [picture(tmp_path / "in" / name, seed) for seed, name in enumerate(("a.png", "b.png"))]
+    other = tmp_path / "bundle"
+    shutil.copytree(tiny_bundle, other)
+
+    def again(bundle: Path = tiny_bundle, **options: float) -> list[str]:
+        return [result.photo.name for result in run(photos, out, bundle, **options) if not result.skipped]
+
+    assert again() == ["a.png", "b.png"]
+    assert again(other) == []  # the same files at another place
+    picture(photos[0], 7)
+    assert again() == ["a.png"]
+    assert again(beam=2) == ["a.png", "b.png"]
+    assert again(beam=2) == []
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(config | {"description": "trained anew"}))
+    write_checksums(other)
+    assert again(other, beam=2) == ["a.png", "b.png"]
+    with open_manifest(out) as manifest:
+        forced = list(caption_photos(photos, manifest, CaptionerConfig(str(other)), force=True))
+    assert not any(result.skipped for result in forced)
+    assert sorted(path.name for path in out.glob("*.wav")) == ["a.wav", "b.wav"]
+
+
+def test_a_folder_that_is_removed_ends_the_run(photos: list[Path], tmp_path: Path, tiny_bundle: Path) -> None:
+    out = tmp_path / "out"
+
+    def run_and_remove() -> None:
+        with open_manifest(out) as manifest:
+            for result in caption_photos(photos, manifest, CaptionerConfig(str(tiny_bundle))):
+                if result.photo == photos[0]:
+                    shutil.rmtree(out)
+
+    with pytest.raises(OutputError, match="was removed during the run"):
+        run_and_remove()
+    assert not out.exists()
+
+
+def test_a_link_in_the_output_folder_leads_nowhere_else(tmp_path: Path, tiny_bundle: Path) -> None:
+    photo, outside = picture(tmp_path / "a.png"), tmp_path / "outside.wav"
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "a.wav").symlink_to(outside)
+    run([photo], tmp_path / "out", tiny_bundle)
+    assert not outside.exists()
+    assert len(complete_rows(tmp_path / "out")) == 1

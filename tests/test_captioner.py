@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import os
+import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from msgspec.structs import replace
+from msgspec.structs import replace as replace_struct
 from PIL import Image
 
 import im2sp
@@ -68,6 +71,59 @@ def test_pictures_can_be_encoded_together(captioner: Captioner, photo: np.ndarra
         assert last.caption is not None
 
 
+def test_a_batch_says_what_each_photo_says(captioner: Captioner, photo: np.ndarray) -> None:
+    pictures = [np.roll(photo, shift, axis=1) for shift in range(10)]  # more than the encoder takes at once
+    captions = captioner.caption_batch(pictures)
+    for picture, caption in zip(pictures, captions, strict=True):
+        alone = captioner.caption(picture)
+        assert caption.tokens.tolist() == alone.tokens.tolist()
+        assert caption.image is picture
+    with pytest.raises(ImageError):
+        captioner.caption_batch([photo, b"not a picture"])
+
+
+@pytest.mark.parametrize("rate", [0.5, 1.5, 3.0])
+def test_rate(captioner: Captioner, photo: np.ndarray, rate: float) -> None:
+    usual, options = captioner.caption(photo), replace(captioner.default_options, rate=rate)
+    caption = captioner.caption(photo, options)
+    assert caption.units.tolist() == usual.units.tolist()
+    assert len(caption.waveform) == caption.durations.sum() * HOP
+    expected = len(captioner.speak(caption.units, usual.durations).waveform) / rate
+    assert abs(len(caption.waveform) - expected) < 0.1 * expected + 2 * HOP
+    *_, last = captioner.stream(photo, options)
+    assert last.caption is not None
+    assert last.caption.durations.tolist() == caption.durations.tolist()
+    np.testing.assert_allclose(last.caption.waveform, caption.waveform, atol=1e-5)
+    assert len(captioner.speak([3], rate=3).waveform) == HOP  # something always sounds
+
+
+def test_saving(captioner: Captioner, photo: np.ndarray, tmp_path: Path) -> None:
+    caption, file = captioner.caption(photo), io.BytesIO()
+    caption.save(tmp_path / "x.WAV")
+    caption.save(str(tmp_path / "plain"))
+    caption.save(file)
+    saved = {(tmp_path / "x.WAV").read_bytes(), (tmp_path / "plain").read_bytes(), file.getvalue()}
+    assert saved == {caption.to_wav_bytes()}
+    with pytest.raises(AudioError, match=r"x.mp3: only WAV is written; give a name that ends in \.wav"):
+        caption.save(tmp_path / "x.mp3")
+    assert not (tmp_path / "x.mp3").exists()
+
+
+def test_what_a_caption_shows_of_itself(captioner: Captioner, photo: np.ndarray) -> None:
+    caption = captioner.caption(photo)
+    assert re.fullmatch(r"<SpeechCaption: \d\.\d s, \d+ units>", repr(caption))
+    assert caption == caption
+    assert caption != captioner.caption(photo)
+    page = caption._repr_html_()
+    assert page.count("data:audio/wav;base64,") == page.count("data:image/jpeg;base64,") == 1
+    with io.BytesIO(b"") as file:
+        assert "<img" not in replace(caption, image=file)._repr_html_()
+    *_, chunk = captioner.stream(captioner.encode(photo))
+    assert "array" not in repr(chunk)
+    assert chunk.caption is not None
+    assert "<img" not in chunk.caption._repr_html_()
+
+
 def test_options(captioner: Captioner, photo: np.ndarray) -> None:
     assert captioner.default_options == DecodingOptions(beam=3, length_penalty=1.0, max_tokens=40)
     assert len(captioner.caption(photo, DecodingOptions(max_tokens=2)).tokens) == 2
@@ -103,7 +159,7 @@ def test_what_is_not_a_waveform(captioner: Captioner, waveform: np.ndarray) -> N
 def test_a_bundle_that_cannot_hear(tiny_bundle: Path, tmp_path: Path) -> None:
     folder = write_tiny_bundle(tmp_path / "deaf")
     (folder / "speech_encoder.onnx").unlink()
-    write_config(folder, replace(tiny_config(), speech_encoder=None))
+    write_config(folder, replace_struct(tiny_config(), speech_encoder=None))
     write_checksums(folder)
     captioner = Captioner(Bundle.load(folder), threads=1)
     assert captioner.speak([1, 2]).waveform.size > 0

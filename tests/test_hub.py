@@ -18,6 +18,7 @@ from PIL import Image
 from im2sp.bundle import Bundle, write_checksums
 from im2sp.errors import BundleError
 from im2sp.hub import FILES, SIZE_LIMIT, HubId, bundle_files, check_sizes
+from im2sp.installing import install_command
 from im2sp.onnx import Graphs
 from tests.hub_stand_in import TOKEN, Hub, serving_hub
 from tests.tiny_bundle import write_tiny_bundle
@@ -153,7 +154,7 @@ def test_without_the_library() -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout == (
         "there is no folder 'someone/model', and huggingface_hub, which asks the hub for someone/model, is not "
-        "installed: pip install 'im2sp[hub]'\n"
+        f"installed: {install_command('hub')}\n"
     )
 
 

@@ -22,6 +22,7 @@ from im2sp.captioner import Captioner
 from im2sp.errors import BundleError, Im2SpError, OutputError
 from im2sp.image.listing import Collection, list_photos
 from im2sp.image.unit_table import UnitTable
+from im2sp.installing import install_command
 from im2sp.ray import _Captions, _not_done, _Work, caption_collection, tokenize_collection
 from im2sp.ray.cluster import cluster
 from im2sp.speech.audio import encode_wav
@@ -206,4 +207,4 @@ def test_ray_is_loaded_only_when_it_is_used(tmp_path: Path, tiny_bundle: Path) -
     words += ["--model", str(tiny_bundle)]
     script = f"import sys; sys.modules['ray'] = None; sys.argv[1:] = {words!r}; from im2sp.cli import main; main()"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (1, "ray is not installed: run pip install 'im2sp[ray]'\n")
+    assert (done.returncode, done.stderr) == (1, f"ray is not installed: {install_command('ray')}\n")

@@ -10,7 +10,16 @@ import importlib
 import os
 from typing import TYPE_CHECKING
 
-from im2sp.errors import Im2SpError
+from im2sp.errors import (
+    AudioError,
+    BundleError,
+    GraphError,
+    Im2SpError,
+    ImageError,
+    OutputError,
+    PlaybackError,
+    TableError,
+)
 
 if TYPE_CHECKING:
     from im2sp.captioner import Captioner, SpeechCaption, SpeechChunk
@@ -22,7 +31,10 @@ if TYPE_CHECKING:
 # user's cache, unless it finds this when it is imported. Whoever has set it to anything else has said what they want.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
-__all__ = ["Captioner", "DecodingOptions", "Im2SpError", "SpeechCaption", "SpeechChunk", "__version__"]
+__all__ = [
+    "AudioError", "BundleError", "Captioner", "DecodingOptions", "GraphError", "Im2SpError", "ImageError",
+    "OutputError", "PlaybackError", "SpeechCaption", "SpeechChunk", "TableError", "__version__",
+]  # fmt: skip
 
 _HOMES = {
     "Captioner": "im2sp.captioner",

@@ -5,23 +5,33 @@ The manifest of the output folder records every finished photo, so that a run co
 
 from __future__ import annotations
 
+import hashlib
 import os
-import signal
-import threading
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol
 
 from im2sp.bundle import Bundle, find_bundle
-from im2sp.errors import Im2SpError, OutputError, about, unexpected
-from im2sp.manifest import Manifest, Row
-from im2sp.onnx import GraphError, Graphs
+from im2sp.errors import (
+    BundleError,
+    GraphError,
+    Im2SpError,
+    OutputError,
+    PlaybackError,
+    about,
+    reason,
+    unexpected,
+)
+from im2sp.files import CHECKSUMS, CHECKSUMS_LIMIT, open_regular
+from im2sp.interrupts import Interrupts, follow_parent, sigint_blocked
+from im2sp.manifest import Manifest, Row, Version
+from im2sp.onnx import Graphs
 from im2sp.onnx.cache import GraphCache
-from im2sp.playback import PlaybackError, play
+from im2sp.playback import play
+from im2sp.speech.whisper import WordRecogniser
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -41,11 +51,22 @@ class CaptionerConfig:
     model: str = "default"  # argument of Captioner.from_pretrained
     threads: int = 0  # CPU threads of each process; 0: divide the cores among the processes
     decoding: tuple[tuple[str, int | float | None], ...] = ()  # fields of DecodingOptions that differ from the bundle's
+    words: bool = False  # let a recogniser listen to every caption
 
     def for_workers(self, workers: int) -> CaptionerConfig:
         """Divide the cores of this machine among `workers` processes, unless `threads` is given."""
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         return self if self.threads or workers == 1 else replace(self, threads=max(1, cores // workers))
+
+    def digest(self) -> str:
+        """Return a digest of the bundle's files and the decoding options. Raises BundleError."""
+        path = find_bundle(self.model) / CHECKSUMS
+        try:
+            with open_regular(path, CHECKSUMS_LIMIT) as file:
+                made_with = file.read() + repr((sorted(self.decoding), self.words)).encode()
+        except OSError as error:
+            raise BundleError(f"{path}: cannot be read ({reason(error)}): get the bundle again") from error
+        return hashlib.sha256(made_with).hexdigest()[:16]
 
     def options(self, captioner: Captioner) -> DecodingOptions:
         """Return the bundle's decoding options with those of `decoding`. Raises Im2SpError for unsupported ones."""
@@ -65,9 +86,16 @@ class Result:
 
 
 def caption_photos(
-    photos: Iterable[Path | StoredPhoto], manifest: Manifest, config: CaptionerConfig, workers: int = 1
+    photos: Iterable[Path | StoredPhoto],
+    manifest: Manifest,
+    config: CaptionerConfig,
+    workers: int = 1,
+    *,
+    force: bool = False,
 ) -> Generator[Result, None, None]:
-    """Caption each photo that the manifest does not list; yield each result when it is recorded.
+    """Caption each photo that the manifest does not list as it is, with these options, or all of them with `force`.
+
+    Each result is yielded when it is recorded.
 
     A photo that cannot be captioned gives a result with its error. When the generator is closed early, photos in
     progress are finished and recorded. Ctrl-C takes effect between photos, a second Ctrl-C at once.
@@ -77,27 +105,29 @@ def caption_photos(
     """
     executor: _Executor = _Inline(config) if workers == 1 else _Processes(config.for_workers(workers), workers)
     running: set[Future[Result]] = set()
-    with _Interrupts() as interrupts:
+    versions = _Versions(config)
+    with Interrupts() as interrupts:
         try:
             for photo, image in map(_key_and_image, photos):
                 interrupts.check()
-                if manifest.has(photo):
+                if manifest.has(photo, versions.note(photo, image)) and not force:
+                    versions.of.pop(photo)
                     yield Result(photo, skipped=True)
                     continue
                 for result in _wait(running, executor.waiting):
-                    yield _recorded(result, manifest)
+                    yield _recorded(result, manifest, versions)
                 running.add(executor.submit(photo, manifest.wav_for(photo), image))
                 for result in _wait(running, executor.running):
-                    yield _recorded(result, manifest)
+                    yield _recorded(result, manifest, versions)
             for result in _wait(running, 0):
-                yield _recorded(result, manifest)
+                yield _recorded(result, manifest, versions)
                 interrupts.check()
         finally:
             executor.shutdown()
             for future in running:
                 if not future.cancelled() and future.exception() is None:
                     with suppress(OutputError):  # the error that ended the run has been raised already
-                        _recorded(future.result(), manifest)
+                        _recorded(future.result(), manifest, versions)
 
 
 def caption_live(
@@ -113,18 +143,40 @@ def caption_live(
     """
     worker = CaptionWorker(config)
     worker.warm_up()
+    versions = _Versions(config)
     for photo, image in map(_key_and_image, photos):
-        result = worker.caption(photo, manifest.wav_for(photo) if manifest else None, sink, image)
-        yield _recorded(result, manifest) if manifest else result
+        if manifest is None:
+            yield worker.caption(photo, None, sink, image)
+            continue
+        versions.note(photo, image)
+        yield _recorded(worker.caption(photo, manifest.wav_for(photo), sink, image), manifest, versions)
 
 
 def _key_and_image(photo: Path | StoredPhoto) -> tuple[Path, ImageUnits | None]:
     return (photo, None) if isinstance(photo, Path) else (photo.key, photo.units)
 
 
-def _recorded(result: Result, manifest: Manifest) -> Result:
+class _Versions:
+    """Versions of the photos that are being captioned, as they were before that."""
+
+    def __init__(self, config: CaptionerConfig) -> None:
+        self.of: dict[Path, Version] = {}
+        self._options = config.digest()
+
+    def note(self, photo: Path, image: ImageUnits | None) -> Version:
+        """Look at a photo; image units in its place are a part of the options."""
+        if image is None:
+            self.of[photo] = Version.of(photo, self._options)
+        else:
+            digest = hashlib.sha256(self._options.encode() + image.units.tobytes()).hexdigest()[:16]
+            self.of[photo] = Version(len(image.units), 0, digest)
+        return self.of[photo]
+
+
+def _recorded(result: Result, manifest: Manifest, versions: _Versions) -> Result:
+    version = versions.of.pop(result.photo, None)  # None: the photo was given twice
     if result.row is not None:
-        manifest.append(result.row)
+        manifest.append(result.row, version or Version.of(result.photo, ""))
     return result
 
 
@@ -138,6 +190,7 @@ class CaptionWorker:
         bundle = Bundle.load(find_bundle(config.model))
         self._captioner = Captioner(bundle, graphs=Graphs(bundle, config.threads, GraphCache.of_user()))
         self._options = config.options(self._captioner)
+        self._recogniser = WordRecogniser(bundle.config.language, config.threads or 1) if config.words else None
 
     def warm_up(self) -> None:
         """Open all graphs of a caption now. Raises GraphError for one that cannot be opened."""
@@ -158,23 +211,24 @@ class CaptionWorker:
         caption = self.try_caption(photo if image is None else image, str(photo), sink)
         if isinstance(caption, str):
             return Result(photo, error=caption)
-        try:
-            if wav:
-                caption.save(wav)
-        except Im2SpError as error:
-            raise OutputError(str(error)) from error
-        row = Row(
+        if wav:
+            _save(caption, wav)
+        return Result(photo, self.row(caption, photo, wav.name if wav else ""))
+
+    def row(self, caption: SpeechCaption, photo: Path, wav: str) -> Row:
+        """Return the line of the manifest about a caption. `wav`: the name of its file."""
+        return Row(
             image=os.path.abspath(photo),
-            wav=wav.name if wav else "",
+            wav=wav,
             units=caption.units.tolist(),
             durations=caption.durations.tolist(),
             score=round(caption.score, 4),
             seconds=round(caption.seconds, 3),
             confidence=None if caption.confidence is None else round(caption.confidence, 4),
             hedged=caption.hedged,
+            heard=self._recogniser.text(caption.waveform) if self._recogniser else None,
             abstained=caption.abstained,
         )
-        return Result(photo, row)
 
     def try_caption(self, image: ImageSource | ImageUnits, name: str, sink: Sink | None = None) -> SpeechCaption | str:
         """Caption an image, or return one sentence about `name` that says why it cannot be captioned.
@@ -192,6 +246,18 @@ class CaptionWorker:
             return about(name, error)
         except Exception as error:  # a defect must not stop the other photos
             return f"{name}: {unexpected(error)}"
+
+
+def _save(caption: SpeechCaption, wav: Path) -> None:
+    """Write a wav of an output folder: not outside through a link, nor into a folder that has been removed."""
+    if not wav.parent.is_dir():
+        raise OutputError(f"{wav.parent}: was removed during the run; run the same command again")
+    try:
+        if wav.is_symlink():
+            wav.unlink()
+        caption.save(wav)
+    except (Im2SpError, OSError) as error:
+        raise OutputError(str(error)) from error
 
 
 class _Executor(Protocol):
@@ -239,13 +305,13 @@ class _Processes:
         self.waiting = count  # one photo in the queue keeps all processes busy; more would delay a stop
         self.running = count + 1
         spawn = multiprocessing.get_context("spawn")  # fork would copy locks of the runtime's threads
-        self._pool = ProcessPoolExecutor(count, mp_context=spawn, initializer=_follow_parent)
+        self._pool = ProcessPoolExecutor(count, mp_context=spawn, initializer=follow_parent)
 
     def submit(self, photo: Path, wav: Path, image: ImageUnits | None) -> Future[Result]:
         from concurrent.futures import BrokenExecutor
 
         try:
-            with _sigint_blocked():
+            with sigint_blocked():
                 return self._pool.submit(_caption_in_process, self._config, photo, wav, image)
         except BrokenExecutor as error:
             raise _worker_died() from error
@@ -277,62 +343,3 @@ _worker_of_process = lru_cache(maxsize=1)(CaptionWorker)
 
 def _caption_in_process(config: CaptionerConfig, photo: Path, wav: Path, image: ImageUnits | None) -> Result:
     return _worker_of_process(config).caption(photo, wav, image=image)
-
-
-def _follow_parent() -> None:
-    """Ignore Ctrl-C, which the main process handles, and exit when the main process ends."""
-    import multiprocessing
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def follow() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
-
-
-@contextmanager
-def _sigint_blocked() -> Iterator[None]:
-    """Block SIGINT while a process may be started: it inherits the mask for life. Windows has no such mask."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-class _Interrupts:
-    """Ctrl-C, deferred until `check`; a second one is raised at once.
-
-    Raised inside the process pool it could leave a lock taken, and the run would hang.
-    """
-
-    def __init__(self) -> None:
-        self._noted = False
-        self._before = signal.getsignal(signal.SIGINT)
-        main = threading.current_thread() is threading.main_thread()  # other threads may not set handlers
-        self._ours = main and callable(self._before)  # a background job may ignore Ctrl-C
-
-    def __enter__(self) -> Self:
-        if self._ours:
-            signal.signal(signal.SIGINT, self._note)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._ours:
-            signal.signal(signal.SIGINT, self._before)
-
-    def check(self) -> None:
-        """Raise KeyboardInterrupt if there was one."""
-        if self._noted:
-            raise KeyboardInterrupt
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self._noted = True
-        signal.signal(signal.SIGINT, self._before)

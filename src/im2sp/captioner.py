@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Generator, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 from msgspec.structs import asdict
 
 from im2sp.arrays import SAMPLE_RATE, FloatArray, IntArray
 from im2sp.bundle import Bundle, ImageUnitsConfig, find_bundle
-from im2sp.confidence import Confidence, Thresholds
+from im2sp.confidence import Confidence, Thresholds, share_in_words
 from im2sp.decoding.cache import KVCache
 from im2sp.decoding.decoder import DecoderStep, Prefix
 from im2sp.decoding.options import DecodingOptions, DecodingResult
@@ -27,15 +27,17 @@ from im2sp.onnx import Graphs
 from im2sp.speech.encoder import SpeechEncoder
 from im2sp.speech.vocoder import Speech, StreamingVocoder, Vocoder, join_speech
 
+BATCH = 8  # images that the encoder takes at once
+
 if TYPE_CHECKING:
     import numpy.typing as npt
 
     from im2sp.image.loading import ImageSource
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class SpeechCaption:
-    """Caption of one image as speech."""
+    """Caption of one image as speech. Two captions are equal only if they are the same object."""
 
     waveform: FloatArray  # float32 [samples], in [-1, 1]
     sample_rate: int  # Hz
@@ -48,26 +50,52 @@ class SpeechCaption:
     confidence: float | None = None  # calibrated probability that the tokens are right; None: not calibrated
     hedge_units: int = 0  # so many units, the first ones, say "perhaps" before the caption
     abstained: bool = False  # unlikely to be right: waveform, units and durations say that it cannot be told
+    image: ImageSource | None = None  # what was captioned, for notebooks; None for image units and prefixes
 
     @property
     def hedged(self) -> bool:
         """Whether a hedge was spoken before the caption."""
         return self.hedge_units > 0
 
-    def save(self, path: str | Path) -> None:
-        """Write a 16-bit mono WAV, whole or not at all. Raises Im2SpError when `path` cannot be written."""
+    def save(self, target: str | Path | BinaryIO) -> None:
+        """Write a 16-bit mono WAV to a path, whole or not at all, or to a binary file object.
+
+        Raises AudioError for a path that cannot be written or whose suffix promises another format.
+        """
         from im2sp.speech.audio import write_wav
 
-        write_wav(Path(path), self.waveform)
+        if isinstance(target, str | Path):
+            write_wav(target, self.waveform)
+        else:
+            target.write(self.to_wav_bytes())
+
+    def to_wav_bytes(self) -> bytes:
+        """Return the bytes of a 16-bit mono WAV file."""
+        from im2sp.speech.audio import encode_wav
+
+        return encode_wav(self.waveform)
+
+    def __repr__(self) -> str:
+        sure = "" if self.confidence is None else f", confidence {self.confidence:.2f}"
+        seconds = len(self.waveform) / self.sample_rate
+        abstained = ", abstained" if self.abstained else ""
+        return f"<SpeechCaption: {seconds:.1f} s, {len(self.units)} units{sure}{abstained}>"
+
+    def _repr_html_(self) -> str:
+        """Return the photo, a player and the confidence, as notebooks show them."""
+        from im2sp.notebook import render_caption
+
+        sure = "" if self.confidence is None else f"{share_in_words(self.confidence)}."
+        return render_caption(self.image, self.to_wav_bytes(), sure.capitalize())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SpeechChunk:
     """A stretch of a streamed caption that follows the one before it without a gap."""
 
-    waveform: FloatArray  # float32 [samples], 16 kHz, in [-1, 1]
-    units: IntArray  # int64 [U], U >= 0: those whose last sample is in this chunk
-    durations: IntArray  # int64 [U], frames of 20 ms
+    waveform: FloatArray = field(repr=False)  # float32 [samples], 16 kHz, in [-1, 1]
+    units: IntArray = field(repr=False)  # int64 [U], U >= 0: those whose last sample is in this chunk
+    durations: IntArray = field(repr=False)  # int64 [U], frames of 20 ms
     caption: SpeechCaption | None = None  # the whole caption, with the last chunk only
 
 
@@ -103,8 +131,10 @@ class Captioner:
     def caption(
         self, image: ImageSource | ImageUnits | Prefix, options: DecodingOptions | None = None
     ) -> SpeechCaption:
-        """Caption an image: a path, bytes, binary file, PIL image or uint8 array [H, W], [H, W, 3] or [H, W, 4]; its
-        image units; or what `encode` made of it.
+        """Caption an image: a path, bytes, binary file, PIL image or uint8 array; its image units; or its prefix.
+
+        An array is [H, W], [H, W, 3] or [H, W, 4], in RGB order; OpenCV's BGR becomes that by `array[:, :, ::-1]`. A
+        prefix is what `encode` returns.
 
         A calibrated bundle with a hedge gives one of three answers: the caption; "perhaps" before it, where it is
         doubtful; or its sentence for "I cannot tell what this shows", where it is unlikely to be right or less likely
@@ -119,11 +149,27 @@ class Captioner:
         prefix = self._prefix(image)
         result = self.decode(prefix, options)
         confidence = self.confidence(prefix, result)
-        answer = self._thresholds(options).answer(confidence)
+        answer, shown = self._thresholds(options).answer(confidence), _shown(image)
         if answer == "abstained":
-            return _caption(result, self._abstention, started, confidence, abstained=True)
-        speech = self.speak(self.vocabulary.decode(result.tokens))
-        return _caption(result, speech, started, confidence, hedge=self._hedge if answer == "hedged" else None)
+            return _caption(result, self._abstention(options), started, confidence, shown, abstained=True)
+        speech = self.speak(self.vocabulary.decode(result.tokens), rate=options.rate)
+        hedge = self._hedge(options) if answer == "hedged" else None
+        return _caption(result, speech, started, confidence, shown, hedge=hedge)
+
+    def caption_batch(
+        self, images: Iterable[ImageSource], options: DecodingOptions | None = None
+    ) -> list[SpeechCaption]:
+        """Caption several images; their encoder runs on BATCH of them at once. Equals `caption` of each.
+
+        Raises what `caption` raises, for the first image that fails.
+        """
+        captions: list[SpeechCaption] = []
+        left = iter(images)
+        while batch := list(islice(left, BATCH)):
+            prefixes = self.encode_pixels(np.stack([self.pixels(image) for image in batch]))
+            for image, prefix in zip(batch, prefixes, strict=True):
+                captions.append(replace(self.caption(prefix, options), image=_shown(image)))
+        return captions
 
     def stream(
         self, image: ImageSource | ImageUnits | Prefix, options: DecodingOptions | None = None
@@ -141,7 +187,7 @@ class Captioner:
         started = time.perf_counter()
         options = options or replace(self.default_options, beam=1)
         self.check(options)
-        return self._chunks(self._prefix(image), options, started)
+        return self._chunks(self._prefix(image), options, started, _shown(image))
 
     def tokenize(self, image: ImageSource) -> IntArray:
         """Tokenize an image: image units int64 [units], as `image_tokenizer` describes them.
@@ -189,9 +235,14 @@ class Captioner:
         """
         return self._confidence.probability(prefix, result) if self._confidence else None
 
-    def speak(self, units: Sequence[int] | IntArray, durations: Sequence[int] | IntArray | None = None) -> Speech:
-        """Synthesize units int64 [U]; durations (int64 [U], frames of 20 ms) are predicted unless given."""
-        return self.vocoder.speak(units, durations)
+    def speak(
+        self, units: Sequence[int] | IntArray, durations: Sequence[int] | IntArray | None = None, rate: float = 1.0
+    ) -> Speech:
+        """Synthesize units int64 [U]; durations (int64 [U], frames of 20 ms) are predicted unless given.
+
+        `rate`: how fast to speak; durations are divided by it.
+        """
+        return self.vocoder.speak(units, durations, rate)
 
     def units(self, waveform: FloatArray) -> IntArray:
         """Encode speech: waveform float32 [samples] at 16 kHz -> units int64 [F] at 50 Hz, repeats kept.
@@ -221,23 +272,23 @@ class Captioner:
     def _thresholds(self, options: DecodingOptions) -> Thresholds:
         return Thresholds.of(self.bundle.config.confidence, options)
 
-    @cached_property
-    def _abstention(self) -> Speech:
-        """The speech that replaces a caption when the captioner abstains."""
+    def _abstention(self, options: DecodingOptions) -> Speech:
+        """Return the speech that replaces a caption when the captioner abstains."""
         config = self.bundle.config.confidence
         assert config is not None  # `check` saw to it
-        return self.speak(config.abstain_units, config.abstain_durations)
+        return self.speak(config.abstain_units, config.abstain_durations, options.rate)
 
-    @cached_property
-    def _hedge(self) -> Speech:
-        """The speech before a doubtful caption."""
+    def _hedge(self, options: DecodingOptions) -> Speech:
+        """Return the speech before a doubtful caption."""
         config = self.bundle.config.confidence
         assert config is not None
         assert config.hedge_units is not None  # as there is a threshold
-        return self.speak(config.hedge_units, config.hedge_durations)
+        return self.speak(config.hedge_units, config.hedge_durations, options.rate)
 
-    def _chunks(self, prefix: Prefix, options: DecodingOptions, started: float) -> Generator[SpeechChunk, None, None]:
-        task, streaming = self._task(prefix, options), StreamingVocoder(self.vocoder)
+    def _chunks(
+        self, prefix: Prefix, options: DecodingOptions, started: float, image: ImageSource | None
+    ) -> Generator[SpeechChunk, None, None]:
+        task, streaming = self._task(prefix, options), StreamingVocoder(self.vocoder, options.rate)
         thresholds = self._thresholds(options)
         for _ in task.steps(self.bundle.config.decoder.max_tokens):
             if not thresholds.decide:
@@ -247,17 +298,21 @@ class Captioner:
         confidence = self.confidence(prefix, result)
         answer = thresholds.answer(confidence)
         if answer == "abstained":
-            caption = _caption(result, self._abstention, started, confidence, abstained=True)
+            caption = _caption(result, self._abstention(options), started, confidence, image, abstained=True)
             yield SpeechChunk(caption.waveform, caption.units, caption.durations, caption)
             return
-        hedge = self._hedge if answer == "hedged" else None
+        hedge = self._hedge(options) if answer == "hedged" else None
         if hedge:
             yield SpeechChunk(hedge.waveform, hedge.units, hedge.durations)
         for speech in streaming.finish(self.vocabulary.decode(result.tokens)):
-            whole = (
-                _caption(result, streaming.speech, started, confidence, hedge=hedge) if streaming.is_finished else None
-            )
+            done = streaming.is_finished
+            whole = _caption(result, streaming.speech, started, confidence, image, hedge=hedge) if done else None
             yield SpeechChunk(speech.waveform, speech.units, speech.durations, whole)
+
+
+def _shown(image: ImageSource | ImageUnits | Prefix) -> ImageSource | None:
+    """Return what a notebook can show again: not a file object, which has been read."""
+    return None if isinstance(image, ImageUnits | Prefix) or hasattr(image, "read") else image
 
 
 def _caption(
@@ -265,6 +320,7 @@ def _caption(
     speech: Speech,
     started: float,
     confidence: float | None,
+    image: ImageSource | None,
     *,
     hedge: Speech | None = None,
     abstained: bool = False,
@@ -283,4 +339,5 @@ def _caption(
         confidence=confidence,
         hedge_units=len(hedge.units) if hedge else 0,
         abstained=abstained,
+        image=image,
     )

@@ -5,8 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 
 class Im2SpError(Exception):
@@ -27,6 +25,14 @@ class AudioError(Im2SpError):
 
 class BundleError(Im2SpError):
     """A bundle that is missing, damaged, too new or inconsistent."""
+
+
+class GraphError(BundleError):
+    """A graph that cannot be opened or does not match the config; its bundle is unusable."""
+
+
+class PlaybackError(Im2SpError):
+    """Sound that cannot be played."""
 
 
 class OutputError(Im2SpError):
@@ -76,13 +82,3 @@ def unexpected(error: BaseException) -> str:
 def debugging() -> bool:
     """Whether the user asked for tracebacks."""
     return os.environ.get("IM2SP_DEBUG", "") not in ("", "0")
-
-
-@contextmanager
-def require_extra(extra: str) -> Iterator[None]:
-    """Around imports: a missing library raises Im2SpError, naming the extra that brings it."""
-    try:
-        yield
-    except ImportError as error:
-        missing = error.name or str(error)
-        raise Im2SpError(f"{missing} is not installed: run pip install 'im2sp[{extra}]'") from error

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import os
 import re
+import secrets
 import shutil
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path, PurePosixPath
 
@@ -23,32 +25,63 @@ CHECKSUMS_LIMIT = 2**20  # bytes; thousands of files
 FILE_LIMITS = {".onnx": 2**31, ".data": 8 * 2**30}  # bytes, by the end of a name; onnxruntime reads no larger graph
 OTHER_LIMIT = 2**24  # bytes of any other file
 TOTAL_LIMIT = 16 * 2**30  # bytes of all files of a bundle
+ADDRESS = "addresses are not fetched; save the file first and give its path"
 _AT_ONCE = 4  # files that are read side by side
 
-_ADDRESS = re.compile(r"(?i)[a-z][a-z0-9+.-]+://?(?!/)")  # a Path has one slash left
+PART = re.compile(r"\..*\.[0-9a-f]{8}\.part", re.DOTALL)  # temporary files that `atomic_write` leaves when it is killed
+_ADDRESS = re.compile(r"(?i)[a-z][a-z0-9+.-]+:/")
 _LINE = re.compile(r"([0-9a-fA-F]{64}) [ *](.+)")
 
 
-def refuse_address(name: str, kind: type[Im2SpError]) -> None:
-    """Raise `kind` for an address in the place of a file name."""
-    if _ADDRESS.match(name):
-        raise kind(f"{name}: addresses are not fetched; save the file first and give its path")
+class NamedBytes(io.BytesIO):
+    """The bytes of a file, with a name for messages."""
+
+    def __init__(self, data: bytes, name: str) -> None:
+        super().__init__(data)
+        self.name = name
+
+
+def why_missing(name: str, error: OSError | ValueError) -> str:
+    """Return why a file that was named cannot be read: an address is often given in its place."""
+    if isinstance(error, FileNotFoundError) and _ADDRESS.match(name):
+        return ADDRESS
+    return reason(error)
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a temporary path in the same folder; move it onto `path` when the block succeeds, delete it otherwise."""
+    """Yield a temporary path; when the block succeeds its file takes the place of `path`, otherwise it is deleted.
+
+    Links are followed, and a file that is there keeps its mode. What is no regular file, such as a device or a FIFO, is
+    written into.
+    """
+    if _is_special(path):
+        with tempfile.TemporaryDirectory() as folder:
+            yield (temporary := Path(folder, "output"))
+            with temporary.open("rb") as source, path.open("wb") as target:
+                shutil.copyfileobj(source, target)
+        return
+    path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    os.close(handle)
-    temporary = Path(name)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))  # less the umask
     try:
         yield temporary
-        os.chmod(temporary, 0o644)
+        with suppress(FileNotFoundError):
+            os.chmod(temporary, stat.S_IMODE(path.stat().st_mode))
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _is_special(path: Path) -> bool:
+    """Return whether `path` is there and neither a regular file nor a folder, or one of the system's own names."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)) or path.absolute().parts[1:2] in (("dev",), ("proc",))
 
 
 @contextmanager

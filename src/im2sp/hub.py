@@ -15,6 +15,7 @@ from typing import Self
 
 from im2sp.errors import BundleError, Im2SpError, reason
 from im2sp.files import CHECKSUMS
+from im2sp.installing import install_command
 
 FILES = ("config.json", CHECKSUMS, "README.md", "*.onnx", "*.data")  # `.data`: weights outside of their graph
 ELSEWHERE = ("*/*",)  # a bundle has no folders
@@ -115,7 +116,7 @@ def hub_errors(name: HubId, before: str = "") -> Iterator[None]:
         import huggingface_hub.errors
     except ImportError as error:
         raise BundleError(
-            f"{before}huggingface_hub, which asks the hub for {name}, is not installed: pip install 'im2sp[hub]'"
+            f"{before}huggingface_hub, which asks the hub for {name}, is not installed: {install_command('hub')}"
         ) from error
     try:
         yield

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
+import stat
 import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from im2sp.errors import OutputError, reason
+from im2sp.files import PART
 
 CAPTIONS = "captions.jsonl"
 LOCK = ".im2sp.lock"
@@ -22,7 +23,24 @@ LOCK = ".im2sp.lock"
 _BINARY = getattr(os, "O_BINARY", 0)  # Windows would write other line ends
 _STEM_BYTES = 180  # of a photo's name in the name of its file; file systems end at 255, suffixes need room
 _WAV_HEADER = 44  # bytes; a wav without samples is incomplete
-_LEFT_OVER = re.compile(r"\..+\.wav\..{8}\.part")  # temporary files of a run that was killed
+
+
+@dataclass(frozen=True)
+class Version:
+    """What a caption was made of; with another one the photo is captioned again."""
+
+    size: int  # bytes of the photo
+    modified: int  # nanoseconds
+    options: str  # digest of the bundle and the decoding options
+
+    @classmethod
+    def of(cls, photo: Path, options: str) -> Version:
+        """Look at a photo; one that is not there has no size."""
+        try:
+            status = photo.stat()
+        except (OSError, ValueError):  # ValueError: a path with a zero byte
+            return cls(-1, 0, options)
+        return cls(status.st_size, status.st_mtime_ns, options)
 
 
 @dataclass(frozen=True)
@@ -37,28 +55,31 @@ class Row:
     seconds: float  # time taken
     confidence: float | None = None  # probability that the caption is right; None where the bundle is not calibrated
     hedged: bool = False  # the speech says "perhaps" before the caption
+    heard: str | None = None  # the words that a recogniser heard; None where none listened
     abstained: bool = False  # the speech says instead that it cannot be told what the photo shows
 
 
 class Manifest:
     """captions.jsonl of one folder, open for appending. Made by `open_manifest`."""
 
-    def __init__(self, folder: Path, log: JsonLog, wavs: dict[str, str]) -> None:
-        """`wavs`: {absolute path of a photo: name of its wav} of the lines that are there."""
+    def __init__(self, folder: Path, log: JsonLog, wavs: dict[str, str], versions: dict[str, Version | None]) -> None:
+        """`wavs`, `versions`: {absolute path of a photo: name of its wav, version} of the lines that are there."""
         self.folder = folder
         self.added = 0  # lines written by this run
         self._log = log
-        self._recorded = set(wavs)
+        self._versions = versions
         self._names = wavs
         self._free = FileNames(wavs.values())
 
-    def has(self, photo: Path) -> bool:
-        """Return whether the photo has its line and its wav."""
-        absolute = os.path.abspath(photo)
+    def has(self, photo: Path, version: Version) -> bool:
+        """Return whether the photo has its line, of that version, and its wav."""
+        if self._versions.get(os.path.abspath(photo)) != version:
+            return False
         try:
-            return absolute in self._recorded and self.wav_for(photo).stat().st_size > _WAV_HEADER
+            status = self.wav_for(photo).lstat()
         except OSError:
             return False
+        return stat.S_ISREG(status.st_mode) and status.st_size > _WAV_HEADER
 
     def wav_for(self, photo: Path) -> Path:
         """Return the path of a photo's wav: `<stem>.wav`, with a hash of the photo's path where that name is taken.
@@ -70,10 +91,10 @@ class Manifest:
             self._names[absolute] = self._free.name(absolute, ".wav")
         return self.folder / self._names[absolute]
 
-    def append(self, row: Row) -> None:
-        """Add a line; its wav must be in place. Raises OutputError."""
-        self._log.append(asdict(row))
-        self._recorded.add(row.image)
+    def append(self, row: Row, version: Version) -> None:
+        """Add a line; its wav must be in place. Raises OutputError, also where captions.jsonl has been removed."""
+        self._log.append(asdict(row) | asdict(version))
+        self._versions[row.image] = version
         self.added += 1
 
 
@@ -84,24 +105,30 @@ def open_manifest(folder: Path) -> Iterator[Manifest]:
     Raises OutputError: not writable, used by another run, or with a captions.jsonl that im2sp did not write.
     """
     wavs: dict[str, str] = {}
+    versions: dict[str, Version | None] = {}
 
     def read(number: int, line: dict[str, Any]) -> None:
         image, wav = line["image"], line["wav"]
         if not isinstance(image, str) or not isinstance(wav, str):
             raise TypeError
+        if wav in ("", ".", "..") or wav != os.path.basename(wav) or "\\" in wav or ":" in wav:
+            raise OutputError(f"{folder / CAPTIONS}: line {number} names {wav!r}, which is no file in that folder")
         wavs[image] = wav  # the last line of a photo counts
+        known = all(name in line for name in ("size", "modified", "options"))
+        versions[image] = Version(line["size"], line["modified"], line["options"]) if known else None
 
     with locked(folder):
         try:
             with os.scandir(folder) as entries:
                 for entry in entries:
-                    if _LEFT_OVER.fullmatch(entry.name):
+                    if PART.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
                         os.unlink(entry)
         except OSError as error:
             raise OutputError(f"{folder}: cannot be written to ({reason(error)})") from error
         wrong = "not a caption; repair the file or choose another folder"
         with open_log(folder / CAPTIONS, read, b'{"image": "', wrong) as log:
-            yield Manifest(folder, log, wavs)
+            yield Manifest(folder, log, wavs, versions)
+            log.check()
 
 
 class JsonLog:
@@ -111,8 +138,18 @@ class JsonLog:
         self.path = path
         self._descriptor = descriptor
 
+    def check(self) -> None:
+        """Raise OutputError where the file is not at its path any more: what is written to it would be lost."""
+        try:
+            there = os.path.samestat(os.stat(self.path), os.fstat(self._descriptor))
+        except OSError:
+            there = False
+        if not there:
+            raise OutputError(f"{self.path}: was removed during the run; run the same command again")
+
     def append(self, values: dict[str, Any]) -> None:
         """Add a line. Raises OutputError."""
+        self.check()
         rest = memoryview(json.dumps(values).encode("ascii") + b"\n")
         before = os.fstat(self._descriptor).st_size
         try:
@@ -137,7 +174,7 @@ def open_log(path: Path, read: Callable[[int, dict[str, Any]], None], start: byt
     try:
         if path.exists() and not path.is_file():
             raise OutputError(f"{path}: is not an ordinary file; choose another folder")
-        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | _BINARY, 0o644)
+        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | _BINARY, 0o666)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({reason(error)})") from error
     try:
@@ -167,7 +204,7 @@ def locked(folder: Path) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
         raise OutputError(f"{folder}: cannot be written to ({reason(error)})") from error
     try:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from im2sp.errors import Im2SpError, TableError, reason
+from im2sp.installing import install_command
 
 _MOST_NAMES, _MOST_STRING = 2**20, 2**28  # of a list and of a string in a footer
 _MOST_FOOTER = 2**26  # bytes; the footer of some hundred thousand row groups
@@ -24,7 +25,7 @@ def pyarrow_modules(what: str, extra: str = "units") -> tuple[Any, Any]:
         import pyarrow.compute
         import pyarrow.parquet
     except ModuleNotFoundError as error:
-        raise Im2SpError(f"{what} need {error.name}: pip install 'im2sp[{extra}]'") from error
+        raise Im2SpError(f"{what} need {error.name}: {install_command(extra)}") from error
     return pyarrow, pyarrow.parquet
 
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Protocol, Self
 import numpy as np
 
 from im2sp.arrays import FloatArray
-from im2sp.errors import Im2SpError, reason
+from im2sp.errors import PlaybackError, reason
+from im2sp.installing import install_command
 from im2sp.speech.audio import SAMPLE_RATE
 
 if TYPE_CHECKING:
@@ -20,10 +21,6 @@ if TYPE_CHECKING:
 PAUSE = SAMPLE_RATE // 2  # samples of silence after a caption
 BUFFER = SAMPLE_RATE  # samples that may wait to be played before `write` blocks
 TIMEOUT = 5.0  # seconds that a device may be late
-
-
-class PlaybackError(Im2SpError):
-    """Sound that cannot be played."""
 
 
 class Sink(Protocol):
@@ -129,7 +126,7 @@ def _import_sounddevice() -> ModuleType:
     try:
         import sounddevice
     except ImportError as error:
-        raise PlaybackError("playing needs the package sounddevice: install im2sp[play]") from error
+        raise PlaybackError(f"playing needs the package sounddevice: {install_command('play')}") from error
     except OSError as error:  # what it raises without PortAudio
         raise PlaybackError(
             f"sounddevice cannot be used ({reason(error)}): install PortAudio, on Debian with apt install libportaudio2"

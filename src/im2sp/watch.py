@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from im2sp.errors import ImageError
-from im2sp.image.finding import Photos
+from im2sp.image.finding import files_below, kind_in_folder
 
 INTERVAL = 0.25  # seconds between two scans
 STABLE_SCANS = 2  # scans in a row that find a photo unchanged: then it is complete
@@ -16,7 +16,7 @@ _Version = tuple[int, int]  # nanoseconds of the last change, bytes
 
 
 class FolderWatcher:
-    """Iterates over photos that appear in a folder or below it, or change there, without end.
+    """Iterates over pictures that appear in a folder or below it, or change there, without end.
 
     Photos that are there from the start are passed over. One that is still being written is waited for: until it is not
     empty and stays as it is for STABLE_SCANS scans.
@@ -26,10 +26,13 @@ class FolderWatcher:
         """`pause`: called between two scans. Raises ImageError when there is no such folder."""
         self._folder = folder
         self._pause = pause
-        self._known = self._scan()  # photos that were yielded, or were there before
+        self._known = self._scan()  # files that were looked at, or were there before
 
     def __iter__(self) -> Iterator[Path]:
-        """Yield paths, those that changed first before others. Raises ImageError when the folder goes away."""
+        """Yield paths, also of pictures that cannot be read; those that changed first before others.
+
+        Raises ImageError when the folder goes away.
+        """
         pending: dict[Path, tuple[_Version, int]] = {}  # new photos, each with the scans that found it unchanged
         while True:
             found = self._scan()
@@ -43,14 +46,15 @@ class FolderWatcher:
                     pending[photo] = version, scans
                 else:
                     self._known[photo] = version
-                    yield photo
+                    if kind_in_folder(str(photo)) is not None:
+                        yield photo
             self._pause()
 
     def _scan(self) -> dict[Path, _Version]:
         if not self._folder.is_dir():
             raise ImageError(f"{self._folder}: is not a folder that can be watched")
         found = {}
-        for photo in Photos([self._folder]):
+        for photo in map(Path, files_below(self._folder)):
             try:
                 status = photo.stat()
             except OSError:  # gone again

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from PIL import Image
 import im2sp
 from im2sp.cli import app
 from im2sp.speech.audio import SAMPLE_RATE, write_wav
+from tests.test_playback import use_device
 from tests.tiny_bundle import tiny_confidence, write_tiny_bundle
 
 
@@ -33,6 +35,10 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "photos" / "deep").mkdir(parents=True)
     for name in ("a.png", "b.png", "deep/a.png"):
         shutil.copy(folder / "photo.png", folder / "photos" / name)
+    (folder / "mixed").mkdir()
+    shutil.copy(folder / "photo.png", folder / "mixed" / "no-suffix")
+    (folder / "mixed" / "a.jpg").write_bytes(b"<svg xmlns=/>")
+    (folder / "mixed" / "b.jxl").write_bytes(b"\xff\x0a\0\0")
     (folder / "file").touch()
     (folder / "units.txt").write_text("12, 5 7\n7\n")
     (folder / "units.bin").write_bytes(b"\xff\xfe\x00")
@@ -49,7 +55,15 @@ ONCE = [  # arguments, exit code, pattern of stdout, pattern of stderr
     ("nonsense", 2, "", USAGE),
     # ---- caption ----
     ("caption", 2, "", USAGE),
-    ("caption photo.png", 2, "", ".*say where the speech goes: give --out, --play or both\n"),
+    ("caption -h", 0, ".*--rate.*", ""),
+    ("-V", 0, f"im2sp {re.escape(im2sp.__version__)}\n", ""),
+    ("caption photos", 2, "", ".*say where the speech goes: give --out, --play or both\n"),
+    ("caption photo.png photo.png", 2, "", ".*say where the speech goes.*"),
+    ("caption photo.png -q", 0, "", ""),
+    ("caption cut.png", 1, "", "cut.png: is cut short; the file ends before the picture does\n"),
+    ("caption photo.png --ray --json -o out", 2, "", ".*what Ray makes goes to tables in a folder.*"),
+    ("caption photo.png -o out --rate 4", 2, "", USAGE),
+    ("caption photos -o out -q", 0, "", ""),
     ("caption photo.png --play --workers 2", 2, "", ".*only one can speak aloud at a time.*"),
     ("caption photo.png -o out --beam 0", 2, "", USAGE),
     ("caption photo.png -o out --workers 0", 2, "", USAGE),
@@ -61,6 +75,17 @@ ONCE = [  # arguments, exit code, pattern of stdout, pattern of stderr
     ("caption photo.png -o new/out", 0, "new/out/photo.wav: .*" + SPOKEN, ""),
     ("caption photos -o out", 0, "out: 3 photos spoken\n", ""),
     ("caption none.jpg -o out", 1, "", r"none.jpg: cannot be read \(there is no such file\)\n"),
+    ("caption '' -o out", 2, "", ".*it is empty; is a shell variable unset.*"),
+    ("caption photo.png -o ''", 2, "", ".*it is empty; is a shell variable unset.*"),
+    ("caption https://example.org/a.jpg -o out", 2, "", ".*addresses are not fetched.*"),
+    ("caption photo.png -o out.wav", 0, "out.wav: .*" + SPOKEN, ""),
+    ("caption photo.png -o out.pcm --raw", 2, "", ".*samples without a header go to one file.*"),
+    ("caption photos -o out.wav", 2, "", ".*one photo goes to one NAME.wav or -, several to a folder.*"),
+    ("caption photo.png photo.png -o -", 2, "", ".*one photo goes to one NAME.wav or -.*"),
+    ("caption - -o out", 2, "", ".*one photo goes to one NAME.wav or -.*"),
+    ("caption cut.png -o -", 1, "", "cut.png: is cut short.*\n"),
+    ("caption photo.png -o out --ray --force", 2, "", ".*what Ray makes goes to tables in a folder.*"),
+    ("caption mixed -o out", 1, "out: 1 photo spoken\n", r"2 left out: JPEG XL \(1\), SVG \(1\)\n"),
     ("caption cut.png -o out", 1, "", "cut.png: is cut short; the file ends before the picture does\n"),
     ("caption bomb.png -o out", 1, "", r"bomb.png: is too large \(the limit is 64 megapixels\); make it .*\n"),
     (
@@ -99,6 +124,8 @@ ONCE = [  # arguments, exit code, pattern of stdout, pattern of stderr
     ("speak 12 5 7 7 -o out.wav", 0, r"out.wav: \d\.\d s of speech from 3 units\n", ""),
     ("speak @units.txt -o out.wav", 0, r"out.wav: .* from 3 units\n", ""),
     ("speak - -o out.wav", 0, r"out.wav: .* from 3 units\n", ""),  # see STDIN
+    ("speak 12 5 7 -o out.mp3", 1, "", "out.mp3: only WAV is written; give a name that ends in .wav\n"),
+    ("speak 12 5 7 -o out.wav --rate 2", 0, r"out.wav: .* from 3 units\n", ""),
     ("speak x -o out.wav", 1, "", "'x' is not a unit.*\n"),
     ("speak 1.5 -o out.wav", 1, "", "'1.5' is not a unit.*\n"),
     ("speak 99 -o out.wav", 1, "", "unit 99 does not exist.*\n"),
@@ -123,7 +150,7 @@ STDIN = "12 5 7 7\n"
 
 def call(arguments: str) -> tuple[int, str, str]:
     """Run a command in the current folder, with the tiny bundle unless another is named."""
-    words = arguments.split()
+    words = shlex.split(arguments)
     if words and not words[0].startswith("-") and "--model" not in words and words[0] != "nonsense":
         words += ["--model", "bundle"]
     result = CliRunner().invoke(app, words, input=STDIN)
@@ -142,6 +169,7 @@ def test_answers(
     for path in files.iterdir():
         (tmp_path / path.name).symlink_to(path)
     monkeypatch.chdir(tmp_path)
+    use_device(monkeypatch, "none")
     before = set(tmp_path.iterdir())
     answer = call(arguments)
     assert answer[0] == code, answer

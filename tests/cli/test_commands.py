@@ -63,7 +63,8 @@ def test_what_is_unlikely_is_withheld(photo: Path, tmp_path: Path, calibrated_bu
     assert stdout.startswith(f"{withheld / 'photo.wav'}: cannot tell what it shows, 0.5 s of speech, 4 units")
     abstained = json.loads((withheld / CAPTIONS).read_text())
     assert abstained == said | {
-        "units": [3, 7, 3, 1], "durations": [5, 4, 6, 9], "abstained": True, "seconds": abstained["seconds"]
+        "units": [3, 7, 3, 1], "durations": [5, 4, 6, 9], "abstained": True, "seconds": abstained["seconds"],
+        "options": abstained["options"]
     }  # fmt: skip
     assert len(read_audio(withheld / "photo.wav")) == 24 * SAMPLE_RATE // 50
 
@@ -89,6 +90,61 @@ def test_a_photo_is_spoken_aloud(
     greedy = Captioner.from_pretrained(tiny_bundle).caption(photo, DecodingOptions(beam=1, max_tokens=40))
     np.testing.assert_allclose(heard(tmp_path / "heard"), greedy.waveform, atol=1e-5)
     assert (tmp_path / "heard").stat().st_size >= (len(greedy.waveform) + PAUSE) * 4
+
+
+def test_a_photo_alone(photo: Path, tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Aloud where there is a device, else into a file that replaces nothing."""
+    monkeypatch.chdir(tmp_path)
+    use_device(monkeypatch, str(tmp_path / "heard"))
+    code, stdout, stderr = call("caption", photo, "--model", tiny_bundle)
+    assert (code, stderr, stdout.startswith(f"{photo}: ")) == (0, "", True)
+    assert len(heard(tmp_path / "heard")) > 0
+    assert not list(tmp_path.glob("*.wav"))
+    use_device(monkeypatch, "none")
+    for name in ("photo.wav", "photo-2.wav"):
+        code, stdout, stderr = call("caption", photo, "--model", tiny_bundle)
+        assert (code, stdout.startswith(f"{name}: ")) == (0, True)
+        assert sentence(stderr).startswith(f"written to {name}, as there is no device to play on")
+        assert len(read_audio(tmp_path / name)) > 0
+
+
+def test_a_line_of_json_for_each_photo(
+    photo: Path, tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Recogniser:
+        def __init__(self, language: str, threads: int) -> None:
+            pass
+
+        def text(self, waveform: np.ndarray) -> str:
+            return f"{len(waveform)} samples"
+
+        @staticmethod
+        def is_installed() -> bool:
+            return True
+
+    monkeypatch.setattr("im2sp.batch.WordRecogniser", Recogniser)
+    monkeypatch.setattr("im2sp.speech.whisper.WordRecogniser", Recogniser)
+    words = ("caption", photo, tmp_path / "none.jpg", "-o", tmp_path / "out", "--model", tiny_bundle, "--json")
+    code, stdout, stderr = call(*words)
+    said, failed = map(json.loads, stdout.splitlines())
+    wav = tmp_path / "out" / "photo.wav"
+    assert (code, said["wav"], said["heard"]) == (1, str(wav), f"{len(read_audio(wav))} samples")
+    assert failed == {"image": str(tmp_path / "none.jpg"), "error": stderr.splitlines()[0]}
+    recorded = json.loads((tmp_path / "out" / CAPTIONS).read_text())
+    assert recorded == recorded | said | {"wav": "photo.wav"}
+    assert json.loads(call(*words)[1].splitlines()[0]) == {"image": str(photo), "skipped": True}
+    plain = call("caption", photo, "-o", tmp_path / "plain", "--model", tiny_bundle, "--words")[1]
+    assert plain.endswith(' samples"\n')
+
+
+@pytest.mark.parametrize(("shell", "answer"), [("bash", "plain,caption"), ("zsh", "caption")])
+def test_completion(shell: str, answer: str) -> None:
+    words = {"COMP_WORDS": "im2sp cap", "COMP_CWORD": "1"}
+    environment = {**os.environ, "_IM2SP_COMPLETE": f"{shell}_complete", **words}
+    done = subprocess.run(
+        [sys.executable, "-c", "from im2sp.cli import main; main()"], capture_output=True, text=True, env=environment
+    )
+    assert answer in done.stdout
 
 
 def test_aloud_and_on_record(photo: Path, tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,8 +218,8 @@ def test_watching_a_folder(photo: Path, tmp_path: Path, tiny_bundle: Path) -> No
     shutil.copy(photo, folder / "b.png")
     assert process.stdout.readline().startswith(f"{out / 'b.wav'}: ")
     process.send_signal(signal.SIGINT)
-    assert process.communicate() == ("", "")
-    assert process.returncode == 0
+    assert process.communicate() == ("", "1 left out: damaged (1)\n")
+    assert process.returncode == 1
     assert sorted(path.name for path in out.glob("*.wav")) == ["a.wav", "b.wav"]
     assert len(heard(tmp_path / "heard")) > 0
 

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from im2sp.cli import app
 from im2sp.cli.group import LAZY_COMMANDS, Group, LazyCommand
 from im2sp.errors import Im2SpError
+from im2sp.installing import install_command
 
 HEAVY = "{'fastapi', 'numpy', 'onnxruntime', 'PIL', 'pydantic', 'rich', 'soundfile', 'torch', 'typer'}"
 
@@ -39,7 +40,7 @@ def test_without_its_extra_a_command_says_what_to_install(name: str, monkeypatch
     result = CliRunner().invoke(app, [name, "--help"])
     assert result.exit_code == 1
     assert result.stderr.startswith(f"im2sp {name} needs ")
-    assert result.stderr.endswith(f", which is not installed: pip install 'im2sp[{LAZY_COMMANDS[name].extra}]'\n")
+    assert result.stderr.endswith(f", which is not installed: {install_command(LAZY_COMMANDS[name].extra)}\n")
     assert name in CliRunner().invoke(app, ["--help"]).stdout
 
 

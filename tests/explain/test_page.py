@@ -118,7 +118,7 @@ def test_without_the_recogniser(
 ) -> None:
     monkeypatch.setitem(sys.modules, "faster_whisper", None)
     assert not WordRecogniser.is_installed()
-    with pytest.raises(Im2SpError, match=r"faster_whisper is not installed: run pip install 'im2sp\[words\]'"):
+    with pytest.raises(Im2SpError, match=r"faster_whisper is not installed: .*\[words\]"):
         WordRecogniser()
     command = ["explain", str(photo), "-o", str(tmp_path), "--model", str(tiny_bundle), "--threads", "1"]
     assert CliRunner().invoke(app, [*command, "--words"]).exit_code == 1

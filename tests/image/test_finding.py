@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from im2sp.image.finding import Photos
+from im2sp.image.finding import Photos, left_out_line
+from tests.image.test_formats import HEADS
 
 
 def tree(folder: Path, *names: str) -> Path:
@@ -79,3 +80,19 @@ def test_nothing_but_paths_is_held(tmp_path: Path) -> None:
     assert next(photos).name == "1.jpg"
     tree(tmp_path, "2/4.jpg")  # the walk has not been there yet
     assert [photo.name for photo in photos] == ["3.jpg", "4.jpg"]
+
+
+def test_content_tells_photos_and_what_is_left_out(tmp_path: Path) -> None:
+    contents = {
+        "IMG_1": b"\xff\xd8\xff\xe0", "photo.dat": b"\x89PNG\r\n\x1a\n", "broken.jpg": b"nothing", "notes.txt": b"BM",
+        "a.heic": HEADS["JPEG XL"], "b.jpg": HEADS["JPEG XL"], "c.bin": HEADS["camera RAW"], "report": HEADS["PDF"],
+        "page.png": HEADS["PDF"], "d/e.svg": HEADS["SVG"],
+    }  # fmt: skip
+    for name, data in contents.items():
+        (tree(tmp_path, name) / name).write_bytes(data)
+    assert [photo.name for photo in Photos([tmp_path])] == ["IMG_1", "broken.jpg", "photo.dat"]
+    survey = Photos([tmp_path]).survey()
+    assert survey.count == 3
+    assert left_out_line(survey.left_out) == "5 left out: JPEG XL (2), PDF (1), SVG (1), camera RAW (1)"
+    named = [tmp_path / "a.heic"]
+    assert (list(Photos(named)), Photos(named).survey().left_out.total()) == (named, 0)  # the refusal says what it is

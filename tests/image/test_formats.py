@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pillow_heif
 import pytest
 from PIL import Image
 
@@ -71,7 +72,6 @@ def test_heic_is_an_extra(tmp_path: Path) -> None:
     assert in_a_fresh_process(photo, "pillow_heif").endswith(
         "is a HEIC file, which im2sp does not read; pip install 'im2sp[heic]', or save it as JPEG first"
     )
-    pillow_heif = pytest.importorskip("pillow_heif")
     buffer = io.BytesIO()
     pillow_heif.from_pillow(Image.new("RGB", (64, 32))).save(buffer, quality=50)
     photo.write_bytes(buffer.getvalue())

@@ -34,6 +34,7 @@ from im2sp.image.unit_table import (
     photo_key,
     write_unit_table,
 )
+from im2sp.installing import install_command
 from im2sp.manifest import FileNames
 from tests.tiny_bundle import tiny_image_units
 
@@ -299,7 +300,7 @@ except Im2SpError as error:
     print(error)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "tables of image units need pyarrow: pip install 'im2sp[units]'\n"
+    assert done.stdout == f"tables of image units need pyarrow: {install_command('units')}\n"
 
 
 # ---- the photos of several tables ----

@@ -18,6 +18,7 @@ from PIL import Image
 from im2sp.captioner import Captioner
 from im2sp.server.command import create_server, listen
 from im2sp.server.settings import Settings
+from im2sp.speech.whisper import WordRecogniser
 
 JPEG = {"Content-Type": "image/jpeg"}
 JSON = {"Accept": "application/json"}
@@ -40,11 +41,11 @@ class Served:
 
 
 @contextmanager
-def serving(captioner: Captioner, settings: Settings) -> Iterator[Served]:
+def serving(captioner: Captioner, settings: Settings, recogniser: WordRecogniser | None = None) -> Iterator[Served]:
     """Run a service for the block, then shut it down in full."""
     listener = listen(settings.host, 0)
     port = listener.getsockname()[1]
-    server = create_server(captioner, settings)
+    server = create_server(captioner, settings, recogniser)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
 
     def end() -> None:

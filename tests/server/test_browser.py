@@ -1,6 +1,6 @@
 """The page in a real Chromium with a fake camera: keys, photos, live mode, what is heard, and axe's verdict.
 
-    pip install 'im2sp[browser]' && pytest -m browser
+    pip install -e '.[browser,dev]' && pytest -m browser
 
 Takes the Chromium named by IM2SP_CHROMIUM, or one on the PATH, or Playwright's own.
 """
@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +25,8 @@ from im2sp.captioner import Captioner
 from im2sp.decoding.options import DecodingOptions
 from im2sp.server.responses import attention_of
 from im2sp.server.settings import Settings
+from im2sp.speech.audio import read_audio
+from im2sp.speech.whisper import WordRecogniser
 from tests.server.conftest import GatedCaptioner, Served, serving
 
 if TYPE_CHECKING:
@@ -50,6 +53,18 @@ AudioBufferSourceNode.prototype.start = function (when) {
 """
 
 
+# Keeps what a screen reader would be told by itself, and whether a sound was due then.
+TOLD = """
+window.told = [];
+document.addEventListener("DOMContentLoaded", () => {
+  for (const id of ["announcement", "problem"]) {
+    new MutationObserver(() => {
+      const words = document.getElementById(id).textContent;
+      if (words) told.push(words);
+    }).observe(document.getElementById(id), { childList: true, characterData: true, subtree: true });
+  }
+});
+"""
 # Keeps each map that is laid over the photo, and the moment.
 WATCH = """
 window.painted = [];
@@ -89,16 +104,17 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
         chromium.close()
 
 
-def open_page(browser: Browser, service: Served, **options: object) -> Page:
+def open_page(browser: Browser, service: Served, fragment: str = "", **options: object) -> Page:
     """The page in a window of its own; whatever breaks its rules fails the test at the end (see `tidy`)."""
     page = browser.new_context(permissions=["camera"], **options).new_page()  # type: ignore[arg-type]
     page.set_default_timeout(10_000)
     page.add_init_script(LISTEN)
     page.add_init_script(WATCH)
+    page.add_init_script(TOLD)
     page.on("pageerror", lambda error: troubles.append(str(error)))
     page.on("console", lambda message: troubles.append(message.text) if message.type == "error" else None)
     page.on("request", lambda request: outside(request.url, service))
-    page.goto(f"http://127.0.0.1:{service.port}/")
+    page.goto(f"http://127.0.0.1:{service.port}/{fragment}")
     return page
 
 
@@ -128,25 +144,39 @@ def wait_for_status(page: Page, beginning: str) -> None:
     page.wait_for_function("word => document.getElementById('status').textContent.startsWith(word)", arg=beginning)
 
 
+def wait_for_words(page: Page, sentence: str) -> None:
+    """Until a screen reader has been told so, last."""
+    page.wait_for_function("words => told.at(-1) === words", arg=sentence)
+
+
+def focused(page: Page) -> str:
+    return str(page.evaluate("document.activeElement.id"))
+
+
 def choose(page: Page, photo: bytes) -> None:
     page.set_input_files("#file", {"name": "x.jpg", "mimeType": "image/jpeg", "buffer": photo})
 
 
-def heard(page: Page) -> np.ndarray:
-    """All samples played so far, in order."""
-    return np.concatenate([np.float32(entry["samples"]) for entry in page.evaluate("heard")])
+GREEDY = DecodingOptions(beam=1, length_penalty=1.0, max_tokens=40)
+SAMPLES = "heard.filter((entry) => entry.samples.length > 1).reduce((sum, entry) => sum + entry.samples.length, 0)"
+
+
+def spoken(page: Page) -> np.ndarray:
+    """All samples played so far, in order, but for the silence that wakes the sound."""
+    played = [np.float32(entry["samples"]) for entry in page.evaluate("heard")]
+    return np.concatenate([samples for samples in played if len(samples) > 1] or [np.zeros(0, np.float32)])
 
 
 def greedy(captioner: Captioner, photo: bytes) -> np.ndarray:
-    return captioner.caption(photo, DecodingOptions(beam=1, length_penalty=1.0, max_tokens=40)).waveform
+    return captioner.caption(photo, GREEDY).waveform
 
 
 def test_what_is_heard_is_what_the_captioner_says(page: Page, captioner: Captioner, photo: bytes) -> None:
     page.click("h1")  # browsers play nothing before the user did something
     choose(page, photo)
     wait_for_status(page, "Done")
-    np.testing.assert_allclose(heard(page), greedy(captioner, photo).clip(-1, 1 - 2**-15), atol=2 / 32768)
-    entries = page.evaluate("heard")
+    np.testing.assert_allclose(spoken(page), greedy(captioner, photo).clip(-1, 1 - 2**-15), atol=2 / 32768)
+    entries = [entry for entry in page.evaluate("heard") if len(entry["samples"]) > 1]
     gaps = [after["when"] - before["until"] for before, after in pairwise(entries)]
     assert len(entries) > 1
     assert all(-1e-6 < gap < 0.5 for gap in gaps)
@@ -154,22 +184,128 @@ def test_what_is_heard_is_what_the_captioner_says(page: Page, captioner: Caption
 
 
 def test_keyboard_alone(page: Page) -> None:
-    order = []
-    for _ in range(6):
-        page.keyboard.press("Tab")
-        order.append(page.evaluate("document.activeElement.id"))
-    assert order == ["describe", "stop", "looks", "camera", "live", "choose"]  # nothing can be said again yet
-    page.focus("#describe")
+    """Open the camera, take the photo, hear it again; the focus stays, and nothing talks over the speech."""
+    page.keyboard.press("Tab")
+    assert focused(page) == "shutter"
+    page.keyboard.press("Space")
+    wait_for_words(page, "The camera is on. Press again to take the photo.")
+    page.evaluate("told.length = 0")
     page.keyboard.press("Enter")
     wait_for_status(page, "Done")
-    first = len(heard(page))
-    page.keyboard.press("Space")  # still on the big button
-    page.wait_for_function(f"() => heard.reduce((sum, entry) => sum + entry.samples.length, 0) === {2 * first}")
-    page.keyboard.press("Escape")
-    wait_for_status(page, "Stopped")
-    page.evaluate("document.activeElement.blur()")
+    assert focused(page) == "shutter"
+    assert page.evaluate("told") == []
+    assert page.evaluate("document.getElementById('viewfinder').srcObject") is None  # the camera is off again
+    first = len(spoken(page))
+    order = [(page.keyboard.press("Tab"), focused(page))[1] for _ in range(7)]
+    assert order == ["choose", "stop", "again", "slower", "faster", "save", "looks"]
+    page.focus("#again")
     page.keyboard.press("Space")
-    page.wait_for_function(f"() => heard.reduce((sum, entry) => sum + entry.samples.length, 0) === {3 * first}")
+    page.wait_for_function(SAMPLES + f" === {2 * first}")
+    page.keyboard.press("Escape")
+    wait_for_words(page, "Stopped.")
+    page.keyboard.press("Enter")
+    page.wait_for_function(SAMPLES + f" === {3 * first}")
+    assert focused(page) == "again"
+
+
+def test_escape_stops_everything(page: Page) -> None:
+    page.click("#more summary")
+    page.click("#live")
+    page.wait_for_selector("#live[aria-pressed=true]")
+    page.wait_for_function(SAMPLES + " > 0")
+    page.keyboard.press("Escape")
+    wait_for_words(page, "Stopped.")
+    samples = len(spoken(page))
+    page.wait_for_timeout(1500)
+    assert len(spoken(page)) == samples
+    assert page.evaluate("told.at(-1)") == "Stopped."
+    assert page.get_attribute("#live", "aria-pressed") == "false"
+    assert page.evaluate("document.getElementById('viewfinder').srcObject") is None
+    assert page.text_content("#shutter") == "Open the camera"
+
+
+def test_something_is_said_only_when_no_sound_comes(browser: Browser, gated: GatedCaptioner) -> None:
+    with serving(gated, Settings()) as service:
+        page = open_page(browser, service)
+        page.click("h1")
+        choose(page, jpeg(0, 0, 0))
+        page.wait_for_timeout(1000)
+        assert page.evaluate("told") == []
+        wait_for_words(page, "Still describing.")
+        gated.gate.set()
+        wait_for_status(page, "Done")
+        assert page.evaluate("told") == ["Still describing."]
+        page.context.close()
+
+
+def test_a_failed_request_keeps_the_last_caption(page: Page) -> None:
+    page.click("h1")
+    choose(page, jpeg(0, 0, 90))
+    wait_for_status(page, "Done")
+    first, shown = len(spoken(page)), page.get_attribute("#photo", "src")
+    page.focus("#choose")
+    choose(page, b"not a picture")
+    page.wait_for_function("() => document.getElementById('problem').textContent.includes('is not a picture')")
+    troubles.clear()
+    assert focused(page) == "choose"
+    assert page.is_visible("#result")
+    assert page.is_visible("#photo")
+    assert page.get_attribute("#photo", "src") != shown  # made anew, of the same photo
+    page.click("#again")
+    page.wait_for_function(SAMPLES + f" === {2 * first}")
+
+
+def test_speed(page: Page, captioner: Captioner, photo: bytes) -> None:
+    page.click("h1")
+    choose(page, photo)
+    wait_for_status(page, "Done")
+    for press, rate in (("#faster", 1.25), ("#faster", 1.5), ("#slower", 1.25)):
+        page.evaluate("heard.length = 0; document.getElementById('status').textContent = ''")
+        page.click(press)
+        wait_for_status(page, "Done")
+        assert page.text_content("#speed") == f"Speed: {rate} times."
+        expected = captioner.caption(photo, replace(GREEDY, rate=rate)).waveform
+        assert len(spoken(page)) == len(expected)
+    for _ in range(5):
+        page.click("#faster", force=True)
+    assert page.get_attribute("#faster", "aria-disabled") == "true"
+    page.reload()
+    page.click("h1")
+    choose(page, photo)
+    wait_for_status(page, "Done")
+    assert page.text_content("#speed") == "Speed: 3 times."
+
+
+def test_saving(page: Page, captioner: Captioner, photo: bytes, tmp_path: Path) -> None:
+    page.click("h1")
+    choose(page, photo)
+    wait_for_status(page, "Done")
+    with page.expect_download() as download:
+        page.click("#save")
+    assert download.value.suggested_filename == "description.wav"
+    download.value.save_as(tmp_path / "x.wav")
+    np.testing.assert_allclose(read_audio(tmp_path / "x.wav"), greedy(captioner, photo), atol=3 / 32768)
+
+
+def test_what_a_recogniser_heard(browser: Browser, captioner: Captioner) -> None:
+    with serving(captioner, Settings(), Recogniser()) as service:
+        page = open_page(browser, service)
+        page.click("h1")
+        choose(page, jpeg(0, 0, 90))
+        page.wait_for_function("() => document.getElementById('heard').textContent")
+        assert page.text_content("#heard") == "What a recogniser heard: “a dog”"
+        wait_for_status(page, "Done")
+        assert page.evaluate("told") == []  # it is read by who goes there
+        assert_accessible(page)
+        page.context.close()
+
+
+class Recogniser(WordRecogniser):
+    def __init__(self) -> None:
+        pass
+
+    def text(self, waveform: np.ndarray) -> str:
+        return "a dog"
 
 
 def test_escape_while_it_is_being_described(browser: Browser, gated: GatedCaptioner) -> None:
@@ -179,7 +315,7 @@ def test_escape_while_it_is_being_described(browser: Browser, gated: GatedCaptio
         choose(page, jpeg(0, 0, 0))
         assert gated.reached.acquire(timeout=20)
         page.keyboard.press("Escape")
-        wait_for_status(page, "Stopped")
+        wait_for_words(page, "Stopped.")
         gated.gate.set()
         choose(page, jpeg(0, 0, 0))
         wait_for_status(page, "Done")
@@ -189,7 +325,7 @@ def test_escape_while_it_is_being_described(browser: Browser, gated: GatedCaptio
 def test_a_new_photo_ends_the_speech_about_the_old_one(page: Page) -> None:
     page.click("h1")
     choose(page, jpeg(90, 0, 0))
-    page.wait_for_function("() => heard.length > 0")
+    page.wait_for_function(SAMPLES + " > 0")
     choose(page, jpeg(0, 0, 90, seed=3))
     wait_for_status(page, "Done")
     assert_one_voice(page)
@@ -206,6 +342,7 @@ def assert_one_voice(page: Page) -> None:
 def test_live_speaks_when_the_scene_changes(page: Page, served: Served) -> None:
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url) if request.method == "POST" else None)
+    page.click("#more summary")
     page.click("#live")
     page.wait_for_selector("#live[aria-pressed=true]")
     for _ in range(2):
@@ -252,7 +389,7 @@ def is_in_order(found: list[list[int]], expected: list[list[int]]) -> bool:
 WHILE_HEATED = """() => {
     const box = (name) => JSON.stringify(document.getElementById(name).getBoundingClientRect());
     if (!document.getElementById("heat").checkVisibility()) return null;
-    return {photo: box("photo"), heat: box("heat"), places: document.getElementById("places").textContent};
+    return {photo: box("photo"), heat: box("heat")};
 }"""  # looked up at once, as a short speech is over soon
 
 
@@ -262,16 +399,18 @@ def test_the_heat_moves_with_the_speech(browser: Browser, served: Served, captio
     options = DecodingOptions(beam=1, length_penalty=1.0, max_tokens=40)
     attention = attention_of(captioner.caption(photo, options), captioner)
     page = open_page(browser, served, reduced_motion=motion)
-    page.focus("#looks")
-    page.keyboard.press("Space")
-    assert page.get_attribute("#looks", "aria-pressed") == "true"
+    page.click("h1")
     choose(page, photo)
-    seen = page.wait_for_function(WHILE_HEATED).json_value()
-    assert seen["places"] == ""  # nothing is announced while it speaks
-    assert seen["photo"] == seen["heat"]
-    assert_accessible(page)
     wait_for_status(page, "Done")
+    assert page.evaluate("painted") == []  # not unless it is asked for
+    page.focus("#looks")
+    page.keyboard.press("Space")  # which plays again
+    assert page.get_attribute("#looks", "aria-pressed") == "true"
+    seen = page.wait_for_function(WHILE_HEATED).json_value()
+    assert seen["photo"] == seen["heat"]
     page.wait_for_selector("#heat", state="hidden")
+    assert page.evaluate("told") == []
+    assert_accessible(page)
     assert str(page.text_content("#places")).startswith(f"It looked at: {attention.places[0]}")
     painted = page.evaluate("painted")
     assert painted
@@ -286,22 +425,6 @@ def test_the_heat_moves_with_the_speech(browser: Browser, served: Served, captio
     page.context.close()
 
 
-def test_there_is_no_heat_unless_it_is_asked_for(page: Page) -> None:
-    page.click("h1")
-    choose(page, jpeg(0, 90, 0, seed=5))
-    wait_for_status(page, "Done")
-    assert page.evaluate("painted") == []
-    page.click("#looks")
-    assert str(page.text_content("#places")).startswith("It looked at: ")
-
-
-def test_what_cannot_be_described_is_told(page: Page) -> None:
-    choose(page, b"not a picture")
-    page.wait_for_function("() => document.getElementById('problem').textContent.includes('is not a picture')")
-    assert any("422" in trouble for trouble in troubles)  # the browser's own note
-    troubles.clear()
-
-
 def test_no_camera(browser: Browser, served: Served) -> None:
     page = open_page(browser, served)
     page.context.clear_permissions()
@@ -309,7 +432,7 @@ def test_no_camera(browser: Browser, served: Served) -> None:
       navigator.mediaDevices.getUserMedia = () => Promise.reject(new DOMException("", "NotFoundError"));
     }""")
     with page.expect_file_chooser():
-        page.click("#describe")
+        page.click("#shutter")
     assert page.text_content("#problem") == "There is no camera. Choose a photo instead."
     page.context.close()
 
@@ -321,12 +444,65 @@ def test_a_token_is_asked_for(browser: Browser, captioner: Captioner) -> None:
         choose(page, jpeg(0, 0, 0))
         page.wait_for_selector("#token-dialog[open]")
         assert_accessible(page)
+        page.keyboard.press("Escape")
+        assert focused(page) == "shutter"
+        choose(page, jpeg(0, 0, 0))
+        page.wait_for_selector("#token-dialog[open]")
         page.fill("#token", TOKEN)
         page.keyboard.press("Enter")
         wait_for_status(page, "Done")
+        assert focused(page) == "shutter"
         assert any("401" in trouble for trouble in troubles)
         troubles.clear()
         page.context.close()
+
+
+def test_a_token_in_the_link(browser: Browser, captioner: Captioner) -> None:
+    with serving(captioner, Settings(token=TOKEN)) as service:
+        page = open_page(browser, service, f"#token={TOKEN}")
+        assert page.url.endswith(f":{service.port}/")
+        page.click("h1")
+        choose(page, jpeg(0, 0, 0))
+        wait_for_status(page, "Done")
+        page.context.close()
+
+
+@pytest.mark.parametrize("way", ["#shutter", "#choose", "paste"])
+def test_every_way_in_wakes_the_sound(browser: Browser, served: Served, way: str) -> None:
+    """The context is made in the handler itself, as iOS demands."""
+    page = open_page(browser, served, has_touch=True, is_mobile=True, viewport={"width": 390, "height": 844})
+    page.evaluate("""() => {
+      window.woken = [];
+      const start = AudioContext.prototype.resume;
+      const original = window.AudioContext;
+      window.AudioContext = function (...rest) { woken.push(event?.type); return new original(...rest); };
+    }""")
+    if way == "paste":
+        page.keyboard.press("Control+v")
+    else:
+        page.tap(way)
+    assert page.evaluate("woken")[0] in ("pointerup", "keydown")
+    assert not page.is_visible(".keys")
+    page.context.close()
+
+
+def test_no_camera_over_plain_http(browser: Browser, served: Served) -> None:
+    page = open_page(browser, served)
+    page.evaluate("Object.defineProperty(window, 'isSecureContext', { value: false })")
+    with page.expect_file_chooser():
+        page.click("#shutter")
+    assert page.is_visible("#insecure")
+    page.context.close()
+
+
+def test_the_camera_goes_off_when_nobody_watches(page: Page) -> None:
+    page.click("#shutter")
+    page.wait_for_selector("#viewfinder", state="visible")
+    page.evaluate("""() => {
+      Object.defineProperty(document, "hidden", { value: true });
+      document.dispatchEvent(new Event("visibilitychange"));
+    }""")
+    assert page.evaluate("document.getElementById('viewfinder').srcObject") is None
 
 
 def assert_accessible(page: Page) -> None:
@@ -350,12 +526,18 @@ def assert_accessible(page: Page) -> None:
 )
 def test_axe_finds_nothing_and_nothing_is_cut_off(browser: Browser, served: Served, options: dict[str, object]) -> None:
     page = open_page(browser, served, **options)
-    for press in (None, "#camera", "#live"):
+    page.click("#more summary")
+    for press in (None, "#shutter", "#live"):
         if press:
             page.click(press)
-            page.wait_for_selector(f"{press}[aria-pressed=true]")
+            page.wait_for_selector("#viewfinder" if press == "#shutter" else "#live[aria-pressed=true]")
         assert_accessible(page)
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), press
+    page.keyboard.press("Escape")
+    choose(page, jpeg(0, 90, 0))
+    wait_for_status(page, "Done")
+    assert_accessible(page)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     folder = os.environ.get("IM2SP_SCREENSHOTS")
     if folder:
         name = "-".join(str(value) for value in options.values()) or "plain"

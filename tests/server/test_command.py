@@ -12,6 +12,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from im2sp.installing import install_command
+
 TOKEN = "0123456789abcdef"
 
 
@@ -80,5 +82,5 @@ def test_without_the_extra_it_says_what_to_install(tiny_bundle: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (
         1,
-        "im2sp serve needs fastapi, which is not installed: pip install 'im2sp[serve]'\n",
+        f"im2sp serve needs fastapi, which is not installed: {install_command('serve')}\n",
     )

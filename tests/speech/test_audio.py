@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import re
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -182,3 +183,22 @@ def test_wav_bytes_are_those_of_the_file(tmp_path: Path) -> None:
     assert to_pcm16(waveform).tolist() == soundfile.read(tmp_path / "x.wav", dtype="int16")[0].tolist()
     with pytest.raises(AudioError):
         encode_wav(np.full(3, np.nan, np.float32))
+
+
+@pytest.mark.parametrize(
+    ("head", "kind"), [(b"\0\0\0\x1cftypM4A \0\0\0\0", "MPEG-4"), (b"\x1aE\xdf\xa3\x9fB\x86\x81\x01", "WebM")]
+)
+def test_kinds_that_are_not_read_are_named(head: bytes, kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "memo.m4a"
+    path.write_bytes(head + bytes(200))
+    for source in (path, path.read_bytes()):
+        assert re.search(f"is {kind}.*, which im2sp does not read; convert it to WAV, FLAC", complaint(source))
+    assert complaint("https://example.org/a.wav").endswith(
+        "cannot be read (addresses are not fetched; save the file first and give its path)"
+    )
+
+
+def test_samples_that_overflow_when_resampled_are_refused_by_name(tmp_path: Path) -> None:
+    loud = np.where(np.arange(4_000) % 2, 3e38, -3e38).astype(np.float32)
+    soundfile.write(tmp_path / "loud.wav", loud, 44_100, "FLOAT")
+    assert complaint(tmp_path / "loud.wav").startswith(f"{tmp_path / 'loud.wav'}: is too loud to be resampled")

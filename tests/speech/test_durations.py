@@ -37,3 +37,12 @@ def test_the_residual_stays_within_the_tolerance(tolerance: float, expected: lis
     pieces = ErrorDiffusion(tolerance)
     parts = [pieces.round(np.array(part)) for part in (expected[:cut], expected[cut:])]
     assert np.concatenate(parts).tolist() == found.tolist()
+
+
+@given(expected=st.lists(st.floats(1, 12), min_size=1, max_size=60), rate=st.floats(0.5, 3))
+def test_a_rate_scales_the_whole(expected: list[float], rate: float) -> None:
+    found = ErrorDiffusion(100, rate).round(np.array(expected))
+    assert found.min() >= (0 if rate > 1 else 1)
+    assert found.sum() >= 1
+    if rate != 1:
+        assert abs(found.sum() - sum(expected) / rate) <= 1.02

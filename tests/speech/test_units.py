@@ -30,7 +30,7 @@ def test_expand_undoes_remove_repeats(frames: list[int]) -> None:
     assert without_repeats(frames).dtype == np.int64
 
 
-@pytest.mark.parametrize("durations", [[1], [1, 2, 3], [1, 0], [1, -1]])
+@pytest.mark.parametrize("durations", [[1], [1, 2, 3], [0, 0], [1, -1]])
 def test_durations_that_do_not_fit_are_refused(durations: list[int]) -> None:
     with pytest.raises(Im2SpError, match="duration"):
         expand([3, 4], durations)
@@ -77,3 +77,10 @@ def test_text_that_is_not_units_is_refused(text: str, reason: str) -> None:
 def test_arrays_that_are_not_units_are_refused(units: object) -> None:
     with pytest.raises(Im2SpError):
         check_units(units, 200)
+
+
+def test_numbers_of_thousands_of_digits() -> None:
+    assert parse_units("0" * 5_000 + "7", 20).tolist() == [7]
+    for text in ("9" * 5_000, "-" + "9" * 5_000, "1" + "0" * 5_000):
+        with pytest.raises(Im2SpError, match="does not exist"):
+            parse_units(text, 20)

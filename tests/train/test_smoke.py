@@ -1,22 +1,88 @@
-"""`im2sp train`: tiny recipes of every kind run from end to end; what it lists and refuses."""
+"""`im2sp train`: tiny recipes of every kind run from end to end, and what they make; what it lists and refuses."""
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import pytest
+import torch
 from click.testing import CliRunner
 
 from im2sp.errors import Im2SpError
 from im2sp.train.cli import train
+from im2sp.train.data.synthesis import PiperSynthesizer, SynthesisConfig
+from im2sp.train.lexicon.captions import LexiconSpeaker
+from im2sp.train.lexicon.lexicon import PronunciationLexicon
+from im2sp.train.models.image_units import ImageUnits
+from im2sp.train.models.token_vit import StemFromUnits, TokenVit
+from im2sp.train.models.unit_captioner import UnitCaptioner
+from im2sp.train.models.vit_vqgan import VitVqgan
+from im2sp.train.recipes import captioner, image_tokenizer, read_recipe
+from im2sp.train.recipes.captioner import CAPTIONER, REPORT, UNITS
 
 VOICE = 'recipe = "voice"\ndata = "."\nruns = "runs"\n'
 
 
-def test_every_kind_runs_from_end_to_end(tmp_path: Path) -> None:
-    result = CliRunner().invoke(train, ["--smoke", "--runs", str(tmp_path)], catch_exceptions=False)
+def read(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of all tiny runs."""
+    folder = tmp_path_factory.mktemp("smoke")
+    result = CliRunner().invoke(train, ["--smoke", "--runs", str(folder)], catch_exceptions=False)
     assert result.exit_code == 0, result.output
+    return folder
+
+
+def test_photos_become_a_tokenizer_and_a_token_vit(made: Path) -> None:
+    runs = made / "image_tokenizer"
+    tokenizer, token_vit = VitVqgan.load(runs / "image_tokenizer"), TokenVit.load(runs / "token_vit")
+    stem = StemFromUnits(tokenizer.codebook.weight, tokenizer.config.grid, token_vit.config.crop)
+    with torch.inference_mode():
+        assert token_vit(stem(tokenizer.encode(torch.rand(2, 3, 64, 64)))).shape == (2, 5, 32)
+    report = read(runs / "image_tokenizer" / "report.json")
+    assert set(report) == {"photos", "bits", "psnr", "codes_used", "perplexity"}
+    assert (report["photos"], report["bits"]) == (6, 16 * 5)
+
+
+def test_held_out_photos_never_train_a_tokenizer(tmp_path: Path) -> None:
+    recipe = replace(image_tokenizer.smoke(tmp_path), folders=("photos",))
+    assert [path.stem for path in image_tokenizer.tokenizer_photos(recipe)] == list("012345")
+    with pytest.raises(Im2SpError, match="holds no photos"):
+        image_tokenizer.tokenizer_photos(replace(recipe, folders=("none",)))
+
+
+def test_a_lexicon_says_the_sentences_that_were_recorded(made: Path) -> None:
+    lexicon = PronunciationLexicon.load(made / "lexicon" / "lexicon" / "lexicon.parquet")
+    speaker = LexiconSpeaker(lexicon, PiperSynthesizer(SynthesisConfig()).phones)
+    selected = read(made / "lexicon" / "sentences" / "selected.json")
+    assert len(selected) == 3
+    assert all(speaker.words(text) for text in selected)
+    assert speaker.words("Zebras graze.") is None
+
+
+def test_a_captioner_sees_units_and_describes_every_held_out_photo(made: Path) -> None:
+    runs = made / "runs"
+    quantiser, model = ImageUnits.load(runs / UNITS), UnitCaptioner.load(runs / CAPTIONER)
+    assert torch.equal(model.tagger.image_units.codebooks, quantiser.codebooks)
+    assert read(runs / UNITS / "report.json")["bits"] == quantiser.config.bits
+    assert len(read(runs / REPORT / "plain.json")) == 3 + 2 + 1
+    report = read(runs / REPORT / "report.json")["naming"]
+    assert set(report) == {"flickr8k", "coco", "things"}
+    assert report["coco"]["photos"] == 2
+
+
+def test_units_of_the_committed_captioner_have_1200_bits_at_most() -> None:
+    recipe, _ = read_recipe(Path(__file__).parents[2] / "recipes" / "captioner" / "recipe.toml")
+    assert isinstance(recipe, captioner.Recipe)
+    assert recipe.image_units.bits <= 1200
 
 
 def test_stages_are_listed(tmp_path: Path) -> None:

@@ -12,9 +12,8 @@ import pytest
 
 from im2sp.errors import Im2SpError
 from im2sp.train import recipes
-from im2sp.train.recipe import BaseRecipe
 from im2sp.train.recipes import read_recipe
-from im2sp.train.stages import DONE, Stage, is_done, run_stages
+from im2sp.train.stages import DONE, BaseRecipe, Stage, is_done, run_stages
 from im2sp.train.trainer import CHECKPOINT, TrainConfig
 
 

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from im2sp import batch
-from im2sp.batch import CaptionerConfig
+from im2sp.batch import CaptionerConfig, CaptionWorker, Result
 from im2sp.bundle import Bundle, find_bundle
-from im2sp.cli.console import counts_line, progress, result_line, show_problems
+from im2sp.cli.console import counts_line, finish, progress, show_problems, show_result
 from im2sp.cli.group import INTERRUPTED, fail
-from im2sp.image.finding import Photos
+from im2sp.cli.streams import is_standard_stream, standard_input, write_waveform
+from im2sp.errors import PlaybackError
+from im2sp.image.finding import UNKNOWN, Photos, Survey, kind_in_folder
+from im2sp.image.formats import can_read
 from im2sp.image.unit_table import SUFFIX, UnitTables, is_table
 from im2sp.manifest import open_manifest
 
@@ -26,40 +32,83 @@ if TYPE_CHECKING:
     from im2sp.playback import AudioPlayer
 
 
-def caption_photos(sources: Sequence[Path], options: CaptionOptions, workers: int) -> None:
+def caption_photo(photo: Path, options: CaptionOptions) -> None:
+    """Caption one photo aloud or, where nothing can be played, into a wav in the working directory."""
+    from im2sp.playback import AudioPlayer
+
+    try:
+        with AudioPlayer() as player:
+            result = CaptionWorker(replace(options, play=True).config()).caption(photo, None, player)
+        out = None
+    except PlaybackError as error:
+        out, wav = Path(), _free_name(Path(f"{photo.stem}.wav"))
+        result = CaptionWorker(options.config()).caption(photo, wav)
+        if not options.quiet and result.error is None:
+            click.echo(f"written to {wav}, as {error}", err=True)
+    show_result(result, out, options)
+    if result.error is not None:
+        fail(result.error)
+
+
+def _free_name(wav: Path) -> Path:
+    """Return the name itself or, where it is taken, with the first number that is free."""
+    names = (wav.with_stem(f"{wav.stem}-{number}") for number in count(2))
+    return next(name for name in chain([wav], names) if not os.path.lexists(name))
+
+
+def caption_to_file(source: Path, options: CaptionOptions, raw: bool) -> None:
+    """Caption one photo, or that on standard input, to one wav or standard output. Ends in exit code 1 when it fails.
+
+    `raw`: write 16-bit samples without a header.
+    """
+    from im2sp.image.loading import MAX_FILE_BYTES
+
+    config, out = options.config(), options.out
+    image = standard_input(MAX_FILE_BYTES) if is_standard_stream(source) else source
+    with _outputs(None, options.play) as (_, player):
+        worker = CaptionWorker(config)
+        caption = worker.try_caption(image, str(source) if image is source else "standard input", player)
+        if isinstance(caption, str):
+            fail(caption)
+        if out is not None:
+            write_waveform(out, caption.waveform, raw=raw)
+    result = Result(source, worker.row(caption, source, out.name if out else ""))
+    show_result(result, out.parent if out else None, options, err=is_standard_stream(out))
+
+
+def caption_photos(sources: Sequence[Path], options: CaptionOptions, workers: int, force: bool) -> None:
     """Caption photos into a folder, aloud, or both. Ends in exit code 1 when a photo failed."""
     config, out, play = options.config(), options.out, options.play
     photos = _photos_of(sources, config.model)
     survey = photos.survey()
-    show_problems(survey.problems, survey.count)
+    show_problems(survey)
     # Before the folder is made: a misspelt name must leave no empty one behind. And all workers read the same files.
     config = replace(config, model=str(find_bundle(config.model)))
     single = survey.count == 1 and not sources[0].is_dir()
     resumable = out is not None and not play
     with (
         _outputs(out, play) as (manifest, player),
-        progress(survey.count, "speaking", "spoken", resumable=resumable) as counts,
+        progress(survey.count, "speaking", "spoken", resumable=resumable, quiet=options.quiet) as counts,
     ):
         if manifest is not None and player is None:
-            results = batch.caption_photos(photos, manifest, config, workers)
+            results = batch.caption_photos(photos, manifest, config, workers, force=force)
         else:
             results = batch.caption_live(photos, config, manifest, player)
         try:
             with closing(results):
                 for result in results:
                     counts.add(result)
-                    if single and result.row is not None:
-                        click.echo(result_line(result.row, out))
+                    if single or options.as_json:
+                        show_result(result, out, options)
         except KeyboardInterrupt:
             if manifest is not None and resumable:
                 counts.done = manifest.added  # with those that were finished while stopping
             raise
-    if not single or counts.skipped:
+    if (not single or counts.skipped) and not (options.as_json or options.quiet):
         click.echo(f"{out}: {counts}" if out else str(counts))
     if counts.failed and not (single and counts.failed == 1):
         click.echo(f"{counts.failed} of {survey.count} photos could not be spoken", err=True)
-    if counts.failed or survey.problems:
-        raise click.exceptions.Exit(1)
+    finish(survey, failed=counts.failed > 0)
 
 
 def caption_new_photos(folder: Path, options: CaptionOptions) -> None:
@@ -70,15 +119,18 @@ def caption_new_photos(folder: Path, options: CaptionOptions) -> None:
     config = replace(config, model=str(find_bundle(config.model)))
     photos = FolderWatcher(folder)
     with _outputs(out, options.play) as (manifest, player):
-        click.echo(f"{folder}: waiting for new photos until Ctrl-C")
+        if not (options.as_json or options.quiet):
+            click.echo(f"{folder}: waiting for new photos until Ctrl-C")
+        left_out: Counter[str] = Counter()
         try:
             for result in batch.caption_live(photos, config, manifest, player):
-                if result.row is not None:
-                    click.echo(result_line(result.row, out))
-                else:
+                show_result(result, out, options)
+                if result.error is not None:
                     click.echo(result.error, err=True)
+                    kind = kind_in_folder(str(result.photo))
+                    left_out["damaged" if kind is None or kind == UNKNOWN or can_read(kind) else kind] += 1
         except KeyboardInterrupt:  # the way to end it
-            raise click.exceptions.Exit from None
+            finish(Survey(1, (), left_out), failed=False)
 
 
 def tokenize_photos(sources: Sequence[Path], out: Path, model: str, threads: int) -> None:
@@ -89,7 +141,7 @@ def tokenize_photos(sources: Sequence[Path], out: Path, model: str, threads: int
     _check_table_name(out)
     photos = Photos(sources)
     survey = photos.survey()
-    show_problems(survey.problems, survey.count)
+    show_problems(survey)
     captioner = Captioner.from_pretrained(model, threads=threads)
     with (
         progress(survey.count, "tokenizing", "tokenized") as counts,
@@ -99,8 +151,7 @@ def tokenize_photos(sources: Sequence[Path], out: Path, model: str, threads: int
             counts.add(result)
     if counts.done or counts.skipped:
         click.echo(f"{out}: {counts}, {captioner.image_tokenizer.bits:,} bits each")
-    if counts.failed or survey.problems:
-        raise click.exceptions.Exit(1)
+    finish(survey, failed=counts.failed > 0)
 
 
 def caption_on_ray(sources: Sequence[Path], out: Path, config: CaptionerConfig, workers: int) -> None:
@@ -111,14 +162,14 @@ def caption_on_ray(sources: Sequence[Path], out: Path, config: CaptionerConfig, 
     bundle = Bundle.load(find_bundle(config.model))
     config = replace(config, model=str(bundle.folder.absolute()))  # one folder for all workers
     photos = list_photos(sources, bundle.config.image_units)
-    show_problems(photos.problems, photos.count)
+    survey = Survey(photos.count, photos.problems, photos.left_out)
+    show_problems(survey)
     with _resumable():
         made = caption_collection(photos, out, config, workers)
     click.echo(f"{out}: {counts_line('spoken', made.done, made.skipped, len(made.errors))}")
     if made.errors:
         click.echo(f"{len(made.errors)} failed: the column error of {out}/captions-*.parquet says why", err=True)
-    if made.errors or photos.problems:
-        raise click.exceptions.Exit(1)
+    finish(survey, failed=bool(made.errors))
 
 
 def tokenize_on_ray(sources: Sequence[Path], out: Path, config: CaptionerConfig, workers: int) -> None:
@@ -130,7 +181,8 @@ def tokenize_on_ray(sources: Sequence[Path], out: Path, config: CaptionerConfig,
     bundle = Bundle.load(find_bundle(config.model))
     config = replace(config, model=str(bundle.folder.absolute()))
     photos = list_photos(sources)
-    show_problems(photos.problems, photos.count)
+    survey = Survey(photos.count, photos.problems, photos.left_out)
+    show_problems(survey)
     with _resumable():
         made = tokenize_collection(photos, out, config, workers)
     for error in made.errors:
@@ -138,8 +190,7 @@ def tokenize_on_ray(sources: Sequence[Path], out: Path, config: CaptionerConfig,
     if made.done or made.skipped:
         counts = counts_line("tokenized", made.done, made.skipped, len(made.errors))
         click.echo(f"{out}: {counts}, {bundle.image_tokenizer.bits:,} bits each")
-    if made.errors or photos.problems:
-        raise click.exceptions.Exit(1)
+    finish(survey, failed=bool(made.errors))
 
 
 def _check_table_name(out: Path) -> None:

@@ -20,6 +20,8 @@ from im2sp.cli.options import (
     model_option,
     out_option,
     photos_argument,
+    rate_option,
+    raw_option,
     ray_option,
     threads_option,
     workers_option,
@@ -48,9 +50,16 @@ def _show_version(context: click.Context, option: click.Parameter, wanted: bool)
         raise click.exceptions.Exit
 
 
-@click.group(cls=Group, lazy=LAZY_COMMANDS, no_args_is_help=True)
+@click.group(
+    cls=Group,
+    lazy=LAZY_COMMANDS,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Language and voice are the bundle's: see im2sp info. Completion: see docs/howto/command-line.md.",
+)
 @click.option(
     "--version",
+    "-V",
     is_flag=True,
     is_eager=True,
     expose_value=False,
@@ -64,24 +73,60 @@ def app() -> None:
 @app.command(short_help="Speak about photos.")
 @photos_argument
 @caption_options
+@click.option("--force", is_flag=True, help="Speak again about photos that are done.")
+@raw_option
 @workers_option
 @ray_option
-def caption(photos: tuple[Path, ...], options: CaptionOptions, workers: int, ray: bool) -> None:
+def caption(photos: tuple[Path, ...], options: CaptionOptions, force: bool, raw: bool, workers: int, ray: bool) -> None:
     """Speak about photos: OUT/<name>.wav for each, and a line in OUT/captions.jsonl; with --play, aloud.
 
-    PHOTO is a photo, a folder of them, or a table that im2sp tokenize wrote. Run again, it goes on where it stopped:
-    photos that have their line and their wav are skipped. With --ray: tables OUT/captions-*.parquet, with the wavs.
+    One photo without either is spoken aloud or, where nothing can be played, into <name>.wav in this folder.
+
+    PHOTO is a photo, a folder of them, a table that im2sp tokenize wrote, or - for a photo on standard input. With one
+    photo OUT may be NAME.wav, or - for standard output. Run again, it goes on where it stopped: photos that are done,
+    and have not changed, are skipped, unless the model or the options are others. With --ray: tables
+    OUT/captions-*.parquet, with the wavs.
     """
     if options.play and workers > 1:
         raise click.BadParameter("only one can speak aloud at a time; give --play or --workers", param_hint="--workers")
-    from im2sp.cli.batch import caption_on_ray, caption_photos
+    if ray:
+        _caption_on_ray(photos, options, workers, force)
+        return
+    from im2sp.cli.batch import caption_photo, caption_photos, caption_to_file
+    from im2sp.cli.streams import is_standard_stream
+    from im2sp.image.unit_table import is_table
 
-    if not ray:
-        caption_photos(photos, options, workers)
-    elif options.play or options.out is None:
-        raise click.BadParameter("what Ray makes goes to a folder; give --out, not --play", param_hint="--ray")
+    single = len(photos) == 1 and not photos[0].is_dir() and not is_table(photos[0])
+    to_file = options.out is not None and _is_file(options.out)
+    if to_file or any(map(is_standard_stream, photos)):
+        if not single or not (to_file or options.play):
+            raise click.BadParameter("one photo goes to one NAME.wav or -, several to a folder", param_hint="--out")
+        caption_to_file(photos[0], options, raw)
+    elif raw:
+        raise click.BadParameter("samples without a header go to one file; give -o - or a name", param_hint="--raw")
+    elif options.out is not None or options.play:
+        caption_photos(photos, options, workers, force)
+    elif single:
+        caption_photo(photos[0], options)
     else:
-        caption_on_ray(photos, options.out, options.config(), workers)
+        raise click.BadParameter("say where the speech goes: give --out, --play or both", param_hint="--out")
+
+
+def _caption_on_ray(photos: tuple[Path, ...], options: CaptionOptions, workers: int, force: bool) -> None:
+    from im2sp.cli.batch import caption_on_ray
+
+    if options.play or options.out is None or options.as_json or options.words or force:
+        wrong = "what Ray makes goes to tables in a folder; give --out, not --play, --json, --words or --force"
+        raise click.BadParameter(wrong, param_hint="--ray")
+    caption_on_ray(photos, options.out, options.config(), workers)
+
+
+def _is_file(out: Path) -> bool:
+    """Return whether speech goes to `out` itself, not into a folder of that name."""
+    from im2sp.cli.streams import is_standard_stream
+
+    named = out.suffix.lower() == ".wav" and not out.is_dir()
+    return named or is_standard_stream(out) or out.is_fifo() or out.is_char_device()
 
 
 @app.command(short_help="Speak about each new photo in a folder.")
@@ -93,6 +138,9 @@ def watch(folder: Path, options: CaptionOptions) -> None:
     Photos may also appear in folders below FOLDER.
     """
     from im2sp.cli.batch import caption_new_photos
+
+    if options.out is None and not options.play:
+        raise click.BadParameter("say where the speech goes: give --out, --play or both", param_hint="--out")
 
     caption_new_photos(folder, options)
 
@@ -165,45 +213,50 @@ def explain(
     PHOTO is a photo, or a folder to look through.
     """
     from im2sp.captioner import Captioner
-    from im2sp.cli.console import show_problems
+    from im2sp.cli.console import finish, show_problems
     from im2sp.explain.page import write_explanations
     from im2sp.image.finding import Photos
     from im2sp.speech.whisper import WordRecogniser
 
     sources = Photos(photos)
     survey = sources.survey()
-    show_problems(survey.problems, survey.count)
+    show_problems(survey)
     captioner = Captioner.from_pretrained(model, threads=threads)
     options = captioner.default_options
     options = replace(options, beam=beam) if beam else options
     wanted = WordRecogniser.is_installed() if words is None else words
     recogniser = WordRecogniser(captioner.bundle.config.language, threads) if wanted else None
-    failed = bool(survey.problems)
+    failed = False
     for result in write_explanations(sources, out, captioner, options, recogniser):
         failed |= not isinstance(result, Path)
         click.echo(str(result), err=not isinstance(result, Path))
-    if failed:
-        raise click.exceptions.Exit(1)
+    finish(survey, failed=failed)
 
 
 @app.command(short_help="Speak units.")
 @click.argument("units", nargs=-1, required=True, metavar="UNITS...")
-@out_option("The wav to write.")
+@out_option("The wav to write, or - for standard output.")
+@raw_option
 @model_option
+@rate_option
 @threads_option
-def speak(units: tuple[str, ...], out: Path, model: str, threads: int) -> None:
+def speak(units: tuple[str, ...], out: Path, raw: bool, model: str, rate: float, threads: int) -> None:
     """Speak units: a waveform from their numbers, with predicted durations.
 
     UNITS are numbers such as "12 5 77", @FILE, or - for standard input.
     """
     from im2sp.captioner import Captioner
-    from im2sp.speech.audio import SAMPLE_RATE, write_wav
+    from im2sp.cli.streams import is_standard_stream, write_waveform
+    from im2sp.speech.audio import SAMPLE_RATE
     from im2sp.speech.units import parse_units
 
     captioner = Captioner.from_pretrained(model, threads=threads)
-    speech = captioner.speak(parse_units(_read_units(" ".join(units)), captioner.bundle.config.vocabulary.units))
-    write_wav(out, speech.waveform)
-    click.echo(f"{out}: {len(speech.waveform) / SAMPLE_RATE:.1f} s of speech from {len(speech.units)} units")
+    parsed = parse_units(_read_units(" ".join(units)), captioner.bundle.config.vocabulary.units)
+    speech = captioner.speak(parsed, rate=rate)
+    write_waveform(out, speech.waveform, raw=raw)
+    seconds = len(speech.waveform) / SAMPLE_RATE
+    line = f"{out}: {seconds:.1f} s of speech from {len(speech.units)} units"
+    click.echo(line, err=is_standard_stream(out))
 
 
 def _read_units(source: str) -> str:
@@ -230,15 +283,18 @@ def _read_units(source: str) -> str:
 def units(speech: Path, keep_repeats: bool, as_json: bool, model: str, threads: int) -> None:
     """Print the units of a recording, repeats removed.
 
-    SPEECH is a recording: WAV, FLAC, Ogg, MP3 and what else libsndfile reads.
+    SPEECH is a recording (WAV, FLAC, Ogg, MP3 and what else libsndfile reads), or - for one on standard input.
     """
     import json
 
     from im2sp.captioner import Captioner
-    from im2sp.speech.audio import UNIT_RATE, read_audio
+    from im2sp.cli.streams import is_standard_stream, standard_input
+    from im2sp.speech.audio import MAX_FILE_BYTES, UNIT_RATE, read_audio
     from im2sp.speech.units import remove_repeats
 
-    frames = Captioner.from_pretrained(model, threads=threads).units(read_audio(speech))
+    frames = Captioner.from_pretrained(model, threads=threads).units(
+        read_audio(standard_input(MAX_FILE_BYTES) if is_standard_stream(speech) else speech)
+    )
     found, durations = (frames, frames * 0 + 1) if keep_repeats else remove_repeats(frames)
     if as_json:
         lists = {"units": found.tolist(), "durations": durations.tolist()}

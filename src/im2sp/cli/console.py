@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
 from msgspec import to_builtins
-from msgspec.structs import asdict
+from msgspec.structs import asdict as asdict_struct
 
 from im2sp.cli.group import INTERRUPTED, fail
 from im2sp.confidence import share_in_words
 from im2sp.errors import Im2SpError
+from im2sp.image.finding import left_out_line
 from im2sp.speech.audio import UNIT_RATE
 
 if TYPE_CHECKING:
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
 
     from im2sp.batch import Result
     from im2sp.bundle import BundleDescription, ConfidenceConfig, ImageUnitsConfig
+    from im2sp.cli.options import CaptionOptions
+    from im2sp.image.finding import Survey
     from im2sp.manifest import Row
 
 # Rich is imported where something is drawn: the speech about one photo need not wait for it.
@@ -73,14 +78,16 @@ def counts_line(verb: str, done: int, skipped: int, failed: int) -> str:
 
 
 @contextmanager
-def progress(total: int | None, doing: str, done: str, *, resumable: bool = True) -> Iterator[Counts]:
-    """Count photos during the block, with a bar on a terminal unless there is one photo only.
+def progress(
+    total: int | None, doing: str, done: str, *, resumable: bool = True, quiet: bool = False
+) -> Iterator[Counts]:
+    """Count photos during the block, with a bar on a terminal unless there is one photo only or `quiet` is set.
 
     Ctrl-C and Im2SpError end the command with a sentence that has the counts; `resumable`: and says how to go on.
     """
     counts = Counts(total, done)
     try:
-        if (total is not None and total < 2) or not sys.stderr.isatty():
+        if quiet or (total is not None and total < 2) or not sys.stderr.isatty():
             yield counts
         else:
             with _bar() as bar:
@@ -114,15 +121,38 @@ def _bar() -> Progress:
     return Progress(*columns, console=Console(stderr=True), transient=True)
 
 
-def show_problems(problems: Sequence[str], count: int | None) -> None:
+def show_problems(survey: Survey) -> None:
     """Print what is wrong with the sources; end with exit code 1 when they have no photo at all."""
-    for problem in problems:
+    for problem in survey.problems:
         click.echo(problem, err=True)
-    if count == 0:
+    if survey.count == 0:
+        finish(survey, failed=True)
+
+
+def finish(survey: Survey, *, failed: bool) -> None:
+    """Name the kinds of pictures that were left out; end with exit code 1 where not every photo was done."""
+    if survey.left_out:
+        click.echo(left_out_line(survey.left_out), err=True)
+    if failed or survey.problems or survey.left_out:
         raise click.exceptions.Exit(1)
 
 
-def result_line(row: Row, out: Path | None) -> str:
+def show_result(result: Result, out: Path | None, options: CaptionOptions, *, err: bool = False) -> None:
+    """Print the result of one photo on stdout or stderr, in words or as JSON, unless it is to be quiet."""
+    row = result.row
+    if options.quiet:
+        return
+    if options.as_json:
+        if row is not None:
+            click.echo(json.dumps(asdict(row) | {"wav": str(out / row.wav) if out else None}), err=err)
+        else:
+            state = {"error": result.error} if result.error else {"skipped": True}
+            click.echo(json.dumps({"image": os.path.abspath(result.photo)} | state), err=err)
+    elif row is not None:
+        click.echo(_result_line(row, out), err=err)
+
+
+def _result_line(row: Row, out: Path | None) -> str:
     """Describe one caption in a line: its wav in `out`, or the photo where it was only played, and figures."""
     seconds = sum(row.durations) / UNIT_RATE
     confidence = "" if row.confidence is None else f"{share_in_words(row.confidence)}, "
@@ -131,6 +161,7 @@ def result_line(row: Row, out: Path | None) -> str:
         f"{out / row.wav if out else row.image}: {answer}"
         f"{seconds:.1f} s of speech, {_plural(len(row.units), 'unit')}, "
         f"score {row.score:.2f}, {confidence}made in {row.seconds:.2f} s"
+        + ("" if row.heard is None else f'; a recogniser heard "{row.heard}"')
     )
 
 
@@ -175,7 +206,7 @@ def _facts(description: BundleDescription) -> dict[str, str]:
         "speech": f"{config.vocabulary.units} units, {config.decoder.vocabulary_size} tokens, "
         f"{config.vocoder.sample_rate} Hz",
         "speech to units": "yes" if config.speech_encoder else "no",
-        "decoding": ", ".join(f"{name} {value}" for name, value in asdict(config.decoding).items()),
+        "decoding": ", ".join(f"{name} {value}" for name, value in asdict_struct(config.decoding).items()),
         "confidence": _confidence(config.confidence),
     }
 

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import click
 
 from im2sp.errors import Im2SpError, debugging, reason, unexpected
+from im2sp.installing import install_command
 
 INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it
 _LIBRARY_OF = {"hub": "huggingface_hub", "serve": "fastapi", "train": "torch"}  # extra -> a library that it brings
@@ -24,7 +25,7 @@ class LazyCommand:
 
     target: str  # "module:attribute" of a click command or group
     help: str  # one line, for the list of commands
-    extra: str  # optional dependencies that it needs: pip install 'im2sp[extra]'
+    extra: str  # optional dependencies that it needs: see `im2sp.installing`
 
 
 # Named by strings, so that nothing of im2sp.train and im2sp.server is imported before it is asked for.
@@ -83,7 +84,7 @@ def fail(sentence: str, code: int = 1) -> NoReturn:
 def _load(name: str, lazy: LazyCommand) -> click.Command:
     library = _LIBRARY_OF[lazy.extra]
     if find_spec(library) is None:
-        raise Im2SpError(f"im2sp {name} needs {library}, which is not installed: pip install 'im2sp[{lazy.extra}]'")
+        raise Im2SpError(f"im2sp {name} needs {library}, which is not installed: {install_command(lazy.extra)}")
     module, _, attribute = lazy.target.partition(":")
     command: click.Command = getattr(importlib.import_module(module), attribute)
     return command

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -10,12 +11,32 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from im2sp.files import ADDRESS
+
 if TYPE_CHECKING:
     from im2sp.batch import CaptionerConfig
 
 AnyCommand = Callable[..., None]
 
-ANY_PATH = click.Path(path_type=Path)  # opened, and complained about, by the function that reads it
+
+class _AnyPath(click.ParamType[Path]):
+    """A path, opened and complained about by the function that reads it."""
+
+    name = "path"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Refuse what cannot be meant: nothing, as of an unset shell variable, and addresses."""
+        if isinstance(value, Path):
+            return value
+        text = str(value)
+        if not text:
+            self.fail("it is empty; is a shell variable unset?", param, ctx)
+        if "://" in text and not os.path.exists(text):
+            self.fail(f"{text}: {ADDRESS}", param, ctx)
+        return Path(text)
+
+
+ANY_PATH = _AnyPath()
 
 model_option = click.option(
     "--model",
@@ -39,6 +60,14 @@ workers_option = click.option(
     show_default=True,
     help="Processes, each with its own copy of the model.",
 )
+rate_option = click.option(
+    "--rate",
+    type=click.FloatRange(0.5, 3),
+    default=1.0,
+    show_default=True,
+    help="How fast it speaks; the pitch stays. Above 1.5, listeners need practice.",
+)
+quiet_option = click.option("--quiet", "-q", is_flag=True, help="Print errors only.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 photos_argument = click.argument("photos", type=ANY_PATH, nargs=-1, required=True, metavar="PHOTO...")
 
@@ -61,10 +90,12 @@ class CaptionOptions:
     seed: int
     min_confidence: float | None
     always: bool
+    rate: float
+    quiet: bool
+    as_json: bool
+    words: bool | None
 
     def __post_init__(self) -> None:
-        if self.out is None and not self.play:
-            raise click.BadParameter("say where the speech goes: give --out, --play or both", param_hint="--out")
         if self.temperature > 0 and (self.beam or 1) > 1:
             raise click.BadParameter("sampling knows no beam; give --temperature or --beam", param_hint="--beam")
         if self.always and self.min_confidence:
@@ -76,14 +107,20 @@ class CaptionOptions:
 
         beam = self.beam or (1 if self.play else None)
         decoding = {"temperature": self.temperature, "seed": self.seed, "min_confidence": self.min_confidence}
-        decoding |= {"always_speak": self.always} | ({"beam": beam} if beam else {})
-        return CaptionerConfig(self.model, self.threads, tuple(decoding.items()))
+        decoding |= {"always_speak": self.always, "rate": self.rate} | ({"beam": beam} if beam else {})
+        return CaptionerConfig(self.model, self.threads, tuple(decoding.items()), self.wants_words())
+
+    def wants_words(self) -> bool:
+        """Whether a recogniser is to listen: where it is asked for, and in JSON wherever there is one."""
+        from im2sp.speech.whisper import WordRecogniser
+
+        return (self.as_json and WordRecogniser.is_installed()) if self.words is None else self.words
 
 
 def caption_options(command: AnyCommand) -> AnyCommand:
     """Add the options of a command that captions photos; it receives them as `options`, a CaptionOptions."""
 
-    @out_option("Folder for the speech and captions.jsonl.", required=False)
+    @out_option("Folder for the speech and captions.jsonl; of one photo also NAME.wav or -.", required=False)
     @click.option("--play", is_flag=True, help="Speak aloud while it decodes; greedy unless --beam is given.")
     @model_option
     @beam_option
@@ -101,7 +138,15 @@ def caption_options(command: AnyCommand) -> AnyCommand:
         help="Say that it cannot tell where a caption is less likely to be right; 0: never. The bundle's by default.",
     )
     @click.option("--always", is_flag=True, help="Speak every caption as it is, however doubtful.")
+    @rate_option
     @threads_option
+    @quiet_option
+    @click.option("--json", "as_json", is_flag=True, help="Print one line of JSON for each photo.")
+    @click.option(
+        "--words/--no-words",
+        default=None,
+        help="Print what a recogniser heard (extra `words`); by default in JSON, where it is installed.",
+    )
     @functools.wraps(command)
     def wrapped(**values: Any) -> None:
         options = CaptionOptions(**{field.name: values.pop(field.name) for field in fields(CaptionOptions)})
@@ -110,6 +155,7 @@ def caption_options(command: AnyCommand) -> AnyCommand:
     return wrapped
 
 
+raw_option = click.option("--raw", is_flag=True, help="Write 16-bit samples at 16 kHz without a header.")
 ray_option = click.option(
     "--ray", is_flag=True, help="For very many photos, also in tars and Parquet tables: workers on Ray Data."
 )

@@ -25,6 +25,7 @@ class DecodingOptions:
     max_repeats: int = 4  # so many copies of a token sequence in a row are a loop
     min_confidence: float | None = None  # below it the captioner abstains; None: as the bundle recommends
     always_speak: bool = False  # speak every caption as it is, without hedge or abstention
+    rate: float = 1.0  # how fast it speaks: predicted durations are divided by it, the pitch stays
 
     def __post_init__(self) -> None:
         for name, low, high in _RANGES:
@@ -44,6 +45,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("max_tokens", 1, 2**31),
     ("min_tokens", 0, 2**31),
     ("max_repeats", 2, 2**31),
+    ("rate", 0.5, 3),
     ("min_confidence", 0, 1),
 )
 

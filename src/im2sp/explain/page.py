@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
-import io
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -15,11 +14,11 @@ from pathlib import Path
 from string import Template
 
 import numpy as np
-from PIL import Image
 
 from im2sp.captioner import Captioner
 from im2sp.confidence import share_in_words
 from im2sp.decoding.options import DecodingOptions
+from im2sp.embedding import data_uri, picture_uri
 from im2sp.errors import ImageError, OutputError, reason
 from im2sp.explain.attention import AttentionTimeline, describe_peak, rounded_rows
 from im2sp.explain.plots import Explanation, heat_colours, plot_sheet, plot_tracks
@@ -101,15 +100,15 @@ def render_page(explanation: Explanation) -> str:
         style=style,
         script=script,
         summary=summary,
-        photo=_picture_uri(explanation.photo, "JPEG", quality=88),
+        photo=picture_uri(explanation.photo, "JPEG", quality=88),
         photo_width=explanation.photo.width,
         photo_height=explanation.photo.height,
         rows=rows,
         columns=columns,
         seconds=f"{seconds:.1f}",
         milliseconds=round(seconds * 1000),
-        tracks=_picture_uri(plot_tracks(explanation), "PNG", optimize=True),
-        audio=_uri("audio/wav", encode_wav(caption.waveform)),
+        tracks=picture_uri(plot_tracks(explanation), "PNG", optimize=True),
+        audio=data_uri("audio/wav", encode_wav(caption.waveform)),
         heard=_transcript(explanation),
         words_head='<th scope="col">Words that the recogniser heard</th>' if explanation.words is not None else "",
         segments=_table(explanation),
@@ -169,13 +168,3 @@ def _policy_hash(text: str) -> str:
 
 def _static(name: str) -> str:
     return resources.files("im2sp.explain").joinpath("static", name).read_text(encoding="utf-8")
-
-
-def _picture_uri(image: Image.Image, kind: str, **options: int) -> str:
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return _uri(f"image/{kind.lower()}", file.getvalue())
-
-
-def _uri(kind: str, data: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(data).decode()}"

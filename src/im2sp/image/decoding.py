@@ -13,7 +13,7 @@ from typing import Any
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from im2sp.errors import ImageError, reason
-from im2sp.image.formats import HEAD_BYTES, READABLE, can_read, kind_of, refusal, webp_canvas
+from im2sp.image.formats import HEAD_BYTES, READABLE, can_read, kind_of, readable_kinds, refusal, webp_canvas
 from im2sp.image.slimming import EOI, jpeg_scan_end, slim_jpeg, slim_png
 
 # Numpy is imported where it is needed: a process that only decodes starts in a third of the time without it.
@@ -42,8 +42,7 @@ def file_kind(data: bytes, name: str) -> str:
     """Return the kind of a picture file. Raises ImageError for one that cannot be read."""
     kind = kind_of(data[:HEAD_BYTES])
     if kind is None:
-        *others, last = (known for known in READABLE if can_read(known))
-        raise ImageError(f"{name}: is not a picture that im2sp can read ({', '.join(others)} or {last})")
+        raise ImageError(f"{name}: is not a picture that im2sp can read ({readable_kinds()})")
     if not can_read(kind):
         raise ImageError(f"{name}: {refusal(kind)}")
     return kind

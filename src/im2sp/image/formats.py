@@ -96,6 +96,12 @@ def can_read(kind: str) -> bool:
     return kind in READABLE and (kind != "HEIC" or find_spec("pillow_heif") is not None)
 
 
+def readable_kinds() -> str:
+    """Name the kinds that can be read."""
+    *others, last = (kind for kind in READABLE if can_read(kind))
+    return f"{', '.join(others)} or {last}"
+
+
 def refusal(kind: str) -> str:
     """Return what to say of a picture of a kind that cannot be read, after its name."""
     return f"is {'an' if kind in ('SVG', 'icon') else 'a'} {kind} file, which im2sp does not read; {_REFUSED[kind]}"

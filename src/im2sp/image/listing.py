@@ -10,13 +10,15 @@ import io
 import os
 import sys
 import tarfile
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from im2sp.bundle import ImageTokenizer
 from im2sp.errors import Im2SpError, ImageError, OutputError, TableError, reason
+from im2sp.files import NamedBytes
 from im2sp.image.finding import IMAGE_SUFFIXES, Photos
 from im2sp.image.loading import MAX_FILE_BYTES
 from im2sp.image.unit_table import SUFFIX, UnitTables, check_id, read_ids
@@ -29,14 +31,6 @@ UNIT_COLUMNS = ("image_id", "image_units")
 
 _MOST_BYTES, _MOST_TEXT = 2**30, 2**28  # of a column in a row group, uncompressed
 _WHAT = "table of photos"
-
-
-class NamedBytes(io.BytesIO):
-    """The bytes of a picture file, with a name for messages."""
-
-    def __init__(self, data: bytes, name: str) -> None:
-        super().__init__(data)
-        self.name = name
 
 
 class Place(NamedTuple):
@@ -73,6 +67,7 @@ class Collection:
     columns: tuple[str, str] = UNIT_COLUMNS  # of tables: id and photo
     tokenizer: ImageTokenizer | None = None  # of image units in the place of photos
     problems: tuple[str, ...] = ()  # sentences: folders without photos
+    left_out: Counter[str] = field(default_factory=Counter)  # pictures in folders that cannot be read, by kind
 
     @property
     def count(self) -> int:
@@ -95,15 +90,17 @@ def list_photos(sources: Sequence[Path], tokenizer: ImageTokenizer | None = None
     packed = tuple(dict.fromkeys(path.absolute() for path in found))
     if kinds == {SUFFIX}:
         return _list_tables(packed, tokenizer)
+    left_out: Counter[str] = Counter()
     if kinds == {TAR}:
         places = tuple(place for path in packed for place in _in_tar(path))
         problems = () if places else tuple(f"{path}: holds no photos" for path in packed)
     else:
         photos = Photos(sources)
         places = tuple(Place(image_id, os.fsencode(path.absolute())) for path, image_id in photos.named())
-        problems = photos.survey().problems
+        survey = photos.survey()
+        problems, left_out = survey.problems, survey.left_out
     ids = unique_ids((place.image_id, os.fsdecode(place.path)) for place in places)
-    return Collection(ids, places, problems=problems)
+    return Collection(ids, places, problems=problems, left_out=left_out)
 
 
 def unique_ids(named: Iterable[tuple[str, str]], where: Path = Path("the output")) -> frozenset[str]:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from im2sp.arrays import FloatArray
 from im2sp.errors import ImageError, reason
-from im2sp.files import refuse_address
+from im2sp.files import why_missing
 from im2sp.image.decoding import check_size, decode, file_kind, upright_rgb
 from im2sp.image.slimming import CHEAP_BYTES, CHEAP_PARTS, slim_jpeg, slim_png
 
@@ -74,7 +74,6 @@ def to_pixels(image: Image.Image, height: int, width: int, mean: Sequence[float]
 def _read(source: str | os.PathLike[str]) -> tuple[bytes, str]:
     """Read a file; return its bytes and its name."""
     name = os.fspath(source)
-    refuse_address(name, ImageError)
     try:
         status = os.stat(name)
         if stat.S_ISDIR(status.st_mode):
@@ -85,7 +84,7 @@ def _read(source: str | os.PathLike[str]) -> tuple[bytes, str]:
         with open(name, "rb") as file:
             return file.read(MAX_FILE_BYTES + 1), name
     except (OSError, ValueError) as error:  # ValueError: a path with a zero byte
-        raise ImageError(f"{name}: cannot be read ({reason(error)})") from error
+        raise ImageError(f"{name}: cannot be read ({why_missing(name, error)})") from error
 
 
 def _from_bytes(data: bytes, name: str, isolated: bool) -> Image.Image:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from im2sp.onnx.sessions import Graph, GraphError, Graphs
+from im2sp.onnx.sessions import Graph, Graphs
 from im2sp.onnx.signatures import Signature, Tensor, signatures
 
 __all__ = ["Graph", "GraphError", "Graphs", "Signature", "Tensor", "signatures"]

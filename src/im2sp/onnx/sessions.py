@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from im2sp.bundle import Bundle
-from im2sp.errors import BundleError, Im2SpError, reason
+from im2sp.errors import BundleError, GraphError, Im2SpError, reason
 from im2sp.onnx.cache import WEIGHTS, GraphCache
 from im2sp.onnx.external_data import check_external_data, data_file, graph_bytes
 from im2sp.onnx.signatures import Signature, signatures
@@ -29,10 +29,6 @@ _EXTERNAL_WEIGHTS = {  # of a cached graph: in a file of their own they are mapp
 _SHORT_RUNS = ("decoder", "duration_predictor")
 _LARGE = 2**24  # bytes of a graph whose products are worth it all the same
 _ORT_TYPES = {"float32": "tensor(float)", "int64": "tensor(int64)"}
-
-
-class GraphError(BundleError):
-    """A graph that cannot be opened or does not match the config; its bundle is unusable."""
 
 
 class Graph:

@@ -27,7 +27,8 @@ from im2sp.batch import CaptionerConfig, CaptionWorker
 from im2sp.bundle import ImageTokenizer
 from im2sp.captioner import Captioner
 from im2sp.errors import Im2SpError, ImageError, OutputError, TableError, about, debugging, reason
-from im2sp.image.listing import UNIT_COLUMNS, Collection, NamedBytes, Place
+from im2sp.files import NamedBytes
+from im2sp.image.listing import UNIT_COLUMNS, Collection, Place
 from im2sp.image.unit_table import METADATA_KEY
 from im2sp.image.units import ImageUnits
 from im2sp.manifest import locked

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
-from im2sp.errors import Im2SpError, debugging, reason, require_extra
+from im2sp.errors import Im2SpError, debugging, reason
+from im2sp.installing import require_extra
 
 _OBJECT_STORE = 2**29  # bytes of shared memory on this machine, for photos from tables and for wavs
 

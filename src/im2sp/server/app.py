@@ -24,14 +24,15 @@ from im2sp.server.responses import Refusal
 from im2sp.server.routes import add_routes
 from im2sp.server.service import Service
 from im2sp.server.settings import Settings
+from im2sp.speech.whisper import WordRecogniser
 
 STATIC = Path(__file__).with_name("static")
 _NO_CACHE = {"Cache-Control": "no-cache"}  # revalidate: an old script must not meet a new service
 
 
-def create_app(captioner: Captioner, settings: Settings) -> FastAPI:
+def create_app(captioner: Captioner, settings: Settings, recogniser: WordRecogniser | None = None) -> FastAPI:
     """Build the whole service, to be run by one process with one event loop."""
-    service = Service(captioner, settings, Metrics())
+    service = Service(captioner, settings, Metrics(), recogniser)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

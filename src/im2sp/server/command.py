@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import logging
 import socket
+import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import click
 import numpy as np
+import segno
 import uvicorn
 
 from im2sp.captioner import Captioner
@@ -16,6 +20,7 @@ from im2sp.cli.options import ANY_PATH, model_option, threads_option
 from im2sp.errors import Im2SpError, reason
 from im2sp.server.app import create_app
 from im2sp.server.settings import Settings, read_token
+from im2sp.speech.whisper import WordRecogniser
 
 _BACKLOG = 128
 _HEAD_LIMIT = 16 * 2**10  # bytes of request line and headers
@@ -42,32 +47,54 @@ _WARM_UP = np.full((64, 64, 3), 128, dtype=np.uint8)
 )
 @model_option
 @threads_option
+@click.option(
+    "--words/--no-words",
+    default=WordRecogniser.is_installed,
+    help="Show what a recogniser heard (extra `words`). By default where it is installed.",
+)
 def serve(
-    model: str, threads: int, token_file: Path | None, certificate: Path | None, key: Path | None, **values: Any
+    model: str,
+    threads: int,
+    words: bool,
+    token_file: Path | None,
+    certificate: Path | None,
+    key: Path | None,
+    **values: Any,
 ) -> None:
     """Serve a page and an HTTP interface that speak about photos, until Ctrl-C.
 
-    After SIGINT or SIGTERM it finishes the requests that it has.
+    After SIGINT or SIGTERM it finishes the requests that it has. On a terminal, it prints a link with the token for
+    other devices, and its QR code.
     """
     settings = Settings(token=read_token(token_file), **values)
     captioner = Captioner.from_pretrained(model, threads=threads)
+    recogniser = WordRecogniser(captioner.bundle.config.language, threads or 1) if words else None
     with listen(settings.host, settings.port) as listener:
         logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
-        server = create_server(captioner, settings, certificate=certificate, key=key)
+        server = create_server(captioner, settings, recogniser, certificate=certificate, key=key)
         for _ in captioner.stream(_WARM_UP):  # opens the graphs, so that the first client need not wait for them
             pass
         scheme = "https" if server.config.is_ssl else "http"
-        host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        click.echo(f"im2sp speaks at {scheme}://{host}:{listener.getsockname()[1]} (Ctrl-C ends it)")
+        port = listener.getsockname()[1]
+        click.echo(f"im2sp speaks at {address_of(scheme, settings.host, port)} (Ctrl-C ends it)")
+        if settings.token and sys.stdout.isatty():  # a log is no place for it
+            link = link_for_others(settings, scheme, port)
+            click.echo(f"For other devices, with the token: {link}")
+            segno.make(link, micro=False).terminal(compact=True)
         server.run(sockets=[listener])
 
 
 def create_server(
-    captioner: Captioner, settings: Settings, *, certificate: Path | None = None, key: Path | None = None
+    captioner: Captioner,
+    settings: Settings,
+    recogniser: WordRecogniser | None = None,
+    *,
+    certificate: Path | None = None,
+    key: Path | None = None,
 ) -> uvicorn.Server:
     """Build the server, not yet running. Raises OSError for a certificate or key that cannot be used."""
     config = uvicorn.Config(
-        create_app(captioner, settings),
+        create_app(captioner, settings, recogniser),
         http="h11",
         ws="websockets-sansio",
         loop="asyncio",
@@ -89,6 +116,21 @@ def create_server(
     )
     config.load()
     return uvicorn.Server(config)
+
+
+def address_of(scheme: str, host: str, port: int) -> str:
+    """Return the address of the page."""
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def link_for_others(settings: Settings, scheme: str, port: int) -> str:
+    """Return the address by which others reach the page, with the token in its fragment, which is never sent."""
+    host = settings.allowed_hosts[0] if settings.allowed_hosts else settings.host
+    if host in ("0.0.0.0", "::"):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, suppress(OSError):
+            probe.connect(("192.0.2.1", 9))  # of no one; nothing is sent, but the system says which way it would go
+            host = probe.getsockname()[0]
+    return f"{address_of(scheme, host, port)}/#token={quote(settings.token or '', safe='')}"
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -6,7 +6,7 @@ import base64
 import json
 import math
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 
 import numpy as np
 from pydantic import BaseModel, Field
@@ -84,6 +84,9 @@ class CaptionAnswer(BaseModel):
     speech_seconds: float = Field(description="Length of the speech.")
     seconds: float = Field(description="Time taken to make it.")
     sample_rate: int = Field(default=SAMPLE_RATE, description="Of the speech, in Hz.")
+    heard: str | None = Field(
+        default=None, description="The words that a recogniser heard, with `words=true`, where the service has one."
+    )
     wav: str | None = Field(default=None, description="The speech as a WAV file in base64, with `audio=true`.")
     attention: Attention | None = Field(default=None, description="With `attention=true`: where the model looked.")
 
@@ -94,7 +97,9 @@ class ErrorAnswer(BaseModel):
     error: str = Field(description="One sentence: what was wrong, with what, what to do.")
 
 
-def caption_answer(caption: SpeechCaption, *, audio: bool = False, captioner: Captioner | None = None) -> CaptionAnswer:
+def caption_answer(
+    caption: SpeechCaption, *, audio: bool = False, captioner: Captioner | None = None, heard: str | None = None
+) -> CaptionAnswer:
     """Describe a caption; with `audio` including its WAV, with the captioner that made it including its attention."""
     return CaptionAnswer(
         units=caption.units.tolist(),
@@ -106,6 +111,7 @@ def caption_answer(caption: SpeechCaption, *, audio: bool = False, captioner: Ca
         abstained=caption.abstained,
         speech_seconds=len(caption.waveform) / SAMPLE_RATE,
         seconds=caption.seconds,
+        heard=heard,
         wav=base64.b64encode(encode_wav(caption.waveform)).decode() if audio else None,
         attention=attention_of(caption, captioner) if captioner and not caption.abstained else None,
     )
@@ -121,11 +127,14 @@ def caption_headers(caption: SpeechCaption) -> dict[str, str]:
 
 
 async def encode_stream(
-    chunks: AsyncIterator[SpeechChunk], kind: str, captioner: Captioner | None = None
+    chunks: AsyncIterator[SpeechChunk],
+    kind: str,
+    captioner: Captioner | None = None,
+    listen: Callable[[FloatArray], Awaitable[str | None]] | None = None,
 ) -> AsyncGenerator[bytes, None]:
     """Encode chunks of speech as the body of a response of type WAV, PCM or LINES, each as soon as it is there.
 
-    `captioner`: adds its attention to the last of the LINES.
+    `captioner`: adds its attention to the LINES. `listen`: adds a last line with the words that it heard, if any.
     """
     if kind == WAV:
         yield streamed_wav_header()
@@ -134,6 +143,9 @@ async def encode_stream(
             yield _line({"pcm": base64.b64encode(pcm(chunk.waveform, big_endian=False)).decode()})
             if chunk.caption is not None:
                 yield _line(caption_answer(chunk.caption, captioner=captioner).model_dump(exclude_none=True))
+                heard = await listen(chunk.caption.waveform) if listen else None
+                if heard is not None:
+                    yield _line({"heard": heard})
         else:
             yield pcm(chunk.waveform, big_endian=kind == PCM)
 

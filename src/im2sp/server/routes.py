@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request, Response, WebSocket
@@ -46,7 +47,8 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
 }
 _STREAM: dict[str, Any] = {
     "description": "By Accept: a WAV file without a length, 16-bit samples (big-endian), or JSON lines: "
-    '{"pcm": base64, 16-bit little-endian} for each chunk, then what /v1/captions answers.',
+    '{"pcm": base64, 16-bit little-endian} for each chunk, then what /v1/captions answers; '
+    'with `words=true` then {"heard": ...}.',
     "content": {responses.WAV: _BINARY, responses.PCM: _BINARY, responses.LINES: {"schema": {"type": "string"}}},
 }
 _GOING_AWAY = 1001  # RFC 6455, section 7.4.1
@@ -62,18 +64,19 @@ class StreamQuery(BaseModel):
         None, ge=0, le=1, description="Say that it cannot tell where a caption is less likely right; 0: never."
     )
     always: bool = Field(False, description="Speak every caption as it is, however doubtful.")
+    rate: float = Field(1, ge=0.5, le=3, description="How fast it speaks; the pitch stays.")
+    words: bool = Field(
+        False, description="Put into the JSON the words that a recogniser heard, where the service has one."
+    )
     attention: bool = Field(False, description="Put into the JSON where the model looked, and when.")
 
     def options(self, service: Service, beam: int | None) -> DecodingOptions:
         """Return decoding options, with this beam where none is given (None: the bundle's). Raises Refusal 422."""
         if self.temperature > 0 and (self.beam or 1) > 1:
             raise Refusal(422, "sampling knows no beam; give temperature or beam")
-        if self.temperature > 0:
-            return service.options(
-                self.min_confidence, self.always, temperature=self.temperature, seed=self.seed, beam=1
-            )
-        beam = self.beam or beam
-        return service.options(self.min_confidence, self.always, **({"beam": beam} if beam else {}))
+        beam = 1 if self.temperature > 0 else self.beam or beam
+        changes = {"rate": self.rate, "temperature": self.temperature, "seed": self.seed}
+        return service.options(self.min_confidence, self.always, **changes, **({"beam": beam} if beam else {}))
 
 
 class CaptionQuery(StreamQuery):
@@ -104,7 +107,8 @@ def _add_captions(app: FastAPI, service: Service) -> None:
         caption = await _whole(_speech(service, request, options, streamed=False))
         if kind == responses.JSON:
             captioner = service.captioner if query.attention else None
-            answer = responses.caption_answer(caption, audio=query.audio, captioner=captioner)
+            heard = await service.listen(caption.waveform) if query.words else None
+            answer = responses.caption_answer(caption, audio=query.audio, captioner=captioner, heard=heard)
             return JSONResponse(answer.model_dump(exclude_none=True))
         headers = responses.caption_headers(caption)
         return Response(encode_wav(caption.waveform), media_type=responses.WAV, headers=headers)
@@ -124,7 +128,8 @@ def _add_stream(app: FastAPI, service: Service) -> None:
         chunks = _speech(service, request, query.options(service, beam=1), streamed=True)
         first = await anext(chunks)  # what goes wrong now can still be answered with a status of its own
         captioner = service.captioner if query.attention else None
-        body = responses.encode_stream(_chain(first, chunks), kind, captioner)
+        listen = service.listen if query.words else None
+        body = responses.encode_stream(_chain(first, chunks), kind, captioner, listen)
         return StreamingResponse(body, media_type=responses.PCM_TYPE if kind == responses.PCM else kind)
 
 
@@ -133,7 +138,10 @@ def _add_live(app: FastAPI, service: Service) -> None:
 
     @app.websocket("/v1/live")
     async def live(
-        socket: WebSocket, min_confidence: Annotated[float | None, Query(ge=0, le=1)] = None, always: bool = False
+        socket: WebSocket,
+        min_confidence: Annotated[float | None, Query(ge=0, le=1)] = None,
+        always: bool = False,
+        rate: Annotated[float, Query(ge=0.5, le=3)] = 1,
     ) -> None:
         nonlocal opened
         if opened >= service.settings.sockets:
@@ -143,7 +151,7 @@ def _add_live(app: FastAPI, service: Service) -> None:
         opened += 1
         try:
             await socket.accept()
-            await _converse(socket, service, min_confidence, always)
+            await _converse(socket, service, partial(service.options, min_confidence, always, rate=rate, beam=1))
         except WebSocketDisconnect:
             pass
         finally:
@@ -183,7 +191,7 @@ async def _chain(first: SpeechChunk, rest: AsyncGenerator[SpeechChunk, None]) ->
             yield chunk
 
 
-async def _converse(socket: WebSocket, service: Service, min_confidence: float | None, always: bool) -> None:
+async def _converse(socket: WebSocket, service: Service, options: Callable[[], DecodingOptions]) -> None:
     """Answer one photo after the other until the client leaves or is idle for too long."""
     while True:
         try:
@@ -197,7 +205,7 @@ async def _converse(socket: WebSocket, service: Service, min_confidence: float |
         try:
             if not (photo := message.get("bytes")):
                 raise Refusal(400, "send a photo as one binary message")
-            await _speak_live(socket, service, photo, service.options(min_confidence, always, beam=1))
+            await _speak_live(socket, service, photo, options())
         except Refusal as refusal:
             error = {"type": "error", "error": refusal.sentence, "status": refusal.status}
             await socket.send_json(error | ({"retry_after": refusal.retry_after} if refusal.retry_after else {}))

@@ -20,6 +20,7 @@ from PIL.Image import Image
 from starlette.requests import ClientDisconnect
 from starlette.types import Scope
 
+from im2sp.arrays import FloatArray
 from im2sp.captioner import Captioner, SpeechChunk
 from im2sp.decoding.options import DecodingOptions
 from im2sp.errors import Im2SpError
@@ -29,6 +30,7 @@ from im2sp.server.metrics import Metrics
 from im2sp.server.responses import Refusal
 from im2sp.server.settings import Settings
 from im2sp.speech.audio import SAMPLE_RATE
+from im2sp.speech.whisper import WordRecogniser
 
 _FIRST_GUESS = 0.5  # seconds a photo takes, until some have been captioned
 _WEIGHT = 0.2  # of the latest photo in the moving average
@@ -76,7 +78,12 @@ class Job:
 class Service:
     """Captioner, thread and queue of one process, used from one event loop."""
 
-    def __init__(self, captioner: Captioner, settings: Settings, metrics: Metrics) -> None:
+    def __init__(
+        self, captioner: Captioner, settings: Settings, metrics: Metrics, recogniser: WordRecogniser | None = None
+    ) -> None:
+        """`recogniser`: says what it heard, to those who ask."""
+        self._recogniser = recogniser
+        self._listening = asyncio.Semaphore(1)  # one after the other
         self.captioner = captioner
         self.settings = settings
         self.metrics = metrics
@@ -108,6 +115,13 @@ class Service:
         place = ExitStack()
         place.callback(self._leave, client)
         return place
+
+    async def listen(self, waveform: FloatArray) -> str | None:
+        """Return the words that a recogniser hears: waveform float32 [samples] -> text; None where there is none."""
+        if self._recogniser is None:
+            return None
+        async with self._listening:
+            return await asyncio.to_thread(self._recogniser.text, waveform)
 
     def _leave(self, client: str) -> None:
         self._clients[client] -= 1

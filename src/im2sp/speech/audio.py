@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from im2sp.arrays import HOP, SAMPLE_RATE, UNIT_RATE, FloatArray
 from im2sp.errors import AudioError, reason
-from im2sp.files import atomic_write
+from im2sp.files import atomic_write, why_missing
 
 if TYPE_CHECKING:
     from soundfile import SoundFile
@@ -33,6 +33,8 @@ MAX_SECONDS = 1_800  # a waveform of half an hour takes 115 MB
 MAX_CHANNELS = 32
 RATES = range(4_000, 768_001)  # Hz, the sampling rates that are taken for real
 _BLOCK_SAMPLES = 2**18  # decoded at a time, all channels together
+_READABLE = "WAV, FLAC, Ogg or MP3"
+_OTHERS = ((4, b"ftyp", "MPEG-4 (m4a, mp4)"), (0, b"\x1aE\xdf\xa3", "WebM or Matroska"))  # place, bytes, kind
 _FULL_SCALE = 32_768  # 16-bit value of 1.0, as decoders divide; 1.0 itself is written as the value below
 
 
@@ -64,8 +66,11 @@ def write_wav(path: str | Path, waveform: FloatArray) -> None:
     """Write waveform (float32 [samples], 16 kHz; clipped to [-1, 1]) as a 16-bit mono WAV file, whole or not at all.
 
     When this returns, the file is on the disk under its name. Raises AudioError when the waveform is not one channel
-    of finite numbers or the file cannot be written (its `__cause__` is then the OSError).
+    of finite numbers, when the name promises another format, or when the file cannot be written (its `__cause__` is
+    then the OSError).
     """
+    if Path(path).suffix.lower() not in ("", ".wav"):
+        raise AudioError(f"{path}: only WAV is written; give a name that ends in .wav")
     samples = to_pcm16(waveform)
     try:
         with atomic_write(Path(path)) as temporary, temporary.open("wb") as file:
@@ -125,7 +130,7 @@ def _from_path(path: Path) -> FloatArray:
         with path.open("rb") as file:
             return _decode(_checked(file, status.st_size, str(path)), str(path))
     except (OSError, ValueError) as error:  # ValueError: a path with a zero byte
-        raise AudioError(f"{path}: cannot be read ({reason(error)})") from error
+        raise AudioError(f"{path}: cannot be read ({why_missing(str(path), error)})") from error
 
 
 def _checked(file: BinaryIO, size: int, name: str) -> BinaryIO:
@@ -148,7 +153,12 @@ def _decode(file: BinaryIO, name: str) -> FloatArray:
     except TypeError as error:  # a file object called something.raw, which soundfile will not look into
         raise AudioError(f"{name}: has no header that says what it holds; convert it to WAV first") from error
     except soundfile.LibsndfileError as error:
-        raise AudioError(f"{name}: is not a recording that im2sp can read, or is damaged") from error
+        file.seek(0)
+        head = file.read(12)
+        kind = next((kind for at, magic, kind in _OTHERS if head.startswith(magic, at)), None)
+        if kind:
+            raise AudioError(f"{name}: is {kind}, which im2sp does not read; convert it to {_READABLE}") from error
+        raise AudioError(f"{name}: is not a recording that im2sp can read ({_READABLE}), or is damaged") from error
     except Exception as error:  # decoders meet hostile bytes with nearly every exception there is
         raise AudioError(f"{name}: cannot be read ({reason(error)})") from error
     waveform = np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
@@ -183,6 +193,9 @@ def _resampled(recording: SoundFile, name: str) -> Iterator[FloatArray]:
         if not np.isfinite(mono).all():
             raise AudioError(f"{name}: holds values that are not finite numbers")
         last = len(block) == 0
-        yield mono if stream is None else stream.resample_chunk(mono, last=last)
+        piece = mono if stream is None else stream.resample_chunk(mono, last=last)
+        if not np.isfinite(piece).all():
+            raise AudioError(f"{name}: is too loud to be resampled; its samples are to be within -1 and 1")
+        yield piece
         if last:
             return

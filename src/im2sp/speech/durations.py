@@ -14,6 +14,7 @@ LONGEST_UNIT = 5 * UNIT_RATE  # frames; no sound of speech is held longer, whate
 FIRST_WINDOW = 24  # units in the predictor's first window: mostly enough for speech to start
 NEXT_WINDOWS = 4  # units in the windows after it: small, so that speech starts soon where it needs them
 LARGEST_WINDOW = 256  # units
+_SCALED_TOLERANCE = 0.51  # frames, at other rates than 1: half a frame, and never back and forth
 _START_UNITS = 30  # by then the 0.6 s that the vocoder looks ahead are known; most units last one or two frames
 
 
@@ -25,22 +26,26 @@ class ErrorDiffusion:
 
     Args:
         tolerance: frames, more than 0.5. Above half a frame, near-integer durations of regular sentences stay as they
-            are; at 100 every duration is rounded by itself, as in published vocoders.
+            are; at 100 every duration is rounded by itself, as in published vocoders. Holds at rate 1 only.
+        rate: divides the expected durations. Above 1, units that would be shorter than a frame are left out in turn.
     """
 
-    def __init__(self, tolerance: float) -> None:
-        self._tolerance = tolerance
-        self._residual = 0.0  # frames expected minus frames given
+    def __init__(self, tolerance: float, rate: float = 1.0) -> None:
+        self._tolerance = tolerance if rate == 1 else _SCALED_TOLERANCE
+        self._rate = rate
+        self._least = 0 if rate > 1 else 1  # frames of a unit
+        self._residual = 0.5 if rate > 1 else 0.0  # frames expected minus frames given; the first unit always sounds
 
     def round(self, expected: FloatArray) -> IntArray:
-        """Round the next expected durations: floats [U] in frames -> int64 [U], from 1 to LONGEST_UNIT."""
-        bounded = np.clip(expected, 1, LONGEST_UNIT)
+        """Round the next expected durations: floats [U] in frames -> int64 [U], to LONGEST_UNIT, from 1 (from 0 above
+        rate 1)."""
+        bounded = np.clip(expected, 1, LONGEST_UNIT) / self._rate
         durations: IntArray = np.round(bounded).astype(np.int64)
         for index, frames in enumerate(bounded.tolist()):
             residual = self._residual + frames - int(durations[index])
             if residual > self._tolerance:
                 durations[index] += 1
-            elif residual < -self._tolerance and durations[index] > 1:
+            elif residual < -self._tolerance and durations[index] > self._least:
                 durations[index] -= 1
             self._residual += frames - int(durations[index])
         return durations
@@ -54,11 +59,12 @@ class StreamingDurations:
 
     Args:
         predict: units int64 [U] -> expected durations, floats [U] in frames.
+        rate: how fast to speak; 1 is as the voice learned it.
     """
 
-    def __init__(self, predict: Callable[[IntArray], FloatArray], config: VocoderConfig) -> None:
+    def __init__(self, predict: Callable[[IntArray], FloatArray], config: VocoderConfig, rate: float = 1.0) -> None:
         self._predict, self._config = predict, config
-        self._diffusion = ErrorDiffusion(config.duration_tolerance)
+        self._diffusion = ErrorDiffusion(config.duration_tolerance, rate)
         self._known = 0  # units whose durations are final
 
     def extend(self, units: IntArray, *, complete: bool) -> IntArray:

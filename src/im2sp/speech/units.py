@@ -40,13 +40,13 @@ def _begins(sequence: IntArray) -> npt.NDArray[np.bool_]:
 def expand(units: Sequence[int] | IntArray, durations: Sequence[int] | IntArray) -> IntArray:
     """Repeat units int64 [U] by durations int64 [U] in frames of 20 ms -> frames int64 [F] at 50 Hz.
 
-    Raises Im2SpError when the two differ in length or a duration is below one frame.
+    Raises Im2SpError when the two differ in length, a duration is negative, or all are 0.
     """
     unit_array, duration_array = np.asarray(units, dtype=np.int64), np.asarray(durations, dtype=np.int64)
     if unit_array.shape != duration_array.shape:
         raise Im2SpError(f"there are {unit_array.size} units but {duration_array.size} durations: give one to each")
-    if (duration_array < 1).any():
-        raise Im2SpError(f"a duration is {duration_array.min()} frames: give every unit at least one frame of 20 ms")
+    if duration_array.min(initial=0) < 0 or (duration_array.size and not duration_array.any()):
+        raise Im2SpError("durations are frames of 20 ms: give numbers from 0 on, not all of them 0")
     return np.repeat(unit_array, duration_array)
 
 
@@ -79,4 +79,4 @@ def parse_units(text: str, count: int) -> IntArray:
             raise Im2SpError(f"{word[:20]!r} is not a unit: give numbers from 0 to {count - 1} with blanks between")
         if len(word.lstrip("0")) > longest:  # checked here: it may not fit into 64 bits
             raise Im2SpError(f"unit {word[:20]} does not exist: this bundle has units from 0 to {count - 1}")
-    return check_units(np.array([int(word) for word in words], dtype=np.int64), count)
+    return check_units(np.array([int(word[-20:]) for word in words], dtype=np.int64), count)

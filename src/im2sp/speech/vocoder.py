@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, field
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from im2sp.arrays import UNIT_RATE, FloatArray, IntArray
 from im2sp.bundle import VocoderConfig
 from im2sp.errors import BundleError, Im2SpError
 from im2sp.onnx import Graphs
-from im2sp.speech.durations import StreamingDurations
+from im2sp.speech.durations import ErrorDiffusion, StreamingDurations
 from im2sp.speech.units import check_units, expand, without_repeats
 
 LONGEST_SPEECH = 30 * 60 * UNIT_RATE  # frames in one request, half an hour
@@ -21,11 +21,11 @@ FIRST_FRAMES = 3  # frames of the first chunk of a stream: the next is ready in 
 MAX_CHUNK_FRAMES = 2 * UNIT_RATE  # of a stream
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Speech:
     """A stretch of speech."""
 
-    waveform: FloatArray  # float32 [samples], 16 kHz, in [-1, 1]
+    waveform: FloatArray = field(repr=False)  # float32 [samples], 16 kHz, in [-1, 1]
     units: IntArray  # int64 [U], repeats removed unless durations were given
     durations: IntArray  # int64 [U], frames of 20 ms
 
@@ -43,12 +43,16 @@ class Vocoder:
         self._graphs = graphs
         self._config = config
 
-    def speak(self, units: Sequence[int] | IntArray, durations: Sequence[int] | IntArray | None = None) -> Speech:
+    def speak(
+        self, units: Sequence[int] | IntArray, durations: Sequence[int] | IntArray | None = None, rate: float = 1.0
+    ) -> Speech:
         """Synthesize units int64 [U]. Without `durations` (int64 [U], frames) repeats go and durations are predicted.
+
+        `rate`: how fast to speak; durations are divided by it.
 
         Raises Im2SpError for units or durations that cannot be spoken.
         """
-        unit_array, duration_array = self._plan(units, durations)
+        unit_array, duration_array = self._plan(units, durations, rate)
         pieces = list(self.synthesize(expand(unit_array, duration_array)))
         return Speech(np.concatenate(pieces), unit_array, duration_array)
 
@@ -61,13 +65,13 @@ class Vocoder:
         """Synthesize in pieces of `chunk_frames` frames, each as soon as it is ready; joined they equal `speak`."""
         return self.synthesize(expand(*self._plan(units, durations)), chunk_frames)
 
-    def predict_durations(self, units: IntArray) -> IntArray:
+    def predict_durations(self, units: IntArray, rate: float = 1.0) -> IntArray:
         """Predict durations: units int64 [U], repeats removed -> int64 [U] in frames of 20 ms, 1 to LONGEST_UNIT."""
-        return self.streaming_durations().extend(units, complete=True)
+        return self.streaming_durations(rate).extend(units, complete=True)
 
-    def streaming_durations(self) -> StreamingDurations:
+    def streaming_durations(self, rate: float = 1.0) -> StreamingDurations:
         """Predict durations of a growing sequence of units, equal to `predict_durations` of all of it."""
-        return StreamingDurations(self._expected_frames, self._config)
+        return StreamingDurations(self._expected_frames, self._config, rate)
 
     def synthesize(self, frames: IntArray, chunk_frames: int = PIECE_FRAMES) -> Iterator[FloatArray]:
         """Synthesize frames int64 [F] -> waveforms float32 [chunk_frames * 320] (the last may be shorter)."""
@@ -93,15 +97,19 @@ class Vocoder:
         return self._config.context_frames
 
     def _plan(
-        self, units: Sequence[int] | IntArray, durations: Sequence[int] | IntArray | None
+        self, units: Sequence[int] | IntArray, durations: Sequence[int] | IntArray | None, rate: float = 1.0
     ) -> tuple[IntArray, IntArray]:
         """Return units int64 [U] and durations int64 [U] in frames of 20 ms, checked or predicted."""
         unit_array = check_units(units, self._config.units)
         if durations is None:
             unit_array = without_repeats(unit_array)
-            duration_array = self.predict_durations(unit_array)
+            duration_array = self.predict_durations(unit_array, rate)
         else:
             duration_array = np.asarray(durations, dtype=np.int64)
+            if rate != 1:
+                duration_array = ErrorDiffusion(self._config.duration_tolerance, rate).round(
+                    duration_array.astype(np.float32)
+                )
         check_length(duration_array)
         return unit_array, duration_array
 
@@ -130,9 +138,10 @@ class StreamingVocoder:
     when the frames of the vocoder's context are.
     """
 
-    def __init__(self, vocoder: Vocoder) -> None:
+    def __init__(self, vocoder: Vocoder, rate: float = 1.0) -> None:
+        """`rate`: how fast to speak."""
         self._vocoder = vocoder
-        self._predictor = vocoder.streaming_durations()
+        self._predictor = vocoder.streaming_durations(rate)
         self._units = np.zeros(0, dtype=np.int64)
         self._durations = np.zeros(0, dtype=np.int64)  # the final ones, of the first units
         self._frames = np.zeros(0, dtype=np.int64)  # these units, repeated by their durations

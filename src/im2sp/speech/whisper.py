@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from im2sp.arrays import FloatArray
-from im2sp.errors import Im2SpError, require_extra
+from im2sp.errors import Im2SpError
 from im2sp.files import atomic_write
+from im2sp.installing import require_extra
 from im2sp.speech.audio import mono_float32
 
 if TYPE_CHECKING:
@@ -121,6 +122,10 @@ class WordRecogniser:
         )
         found = (word for segment in segments for word in segment.words or ())
         return tuple(TimedWord(word.word.strip(), float(word.start), float(word.end)) for word in found)
+
+    def text(self, waveform: FloatArray) -> str:
+        """waveform float32 [samples], 16 kHz -> its words as one line; empty where nothing is heard."""
+        return " ".join(word.text for word in self.words(waveform))
 
     @staticmethod
     def is_installed() -> bool:

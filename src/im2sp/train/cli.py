@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from im2sp.train.logs import log_to_stderr
+from im2sp.train.launch import log_to_stderr
 
 
 @click.command()
@@ -31,7 +31,7 @@ def train(
     from im2sp.train.stages import is_done, run_stages
 
     if recipe is None:
-        from im2sp.train.smoke import run_smoke
+        from im2sp.train.recipes import run_smoke
 
         run_smoke(runs or Path("runs/smoke"))
         return

@@ -33,9 +33,9 @@ from im2sp.onnx.external_data import data_file
 from im2sp.speech.audio import SAMPLE_RATE
 from im2sp.train.model_card import Facts, model_card, with_figures
 from im2sp.train.models.git import CachedDecoderStep, GitDecoder, GitDecoderConfig, ImagePrefix
-from im2sp.train.models.saving import WEIGHTS
+from im2sp.train.models.saving import WEIGHTS, Exported
 from im2sp.train.models.speech_encoder import SpeechEncoder
-from im2sp.train.models.unit_hifigan import DurationGraph, SpeakerGenerator, UnitHifigan
+from im2sp.train.models.unit_hifigan import UnitHifigan
 from im2sp.train.models.unit_vocoder import DURATION_TOLERANCE, DurationPredictor, UnitVocoder, load_vocoder
 from im2sp.train.onnx_export import Precision, export_graph
 
@@ -297,7 +297,8 @@ def export_vocoder(
         speakers = max(1, model.config.speakers)
         if not 0 <= speaker < speakers:
             raise Im2SpError(f"speaker {speaker} does not exist: this vocoder has speakers 0 to {speakers - 1}")
-        sounds, durations = SpeakerGenerator(model, speaker), voice.durations or DurationGraph(model)
+        sounds = Exported(model, lambda frames: model(frames, speaker))
+        durations = voice.durations or Exported(model, model.log_durations)
         config = VocoderConfig(
             units=model.config.units,
             context_frames=model.config.context_frames,

@@ -14,9 +14,9 @@ from im2sp.errors import Im2SpError
 from im2sp.files import sha256_of
 from im2sp.train.export import ImageModules
 from im2sp.train.models.image_backbone import BackboneConfig, ImageBackbone
-from im2sp.train.models.saving import CONFIG, WEIGHTS, load_config
+from im2sp.train.models.saving import CONFIG, WEIGHTS, Exported, load_config
 from im2sp.train.models.token_vit import StemFromUnits, TokenVit, TokenVitConfig
-from im2sp.train.models.vit_vqgan import PixelsFromUnits, VitVqgan, VitVqganConfig
+from im2sp.train.models.vit_vqgan import VitVqgan, VitVqganConfig
 
 TOKEN_VIT = "token-vit"
 UNKNOWN_CHECKSUM = "0" * 64  # a checksum that the export fills in
@@ -130,7 +130,7 @@ def vit_vqgan_modules(tokenizer: VitVqgan, token_vit: TokenVit, name: str) -> Im
         backbone=features_of_units(tokenizer, token_vit),
         tokenizer=tokenizer,
         units=ImageUnitsConfig(**describe_vit_vqgan(tokenizer.config, name).described(), crop=(crop, crop)),
-        decoder=PixelsFromUnits(tokenizer) if tokenizer.config.decoder_layers else None,
+        decoder=Exported(tokenizer, tokenizer.decode) if tokenizer.config.decoder_layers else None,
     )
 
 

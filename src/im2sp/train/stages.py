@@ -1,4 +1,4 @@
-"""Stages of a recipe: each reads folders, makes one, and is done when that folder is complete."""
+"""Options and stages of a recipe: a stage reads folders, makes one, and is done when that folder is complete."""
 
 from __future__ import annotations
 
@@ -16,13 +16,27 @@ from im2sp.errors import Im2SpError
 from im2sp.files import atomic_write
 from im2sp.train.distributed import Distributed, explain_lost_process
 from im2sp.train.launch import is_main_process, process_count
-from im2sp.train.recipe import BaseRecipe
 from im2sp.train.trainer import CHECKPOINT
 
 log = logging.getLogger(__name__)
 
 DONE = "stage.json"  # in the folder of a stage that is done: its name, the options of the run and how long it took
 POLL_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class BaseRecipe:
+    """Options that all recipes have. A kind adds its sections, which are dataclasses.
+
+    A section with a `seed` has the recipe's, unless it gives its own.
+    """
+
+    recipe: str  # its kind
+    data: Path  # what the run reads
+    runs: Path  # what the run makes: a folder for each stage
+    seed: int = 0
+    timeout_minutes: float = 60.0  # how long one of several processes waits for another
+
 
 R = TypeVar("R", bound=BaseRecipe)
 

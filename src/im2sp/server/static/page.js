@@ -1,13 +1,18 @@
-// The page: buttons, keys, pasted and dropped photos in; speech out, one at a time.
+// The page: buttons, keys, pasted and dropped photos in; speech out, one at a time. A screen reader is told something
+// only when no sound is due, or it would talk over the speech: see `announce`.
 
 import { Camera } from "/static/camera.js";
 import { Heat } from "/static/heat.js";
 import { Player } from "/static/player.js";
 import { Scene } from "/static/scene.js";
-import { ServiceError, describe, keepToken } from "/static/service.js";
+import { ServiceError, describe, keepToken, takeTokenFromLink } from "/static/service.js";
 
 const LOOK_EVERY = 300; // ms, in live mode
 const PAUSE = 1000; // ms of silence in live mode before the next description
+const LATE = 1500; // ms without a sound after which a screen reader may be told something
+const CAMERA_OFF = 60_000; // ms without a photo after which the camera goes off
+const RATES = [0.5, 0.75, 1, 1.25, 1.5, 2, 3];
+const RATE = "im2sp-rate"; // in the browser's storage
 
 const element = (id) => document.getElementById(id);
 const player = new Player();
@@ -17,11 +22,22 @@ const still = matchMedia("(prefers-reduced-motion: reduce)");
 let looks = false; // whether to show where the model looks
 let frame = 0; // of the animation that does
 let request = null; // AbortController of the photo that is being described
+let last = null; // { photo, answer } of the last description, kept until there is another
 let live = null; // { timer, scene, silentSince } while live mode is on
+let cameraTimer = 0;
 let waitingForToken = null; // the photo to describe once there is a token
+let rate = RATES.includes(Number(localStorage.getItem(RATE))) ? Number(localStorage.getItem(RATE)) : 1;
 
+// For everybody to see, never read aloud by itself.
 function say(sentence) {
   element("status").textContent = sentence;
+}
+
+// For screen readers, when no sound is due.
+function announce(sentence) {
+  say(sentence);
+  element("announcement").textContent = "";
+  setTimeout(() => { element("announcement").textContent = sentence; }, 50); // or the same words are not read twice
 }
 
 function complain(sentence) {
@@ -41,9 +57,10 @@ function hush() {
 
 function stop() {
   hush();
-  stopLive();
+  stopCamera();
+  showLast();
   complain("");
-  say("Stopped.");
+  announce("Stopped.");
 }
 
 // A photo (Blob) becomes speech. Whatever was being said before ends.
@@ -52,32 +69,51 @@ async function describePhoto(photo) {
   complain("");
   const mine = (request = new AbortController());
   say("Describing.");
+  const late = setTimeout(() => { if (!mine.signal.aborted) announce("Still describing."); }, LATE);
   try {
     const audible = await player.wake();
     if (mine.signal.aborted) return;
+    if (audible) player.tick();
     player.begin();
-    element("again").disabled = true;
     const drawable = heat.take(photo);
-    tellPlaces();
-    const answer = await describe(photo, (samples) => mine.signal.aborted || player.add(samples), mine.signal);
-    if (request === mine) request = null;
-    const heard = player.finish();
-    element("again").disabled = !player.canRepeat;
-    await drawable;
+    const onSamples = (samples) => {
+      if (mine.signal.aborted) return;
+      if (audible) clearTimeout(late);
+      player.add(samples);
+    };
+    const answer = await describe(photo, rate, onSamples, mine.signal);
     if (mine.signal.aborted) return;
+    request = null;
+    last = { photo, answer };
+    const silent = player.finish();
+    await drawable;
+    if (last.answer !== answer) return;
     heat.know(answer.attention);
+    tellResult(answer);
     followSpeech();
-    if (!audible) say("The description is there. Press Space to hear it.");
-    await heard; // nothing is announced while it speaks
-    tellPlaces();
-    if (!mine.signal.aborted && audible && !player.isSpeaking) {
-      say(`Done. ${verdict(answer)}${live ? "" : " Space speaks again."}`);
-    }
+    if (!audible) announce("The description is there. Press “Play again” to hear it.");
+    await silent;
+    if (last.answer === answer && audible && !request && !player.isSpeaking) say("Done.");
   } catch (error) {
     if (mine.signal.aborted) return;
     hush();
+    showLast();
     fail(error, photo);
+  } finally {
+    clearTimeout(late);
   }
+}
+
+function tellResult(answer) {
+  element("result").hidden = false;
+  element("verdict").textContent = verdict(answer);
+  element("heard").textContent = "";
+  element("speed").textContent = rate === 1 ? "" : `Speed: ${rate} times.`;
+  element("places").textContent = placesOf(answer);
+  answer.words.then((words) => {
+    if (last.answer !== answer || words === null) return;
+    element("heard").textContent = words ? `What a recogniser heard: “${words}”` : "A recogniser heard no words.";
+  });
 }
 
 function verdict(answer) {
@@ -86,25 +122,46 @@ function verdict(answer) {
   return share ? `${share.charAt(0).toUpperCase()}${share.slice(1)}.` : "Nobody measured how often the model is right.";
 }
 
+// The last description stays when another one failed or was stopped.
+function showLast() {
+  if (camera.isOn) return show("viewfinder");
+  if (!last) return show(null);
+  showPhoto(last.photo);
+  heat.take(last.photo).then(() => heat.know(last.answer.attention));
+}
+
 function fail(error, photo) {
+  say("");
   if (error instanceof ServiceError && error.status === 401) {
     waitingForToken = photo;
     stopLive();
-    say("A token is needed.");
     element("token-dialog").showModal();
     return;
   }
-  say("");
   complain(error instanceof ServiceError ? error.message : "The service cannot be reached. Is it running?");
 }
 
-async function speakAgain() {
+async function playAgain() {
   if (!player.canRepeat || request) return;
   await player.wake();
-  const heard = player.repeat();
+  player.repeat();
   followSpeech();
-  await heard;
-  tellPlaces();
+}
+
+function changeRate(step) {
+  const place = RATES.indexOf(rate) + step;
+  if (!(place in RATES)) return;
+  rate = RATES[place];
+  localStorage.setItem(RATE, String(rate));
+  element("slower").setAttribute("aria-disabled", String(place === 0));
+  element("faster").setAttribute("aria-disabled", String(place === RATES.length - 1));
+  if (step && last) describePhoto(last.photo);
+}
+
+function save() {
+  const link = Object.assign(document.createElement("a"), { href: URL.createObjectURL(player.wav()), download: "description.wav" });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), CAMERA_OFF);
 }
 
 // ---- where the model looks ----
@@ -112,7 +169,8 @@ async function speakAgain() {
 function toggleLooks() {
   looks = !looks;
   element("looks").setAttribute("aria-pressed", String(looks));
-  tellPlaces();
+  element("places").textContent = placesOf(last.answer);
+  if (looks && !player.isSpeaking && !request) playAgain();
   followSpeech();
 }
 
@@ -126,20 +184,24 @@ function followSpeech() {
   }
 }
 
-function tellPlaces() {
-  const places = heat.places.join(", then ");
-  element("places").textContent = looks && places && !player.isSpeaking ? `It looked at: ${places}.` : "";
+function placesOf(answer) {
+  const places = (answer.attention?.places ?? []).filter((place, index, all) => place !== all[index - 1]);
+  return looks && places.length ? `It looked at: ${places.join(", then ")}.` : "";
 }
 
 // ---- where photos come from ----
 
-function showAndDescribe(photo) {
+function showPhoto(photo) {
   const image = element("photo");
   URL.revokeObjectURL(image.src);
   image.src = URL.createObjectURL(photo);
   image.onerror = () => show(null); // of a kind that the browser cannot show, but the service perhaps can read
-  stopCamera();
   show("photo");
+}
+
+function showAndDescribe(photo) {
+  stopCamera();
+  showPhoto(photo);
   return describePhoto(photo);
 }
 
@@ -154,34 +216,51 @@ async function startCamera() {
     );
     return false;
   }
+  hush();
   complain("");
-  element("camera").setAttribute("aria-pressed", "true");
   show("viewfinder");
+  element("shutter").textContent = "Take the photo";
+  keepCamera();
   return true;
+}
+
+function keepCamera() {
+  clearTimeout(cameraTimer);
+  cameraTimer = setTimeout(() => { if (!live) stop(); }, CAMERA_OFF);
 }
 
 function stopCamera() {
   stopLive();
   if (!camera.isOn) return;
+  clearTimeout(cameraTimer);
   camera.stop();
-  element("camera").setAttribute("aria-pressed", "false");
-  show(null);
+  element("shutter").textContent = "Open the camera";
 }
 
-async function bigButton() {
-  player.wake(); // now, while the browser still counts this as the user's wish
-  if (camera.isOn || (await startCamera())) describePhoto(await camera.picture());
-  else element("file").click();
+// The first press shows the preview, the second takes the photo.
+async function pressShutter() {
+  if (camera.isOn) {
+    navigator.vibrate?.(40);
+    const photo = await camera.picture();
+    if (live) describePhoto(photo);
+    else showAndDescribe(photo);
+  } else if (!isSecureContext) {
+    element("insecure").hidden = false;
+    element("file").click();
+  } else if (await startCamera()) {
+    announce("The camera is on. Press again to take the photo.");
+  } else {
+    element("file").click();
+  }
 }
 
 // ---- live ----
 
 async function startLive() {
-  player.wake();
   if (!(camera.isOn || (await startCamera()))) return;
   element("live").setAttribute("aria-pressed", "true");
   live = { scene: new Scene(), silentSince: 0, timer: setInterval(look, LOOK_EVERY) };
-  say("Live. Hold the camera still.");
+  announce("Live. Hold the camera still.");
 }
 
 function stopLive() {
@@ -203,12 +282,17 @@ async function look() {
 
 // ---- events ----
 
-element("describe").addEventListener("click", bigButton);
-element("again").addEventListener("click", speakAgain);
-element("stop").addEventListener("click", stop);
-element("looks").addEventListener("click", toggleLooks);
+// Whatever the way in, it begins with a key or a touch: then the browser allows sound.
+for (const name of ["pointerup", "keydown", "drop", "paste"]) document.addEventListener(name, () => player.wake(), true);
+
+element("shutter").addEventListener("click", pressShutter);
 element("choose").addEventListener("click", () => element("file").click());
-element("camera").addEventListener("click", () => (camera.isOn ? stopCamera() : startCamera()));
+element("stop").addEventListener("click", stop);
+element("again").addEventListener("click", playAgain);
+element("slower").addEventListener("click", () => changeRate(-1));
+element("faster").addEventListener("click", () => changeRate(1));
+element("save").addEventListener("click", save);
+element("looks").addEventListener("click", toggleLooks);
 element("live").addEventListener("click", () => (live ? stop() : startLive()));
 element("file").addEventListener("change", (event) => {
   const [photo] = event.target.files;
@@ -238,32 +322,24 @@ function takeFrom(transfer, event) {
   else complain("That is not a photo.");
 }
 
-// Space speaks again where it has no other meaning: not on the other buttons, nor in a field. On the big button, which
-// Enter presses too, it does so as soon as there is something to say again.
-function isForRepeating(event) {
-  if (event.key !== " " || !player.canRepeat || element("token-dialog").open) return false;
-  return event.target === element("describe") || !event.target.closest("button, input, a, dialog");
-}
-
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape" && !element("token-dialog").open) stop();
-  if (isForRepeating(event)) {
-    event.preventDefault();
-    if (!event.repeat) speakAgain();
-  }
 });
-document.addEventListener("keyup", (event) => {
-  if (isForRepeating(event)) event.preventDefault(); // it is on the way up that Space presses a button
+document.addEventListener("visibilitychange", () => {
+  if (document.hidden && camera.isOn) stop(); // the camera never sees what nobody watches
 });
 
 element("token-form").addEventListener("submit", (event) => {
   event.preventDefault();
   keepToken(element("token").value.trim());
-  element("token").value = "";
   element("token-dialog").close();
-  element("describe").focus();
-  const photo = waitingForToken;
-  waitingForToken = null;
-  if (photo) describePhoto(photo);
+  if (waitingForToken) showAndDescribe(waitingForToken);
 });
 element("token-cancel").addEventListener("click", () => element("token-dialog").close());
+element("token-dialog").addEventListener("close", () => {
+  element("token").value = "";
+  element("shutter").focus();
+});
+
+takeTokenFromLink();
+changeRate(0);

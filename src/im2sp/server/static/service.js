@@ -1,4 +1,4 @@
-// The service: a photo in, chunks of speech and what the model thinks of them out.
+// The service: a photo in; chunks of speech, what the model thinks of them and what a recogniser heard out.
 
 import { decodePcm } from "/static/player.js";
 
@@ -15,19 +15,35 @@ export function keepToken(token) {
   sessionStorage.setItem(TOKEN, token);
 }
 
-// photo: Blob; onSamples gets Float32Arrays as they come. Resolves to units, score, confidence, attention and so on.
-export async function describe(photo, onSamples, signal) {
+// A link may bring the token as #token=..., which browsers never send; it leaves the address bar and the history at once.
+export function takeTokenFromLink() {
+  const token = new URLSearchParams(location.hash.slice(1)).get("token");
+  if (!token) return;
+  keepToken(token);
+  history.replaceState(null, "", location.pathname);
+}
+
+// photo: Blob; rate: of the speech; onSamples gets Float32Arrays as they come. Resolves to units, confidence, attention
+// and so on when the speech is there; its `words` is a promise of what a recogniser heard, null where none listens.
+export async function describe(photo, rate, onSamples, signal) {
   const headers = { Accept: "application/x-ndjson", "Content-Type": "application/octet-stream" };
   const token = sessionStorage.getItem(TOKEN);
   if (token) headers.Authorization = `Bearer ${token}`;
-  const response = await fetch("/v1/captions/stream?attention=true", { method: "POST", headers, body: photo, signal });
+  const address = `/v1/captions/stream?attention=true&words=true&rate=${rate}`;
+  const response = await fetch(address, { method: "POST", headers, body: photo, signal });
   if (!response.ok) throw new ServiceError(await reason(response), response.status);
-  for await (const line of lines(response.body)) {
-    const message = JSON.parse(line);
-    if (message.pcm === undefined) return message;
-    onSamples(decodePcm(message.pcm));
+  const messages = lines(response.body);
+  for (;;) {
+    const { value, done } = await messages.next();
+    if (done) throw new ServiceError("The service stopped in the middle of the speech.", 0);
+    const message = JSON.parse(value);
+    if (message.pcm !== undefined) {
+      onSamples(decodePcm(message.pcm));
+      continue;
+    }
+    const words = messages.next().then((line) => (line.done ? null : JSON.parse(line.value).heard));
+    return { ...message, words: words.catch(() => null) };
   }
-  throw new ServiceError("The service stopped in the middle of the speech.", 0);
 }
 
 async function reason(response) {

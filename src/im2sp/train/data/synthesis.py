@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import soxr
 
-from im2sp.errors import Im2SpError, require_extra
+from im2sp.errors import Im2SpError
+from im2sp.installing import require_extra
 from im2sp.speech.audio import SAMPLE_RATE
 from im2sp.train.data.piper_decoder import PiperDecoder, split_voice
 from im2sp.train.precision import fast_bfloat16

@@ -21,8 +21,9 @@ from im2sp.arrays import FloatArray
 from im2sp.bundle import Bundle, ConfidenceConfig, PPCAConfig, Signal
 from im2sp.captioner import Captioner
 from im2sp.confidence import PPCADensity, pool
-from im2sp.errors import Im2SpError, require_extra
+from im2sp.errors import Im2SpError
 from im2sp.files import atomic_write
+from im2sp.installing import require_extra
 from im2sp.train.evaluate.chair import ObjectLabels
 from im2sp.train.evaluate.correctness import RULE, CorrectnessRule
 from im2sp.train.evaluate.evaluation import (

@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from im2sp.errors import Im2SpError, reason, require_extra
+from im2sp.errors import Im2SpError, reason
+from im2sp.installing import require_extra
 from im2sp.train.data.words import normalise_words
 
 SPICE_MODELS = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")

@@ -54,7 +54,7 @@ def evaluate(
     from im2sp.train.evaluate.evaluation import evaluate as measure
     from im2sp.train.evaluate.photo_sets import read_photo_set
     from im2sp.train.evaluate.resynthesis import read_recordings
-    from im2sp.train.logs import log_to_stderr
+    from im2sp.train.launch import log_to_stderr
 
     log_to_stderr()
     of_split = None if split and Path(split).is_file() else split or "dev"

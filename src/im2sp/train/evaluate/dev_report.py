@@ -17,7 +17,7 @@ from im2sp.train.evaluate.chair import Synonyms, chair, named_objects
 from im2sp.train.models.git import DecoderStep
 from im2sp.train.models.unit_captioner import UnitCaptioner
 
-BATCH = 25  # photos
+BATCH = 100  # photos
 MAX_TOKENS = 24
 
 

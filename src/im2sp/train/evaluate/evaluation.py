@@ -24,9 +24,8 @@ from im2sp.arrays import FloatArray
 from im2sp.bundle import Bundle
 from im2sp.captioner import Captioner
 from im2sp.decoding.options import DecodingOptions
-from im2sp.errors import Im2SpError, about
+from im2sp.errors import GraphError, Im2SpError, about
 from im2sp.files import CHECKSUMS, atomic_write, sha256_of
-from im2sp.onnx import GraphError
 from im2sp.speech.audio import SAMPLE_RATE
 from im2sp.train.evaluate.caption_metrics import caption_scores
 from im2sp.train.evaluate.chair import ObjectLabels, chair

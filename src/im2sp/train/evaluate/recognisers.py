@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from im2sp.arrays import FloatArray
-from im2sp.errors import Im2SpError, reason, require_extra
+from im2sp.errors import Im2SpError, reason
 from im2sp.files import sha256_of
+from im2sp.installing import require_extra
 from im2sp.speech.audio import SAMPLE_RATE, mono_float32
 from im2sp.speech.whisper import WEIGHTS, find_weights, load_whisper
 from im2sp.train.evaluate.recogniser import Recogniser, RecogniserInfo

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from im2sp.errors import require_extra
+from im2sp.installing import require_extra
 
 Doubles = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]

@@ -10,7 +10,8 @@ from typing import Any
 
 from im2sp.arrays import FloatArray
 from im2sp.captioner import Captioner
-from im2sp.errors import Im2SpError, require_extra
+from im2sp.errors import Im2SpError
+from im2sp.installing import require_extra
 from im2sp.speech.units import remove_repeats
 from im2sp.train.evaluate.recogniser import Recogniser
 from im2sp.train.evaluate.words import word_error_rate

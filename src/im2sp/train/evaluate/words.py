@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from im2sp.errors import Im2SpError, require_extra
+from im2sp.errors import Im2SpError
+from im2sp.installing import require_extra
 from im2sp.train.data.words import normalise_words
 
 

@@ -9,18 +9,16 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from sklearn.cluster import MiniBatchKMeans
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from im2sp.arrays import FloatArray
 from im2sp.errors import Im2SpError
-from im2sp.train.models.saving import WEIGHTS, load_config, save_model
+from im2sp.train.models.saving import SavedModule
 
 log = logging.getLogger(__name__)
 
@@ -51,8 +49,11 @@ class ImageUnitsConfig:
         return (self.cells * self.levels + 1) * code + self.classes * (self.class_count - 1).bit_length()
 
 
-class ImageUnits(nn.Module):
+class ImageUnits(SavedModule):
     """Features float32 [B, cells, image_width] -> units int64 [B, units] -> cells and class log-probabilities."""
+
+    config_type = ImageUnitsConfig
+    config: ImageUnitsConfig
 
     mean: Tensor
     projection: Tensor
@@ -159,17 +160,6 @@ class ImageUnits(nn.Module):
         centres, _ = _kmeans(self.top_classes(features)[1].sqrt().numpy(), self.config.size, seed)
         self.probabilities.copy_(torch.from_numpy(centres).square())
         return left
-
-    def save(self, folder: Path) -> None:
-        """Write `config.json` and `model.safetensors`."""
-        save_model(self.state_dict(), self.config, folder)
-
-    @classmethod
-    def load(cls, folder: Path) -> ImageUnits:
-        """Read what `save` wrote, in evaluation mode."""
-        model = cls(load_config(folder, ImageUnitsConfig))
-        model.load_state_dict(load_file(folder / WEIGHTS))
-        return model.eval()
 
 
 def _nearest(x: Tensor, centres: Tensor) -> Tensor:

@@ -1,14 +1,15 @@
-"""A model -> a folder of `config.json` and `model.safetensors`."""
+"""A model <-> a folder of `config.json` and `model.safetensors`."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
-from safetensors.torch import save_file
-from torch import Tensor
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from im2sp.errors import Im2SpError, reason
 from im2sp.files import atomic_write
@@ -42,3 +43,33 @@ def load_config(folder: Path, kind: type[T]) -> T:
     except (OSError, ValueError) as error:
         raise Im2SpError(f"{path} cannot be read ({reason(error)})") from error
     return parse(kind, values, str(path))
+
+
+class SavedModule(nn.Module):
+    """A network that is made of one dataclass, `config`, of the type `config_type`."""
+
+    config_type: ClassVar[type]
+    config: Any
+
+    def save(self, folder: Path) -> None:
+        """Write `config.json` and `model.safetensors`."""
+        save_model(self.state_dict(), self.config, folder)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what `save` wrote, in evaluation mode."""
+        model = cls(load_config(folder, cls.config_type))
+        model.load_state_dict(load_file(folder / WEIGHTS))
+        return model.eval()
+
+
+class Exported(nn.Module):
+    """A function of a network as a module of its own, for export."""
+
+    def __init__(self, network: nn.Module, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.network, self.function = network, function
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What the function makes of x."""
+        return self.function(x)

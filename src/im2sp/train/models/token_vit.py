@@ -6,16 +6,14 @@ Parameter names and arithmetic are those of timm's vision transformer, except fo
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from im2sp.errors import Im2SpError
 from im2sp.train.models.attention import fused_attention
-from im2sp.train.models.saving import WEIGHTS, load_config, save_model
+from im2sp.train.models.saving import SavedModule
 
 STEM_KERNEL, STEM_STRIDE, STEM_PADDING = 4, 2, 1  # so that a side of 2 n units becomes n image tokens
 NORM_EPS = 1e-6
@@ -102,8 +100,11 @@ class Block(nn.Module):
         return y
 
 
-class TokenVit(nn.Module):
+class TokenVit(SavedModule):
     """Codebook vectors -> image features."""
+
+    config_type = TokenVitConfig
+    config: TokenVitConfig
 
     def __init__(self, config: TokenVitConfig) -> None:
         super().__init__()
@@ -138,17 +139,6 @@ class TokenVit(nn.Module):
             raise Im2SpError("this token ViT has no classifier: convert a SeiT checkpoint with its head")
         scores: Tensor = self.head(self.norm(self(vectors))[:, 0])
         return scores
-
-    def save(self, folder: Path) -> None:
-        """Write `config.json` and `model.safetensors`."""
-        save_model(self.state_dict(), self.config, folder)
-
-    @classmethod
-    def load(cls, folder: Path) -> TokenVit:
-        """Read what `save` wrote, in evaluation mode."""
-        model = cls(load_config(folder, TokenVitConfig))
-        model.load_state_dict(load_file(folder / WEIGHTS))
-        return model.eval()
 
 
 def _initialise(module: nn.Module) -> None:

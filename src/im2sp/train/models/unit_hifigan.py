@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from im2sp.train.models.saving import WEIGHTS, load_config, save_model
+from im2sp.train.models.saving import SavedModule
 
 EDGE = 7  # kernel of the first and the last convolution
 SLOPE = 0.1  # of the leaky ReLUs; the last one has torch's default
@@ -101,8 +99,11 @@ class HifiganDurations(nn.Module):
         return self.proj(x)[..., 0]
 
 
-class UnitHifigan(nn.Module):
+class UnitHifigan(SavedModule):
     """Vocoder and duration predictor, which share the embeddings of the units."""
+
+    config_type = UnitHifiganConfig
+    config: UnitHifiganConfig
 
     def __init__(self, config: UnitHifiganConfig) -> None:
         super().__init__()
@@ -144,39 +145,3 @@ class UnitHifigan(nn.Module):
         """Units without repeats int64 [B, U] -> log(frames + 1) float32 [B, U]. `mask`: as in HifiganDurations."""
         durations: Tensor = self.dur_predictor(self.dict(units), mask)
         return durations
-
-    def save(self, folder: Path) -> None:
-        """Write `config.json` and `model.safetensors`."""
-        save_model(self.state_dict(), self.config, folder)
-
-    @classmethod
-    def load(cls, folder: Path) -> UnitHifigan:
-        """Read what `save` wrote, in evaluation mode."""
-        model = cls(load_config(folder, UnitHifiganConfig))
-        model.load_state_dict(load_file(folder / WEIGHTS))
-        return model.eval()
-
-
-class SpeakerGenerator(nn.Module):
-    """Graph `vocoder`: a unit HiFi-GAN with one speaker."""
-
-    def __init__(self, model: UnitHifigan, speaker: int = 0) -> None:
-        super().__init__()
-        self.model, self.speaker = model, speaker
-
-    def forward(self, frames: Tensor) -> Tensor:
-        """Unit of every frame int64 [B, F] -> waveform float32 [B, F * hop]."""
-        waveform: Tensor = self.model(frames, self.speaker)
-        return waveform
-
-
-class DurationGraph(nn.Module):
-    """Graph `duration_predictor` of a unit HiFi-GAN."""
-
-    def __init__(self, model: UnitHifigan) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, units: Tensor) -> Tensor:
-        """Units int64 [B, U] -> log(frames + 1) float32 [B, U]."""
-        return self.model.log_durations(units)

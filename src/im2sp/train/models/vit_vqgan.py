@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import cast
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from im2sp.errors import Im2SpError
 from im2sp.train.models.attention import fused_attention
-from im2sp.train.models.saving import WEIGHTS, load_config, save_model
+from im2sp.train.models.saving import SavedModule
 
 POSITION_BASE = 10_000
 
@@ -172,8 +170,11 @@ class Decoder(nn.Module):
         return pixels
 
 
-class VitVqgan(nn.Module):
+class VitVqgan(SavedModule):
     """Pixels <-> image units."""
+
+    config_type = VitVqganConfig
+    config: VitVqganConfig
 
     def __init__(self, config: VitVqganConfig) -> None:
         super().__init__()
@@ -227,26 +228,3 @@ class VitVqgan(nn.Module):
     def decode(self, units: Tensor) -> Tensor:
         """Units int64 [B, grid * grid] -> pixels float32 [B, 3, H, W] in [0, 1]. Raises as `pixels_of` does."""
         return self.pixels_of(F.normalize(self.vectors(units), dim=-1)).clamp(0, 1)
-
-    def save(self, folder: Path) -> None:
-        """Write `config.json` and `model.safetensors`."""
-        save_model(self.state_dict(), self.config, folder)
-
-    @classmethod
-    def load(cls, folder: Path) -> VitVqgan:
-        """Read what `save` wrote, in evaluation mode."""
-        model = cls(load_config(folder, VitVqganConfig))
-        model.load_state_dict(load_file(folder / WEIGHTS))
-        return model.eval()
-
-
-class PixelsFromUnits(nn.Module):
-    """Graph `image_decoder`: units int64 [B, grid * grid] -> pixels float32 [B, 3, H, W] in [0, 1], for export."""
-
-    def __init__(self, tokenizer: VitVqgan) -> None:
-        super().__init__()
-        self.tokenizer = tokenizer
-
-    def forward(self, units: Tensor) -> Tensor:
-        """Decode units."""
-        return self.tokenizer.decode(units)

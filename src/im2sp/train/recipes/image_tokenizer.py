@@ -27,8 +27,7 @@ from im2sp.train.launch import is_main_process
 from im2sp.train.models.image_backbone import BackboneConfig, ImageBackbone
 from im2sp.train.models.token_vit import TokenVit, TokenVitConfig
 from im2sp.train.models.vit_vqgan import VitVqgan, VitVqganConfig
-from im2sp.train.recipe import BaseRecipe
-from im2sp.train.stages import Stage
+from im2sp.train.stages import BaseRecipe, Stage
 from im2sp.train.tasks.seit import SeitTask, SeitTraining
 from im2sp.train.tasks.vit_vqgan import VitVqganTask, VitVqganTraining, codebook_usage, resized_pixels
 from im2sp.train.trainer import train

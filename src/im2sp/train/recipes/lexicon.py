@@ -27,8 +27,7 @@ from im2sp.train.lexicon.medoids import RecordedPronunciations
 from im2sp.train.lexicon.recordings import read_recordings, record
 from im2sp.train.lexicon.selection import SelectionConfig, select_sentences
 from im2sp.train.lexicon.texts import TextConfig, read_texts
-from im2sp.train.recipe import BaseRecipe
-from im2sp.train.stages import Stage
+from im2sp.train.stages import BaseRecipe, Stage
 
 log = logging.getLogger(__name__)
 

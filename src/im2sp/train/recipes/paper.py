@@ -39,9 +39,8 @@ from im2sp.train.models.speech_encoder import SpeechEncoder
 from im2sp.train.models.token_vit import TokenVit
 from im2sp.train.models.vit_vqgan import VitVqgan
 from im2sp.train.precision import products
-from im2sp.train.recipe import BaseRecipe
 from im2sp.train.speech_units import Quantizer, quantize
-from im2sp.train.stages import Stage
+from im2sp.train.stages import BaseRecipe, Stage
 from im2sp.train.tasks.captioner import CaptionerTask, CaptionerTraining, PhotoBatch, next_token_loss
 from im2sp.train.trainer import train
 

@@ -36,7 +36,6 @@ from im2sp.train.models.speech_encoder import CONFIG as ENCODER_CONFIG
 from im2sp.train.models.speech_encoder import Clusters, SpeechEncoder, edge_padding, small_hubert_config
 from im2sp.train.models.unit_hifigan import UnitHifigan, UnitHifiganConfig
 from im2sp.train.models.unit_vocoder import DurationPredictor, UnitVocoder, VocoderConfig, save_vocoder
-from im2sp.train.recipe import BaseRecipe
 from im2sp.train.speech_units import (
     Features,
     Quantizer,
@@ -49,7 +48,7 @@ from im2sp.train.speech_units import (
     sample_features,
     training_clips,
 )
-from im2sp.train.stages import Stage
+from im2sp.train.stages import BaseRecipe, Stage
 from im2sp.train.tasks.hifigan import HifiganTask, HifiganTraining
 from im2sp.train.tasks.hubert import HubertTraining, MaskedPrediction
 from im2sp.train.tasks.vocoder import DurationTask, DurationTraining, VocoderTask, VocoderTraining

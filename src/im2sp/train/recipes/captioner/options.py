@@ -12,7 +12,7 @@ from im2sp.train.data.pseudo_labels import PseudoLabels
 from im2sp.train.export import BundleOptions
 from im2sp.train.models.image_backbone import BackboneConfig
 from im2sp.train.models.image_units import ImageUnitsConfig
-from im2sp.train.recipe import BaseRecipe
+from im2sp.train.stages import BaseRecipe
 from im2sp.train.tasks.backbone_tuning import BackboneTuning
 from im2sp.train.tasks.captioner import CaptionerTraining
 from im2sp.train.tasks.scst import ScstTraining

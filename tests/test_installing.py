@@ -1,0 +1,45 @@
+"""Extras: the command that a hint names is one that works here."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from im2sp import installing
+from im2sp.errors import Im2SpError
+from im2sp.installing import install_command, require_extra
+
+
+@pytest.mark.parametrize(
+    ("url", "wanted"),
+    [
+        ("file:///home/a%20b/im2sp", "'/home/a b/im2sp[serve]'"),
+        ("file:///tmp/im2sp-1-py3-none-any.whl", "'/tmp/im2sp-1-py3-none-any.whl[serve]'"),
+        (None, f"'{Path(installing.__file__).parents[2]}[serve]'"),
+    ],
+)
+def test_the_origin_is_named(url: str | None, wanted: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = None if url is None else json.dumps({"url": url})
+    monkeypatch.setattr(installing, "distribution", lambda name: SimpleNamespace(read_text=lambda file: told))
+    monkeypatch.setattr(installing, "find_spec", lambda name: None)
+    assert install_command("serve") == f"python3 -m pip --python {sys.executable} install {wanted}"
+    monkeypatch.setattr(installing, "find_spec", lambda name: "there")
+    assert install_command("serve") == f"{sys.executable} -m pip install {wanted}"
+
+
+@pytest.mark.parametrize(("file", "tool"), [("uv-receipt.toml", "uv tool"), ("pipx_metadata.json", "pipx")])
+def test_the_tool_that_made_the_environment_is_used(
+    file: str, tool: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / file).touch()
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    assert install_command("play").startswith(f"{tool} install --force ")
+
+
+def test_what_is_missing_is_named() -> None:
+    with pytest.raises(Im2SpError, match=r"nowhere is not installed: .*\[serve\]"), require_extra("serve"):
+        import nowhere  # type: ignore[import-not-found]  # noqa: F401

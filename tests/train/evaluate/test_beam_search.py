@@ -1,0 +1,56 @@
+"""Beam search of the text captioner: scores are the model's, photos do not see each other, and a bonus counts once."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from im2sp.train.data.text_tokenizer import BOS, EOS, FORBIDDEN
+from im2sp.train.evaluate.beam_search import Hypothesis, beam_searches
+from im2sp.train.models.git import DecoderStep, GitDecoder, GitDecoderConfig
+
+LONGEST = 6
+
+
+@pytest.fixture(scope="module")
+def model() -> GitDecoder:
+    torch.manual_seed(4)
+    model = GitDecoder(GitDecoderConfig(14, image_width=8, width=32, layers=2, heads=2, feed_forward=64)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.3 * torch.randn_like(parameter)
+    return model
+
+
+@pytest.fixture(scope="module")
+def features() -> torch.Tensor:
+    return torch.randn(5, 3, 8, generator=torch.Generator().manual_seed(0))
+
+
+def search(model: GitDecoder, features: torch.Tensor, bonus: torch.Tensor | None = None) -> list[list[Hypothesis]]:
+    with torch.inference_mode():
+        return beam_searches(DecoderStep(model), features, 3, LONGEST, bonus)
+
+
+def test_scores_are_mean_log_probabilities_and_photos_are_alone(model: GitDecoder, features: torch.Tensor) -> None:
+    found = search(model, features)
+    assert len({tuple(hypotheses[0][1]) for hypotheses in found}) > 1
+    for photo, hypotheses in zip(features, found, strict=True):
+        ((alone, *_),) = search(model, photo[None])
+        assert alone == (pytest.approx(hypotheses[0][0], abs=1e-5), hypotheses[0][1])
+        assert [score for score, _ in hypotheses] == sorted((score for score, _ in hypotheses), reverse=True)
+        for score, tokens in hypotheses:
+            assert not set(tokens) & set(FORBIDDEN)
+            said = torch.tensor([BOS, *tokens] + [EOS] * (len(tokens) < LONGEST))
+            with torch.inference_mode():
+                logits = model(photo[None], said[None, :-1], torch.zeros(1, dtype=torch.int64))[0]
+            chosen = logits.log_softmax(-1).gather(1, said[1:, None])
+            assert score == pytest.approx(chosen.mean().item(), abs=1e-4)
+
+
+def test_a_bonus_brings_its_token_once(model: GitDecoder, features: torch.Tensor) -> None:
+    bonus = torch.zeros(5, 14)
+    bonus[2, 9] = 30
+    with_bonus, without = search(model, features, bonus), search(model, features)
+    assert with_bonus[2][0][1][0] == 9
+    assert [one[0][1] for one in with_bonus[:2]] == [one[0][1] for one in without[:2]]
