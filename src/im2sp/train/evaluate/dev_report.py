@@ -29,17 +29,19 @@ def write_captions(
     photos: Sequence[str],
     beam: int,
     naming: float = 0.0,
+    likely: float = 0.9,
 ) -> dict[str, list[str]]:
     """Caption photos by beam search: the hypotheses, the likeliest (by mean log-probability of a token) first.
 
     Args:
-        naming: bonus for the name of a probable class, see `Tagger.names`.
+        naming: bonus, in logits, for the name of a class
+        likely: that is more probable than this.
     """
     step, written = DecoderStep(model), {}
     for start in range(0, len(photos), BATCH):
         some = photos[start : start + BATCH]
         seen = units.units(some)
-        bonus = naming * model.tagger.names(seen) if naming else None
+        bonus = naming * model.tagger.names(seen, likely) if naming else None
         for photo, hypotheses in zip(some, beam_searches(step, seen, beam, MAX_TOKENS, bonus), strict=True):
             written[photo] = [tokenizer.decode(tokens) for _, tokens in hypotheses]
     return written

@@ -97,7 +97,7 @@ class Tagger(nn.Module):
         self.linear = nn.Sequential(first, second)
 
     @torch.no_grad()
-    def names(self, units: Tensor, likely: float = 0.6) -> Tensor:
+    def names(self, units: Tensor, likely: float) -> Tensor:
         """Units int64 [B, units] -> float32 [B, vocabulary_size]: 1 for the last word of the name of a likely class."""
         classes = self.inputs(units)[:, -self.image_units.config.class_count :].softmax(1)
         last = (self.class_tokens > 0).sum(1).sub(1).clamp(min=0)

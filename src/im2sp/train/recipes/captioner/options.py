@@ -59,7 +59,9 @@ class DistillationOptions:
     """Section [distillation]: what the text captioner says of photos that train, for the unit captioner to learn."""
 
     hypotheses: int = 3  # of the beam that are kept
-    naming: float = 8.0  # bonus, in logits, for the name of a probable class
+    naming: float = 8.0  # bonus, in logits, for the name of a class
+    likely: float = 0.9  # that is more probable than this;
+    likely_of_samples: float = 0.5  # than this, of photos of which only the class is known
     repeats: int = 2  # how often a hypothesis counts, compared with a caption of people
 
 

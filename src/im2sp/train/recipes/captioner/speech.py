@@ -7,6 +7,9 @@ import json
 import logging
 from collections import defaultdict
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -62,6 +65,7 @@ from im2sp.train.trainer import train
 
 log = logging.getLogger(__name__)
 
+PART = 1000  # photos that a process captions at once
 PEOPLE, MODEL = "people", "model"  # names of tables: by whom the captions are
 
 
@@ -88,13 +92,31 @@ def make_caption_units(recipe: Recipe, out: Path) -> None:
     _say(recipe, captions, out / f"{PEOPLE}.parquet")
 
 
+def _describe(recipe: Recipe, photos: Sequence[str]) -> dict[str, list[str]]:
+    """Caption photos by the text captioner, with a bonus for the names of classes."""
+    torch.set_num_threads(1)
+    options, units = recipe.distillation, units_of(recipe)
+    model = UnitCaptioner.load(recipe.runs / CAPTIONER)
+    tokenizer = TextTokenizer.load(recipe.runs / CAPTIONER / TOKENIZER)
+    samples = corpora_of(recipe).samples
+    found: dict[str, list[str]] = {}
+    for likely, some in (
+        (options.likely, [photo for photo in photos if photo not in samples]),
+        (options.likely_of_samples, [photo for photo in photos if photo in samples]),
+    ):
+        found |= write_captions(model, tokenizer, units, some, recipe.beam, options.naming, likely)
+    return found
+
+
 def make_distilled(recipe: Recipe, out: Path) -> None:
     """Caption the photos that train by the text captioner, and say what names nothing absent."""
     corpora, options = corpora_of(recipe), recipe.distillation
-    model = UnitCaptioner.load(recipe.runs / CAPTIONER)
-    tokenizer = TextTokenizer.load(recipe.runs / CAPTIONER / TOKENIZER)
     photos = sorted(set(corpora.photos) - corpora.held_out)
-    found = write_captions(model, tokenizer, units_of(recipe), photos, recipe.beam, options.naming)
+    parts = [photos[start : start + PART] for start in range(0, len(photos), PART)]
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:  # as many as there are cores, a thread each
+        found = dict(
+            itertools.chain.from_iterable(part.items() for part in pool.map(partial(_describe, recipe), parts))
+        )
     synonyms, described = read_synonyms(recipe.data / SYNONYMS), captions_of(corpora)
     phrases = class_phrases(corpora)
 

@@ -107,7 +107,7 @@ def make_report(recipe: Recipe, out: Path) -> None:
     )
     found = {}
     for name, naming in (("plain", 0.0), ("naming", recipe.distillation.naming)):
-        hypotheses = write_captions(model, tokenizer, units, photos, recipe.beam, naming)
+        hypotheses = write_captions(model, tokenizer, units, photos, recipe.beam, naming, recipe.distillation.likely)
         captions = {photo: best for photo, (best, *_) in hypotheses.items()}
         with atomic_write(out / f"{name}.json") as temporary:
             temporary.write_text(json.dumps(captions, indent=0))
