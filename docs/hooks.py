@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import posixpath
 import re
+from pathlib import Path
 from typing import Any
 
+_CHANGELOG = Path(__file__).parents[1] / "CHANGELOG.md"
 _LINK = re.compile(r"(?<!!)\[([^\]]*)\]\((\.\./[^)\s]*)\)")
 
 
 def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
-    """Keep links between pages, and the words of all others."""
+    """Keep links between pages, and the words of all others. The changelog is that of the repository."""
+    if page.file.src_uri == "changelog.md":
+        markdown = _CHANGELOG.read_text(encoding="utf-8")
     here = posixpath.dirname(page.file.src_uri)
 
     def kept(link: re.Match[str]) -> str:
