@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from importlib.util import find_spec
 
+from im2sp.installing import install_command
+
 HEAD_BYTES = 1_024  # that `kind_of` looks at
 
 # Kinds that are read -> the module and the format of Pillow. JPEG covers MPO (several JPEGs in one file: the first
