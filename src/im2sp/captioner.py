@@ -15,6 +15,7 @@ from msgspec.structs import asdict
 from im2sp.arrays import SAMPLE_RATE, FloatArray, IntArray
 from im2sp.bundle import Bundle, ImageUnitsConfig, find_bundle
 from im2sp.confidence import Confidence, Thresholds, share_in_words
+from im2sp.decoding.agreement import draw_samples, sample_length
 from im2sp.decoding.cache import KVCache
 from im2sp.decoding.decoder import DecoderStep, Prefix
 from im2sp.decoding.options import DecodingOptions, DecodingResult
@@ -233,7 +234,15 @@ class Captioner:
 
         It was fitted to the bundle's recommended decoding; other options have other odds.
         """
-        return self._confidence.probability(prefix, result) if self._confidence else None
+        if self._confidence is None:
+            return None
+        samples = self.sample(prefix, len(result.tokens)) if self._confidence.needs_samples else []
+        return self._confidence.probability(prefix, result, samples)
+
+    def sample(self, prefix: Prefix, tokens: int) -> list[set[int]]:
+        """Draw sentences about an image beside a caption of so many tokens; return the tokens of each."""
+        positions = sample_length(tokens, self.bundle.config.decoder.max_tokens)
+        return draw_samples(self._step(prefix), self.vocabulary.specials, positions)
 
     def speak(
         self, units: Sequence[int] | IntArray, durations: Sequence[int] | IntArray | None = None, rate: float = 1.0
@@ -266,8 +275,10 @@ class Captioner:
         return image if isinstance(image, Prefix) else self.encode(image)
 
     def _task(self, prefix: Prefix, options: DecodingOptions) -> DecodingTask[KVCache]:
-        step = DecoderStep(self.graphs.open("decoder"), self.bundle.config.decoder, prefix)
-        return DecodingTask(step, self.vocabulary.specials, options)
+        return DecodingTask(self._step(prefix), self.vocabulary.specials, options)
+
+    def _step(self, prefix: Prefix) -> DecoderStep:
+        return DecoderStep(self.graphs.open("decoder"), self.bundle.config.decoder, prefix)
 
     def _thresholds(self, options: DecodingOptions) -> Thresholds:
         return Thresholds.of(self.bundle.config.confidence, options)

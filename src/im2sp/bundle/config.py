@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from msgspec import Meta
+from msgspec import Meta, field
 
 from im2sp.arrays import HOP, SAMPLE_RATE
 from im2sp.schema import Schema
@@ -20,7 +20,11 @@ Pixels = Annotated[int, Meta(ge=1, le=4_096)]
 Deviation = Annotated[float, Meta(gt=0)]
 Number = Annotated[float, Meta(ge=-1e6, le=1e6)]
 Scale = Annotated[float, Meta(ge=1e-6, le=1e6)]
-Signal = Literal["score", "length", "ood_score"]  # see im2sp.confidence
+Signal = Literal["score", "lowest", "length", "agreement", "distance", "ood_score"]  # see im2sp.confidence
+Token = Annotated[int, Meta(ge=0, le=65_535)]
+Tokens = Annotated[list[Token], Meta(max_length=65_536)]
+TokenWeights = Annotated[dict[Token, Number], Meta(max_length=65_536)]
+Weights = Annotated[list[Number], Meta(max_length=256)]
 Facts = dict[str, str | int | float]
 
 
@@ -188,8 +192,14 @@ class ConfidenceConfig(Schema, frozen=True):
     hedge_durations: (
         Annotated[list[Annotated[int, Meta(ge=1, le=250)]], Meta(min_length=1, max_length=1_000)] | None
     ) = None  # frames
+    token_weights: TokenWeights = field(default_factory=dict)  # of tokens that a caption holds
+    frequent_tokens: Tokens = field(default_factory=list)  # those that agreement leaves out
+    photo_weights: Weights = field(default_factory=list)  # of coordinates along the components: whether it is a photo
+    photo_intercept: Number = 0.0  # of that regression
 
     def __post_init__(self) -> None:
+        if len(self.photo_weights) not in (0, len(self.density.components)):
+            raise ValueError("photo_weights has not as many weights as there are components")
         if len(self.abstain_units) != len(self.abstain_durations):
             raise ValueError("abstain_units and abstain_durations must have the same length")
         hedge = (self.hedge_threshold, self.hedge_units, self.hedge_durations)

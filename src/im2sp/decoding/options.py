@@ -56,5 +56,6 @@ class DecodingResult:
 
     tokens: IntArray  # int64 [T], T >= 1, without special tokens
     attention: FloatArray  # float32 [T, image_tokens]: where the model looked when it chose each token
-    score: float  # mean log probability of a token, the end of the sentence included
+    log_probabilities: FloatArray  # float32 [T], or [T + 1] with the end of the sentence
+    score: float  # their mean
     ending: Ending

@@ -91,6 +91,7 @@ class Hypothesis:
         return DecodingResult(
             np.array(self.tokens, dtype=np.int64),
             np.stack(self.attention).astype(np.float32),
+            np.array(self.log_probabilities, dtype=np.float32),
             math.fsum(self.log_probabilities) / len(self.log_probabilities),
             self.ending,
         )

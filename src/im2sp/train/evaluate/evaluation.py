@@ -204,8 +204,9 @@ def summary(report: Mapping[str, Any]) -> str:
         + f" ({bleu_low:.1f}-{bleu_high:.1f})",
         f"METEOR {scores['meteor']:.1f} ROUGE-L {scores['rouge_l']:.1f} CIDEr {scores['cider']:.3f} "
         f"({cider_low:.3f}-{cider_high:.3f}), {scores['different_sentences']} different sentences",
-        f"correct {correct['captions']:.1%} (of human captions {correct['human_captions']:.1%}, of captions of other "
-        f"photos {correct['captions_of_other_photos']:.1%})",
+        f"correct {correct['captions']:.1%} (of human captions {correct['human_captions']:.1%}); of captions of random "
+        f"other photos {correct['captions_of_other_photos']:.1%} (of human ones "
+        f"{correct['human_captions_of_other_photos']:.1%})",
     ]
     if "objects" in report:
         objects = report["objects"]
@@ -234,11 +235,14 @@ def _correctness(
         "captions": float(np.mean(list(correct.values()))),
         "human_captions": rule.human_rate(),
         "captions_of_other_photos": rule.chance_rate(captions, seed),
+        "human_captions_of_other_photos": rule.chance_rate(
+            {photo: texts[0] for photo, texts in data.references.items()}, seed
+        ),
     }
-    sure = {one.photo: one.confidence for one in transcribed.values() if one.confidence is not None}
-    if sure:
-        flags = np.array([correct[photo] for photo in sure])
-        found["confidence"] = measure(np.array(list(sure.values())), flags, seed)
+    known = {one.photo: one.confidence for one in transcribed.values() if one.confidence is not None}
+    if known:
+        flags = np.array([correct[photo] for photo in known])
+        found["confidence"] = measure(np.array(list(known.values())), flags, seed)
     return found
 
 

@@ -11,7 +11,7 @@ import logging
 import random
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,17 +29,19 @@ _MAX_BYTES = 256 * 2**20  # of a JSON object of captions
 
 @dataclass(frozen=True)
 class PhotoSet:
-    """Photos with their references, both by the file names of the photos."""
+    """Photos and what is known of them, by the file names of the photos."""
 
     photos: Mapping[str, Path]  # need not exist
     references: Mapping[str, list[str]]  # at least one each
+    things: Mapping[str, list[str]] = field(default_factory=dict)  # in their place: phrases that name the main thing
 
     def sample(self, count: int, seed: int = 0) -> PhotoSet:
         """Draw at most `count` photos; 0 takes all."""
         names = sorted(self.photos)
         if count:
             names = sorted(random.Random(seed).sample(names, min(count, len(names))))
-        return PhotoSet({n: self.photos[n] for n in names}, {n: self.references[n] for n in names})
+        known = ({n: texts[n] for n in names if n in texts} for texts in (self.references, self.things))
+        return PhotoSet({n: self.photos[n] for n in names}, *known)
 
 
 def read_photo_set(captions: Path, photos: Path | None = None, split: str | None = None) -> PhotoSet:
