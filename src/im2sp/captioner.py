@@ -26,6 +26,7 @@ from im2sp.image.encoder import ImageEncoder
 from im2sp.image.units import ImageUnits
 from im2sp.onnx import Graphs
 from im2sp.speech.encoder import SpeechEncoder
+from im2sp.speech.units import check_units, without_repeats
 from im2sp.speech.vocoder import Speech, StreamingVocoder, Vocoder, join_speech
 
 BATCH = 8  # images that the encoder takes at once
@@ -42,7 +43,7 @@ class SpeechCaption:
 
     waveform: FloatArray  # float32 [samples], in [-1, 1]
     sample_rate: int  # Hz
-    units: IntArray  # int64 [U], repeats removed, but where a hedge ends
+    units: IntArray  # int64 [U], repeats removed unless the vocabulary of the bundle keeps them, but where a hedge ends
     durations: IntArray  # int64 [U], frames of 20 ms
     score: float  # mean log probability of a token
     tokens: IntArray  # int64 [T]; of the sentence that was decoded, also where the captioner abstained
@@ -153,7 +154,7 @@ class Captioner:
         answer, shown = self._thresholds(options).answer(confidence), _shown(image)
         if answer == "abstained":
             return _caption(result, self._abstention(options), started, confidence, shown, abstained=True)
-        speech = self.speak(self.vocabulary.decode(result.tokens), rate=options.rate)
+        speech = self.vocoder.speak(self.vocabulary.decode(result.tokens), rate=options.rate)
         hedge = self._hedge(options) if answer == "hedged" else None
         return _caption(result, speech, started, confidence, shown, hedge=hedge)
 
@@ -247,10 +248,13 @@ class Captioner:
     def speak(
         self, units: Sequence[int] | IntArray, durations: Sequence[int] | IntArray | None = None, rate: float = 1.0
     ) -> Speech:
-        """Synthesize units int64 [U]; durations (int64 [U], frames of 20 ms) are predicted unless given.
+        """Synthesize units int64 [U] with durations int64 [U] in frames of 20 ms; without, repeats go first and
+        durations are predicted.
 
         `rate`: how fast to speak; durations are divided by it.
         """
+        if durations is None:
+            units = without_repeats(check_units(units, self.vocabulary.units))
         return self.vocoder.speak(units, durations, rate)
 
     def units(self, waveform: FloatArray) -> IntArray:

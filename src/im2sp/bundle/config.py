@@ -28,6 +28,9 @@ Weights = Annotated[list[Number], Meta(max_length=256)]
 Facts = dict[str, str | int | float]
 
 
+Resampling = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]  # filters of Pillow
+
+
 class ImageConfig(Schema, frozen=True):
     """Input of the image encoder: RGB, resized to height x width, /255, minus mean, over std."""
 
@@ -37,6 +40,12 @@ class ImageConfig(Schema, frozen=True):
     std: tuple[Deviation, Deviation, Deviation]  # of R, G, B
     image_tokens: Count  # length of the image prefix
     grid: tuple[Count, Count]  # (rows, columns) that the image tokens cover, row by row, after any global tokens
+    shorter_side: Pixels | None = None  # resize to this many pixels, then crop the middle; None: resize without a crop
+    resampling: Resampling = "bicubic"  # filter of the resize
+
+    def __post_init__(self) -> None:
+        if self.shorter_side is not None and self.shorter_side < max(self.height, self.width):
+            raise ValueError("image.shorter_side is less than what is cropped from it")
 
 
 class ImageTokenizer(Schema, frozen=True):
@@ -112,6 +121,7 @@ class VocabularyConfig(Schema, frozen=True, kw_only=True):
     eos: Annotated[int, Meta(ge=0, lt=SPECIAL_TOKENS)] = 2  # token id
     subwords: list[list[int]]  # token t >= 3 stands for the units subwords[t - 3]; each unit has a token of its own
     output_units: list[list[Annotated[int, Meta(ge=0)]]] | None = None  # override the units emitted for token t
+    keep_repeats: bool = False  # speak a unit that follows itself once more, with a duration of its own
 
     def __post_init__(self) -> None:
         if len({self.pad, self.bos, self.eos}) < SPECIAL_TOKENS:
@@ -153,11 +163,13 @@ class SpeechEncoderConfig(Schema, frozen=True):
 
 
 class DecodingDefaults(Schema, frozen=True):
-    """Recommended decoding."""
+    """Recommended decoding; see im2sp.decoding.options."""
 
     beam: Annotated[int, Meta(ge=1, le=64)]  # hypotheses; 1 is greedy
     length_penalty: Annotated[float, Meta(ge=0, le=10)]  # exponent of the length that divides a score
     max_tokens: Count  # of a caption
+    max_repeats: Annotated[int, Meta(ge=0, le=65_536)] = 4  # copies in a row that are a loop; 0: loops are not cut
+    early_stopping: bool = False  # end a beam search with as many complete sentences as hypotheses
 
 
 class PPCAConfig(Schema, frozen=True):

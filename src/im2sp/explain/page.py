@@ -23,7 +23,7 @@ from im2sp.errors import ImageError, OutputError, reason
 from im2sp.explain.attention import AttentionTimeline, describe_peak, rounded_rows, segment_attention
 from im2sp.explain.plots import Explanation, heat_colours, plot_sheet, plot_tracks
 from im2sp.files import atomic_write
-from im2sp.image.loading import load_image
+from im2sp.image.loading import load_image, seen_part
 from im2sp.manifest import FileNames
 from im2sp.speech.audio import UNIT_RATE, encode_wav
 from im2sp.speech.whisper import WordRecogniser
@@ -45,6 +45,8 @@ def explain(
     caption = captioner.caption(image, options)
     image.thumbnail((PHOTO_SIDE, PHOTO_SIDE))
     words = recogniser.words(caption.waveform) if recogniser else None
+    size = captioner.bundle.config.image
+    image = seen_part(image, size.height, size.width, size.shorter_side)  # which the maps cover
     return Explanation(photo.name, image, caption, AttentionTimeline.of(caption, captioner), words)
 
 

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import GitForCausalLM
+from transformers import CLIPImageProcessorPil, GitForCausalLM
 
 from im2sp.captioner import Captioner
 from im2sp.errors import Im2SpError
 from im2sp.image.loading import load_image, to_pixels
-from im2sp.train.convert.git import CLIP_MEAN, CLIP_STD, decoder_names
+from im2sp.train.convert.git import decoder_names
 from im2sp.train.data.photo_units import PhotoArrays
 from im2sp.train.data.speech_shards import read_shards
 from im2sp.train.data.unit_table import UnitRow, write_unit_table
@@ -127,8 +127,8 @@ def expected_features(name: str, git: GitForCausalLM, recipe: Recipe, photo: Pat
     """What transformers' GIT sees, or the token ViT by the units of the tokenizer."""
     with torch.inference_mode():
         if "raw" in name:
-            pixels = to_pixels(load_image(photo), SIDE, SIDE, CLIP_MEAN, CLIP_STD)
-            return git.git.image_encoder(torch.from_numpy(pixels)[None]).last_hidden_state[0].numpy()
+            pixels = CLIPImageProcessorPil(size=SIDE, crop_size=SIDE)(Image.open(photo), return_tensors="pt")
+            return git.git.image_encoder(pixels["pixel_values"]).last_hidden_state[0].numpy()
         tokenizer, token_vit = VitVqgan.load(Path(recipe.image_tokenizer)), TokenVit.load(Path(recipe.token_vit))
         side = tokenizer.config.image_size
         pixels = to_pixels(load_image(photo), side, side, (0,) * 3, (1,) * 3)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from im2sp.bundle import VocabularyConfig
 from im2sp.errors import Im2SpError
-from im2sp.image.loading import load_image, to_pixels
+from im2sp.image.encoder import pixels_of
 from im2sp.train.convert.git import Git, GitVision, PublishedVision, git_vision
 from im2sp.train.data.caption_targets import Target
 from im2sp.train.data.corpora import open_corpus
@@ -106,7 +106,7 @@ def make_features(recipe: Recipe, out: Path) -> None:
     model, image = encoder.load().to(device), encoder.image
 
     def encode(photos: Sequence[tuple[str, Path]], view: str) -> np.ndarray:
-        arrays = [to_pixels(load_image(path), image.height, image.width, image.mean, image.std) for _, path in photos]
+        arrays = [pixels_of(path, image) for _, path in photos]
         with torch.inference_mode(), products(device):
             features: np.ndarray = model(torch.from_numpy(np.stack(arrays)).to(device)).float().cpu().numpy()
         return features
