@@ -255,8 +255,7 @@ def test_without_a_rule_loops_are_said_and_stream_at_once() -> None:
 
 def test_early_stopping_takes_the_best_of_the_first_sentences_that_end() -> None:
     found = {stop: search(Late(0), beam=2, early_stopping=stop, length_penalty=2.0) for stop in (False, True)}
-    assert found[True].tokens.tolist() == [3]
-    assert len(found[False].tokens) > 1
+    assert 0 < len(found[True].tokens) < len(found[False].tokens)
 
 
 class Late(ToyStep):
