@@ -52,6 +52,7 @@ class EvaluationOptions:
     decoding: tuple[tuple[str, int | float], ...] = ()  # fields of DecodingOptions that differ from the bundle's
     seed: int = 0  # of the bootstrap
     threads: int = 1  # CPU threads
+    strict: bool = False  # score as the paper does: spellings are not unified, clips under a second are padded
     command: str = ""  # for the report; by default the command line of this process
 
 
@@ -91,11 +92,12 @@ def evaluate(
     captioner = Captioner(Bundle.load(bundle_dir), threads=options.threads)
     recogniser = open_recogniser(options.recogniser, threads=options.threads)
     decoding = decoding_of(captioner, options)
-    transcribed, unspoken = speak_and_transcribe(captioner, data.photos, out, recogniser, decoding)
+    shortest = SAMPLE_RATE if options.strict else 0
+    transcribed, unspoken = speak_and_transcribe(captioner, data.photos, out, recogniser, decoding, shortest)
     captions = {photo: transcribed[photo].text if photo in transcribed else "" for photo in data.photos}
     report = describe_conditions(captioner.bundle, recogniser, options) | {
         "decoding": asdict(decoding),
-        "captions": asdict(caption_scores(captions, data.references, options.seed)),
+        "captions": asdict(caption_scores(captions, data.references, options.seed, normalised=not options.strict)),
         "mean_seconds": float(np.mean([one.seconds for one in transcribed.values()] or [0.0])),
         "correct": _correctness(transcribed, captions, data, labels, options.seed),
         "unspoken": unspoken,
@@ -111,13 +113,21 @@ def evaluate(
 
 
 def speak_and_transcribe(
-    captioner: Captioner, photos: Mapping[str, Path], out: Path, recogniser: Recogniser, decoding: DecodingOptions
+    captioner: Captioner,
+    photos: Mapping[str, Path],
+    out: Path,
+    recogniser: Recogniser,
+    decoding: DecodingOptions,
+    shortest: int = 0,
 ) -> tuple[dict[str, TranscribedCaption], list[str]]:
     """Caption photos and transcribe the speech: (captions by photo, a sentence for each photo that has none).
 
-    Captions in `out` of the same bundle, decoding and recogniser are not made again.
+    Captions in `out` of the same bundle, decoding, recogniser and `shortest` are not made again.
+
+    Args:
+        shortest: samples that the recogniser hears at least; shorter clips are followed by silence.
     """
-    path = out / _fingerprint(captioner.bundle, decoding, recogniser) / CAPTIONS
+    path = out / _fingerprint(captioner.bundle, decoding, recogniser, shortest) / CAPTIONS
     done, fresh = _read_captions(path), dict[str, TranscribedCaption]()
     unspoken: list[str] = []
 
@@ -135,7 +145,7 @@ def speak_and_transcribe(
                 continue
             seconds = len(caption.waveform) / SAMPLE_RATE
             fresh[name] = TranscribedCaption(name, "", caption.score, len(caption.tokens), seconds, caption.confidence)
-            yield name, caption.waveform
+            yield name, np.pad(caption.waveform, (0, max(0, shortest - len(caption.waveform))))
 
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
@@ -162,6 +172,7 @@ def describe_conditions(bundle: Bundle, recogniser: Recogniser, options: Evaluat
             "sha256": sha256_of(bundle.folder / CHECKSUMS),
         },
         "recogniser": asdict(recogniser.info),
+        "strict": options.strict,
         "seed": options.seed,
         "command": options.command or " ".join(sys.argv),
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in _LIBRARIES},
@@ -246,13 +257,13 @@ def _correctness(
     return found
 
 
-def _fingerprint(bundle: Bundle, decoding: DecodingOptions, recogniser: Recogniser) -> str:
+def _fingerprint(bundle: Bundle, decoding: DecodingOptions, recogniser: Recogniser, shortest: int) -> str:
     """Hash of all that decides what is spoken and heard; not of the calibration and what is told of the bundle."""
     config = msgspec.to_builtins(bundle.config)
     for name in ("confidence", "training", "format_version"):
         config.pop(name, None)
     graphs = {name: checksum for name, checksum in bundle.checksums.items() if name.endswith((".onnx", ".data"))}
-    parts = [config, graphs, asdict(decoding), asdict(recogniser.info)]
+    parts = [config, graphs, asdict(decoding), asdict(recogniser.info), shortest]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 

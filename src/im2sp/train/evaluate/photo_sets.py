@@ -1,7 +1,7 @@
 """A file or folder of captions by people in; photos with their references out.
 
-Read are the folders of Flickr8k and of COCO (which holds `annotations/`), a Karpathy file (`dataset_coco.json`), and a
-JSON object of file names and their captions.
+Read are the folders of Flickr8k and of COCO (which holds `annotations/`), a Karpathy file (`dataset_coco.json`), a COCO
+file of captions (`captions_val2014.json`, or one of other photos), and a JSON object of file names and their captions.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from im2sp.errors import Im2SpError, reason
-from im2sp.train.data.corpora.coco_captions import YEARS, CocoCaptions
+from im2sp.train.data.corpora.coco_captions import YEARS, CocoAnnotation, CocoCaptions, CocoPhoto
 from im2sp.train.data.corpora.flickr8k import Flickr8k
 from im2sp.train.data.corpora.items import Corpus, Problem, consistent, path_inside
 from im2sp.train.data.corpora.karpathy import Karpathy
@@ -62,7 +62,8 @@ def read_photo_set(captions: Path, photos: Path | None = None, split: str | None
     elif split and names is None:
         raise Im2SpError(f"{captions} has no splits: give a file with a name a line as the split, not {split!r}")
     else:
-        found = _read_plain(captions, photos or captions.parent)
+        read = _read_coco if _has_list(captions, "annotations") else _read_plain
+        found = read(captions, photos or captions.parent)
     paths: dict[str, Path] = {}
     references: dict[str, list[str]] = {}
     for path, text in found:
@@ -76,18 +77,23 @@ def read_photo_set(captions: Path, photos: Path | None = None, split: str | None
 
 
 def _open_corpus(captions: Path, photos: Path | None) -> Corpus | None:
-    """Open a corpus with splits; None for a JSON object of captions."""
+    """Open a corpus with splits; None for a file without."""
     if captions.is_dir():
         annotations = captions / "annotations"
         years = [year for year in YEARS if list(annotations.glob(f"captions_*{year}.json"))]
         return CocoCaptions(captions, photos or captions, years[0]) if years else Flickr8k(captions)
     if not captions.is_file():
         raise Im2SpError(f"there are no captions {captions}: give a folder or a JSON file of captions")
+    karpathy = _has_list(captions, "images") and not _has_list(captions, "annotations")
+    return Karpathy(captions, photos or captions.parent) if karpathy else None
+
+
+def _has_list(path: Path, name: str) -> bool:
     try:
-        next(json_entries(captions, "images", object))
+        next(json_entries(path, name, object), None)
     except Im2SpError:  # no such list, or not JSON, which the next reader says
-        return None
-    return Karpathy(captions, photos or captions.parent)
+        return False
+    return True
 
 
 def _captions_of(corpus: Corpus, split: str | None) -> Iterator[tuple[Path, str]]:
@@ -101,6 +107,18 @@ def _captions_of(corpus: Corpus, split: str | None) -> Iterator[tuple[Path, str]
     for item in consistent(corpus, report):
         if item.text and split in (None, item.split):
             yield item.image, item.text
+
+
+def _read_coco(path: Path, photos: Path) -> Iterator[tuple[Path, str]]:
+    names = {photo.id: photo.file_name for _, photo in json_entries(path, "images", CocoPhoto) if photo}
+    for _, caption in json_entries(path, "annotations", CocoAnnotation):
+        if caption and caption.image_id in names:
+            name = names[caption.image_id]
+            folder = name.split("_")[1] if name.startswith("COCO_") else "."  # as COCO's archives have them
+            photo = path_inside(photos, f"{folder}/{name}")
+            if photo is None:
+                raise Im2SpError(f"{path}: the photo {name!r} lies outside the folder of photos")
+            yield photo, caption.caption
 
 
 def _read_plain(path: Path, photos: Path) -> Iterator[tuple[Path, str]]:
