@@ -124,11 +124,12 @@ def _read(source: str | os.PathLike[str]) -> tuple[bytes, str]:
 
 def _from_bytes(data: bytes, name: str, isolated: bool) -> Image.Image:
     _check_bytes(len(data), name)
-    if not isolated and _is_cheap(data, file_kind(data, name)):
+    cheap = _is_cheap(data, file_kind(data, name))
+    if cheap and not isolated:
         return decode(data, name)
     from im2sp.image.isolation import decode_isolated
 
-    return decode_isolated(data, name)
+    return decode_isolated(data, name, cheap=cheap)
 
 
 def _is_cheap(data: bytes, kind: str) -> bool:
