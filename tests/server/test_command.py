@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import httpx
@@ -51,6 +52,32 @@ def test_it_serves_until_it_is_ended(tiny_bundle: Path, photo: bytes, end: signa
     stdout, stderr = process.communicate(timeout=30)
     assert process.returncode == code
     assert (stdout, stderr.strip()) == ("", "stopped" if end == signal.SIGINT else "")
+
+
+HANGS = """
+import functools, sys, time
+import im2sp.server.command as command
+from im2sp.cli import main
+from PIL import Image
+command.Settings, command._LAST_SECONDS = functools.partial(command.Settings, shutdown_seconds=2), 1
+encode = command.Captioner.encode
+hang = lambda image: isinstance(image, Image.Image) and time.sleep(1e6)
+command.Captioner.encode = lambda self, image: hang(image) or encode(self, image)
+main()
+"""
+
+
+def test_it_ends_in_time_whatever_hangs(tiny_bundle: Path, photo: bytes) -> None:
+    words = [sys.executable, "-c", HANGS, *command("--port", 0, bundle=tiny_bundle)[3:]]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=plain(PYTHONUNBUFFERED="1"))
+    assert process.stdout is not None
+    port = int(process.stdout.readline().split()[3].rpartition(":")[2])
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(b"POST /v1/captions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(photo))
+        connection.sendall(photo)
+        time.sleep(1)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 0
 
 
 def test_other_machines_need_a_token(tiny_bundle: Path) -> None:
