@@ -127,12 +127,7 @@ def calibrate(
     captioner = Captioner(Bundle.load(bundle_dir), threads=threads)
     density = fit_density(np.array([pool(captioner.encode(path)) for path in train]), options.components)
     captioned, seen = _caption(captioner, sets, words_of, labels)
-    counts = Counter(
-        token for one in captioned.values() for found in one.results for token in set(found.tokens.tolist())
-    )
-    total = sum(len(one.results) for one in captioned.values())
-    frequent = sorted(token for token, count in counts.items() if count > _FREQUENT * total)
-    known = sorted(token for token, count in counts.items() if count > max(1, _KNOWN * total))
+    frequent, known = _common_tokens(captioned)
     table, pictures = _captions_table(captioned, seen, density, frequent, known), _photos_table(seen, density)
     right, right_tested = fit_cross_validated(table, options.seed)
     photo, photo_tested = fit_cross_validated(pictures, options.seed)
@@ -151,6 +146,14 @@ def calibrate(
     }
     set_confidence(bundle_dir, config, _card_figures(figures))
     return report
+
+
+def _common_tokens(captioned: Mapping[Key, Captioned]) -> tuple[list[int], list[int]]:
+    """Tokens that stand in many captions, and those that stand in more than a few."""
+    results = [result for one in captioned.values() for result in one.results]
+    counts = Counter(token for result in results for token in set(result.tokens.tolist()))
+    frequent = sorted(token for token, count in counts.items() if count > _FREQUENT * len(results))
+    return frequent, sorted(token for token, count in counts.items() if count > max(1, _KNOWN * len(results)))
 
 
 def _caption(

@@ -25,7 +25,7 @@ from im2sp.bundle import Bundle
 from im2sp.captioner import Captioner
 from im2sp.decoding.options import DecodingOptions
 from im2sp.errors import GraphError, Im2SpError, about
-from im2sp.files import CHECKSUMS, atomic_write, sha256_of
+from im2sp.files import CHECKSUMS, sha256_of, write_json
 from im2sp.speech.audio import SAMPLE_RATE
 from im2sp.train.evaluate.caption_metrics import caption_scores
 from im2sp.train.evaluate.chair import ObjectLabels, chair
@@ -177,12 +177,6 @@ def describe_conditions(bundle: Bundle, recogniser: Recogniser, options: Evaluat
         "command": options.command or " ".join(sys.argv),
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in _LIBRARIES},
     }
-
-
-def write_json(path: Path, report: Mapping[str, Any]) -> None:
-    """Write a report, whole or not at all."""
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
 def card_figures(report: Mapping[str, Any], data: str) -> dict[str, str | int | float]:
