@@ -14,6 +14,8 @@ import httpx
 import pytest
 
 from im2sp.installing import install_command
+from im2sp.server.command import link_for_others
+from im2sp.server.settings import Settings
 
 TOKEN = "0123456789abcdef"
 
@@ -100,6 +102,27 @@ def test_a_certificate_that_is_none(tiny_bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "x.pem").write_text("nothing")
     words = ("--certificate", tmp_path / "x.pem", "--key", tmp_path / "x.pem")
     assert "Traceback" not in refused("--port", 0, *words, bundle=tiny_bundle)
+
+
+def test_the_link_for_other_devices(tiny_bundle: Path) -> None:
+    """It has the token behind the #, and is shown on a terminal only, with its QR code: a log is no place for it."""
+    named = Settings(host="0.0.0.0", token=TOKEN, allowed_hosts=("photos.example",))
+    assert link_for_others(named, "https", 8443) == f"https://photos.example:8443/#token={TOKEN}"
+    assert link_for_others(Settings(token=TOKEN + "#&"), "http", 1).endswith(f"/#token={TOKEN}%23%26")
+    assert "0.0.0.0" not in link_for_others(Settings(host="0.0.0.0", token=TOKEN), "http", 8000)
+    main, other = os.openpty()
+    process = subprocess.Popen(
+        command("--port", 0, bundle=tiny_bundle), stdout=other, env=plain() | {"IM2SP_TOKEN": TOKEN}
+    )
+    try:
+        shown = b""
+        while shown.count(b"\n") < 12:  # of the QR code, too
+            shown += os.read(main, 4096)
+    finally:
+        process.terminate()
+        process.wait()
+    assert f"#token={TOKEN}" in shown.decode()
+    assert "\u2588" in shown.decode()
 
 
 def test_without_the_extra_it_says_what_to_install(tiny_bundle: Path) -> None:

@@ -91,7 +91,8 @@ def render_page(explanation: Explanation) -> str:
     caption, seconds = explanation.caption, explanation.frames / UNIT_RATE
     rows, columns = explanation.timeline.maps.shape[1:]
     summary = (
-        f"{seconds:.1f} seconds of speech, {len(caption.units)} units in {len(caption.tokens)} tokens, "
+        f"{seconds:.1f} seconds of speech, {len(caption.units)} units in {len(caption.tokens)} token"
+        f"{'' if len(caption.tokens) == 1 else 's'}, "
         f"mean log probability of a token {caption.score:.2f}."
     )
     if caption.confidence is not None:
