@@ -61,7 +61,7 @@ def options(command: click.Command, context: click.Context) -> Iterator[str]:
 
 def table(rows: list[str]) -> str:
     """Return rows as a table, or nothing."""
-    return "| option | |\n|---|---|\n" + "".join(rows) + "\n" if rows else ""
+    return "| option | what it does |\n|---|---|\n" + "".join(rows) + "\n" if rows else ""
 
 
 def escaped(text: str) -> str:

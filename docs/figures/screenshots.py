@@ -35,6 +35,7 @@ VIEWS: dict[str, dict[str, Any]] = {
 }
 QUALITY = 65  # of JPEG
 PATIENCE = 30  # seconds for the service to start
+LISTENING = 180  # seconds for the recogniser, on a busy machine
 
 
 def main() -> None:
@@ -68,7 +69,7 @@ def show_page(browser: Browser, address: str, photo: Path, name: str, options: d
         press("choose", page)
     dialog.value.set_files(photo)
     page.wait_for_function("() => document.getElementById('status').textContent.startsWith('Done')")
-    page.wait_for_function("() => document.getElementById('heard').textContent")
+    page.wait_for_function("() => document.getElementById('heard').textContent", timeout=1000 * LISTENING)
     page.screenshot(path=IMAGES / f"{name}.jpg", type="jpeg", quality=QUALITY, full_page=True)
     if name == "page-768":
         press("looks", page)
