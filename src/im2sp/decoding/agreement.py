@@ -27,7 +27,8 @@ def draw_samples(step: StepFunction[KVCache], specials: SpecialTokens, positions
         logits, _, cache = step(tokens, position, cache)
         logits[:, [specials.pad, specials.bos]] = -np.inf
         # The largest of log probabilities with Gumbel noise is a sample; the first step has one row for all.
-        tokens = (logits + random.gumbel(size=(SAMPLES, logits.shape[1]))).argmax(axis=1)
+        noise = -np.log(random.standard_exponential((SAMPLES, logits.shape[1]), dtype=np.float32))
+        tokens = (logits + noise).argmax(axis=1)
         if position == 0:
             cache = cache.reorder(np.zeros(SAMPLES, dtype=np.int64))
         ended |= tokens == specials.eos

@@ -116,7 +116,7 @@ def test_report_tells_what_was_measured_and_how(evaluated: tuple[Path, dict[str,
         "true_durations": 1,
         "predicted_durations": 1,
     }
-    for words in ("tiny 0.0.1, 3 photos", "CIDEr", "CHAIR-i", "predicted_durations", "1 photos without speech"):
+    for words in ("tiny 0.0.1", "3 photos", "CIDEr", "CHAIR-i", "predicted_durations", "1 photos without speech"):
         assert words in printed
     figures = card_figures(report, "Test")
     assert (figures["Test: photos"], figures["Test: recogniser"], figures["Test: CIDEr"]) == (3, "ctc", 0.0)

@@ -94,6 +94,18 @@ def test_flickr8k_folder(flickr8k: Path, tmp_path: Path) -> None:
     assert list(read_photo_set(flickr8k, tmp_path, "train").photos.values()) == [tmp_path / "c.jpg"]
 
 
+def test_things(tmp_path: Path) -> None:
+    listed = tmp_path / "things.txt"
+    listed.write_text("# photos of one thing\na.jpg\tbow tie, tie\n")
+    found = read_photo_set(listed, tmp_path / "photos")
+    assert found == PhotoSet({"a.jpg": tmp_path / "photos" / "a.jpg"}, {}, {"a.jpg": ["bow tie", "tie"]})
+    assert found.sample(1) == found
+    for line in ("a.jpg", "../a.jpg\ta"):
+        listed.write_text(line)
+        with pytest.raises(Im2SpError, match=r"things\.txt"):
+            read_photo_set(listed)
+
+
 def test_sample_is_drawn_by_the_seed() -> None:
     names = [f"{number}.jpg" for number in range(20)]
     data = PhotoSet({name: Path(name) for name in names}, {name: ["a"] for name in names})

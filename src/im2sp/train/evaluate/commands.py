@@ -51,7 +51,8 @@ def evaluate(
     """Let BUNDLE speak about photos, transcribe the speech, and score it against CAPTIONS by people.
 
     CAPTIONS is the folder of Flickr8k or COCO, a Karpathy file, a COCO file of captions, or a JSON object
-    {file name: [caption, ...]}. Run again, it goes on where it stopped.
+    {file name: [caption, ...]}. A text file of photos and phrases, with a tab between them, names the main thing of
+    each photo instead. Run again, it goes on where it stopped.
     """
     from im2sp.bundle import find_bundle
     from im2sp.train.evaluate.chair import ObjectLabels

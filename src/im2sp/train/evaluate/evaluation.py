@@ -29,6 +29,7 @@ from im2sp.files import CHECKSUMS, sha256_of, write_json
 from im2sp.speech.audio import SAMPLE_RATE
 from im2sp.train.evaluate.caption_metrics import caption_scores
 from im2sp.train.evaluate.chair import ObjectLabels, chair
+from im2sp.train.evaluate.confidence_model import answers
 from im2sp.train.evaluate.correctness import RULE, CorrectnessRule
 from im2sp.train.evaluate.photo_sets import PhotoSet
 from im2sp.train.evaluate.recogniser import Recogniser
@@ -81,7 +82,7 @@ def evaluate(
     A photo without speech counts with an empty caption and is listed under `unspoken`; none is left out.
 
     Args:
-        data: photos with references.
+        data: photos with references, or with phrases that name the thing in them.
         labels: true objects of the photos, for object scores and a stricter rule of correctness.
         recordings: spoken sentences, from which the word error rate of the voice is measured.
 
@@ -97,12 +98,14 @@ def evaluate(
     captions = {photo: transcribed[photo].text if photo in transcribed else "" for photo in data.photos}
     report = describe_conditions(captioner.bundle, recogniser, options) | {
         "decoding": asdict(decoding),
-        "captions": asdict(caption_scores(captions, data.references, options.seed, normalised=not options.strict)),
         "mean_seconds": float(np.mean([one.seconds for one in transcribed.values()] or [0.0])),
-        "correct": _correctness(transcribed, captions, data, labels, options.seed),
+        "correct": _correctness(captioner.bundle, transcribed, captions, data, labels, options.seed),
         "unspoken": unspoken,
     }
-    if labels:
+    if data.references:
+        scores = caption_scores(captions, data.references, options.seed, normalised=not options.strict)
+        report["captions"] = asdict(scores)
+    if labels and data.references:
         report["objects"] = asdict(chair(captions, labels.objects, labels.synonyms))
     if recordings:
         report["word_error_rates"] = resynthesis_errors(
@@ -181,16 +184,16 @@ def describe_conditions(bundle: Bundle, recogniser: Recogniser, options: Evaluat
 
 def card_figures(report: Mapping[str, Any], data: str) -> dict[str, str | int | float]:
     """Choose the figures of a report for a model card; `data`: name of the photos, such as "COCO dev"."""
-    scores = report["captions"]
-    found: dict[str, str | int | float] = {
-        f"{data}: photos": scores["photos"],
-        f"{data}: recogniser": report["recogniser"]["name"],
-        f"{data}: BLEU-4": round(scores["bleu4"], 1),
-        f"{data}: METEOR": round(scores["meteor"], 1),
-        f"{data}: CIDEr": round(scores["cider"], 3),
-        f"{data}: different sentences": scores["different_sentences"],
-        f"{data}: correct captions, %": round(100 * report["correct"]["captions"], 1),
-    }
+    found: dict[str, str | int | float] = {f"{data}: recogniser": report["recogniser"]["name"]}
+    if scores := report.get("captions"):
+        found |= {
+            f"{data}: photos": scores["photos"],
+            f"{data}: BLEU-4": round(scores["bleu4"], 1),
+            f"{data}: METEOR": round(scores["meteor"], 1),
+            f"{data}: CIDEr": round(scores["cider"], 3),
+            f"{data}: different sentences": scores["different_sentences"],
+        }
+    found[f"{data}: correct captions, %"] = round(100 * report["correct"]["captions"], 1)
     if "objects" in report:
         found[f"{data}: captions that name an object of the photo, %"] = round(report["objects"]["hit"], 1)
         found[f"{data}: named objects that are not in the photo (CHAIR-i), %"] = round(report["objects"]["chair_i"], 1)
@@ -201,18 +204,17 @@ def card_figures(report: Mapping[str, Any], data: str) -> dict[str, str | int | 
 
 def summary(report: Mapping[str, Any]) -> str:
     """The figures of a report in a few lines."""
-    scores, correct = report["captions"], report["correct"]
-    (bleu_low, bleu_high), (cider_low, cider_high) = scores["bleu4_interval"], scores["cider_interval"]
+    correct = report["correct"]
     lines = [
-        f"{report['bundle']['name']} {report['bundle']['version']}, {scores['photos']} photos: "
-        + " ".join(f"BLEU-{n} {scores[f'bleu{n}']:.1f}" for n in (1, 2, 3, 4))
-        + f" ({bleu_low:.1f}-{bleu_high:.1f})",
-        f"METEOR {scores['meteor']:.1f} ROUGE-L {scores['rouge_l']:.1f} CIDEr {scores['cider']:.3f} "
-        f"({cider_low:.3f}-{cider_high:.3f}), {scores['different_sentences']} different sentences",
+        f"{report['bundle']['name']} {report['bundle']['version']}",
+        *(_caption_lines(report["captions"]) if "captions" in report else ()),
         f"correct {correct['captions']:.1%} (of human captions {correct['human_captions']:.1%}); of captions of random "
         f"other photos {correct['captions_of_other_photos']:.1%} (of human ones "
         f"{correct['human_captions_of_other_photos']:.1%})",
     ]
+    for name, share in correct.get("answers", {}).items():
+        right = "" if share["correct"] is None else f", {share['correct']:.1%} of these correct"
+        lines.append(f"{name} {share['share']:.1%}{right}")
     if "objects" in report:
         objects = report["objects"]
         lines.append(
@@ -226,14 +228,25 @@ def summary(report: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _caption_lines(scores: Mapping[str, Any]) -> tuple[str, str]:
+    (bleu_low, bleu_high), (cider_low, cider_high) = scores["bleu4_interval"], scores["cider_interval"]
+    bleu = " ".join(f"BLEU-{n} {scores[f'bleu{n}']:.1f}" for n in (1, 2, 3, 4))
+    return (
+        f"{scores['photos']} photos: {bleu} ({bleu_low:.1f}-{bleu_high:.1f})",
+        f"METEOR {scores['meteor']:.1f} ROUGE-L {scores['rouge_l']:.1f} CIDEr {scores['cider']:.3f} "
+        f"({cider_low:.3f}-{cider_high:.3f}), {scores['different_sentences']} different sentences",
+    )
+
+
 def _correctness(
+    bundle: Bundle,
     transcribed: Mapping[str, TranscribedCaption],
     captions: Mapping[str, str],
     data: PhotoSet,
     labels: ObjectLabels | None,
     seed: int,
 ) -> dict[str, Any]:
-    rule = CorrectnessRule(data.references, labels)
+    rule = CorrectnessRule(data.references, labels, data.things)
     correct = {photo: rule.is_correct(text, photo) for photo, text in captions.items()}
     found = {
         "rule": RULE,
@@ -246,8 +259,11 @@ def _correctness(
     }
     known = {one.photo: one.confidence for one in transcribed.values() if one.confidence is not None}
     if known:
-        flags = np.array([correct[photo] for photo in known])
-        found["confidence"] = measure(np.array(list(known.values())), flags, seed)
+        confidences, flags = np.array(list(known.values())), np.array([correct[photo] for photo in known])
+        found["confidence"] = measure(confidences, flags, seed)
+        if (calibration := bundle.config.confidence) and calibration.hedge_threshold is not None:
+            thresholds = {"hedge": calibration.hedge_threshold, "abstain": calibration.threshold}
+            found["answers"] = answers(confidences, flags, thresholds)
     return found
 
 

@@ -2,6 +2,7 @@
 
 Read are the folders of Flickr8k and of COCO (which holds `annotations/`), a Karpathy file (`dataset_coco.json`), a COCO
 file of captions (`captions_val2014.json`, or one of other photos), and a JSON object of file names and their captions.
+A text file names the main thing of each photo instead.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from im2sp.train.data.corpora.flickr8k import Flickr8k
 from im2sp.train.data.corpora.items import Corpus, Problem, consistent, path_inside
 from im2sp.train.data.corpora.karpathy import Karpathy
 from im2sp.train.data.corpora.lists import json_entries
+from im2sp.train.data.photo_corpora import read_things
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +57,8 @@ def read_photo_set(captions: Path, photos: Path | None = None, split: str | None
     Raises:
         Im2SpError: something cannot be read, the captions have no such split, or no photo is left.
     """
+    if captions.suffix == ".txt":
+        return _read_things(captions, photos or captions.parent)
     names = _read_names(Path(split)) if split and Path(split).is_file() else None
     corpus = _open_corpus(captions, photos)
     if corpus:
@@ -136,6 +140,17 @@ def _read_plain(path: Path, photos: Path) -> Iterator[tuple[Path, str]]:
             raise Im2SpError(f"{path}: the photo {name!r} lies outside the folder of photos")
         for text in texts:
             yield photo, str(text)
+
+
+def _read_things(path: Path, photos: Path) -> PhotoSet:
+    try:
+        things = read_things(path)
+    except (OSError, ValueError) as error:
+        raise Im2SpError(f"{path} cannot be read ({reason(error)}): give a photo, a tab and phrases a line") from error
+    paths = {name: inside for name in things if (inside := path_inside(photos, name))}
+    if len(paths) < len(things):
+        raise Im2SpError(f"{path}: a photo lies outside of {photos}")
+    return PhotoSet(paths, {}, things)
 
 
 def _read_names(path: Path) -> set[str]:
