@@ -78,17 +78,17 @@ class SpeechCaption:
         return encode_wav(self.waveform)
 
     def __repr__(self) -> str:
-        sure = "" if self.confidence is None else f", confidence {self.confidence:.2f}"
+        confidence = "" if self.confidence is None else f", confidence {self.confidence:.2f}"
         seconds = len(self.waveform) / self.sample_rate
-        abstained = ", abstained" if self.abstained else ""
-        return f"<SpeechCaption: {seconds:.1f} s, {len(self.units)} units{sure}{abstained}>"
+        answer = ", abstained" if self.abstained else ", hedged" if self.hedged else ""
+        return f"<SpeechCaption: {seconds:.1f} s, {len(self.units)} units{confidence}{answer}>"
 
     def _repr_html_(self) -> str:
         """Return the photo, a player and the confidence, as notebooks show them."""
         from im2sp.notebook import render_caption
 
-        sure = "" if self.confidence is None else f"{share_in_words(self.confidence)}."
-        return render_caption(self.image, self.to_wav_bytes(), sure.capitalize())
+        share = "" if self.confidence is None else f"{share_in_words(self.confidence)}."
+        return render_caption(self.image, self.to_wav_bytes(), share.capitalize())
 
 
 @dataclass(frozen=True, eq=False)
