@@ -8,8 +8,8 @@ token ViT looks at image units, and a ViT-VQGAN makes them) and a unit HiFi-GAN 
 layouts. For each precision, `im2sp convert im2sp` makes a bundle, `im2sp caption` speaks about a photo with it (from a
 table of units that `im2sp tokenize` wrote, where it looks at units), `im2sp evaluate --strict` scores it, and the
 runtime is compared with `transformers.generate`: the same weights, picture, number of tokens and threads, each in a
-process of its own, taking turns. Both are asked for exactly `--tokens` tokens and for one; the difference gives tokens a
-second. Printed are medians, in wall-clock and, as machines are shared, in processor time, and how soon the first unit
+process of its own, taking turns. Both are asked for exactly `--tokens` tokens and for one; the difference gives tokens
+a second. Printed are medians, in wall-clock and, as machines are shared, in processor time, and how soon the first unit
 is there, peak memory, and the share of the memory bandwidth: bytes that a step has to read (weights, keys and values)
 over time, against what this machine copies and reads in the same run. `--size small` tries the script itself, `--size
 decoder` has the decoder of "large" behind one layer of its image encoder, which is enough to compare steps. Needs
