@@ -1,12 +1,13 @@
 """Photo to speech: im2sp against cascades of a text captioner and Piper, in one run.
 
-    python benchmarks/cascade.py [--model default] [--beam 1] [--threads 1] [--rounds 7] [--git] [PHOTO...]
+    python benchmarks/cascade.py [--model default] [--beam 1] [--threads 1] [--rounds 7] [PHOTO...]
 
 The cascade has the same image encoder and decoder, which decodes as many tokens as the caption has words, and Piper
-speaks a text of as many words. `--git` adds transformers' GIT base with random weights and Piper. Each side is a
-process of its own; sides alternate, so drift of the machine meets all of them. Printed are medians of the time from a
-photo on disk to the first sound and to the whole waveform, paired ratios, and peak memory; and the time of
-`im2sp caption` from process start to a wav. Needs im2sp[train,recipe] and Linux.
+speaks a text of as many words. The other cascade is transformers' GIT base with random weights, and Piper. Each side
+is a process of its own; sides alternate, so drift of the machine meets all of them. Every caption is spoken, without a
+hedge. Printed are medians of the time from a photo on disk to the first sound and to the whole waveform, paired
+ratios, and peak memory; and the time of `im2sp caption` from process start to a wav. Needs im2sp[train,recipe] and
+Linux.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from im2sp.speech.audio import SAMPLE_RATE
 EXAMPLES = Path(__file__).parents[1] / "examples"
 TEXT = "a brown dog with a red collar runs over the green grass of a wide field next to a small white house"
 WORDS_A_SECOND = 2.8  # of the embedded bundle's captions
-Speak = Callable[[Path], tuple[float, float]]  # photo -> seconds to the first sound and to the last
+Speak = Callable[[Path, int], tuple[float, float]]  # photo, words -> seconds to the first sound and to the last
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,9 @@ class Settings:
 def im2sp_side(settings: Settings) -> Speak:
     """`Captioner.stream`."""
     captioner = Captioner.from_pretrained(settings.model, threads=settings.threads)
-    options = replace(captioner.default_options, beam=settings.beam)
+    options = replace(captioner.default_options, beam=settings.beam, always_speak=True)
 
-    def speak(photo: Path) -> tuple[float, float]:
+    def speak(photo: Path, words: int) -> tuple[float, float]:
         started = time.perf_counter()
         moments = [time.perf_counter() - started for _ in captioner.stream(photo, options)]
         return moments[0], moments[-1]
@@ -60,14 +61,9 @@ def cascade_side(settings: Settings) -> Speak:
     """The bundle's encoder and decoder for as many tokens as words, then Piper."""
     captioner = Captioner.from_pretrained(settings.model, threads=settings.threads)
     say = piper(settings)
-    options = replace(captioner.default_options, beam=settings.beam, max_repeats=2**31)
-    lengths: dict[Path, int] = {}
+    options = replace(captioner.default_options, beam=settings.beam, max_repeats=0)
 
-    def speak(photo: Path) -> tuple[float, float]:
-        if photo not in lengths:
-            seconds = len(captioner.caption(photo).waveform) / SAMPLE_RATE
-            lengths[photo] = max(1, round(seconds * WORDS_A_SECOND))
-        words = lengths[photo]
+    def speak(photo: Path, words: int) -> tuple[float, float]:
         started = time.perf_counter()
         captioner.decode(captioner.encode(photo), replace(options, min_tokens=words, max_tokens=words))
         say(words)
@@ -85,9 +81,9 @@ def git_side(settings: Settings) -> Speak:
     from im2sp.image.loading import load_image, to_pixels
 
     torch.set_num_threads(settings.threads)
-    git, say, words = GitForCausalLM(GitConfig()).eval(), piper(settings), 12
+    git, say = GitForCausalLM(GitConfig()).eval(), piper(settings)
 
-    def speak(photo: Path) -> tuple[float, float]:
+    def speak(photo: Path, words: int) -> tuple[float, float]:
         started = time.perf_counter()
         pixels = torch.from_numpy(to_pixels(load_image(photo), 224, 224, (0.5,) * 3, (0.5,) * 3))[None]
         with torch.inference_mode():
@@ -117,12 +113,12 @@ def serve(connection: Connection, side: Callable[[Settings], Speak], settings: S
     """Answer photos with times, and None with the peak memory in MB."""
     try:
         speak = side(settings)
-    except Im2SpError as error:
-        connection.send(str(error))
+    except (Im2SpError, ImportError) as error:
+        connection.send(f"{error}: this benchmark needs im2sp[train,recipe]")
         return
     connection.send(None)
-    while photo := connection.recv():
-        connection.send(speak(photo))
+    while asked := connection.recv():
+        connection.send(speak(*asked))
     status = Path("/proc/self/status").read_text()
     connection.send(int(status.split("VmHWM:")[1].split()[0]) / 1024)
 
@@ -148,6 +144,14 @@ def cold_start(photo: Path, settings: Settings) -> float:
         return time.perf_counter() - started
 
 
+def caption_words(settings: Settings, photos: list[Path]) -> dict[Path, int]:
+    """Words of the caption of each photo, by how long it is. Raises Im2SpError for photos that cannot be spoken."""
+    captioner = Captioner.from_pretrained(settings.model, threads=settings.threads)
+    options = replace(captioner.default_options, beam=settings.beam, always_speak=True)
+    seconds = {photo: len(captioner.caption(photo, options).waveform) / SAMPLE_RATE for photo in photos}
+    return {photo: max(1, round(WORDS_A_SECOND * length)) for photo, length in seconds.items()}
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -156,17 +160,20 @@ def main() -> None:
     parser.add_argument("--beam", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--git", action="store_true")
     given = parser.parse_args()
     settings = Settings(given.model, given.beam, given.threads)
-    kinds = {"im2sp": im2sp_side, "cascade": cascade_side} | ({"GIT base + Piper": git_side} if given.git else {})
+    try:
+        words = caption_words(settings, given.photos)
+    except Im2SpError as error:
+        sys.exit(str(error))
+    kinds = {"im2sp": im2sp_side, "decoder + Piper": cascade_side, "GIT base + Piper": git_side}
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in kinds}
     with ExitStack() as stack:
         sides = {name: start(stack, side, settings) for name, side in kinds.items()}
         for number in range(given.rounds + 1):
-            for photo in given.photos:
+            for photo, count in words.items():
                 for name, side in sides.items():
-                    side.send(photo)
+                    side.send((photo, count))
                     taken = side.recv()
                     if number:  # the first round warms up
                         times[name].append(taken)
@@ -174,7 +181,8 @@ def main() -> None:
         for name, side in sides.items():
             side.send(None)
             memory[name] = side.recv()
-    print(f"{len(given.photos)} photos, {given.rounds} rounds, {given.threads} thread(s), beam {given.beam}")
+    spans = f"{min(words.values())} to {max(words.values())} words"
+    print(f"{len(words)} photos of {spans}, {given.rounds} rounds, {given.threads} thread(s), beam {given.beam}")
     for name, rows in times.items():
         first, whole = (1000 * statistics.median(column) for column in zip(*rows, strict=True))
         pairs = list(zip(rows, times["im2sp"], strict=True))

@@ -4,15 +4,16 @@
                                    [--beam 1] [--threads 1] [--rounds 3] [--work FOLDER]
 
 Written are a checkpoint of an Im2Sp (git-large with 200 units is about 350 million parameters; with `--input units` a
-token ViT looks at image units, and a ViT-VQGAN makes them) and a unit HiFi-GAN of published size. For each precision,
-`im2sp convert im2sp` makes a bundle, `im2sp caption` speaks about a photo with it (from a table of units that
-`im2sp tokenize` wrote, where it looks at units), and the runtime is compared with `transformers.generate`: the same
-weights, picture, number of tokens and threads, each in a process of its own, taking turns. Both are asked for exactly
-`--tokens` tokens and for one; the difference gives tokens a second. Printed are medians, in wall-clock and, as machines
-are shared, in processor time, and how soon the first unit is there, peak memory, and the share of the memory bandwidth:
-bytes that a step has to read (weights, keys and values) over time, against what this machine copies and reads in the
-same run. `--size small` tries the script itself, `--size decoder` has the decoder of "large" behind one layer of its
-image encoder, which is enough to compare steps. Needs im2sp[train,units]; Linux for peak memory.
+token ViT looks at image units, and a ViT-VQGAN makes them) and a unit HiFi-GAN of published size, in the published
+layouts. For each precision, `im2sp convert im2sp` makes a bundle, `im2sp caption` speaks about a photo with it (from a
+table of units that `im2sp tokenize` wrote, where it looks at units), `im2sp evaluate --strict` scores it, and the
+runtime is compared with `transformers.generate`: the same weights, picture, number of tokens and threads, each in a
+process of its own, taking turns. Both are asked for exactly `--tokens` tokens and for one; the difference gives tokens
+a second. Printed are medians, in wall-clock and, as machines are shared, in processor time, and how soon the first unit
+is there, peak memory, and the share of the memory bandwidth: bytes that a step has to read (weights, keys and values)
+over time, against what this machine copies and reads in the same run. `--size small` tries the script itself, `--size
+decoder` has the decoder of "large" behind one layer of its image encoder, which is enough to compare steps. Needs
+im2sp[train,units]; Linux for peak memory.
 """
 
 from __future__ import annotations
@@ -135,7 +136,7 @@ def _replaced(token_vit: Any) -> Any:
 
 
 def write_checkpoints(settings: Settings) -> Figures:
-    """The Im2Sp as published, and a converted vocoder; what takes memory is in this process."""
+    """The Im2Sp and its vocoder as published; what takes memory is in this process."""
     import torch
 
     from im2sp.train.models.unit_hifigan import UnitHifigan, UnitHifiganConfig
@@ -150,8 +151,8 @@ def write_checkpoints(settings: Settings) -> Figures:
         state |= {f"tokenizer.{name}": tensor for name, tensor in named.items()}
     torch.save({"epoch": 0, "state_dict": state}, work / "last.ckpt")
     git.config.save_pretrained(work)
-    vocoder = UnitHifigan(UnitHifiganConfig(units=UNITS, **SIZES[settings.size]["vocoder"]))
-    vocoder.save(work / "vocoder")
+    sizes = UnitHifiganConfig(units=UNITS, **SIZES[settings.size]["vocoder"])
+    write_vocoder(sizes, UnitHifigan(sizes).state_dict(), work / "vocoder")
     layers = sum(parameter.numel() for name, parameter in git.git.encoder.named_parameters())
     return {
         "parameters": sum(tensor.numel() for tensor in state.values()),
@@ -161,12 +162,36 @@ def write_checkpoints(settings: Settings) -> Figures:
     }
 
 
+def write_vocoder(sizes: Any, state: dict[str, Any], folder: Path) -> None:
+    """Write g_00500000, whose convolutions are under weight norm, and config.json."""
+    import torch
+
+    generator = {}
+    for name, tensor in state.items():
+        if name.endswith(".weight") and name.startswith(("conv_", "ups.", "resblocks.")):
+            generator[f"{name}_g"] = tensor.flatten(1).norm(dim=1).view(-1, 1, 1)
+            generator[f"{name}_v"] = tensor
+        else:
+            generator[name] = tensor
+    folder.mkdir()
+    torch.save({"generator": generator}, folder / "g_00500000")
+    config = {
+        "num_embeddings": sizes.units, "embedding_dim": sizes.width, "model_in_dim": sizes.width,
+        "upsample_rates": sizes.upsample_rates, "upsample_kernel_sizes": sizes.upsample_kernels,
+        "upsample_initial_channel": sizes.channels, "resblock": "1", "resblock_kernel_sizes": sizes.block_kernels,
+        "resblock_dilation_sizes": sizes.block_dilations,
+        "dur_predictor_params": {"encoder_embed_dim": sizes.width, "var_pred_hidden_dim": sizes.duration_width,
+                                 "var_pred_kernel_size": sizes.duration_kernel},
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config))
+
+
 class Ours:
     """The runtime with a bundle."""
 
     def __init__(self, settings: Settings, bundle: Path) -> None:
         self._captioner = Captioner.from_pretrained(bundle, threads=settings.threads)
-        self._options = DecodingOptions(beam=settings.beam, max_repeats=2**31)
+        self._options = DecodingOptions(beam=settings.beam, max_repeats=0)
         self._image: Any = settings.work / "photo.png"
         if settings.reads_units:
             from im2sp.image.units import ImageUnits
@@ -200,12 +225,11 @@ class Theirs:
             edge = (side - crop) // 2
             self._pixels = vectors[..., edge : edge + crop, edge : edge + crop].contiguous()
         else:
-            from im2sp.image.loading import load_image, to_pixels
-            from im2sp.train.convert.git import CLIP_MEAN, CLIP_STD
+            from transformers import CLIPImageProcessorPil
 
             side = self._git.config.vision_config.image_size
-            pixels = to_pixels(load_image(settings.work / "photo.png"), side, side, CLIP_MEAN, CLIP_STD)
-            self._pixels = torch.from_numpy(pixels)[None]
+            processor = CLIPImageProcessorPil(size=side, crop_size=side)
+            self._pixels = processor(Image.open(settings.work / "photo.png"), return_tensors="pt")["pixel_values"]
 
     def say(self, tokens: int) -> list[int]:
         """The same."""
@@ -299,7 +323,12 @@ def make_bundle(settings: Settings, precision: str) -> Path:
     """Convert the checkpoint by the command line; prints what that took."""
     bundle = settings.work / precision
     arguments = ["im2sp", "convert", "im2sp", str(settings.work / "last.ckpt"), "--precision", precision]
-    arguments += ["--config", str(settings.work / "config.json"), "--vocoder", str(settings.work / "vocoder")]
+    arguments += [
+        "--config",
+        str(settings.work / "config.json"),
+        "--vocoder",
+        str(settings.work / "vocoder" / "g_00500000"),
+    ]
     if settings.reads_units:
         arguments += ["--codebook", str(settings.work / "codebook.ckpt")]
     seconds, memory = watched(*arguments, "-o", str(bundle))
@@ -328,6 +357,21 @@ def speak(settings: Settings, bundle: Path) -> None:
         flush=True,
     )
     shutil.rmtree(settings.work / "said")
+
+
+def score(settings: Settings, bundle: Path) -> None:
+    """Score the bundle by the command line, as the paper does; the figures of random weights mean nothing."""
+    images = [{"filename": "photo.png", "split": "test", "sentences": [{"raw": "A dog runs."}, {"raw": "The dog."}]}]
+    captions, out = settings.work / "dataset_photos.json", settings.work / "scored"
+    captions.write_text(json.dumps({"images": images}))
+    more = ["--split", "test", "--strict", "--threads", str(settings.threads), "-o", str(out)]
+    seconds, memory = watched("im2sp", "evaluate", str(bundle), str(captions), *more)
+    spoken = json.loads((out / "report.json").read_text())["mean_seconds"]
+    print(
+        f"  im2sp evaluate: {spoken:.1f} s of speech scored in {seconds:.1f} s, {memory / GIGABYTE:.2f} GB at most",
+        flush=True,
+    )
+    shutil.rmtree(out)
 
 
 @dataclass
@@ -418,7 +462,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--work", type=Path, help="folder for the files, which are several GB; deleted afterwards")
-    parser.add_argument("--no-speech", action="store_true", help="leave `im2sp caption` out")
+    parser.add_argument("--no-speech", action="store_true", help="leave `im2sp caption` and `im2sp evaluate` out")
     options = parser.parse_args()
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = str(options.threads)
@@ -442,6 +486,7 @@ def main() -> None:
             bundle = make_bundle(settings, precision)
             if not options.no_speech:
                 speak(settings, bundle)
+                score(settings, bundle)
             compare(settings, bundle, options.rounds, model, precision)
             shutil.rmtree(bundle)
 

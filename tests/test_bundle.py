@@ -276,6 +276,9 @@ def test_a_config_that_is_wrong(bundle: Path, changes: dict[str, object], reason
         ({"confidence__abstain_units": [0, 1, 2, 20]}, "a unit outside 0..19"),
         ({"confidence__abstain_units": [1] * 1_001}, "confidence.abstain_units"),
         ({"confidence__hedge_units": [1]}, "belong together"),
+        ({"confidence__photo_weights": [1.0]}, "as many weights as there are components"),
+        ({"confidence__token_weights": {"-1": 1.0}}, "confidence.token_weights"),
+        ({"confidence__token_weights": {"dog": 1.0}}, "confidence.token_weights"),
         (
             {"confidence__hedge_units": [20], "confidence__hedge_durations": [3], "confidence__hedge_threshold": 0.8},
             "hedge_units holds a unit outside 0..19",

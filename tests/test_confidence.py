@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from im2sp import Captioner, Im2SpError
-from im2sp.confidence import PPCADensity, Signals, logistic, pool, share_in_words
+from im2sp.confidence import PPCADensity, logistic, pool, share_in_words, signals
+from im2sp.decoding.agreement import agreement
+from im2sp.decoding.options import DecodingResult
 from im2sp.explain.attention import AttentionTimeline
 from im2sp.speech.audio import HOP
 from tests.tiny_bundle import WIDTH, hedging_confidence, tiny_confidence, write_tiny_bundle
@@ -49,21 +52,49 @@ def test_the_probability_is_what_plain_arithmetic_gives(captioner: Captioner, ph
     strange = max(0.0, plain_distance(pooled) - 0.2)
     odds = 1.5 + 0.5 * translation.score - 0.25 * math.log(len(translation.tokens)) - 0.75 * strange
     assert strange > 0
+    assert translation.score == pytest.approx(translation.log_probabilities.mean())
     assert captioner.confidence(prefix, translation) == pytest.approx(1 / (1 + math.exp(-odds)), rel=1e-5)
     assert captioner.caption(photo).confidence == captioner.confidence(prefix, translation)
 
 
+def test_all_weights_add_up(tmp_path: Path, captioner: Captioner, photo: np.ndarray) -> None:
+    prefix = captioner.encode(photo)
+    result = captioner.decode(prefix)
+    tokens = result.tokens.tolist()
+    weights: dict[str, Any] = {
+        "weights": {"lowest": 0.5, "agreement": 2.0},
+        "photo_weights": [0.3, -0.2],
+        "photo_intercept": 0.1,
+        "token_weights": {tokens[0]: 0.7, 26: 9.0},
+        "frequent_tokens": [tokens[0]],
+    }
+    write_tiny_bundle(tmp_path, confidence=tiny_confidence(**weights))
+    calibrated = Captioner.from_pretrained(tmp_path, threads=1)
+    density = tiny_confidence().density
+    along = [(pool(prefix)[place] - 0.1) / deviation for place, deviation in ((2, 0.5), (5, 0.25))]
+    np.testing.assert_allclose(
+        PPCADensity(density).coordinates(pool(prefix)[None])[0], np.clip(along, -5, 5), rtol=1e-5
+    )
+    odds = 1.5 + 0.5 * np.sort(result.log_probabilities)[:3].mean() + 0.7
+    odds += 2.0 * agreement(tokens, captioner.sample(prefix, len(tokens)), {tokens[0]}) + 9.0 * (26 in tokens)
+    photo_odds = 0.1 + np.clip(along, -5, 5) @ [0.3, -0.2]
+    assert calibrated.caption(photo).confidence == pytest.approx(logistic(odds) * logistic(photo_odds), rel=1e-5)
+
+
 def test_what_is_near_is_not_strange_and_what_is_far_is_bounded() -> None:
-    config = tiny_confidence().density
+    density = PPCADensity(tiny_confidence().density)
+    result = DecodingResult(np.array([5, 6]), np.zeros((2, 9)), np.array([-1.0, -2.0, -3.0, -4.0]), -2.5, "eos")
     for pooled, expected in ((np.full(WIDTH, 0.1), 0.0), (np.full(WIDTH, 1e30), 10.0)):
-        values = Signals(-1.0, 2.0, pooled.astype(np.float32)).values(PPCADensity(config))
-        assert values == {"score": -1.0, "length": 2.0, "ood_score": expected}
+        values = signals(pooled.astype(np.float32), result, density, [], set())
+        assert (values["score"], values["lowest"], values["length"]) == (-2.5, -3.0, math.log(2))
+        assert values["ood_score"] == expected
+        assert "agreement" not in values
 
 
 def test_no_weights_overflow() -> None:
-    assert logistic({"score": 1e6}, 0, {"score": -1e6}) == pytest.approx(0)
-    assert logistic({"score": 1e6}, 0, {"score": 1e6}) == pytest.approx(1)
-    assert logistic({}, 0, {}) == 0.5
+    assert logistic(-1e12) == pytest.approx(0)
+    assert logistic(1e12) == pytest.approx(1)
+    assert logistic(0) == 0.5
 
 
 def test_the_captioner_abstains_below_the_threshold_only(captioner: Captioner, photo: np.ndarray) -> None:

@@ -71,6 +71,21 @@ def assert_streams(captioner: Captioner, photo: object, options: DecodingOptions
     return chunks
 
 
+def test_repeats_of_the_decoder_are_spoken_where_the_bundle_keeps_them(
+    tiny_bundle: Path, photo: np.ndarray, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_bundle, tmp_path / "bundle")
+    config = Bundle.load(tiny_bundle).config
+    vocabulary = structs.replace(config.vocabulary, keep_repeats=True)
+    write_config(tmp_path / "bundle", structs.replace(config, vocabulary=vocabulary))
+    write_checksums(tmp_path / "bundle")
+    captioner = Captioner.from_pretrained(tmp_path / "bundle", threads=1)
+    options = DecodingOptions(temperature=0.5, min_tokens=30, max_tokens=30, max_repeats=0)
+    said = assert_streams(captioner, photo, options)[-1].caption
+    assert (said.units[1:] == said.units[:-1]).any()
+    assert (captioner.speak([1, 1, 2]).units == [1, 2]).all()  # recordings have repeats at 50 Hz
+
+
 @pytest.mark.parametrize(
     "options",
     [

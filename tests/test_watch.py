@@ -104,3 +104,15 @@ def test_a_folder_that_is_none_or_goes_away(tmp_path: Path) -> None:
     folder.mkdir()
     with pytest.raises(ImageError, match="folder: is not a folder"):
         next(iter(FolderWatcher(folder, folder.rmdir)))
+
+
+def test_content_tells_what_is_new(tmp_path: Path) -> None:
+    """Also pictures that cannot be read come: their refusal says what they are, and they are counted."""
+    jpeg_xl = b"\xff\x0a\0\0"
+    news = watched(
+        tmp_path,
+        lambda: write(tmp_path / "photo.download", b"\xff\xd8\xff\xe0"),
+        lambda: write(tmp_path / "new.heic", jpeg_xl),
+        lambda: write(tmp_path / "notes.txt", b"BMW"),
+    )
+    assert [name for name, _ in news] == ["photo.download", "new.heic"]

@@ -1,6 +1,6 @@
 """Draw docs/images/photo-to-speech.svg: a photo, where the model looked, its speech units and their waveform.
 
-    pip install 'im2sp[docs]' && python docs/figures/photo_to_speech.py [--photo PHOTO] [--model default] [--out FILE]
+    pip install -e '.[docs]' && python docs/figures/photo_to_speech.py [--photo PHOTO] [--model default] [--out FILE]
 
 Run it again when the embedded bundle changes.
 """

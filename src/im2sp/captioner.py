@@ -15,6 +15,7 @@ from msgspec.structs import asdict
 from im2sp.arrays import SAMPLE_RATE, FloatArray, IntArray
 from im2sp.bundle import Bundle, ImageUnitsConfig, find_bundle
 from im2sp.confidence import Confidence, Thresholds, share_in_words
+from im2sp.decoding.agreement import draw_samples, sample_length
 from im2sp.decoding.cache import KVCache
 from im2sp.decoding.decoder import DecoderStep, Prefix
 from im2sp.decoding.options import DecodingOptions, DecodingResult
@@ -25,6 +26,7 @@ from im2sp.image.encoder import ImageEncoder
 from im2sp.image.units import ImageUnits
 from im2sp.onnx import Graphs
 from im2sp.speech.encoder import SpeechEncoder
+from im2sp.speech.units import check_units, without_repeats
 from im2sp.speech.vocoder import Speech, StreamingVocoder, Vocoder, join_speech
 
 BATCH = 8  # images that the encoder takes at once
@@ -41,7 +43,7 @@ class SpeechCaption:
 
     waveform: FloatArray  # float32 [samples], in [-1, 1]
     sample_rate: int  # Hz
-    units: IntArray  # int64 [U], repeats removed, but where a hedge ends
+    units: IntArray  # int64 [U], repeats removed unless the vocabulary of the bundle keeps them, but where a hedge ends
     durations: IntArray  # int64 [U], frames of 20 ms
     score: float  # mean log probability of a token
     tokens: IntArray  # int64 [T]; of the sentence that was decoded, also where the captioner abstained
@@ -76,17 +78,17 @@ class SpeechCaption:
         return encode_wav(self.waveform)
 
     def __repr__(self) -> str:
-        sure = "" if self.confidence is None else f", confidence {self.confidence:.2f}"
+        confidence = "" if self.confidence is None else f", confidence {self.confidence:.2f}"
         seconds = len(self.waveform) / self.sample_rate
-        abstained = ", abstained" if self.abstained else ""
-        return f"<SpeechCaption: {seconds:.1f} s, {len(self.units)} units{sure}{abstained}>"
+        answer = ", abstained" if self.abstained else ", hedged" if self.hedged else ""
+        return f"<SpeechCaption: {seconds:.1f} s, {len(self.units)} units{confidence}{answer}>"
 
     def _repr_html_(self) -> str:
         """Return the photo, a player and the confidence, as notebooks show them."""
         from im2sp.notebook import render_caption
 
-        sure = "" if self.confidence is None else f"{share_in_words(self.confidence)}."
-        return render_caption(self.image, self.to_wav_bytes(), sure.capitalize())
+        share = "" if self.confidence is None else f"{share_in_words(self.confidence)}."
+        return render_caption(self.image, self.to_wav_bytes(), share.capitalize())
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,7 +154,7 @@ class Captioner:
         answer, shown = self._thresholds(options).answer(confidence), _shown(image)
         if answer == "abstained":
             return _caption(result, self._abstention(options), started, confidence, shown, abstained=True)
-        speech = self.speak(self.vocabulary.decode(result.tokens), rate=options.rate)
+        speech = self.vocoder.speak(self.vocabulary.decode(result.tokens), rate=options.rate)
         hedge = self._hedge(options) if answer == "hedged" else None
         return _caption(result, speech, started, confidence, shown, hedge=hedge)
 
@@ -233,15 +235,26 @@ class Captioner:
 
         It was fitted to the bundle's recommended decoding; other options have other odds.
         """
-        return self._confidence.probability(prefix, result) if self._confidence else None
+        if self._confidence is None:
+            return None
+        samples = self.sample(prefix, len(result.tokens)) if self._confidence.needs_samples else []
+        return self._confidence.probability(prefix, result, samples)
+
+    def sample(self, prefix: Prefix, tokens: int) -> list[set[int]]:
+        """Draw sentences about an image beside a caption of so many tokens; return the tokens of each."""
+        positions = sample_length(tokens, self.bundle.config.decoder.max_tokens)
+        return draw_samples(self._step(prefix), self.vocabulary.specials, positions)
 
     def speak(
         self, units: Sequence[int] | IntArray, durations: Sequence[int] | IntArray | None = None, rate: float = 1.0
     ) -> Speech:
-        """Synthesize units int64 [U]; durations (int64 [U], frames of 20 ms) are predicted unless given.
+        """Synthesize units int64 [U] with durations int64 [U] in frames of 20 ms; without, repeats go first and
+        durations are predicted.
 
         `rate`: how fast to speak; durations are divided by it.
         """
+        if durations is None:
+            units = without_repeats(check_units(units, self.vocabulary.units))
         return self.vocoder.speak(units, durations, rate)
 
     def units(self, waveform: FloatArray) -> IntArray:
@@ -266,8 +279,10 @@ class Captioner:
         return image if isinstance(image, Prefix) else self.encode(image)
 
     def _task(self, prefix: Prefix, options: DecodingOptions) -> DecodingTask[KVCache]:
-        step = DecoderStep(self.graphs.open("decoder"), self.bundle.config.decoder, prefix)
-        return DecodingTask(step, self.vocabulary.specials, options)
+        return DecodingTask(self._step(prefix), self.vocabulary.specials, options)
+
+    def _step(self, prefix: Prefix) -> DecoderStep:
+        return DecoderStep(self.graphs.open("decoder"), self.bundle.config.decoder, prefix)
 
     def _thresholds(self, options: DecodingOptions) -> Thresholds:
         return Thresholds.of(self.bundle.config.confidence, options)

@@ -1,13 +1,13 @@
 """Confidence: an image prefix and its caption in; the calibrated probability that it is right, and what to answer, out.
 
-A logistic regression over three signals, fitted in training (docs/confidence.md). All signals come from numbers that
-decoding computes anyway. None of them looks at words.
+A logistic regression over signals of the image and the caption, fitted in training (docs/confidence.md). None of them
+looks at words.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,6 +15,7 @@ import numpy as np
 
 from im2sp.arrays import FloatArray
 from im2sp.bundle import ConfidenceConfig, PPCAConfig, Signal
+from im2sp.decoding.agreement import agreement
 from im2sp.decoding.decoder import Prefix
 from im2sp.decoding.options import DecodingOptions, DecodingResult
 from im2sp.decoding.strategies import DoubleArray
@@ -22,25 +23,30 @@ from im2sp.decoding.strategies import DoubleArray
 Answer = Literal["plain", "hedged", "abstained"]  # the caption; "perhaps" before it; that it cannot be told
 
 _MAX_OOD_SCORE = 10.0  # far beyond any picture, and small enough for every weight
+_MAX_COORDINATE = 5.0  # deviations
+_LOWEST = 3  # tokens
 _MIN_DISTANCE = 1e-9  # before taking the logarithm
 
 
-@dataclass(frozen=True)
-class Signals:
-    """What tells a right caption from a wrong one."""
+def signals(
+    pooled: FloatArray, result: DecodingResult, density: PPCADensity, samples: Sequence[set[int]], frequent: set[int]
+) -> dict[Signal, float]:
+    """Compute what tells a right caption from a wrong one.
 
-    score: float  # mean log probability of a token
-    length: float  # natural log of the number of tokens: long sentences have more to get wrong
-    pooled: FloatArray  # float32 [width], see `pool`
-
-    @classmethod
-    def of(cls, prefix: Prefix, result: DecodingResult) -> Signals:
-        """Compute the signals of a caption decoded from an image prefix."""
-        return cls(result.score, math.log(len(result.tokens)), pool(prefix))
-
-    def values(self, density: PPCADensity) -> dict[Signal, float]:
-        """Return the signals by their names in the config."""
-        return {"score": self.score, "length": self.length, "ood_score": density.ood_score(self.pooled)}
+    Args:
+        pooled: float32 [width], see `pool`.
+        samples: tokens of other sentences about the same image; with none, there is no agreement.
+        frequent: tokens that say nothing about agreement.
+    """
+    distance = float(density.distances(pooled[None])[0])
+    found: dict[Signal, float] = {
+        "score": result.score,
+        "lowest": float(np.sort(result.log_probabilities)[:_LOWEST].mean()),
+        "length": math.log(len(result.tokens)),  # long sentences have more to get wrong
+        "distance": min(_MAX_OOD_SCORE, distance),
+        "ood_score": density.ood_score(distance),
+    }
+    return found | ({"agreement": agreement(result.tokens.tolist(), samples, frequent)} if samples else {})
 
 
 def pool(prefix: Prefix) -> FloatArray:
@@ -73,23 +79,44 @@ class PPCADensity:
         distances: DoubleArray = np.log(np.maximum(_MIN_DISTANCE, squared / len(self._mean)))
         return distances
 
-    def ood_score(self, pooled: FloatArray) -> float:
-        """Score how far a photo is out of distribution: pooled float32 [width] -> 0 for nearly all training photos."""
-        return min(_MAX_OOD_SCORE, max(0.0, float(self.distances(pooled[None])[0]) - self._threshold))
+    def coordinates(self, pooled: FloatArray) -> DoubleArray:
+        """Compute coordinates along the components: pooled float32 [n, width] -> float64 [n, k] in deviations."""
+        along = (pooled.astype(np.float64) - self._mean) @ self._components.T / self._deviations
+        coordinates: DoubleArray = np.clip(along, -_MAX_COORDINATE, _MAX_COORDINATE)
+        return coordinates
+
+    def ood_score(self, distance: float) -> float:
+        """Score how far a photo is out of distribution, by its distance: 0 for nearly all training photos."""
+        return min(_MAX_OOD_SCORE, max(0.0, distance - self._threshold))
 
 
 class Confidence:
     """The calibration of a bundle."""
 
     def __init__(self, config: ConfidenceConfig) -> None:
-        self._intercept = config.intercept
-        self._weights = config.weights
+        self._config = config
         self._density = PPCADensity(config.density)
+        self._frequent = set(config.frequent_tokens)
 
-    def probability(self, prefix: Prefix, result: DecodingResult) -> float:
-        """Compute the probability that a caption is right, from 0 to 1."""
-        values = Signals.of(prefix, result).values(self._density)
-        return logistic(self._weights, self._intercept, values)
+    @property
+    def needs_samples(self) -> bool:
+        """Whether other sentences about the same image must be drawn."""
+        return "agreement" in self._config.weights
+
+    def probability(self, prefix: Prefix, result: DecodingResult, samples: Sequence[set[int]] = ()) -> float:
+        """Compute the probability that a caption is right, from 0 to 1: of a photo, if it is one."""
+        pooled, config = pool(prefix), self._config
+        values = signals(pooled, result, self._density, samples, self._frequent)
+        log_odds = config.intercept + math.fsum(weight * values[name] for name, weight in config.weights.items())
+        log_odds += math.fsum(config.token_weights.get(token, 0.0) for token in set(result.tokens.tolist()))
+        return logistic(log_odds) * self._photo_probability(pooled)
+
+    def _photo_probability(self, pooled: FloatArray) -> float:
+        """Compute the probability that a picture is a photo, and no blank page, noise or screen of text."""
+        if not self._config.photo_weights:
+            return 1.0
+        coordinates = self._density.coordinates(pooled[None])[0]
+        return logistic(self._config.photo_intercept + float(coordinates @ np.array(self._config.photo_weights)))
 
 
 @dataclass(frozen=True)
@@ -125,7 +152,6 @@ def share_in_words(probability: float) -> str:
     return f"of captions like this, {min(99, max(1, round(100 * probability)))} of 100 were right"
 
 
-def logistic(weights: Mapping[Signal, float], intercept: float, values: Mapping[Signal, float]) -> float:
-    """Compute 1 / (1 + exp(-(intercept + sum of weight x signal)))."""
-    log_odds = intercept + math.fsum(weight * values[name] for name, weight in weights.items())
+def logistic(log_odds: float) -> float:
+    """Compute 1 / (1 + exp(-log_odds))."""
     return 1 / (1 + math.exp(-max(-700.0, min(700.0, log_odds))))  # exp of more would overflow

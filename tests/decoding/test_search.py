@@ -246,6 +246,27 @@ def test_a_model_in_a_loop_is_cut_back_to_one_copy() -> None:
     assert found.attention.shape == (6, 2)
 
 
+def test_without_a_rule_loops_are_said_and_stream_at_once() -> None:
+    task = DecodingTask(Stuck(0), SPECIALS, DecodingOptions(beam=1, max_repeats=0, max_tokens=9))
+    steps = [list(task.stable_prefix()) for _ in task.steps(50)]
+    assert task.result().tokens.tolist() == [3, 4, 5, 5, 4, 3, 4, 3, 4]
+    assert [len(step) for step in steps] == list(range(1, 9))
+
+
+def test_early_stopping_takes_the_best_of_the_first_sentences_that_end() -> None:
+    found = {stop: search(Late(0), beam=2, early_stopping=stop, length_penalty=2.0) for stop in (False, True)}
+    assert 0 < len(found[True].tokens) < len(found[False].tokens)
+
+
+class Late(ToyStep):
+    """Ends early with some probability; goes on for a better mean."""
+
+    def logits(self, history: tuple[int, ...]) -> np.ndarray:
+        logits = np.full(VOCABULARY, -9.0)
+        logits[[3, SPECIALS.eos]] = (1.0, 0.9) if len(history) < 4 else (0.0, 9.0)
+        return logits
+
+
 def test_a_beam_prefers_a_sentence_that_ends_to_one_that_was_cut() -> None:
     found = search(Stuck(0), beam=4, max_repeats=3)
     assert found.ending == "eos"
@@ -266,6 +287,7 @@ def test_a_beam_prefers_a_sentence_that_ends_to_one_that_was_cut() -> None:
         ([*range(12), *range(12)], 3, 24),
         ([1, 1, 2] * 3, 3, 3),
         ([4] * 10, 3, 1),
+        ([4] * 10, 0, 10),
     ],
 )
 def test_length_without_loop(tokens: list[int], repeats: int, length: int) -> None:

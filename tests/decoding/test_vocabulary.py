@@ -52,6 +52,11 @@ def test_repeats_go_where_subwords_meet() -> None:
     assert PLAIN.decode([5, 5, 6, 6, 6]).tolist() == [2, 3]
 
 
+def test_repeats_stay_where_the_vocabulary_keeps_them() -> None:
+    vocabulary = Vocabulary(VocabularyConfig(units=8, subwords=SINGLE, keep_repeats=True))
+    assert vocabulary.decode([4, 4, 1, 4, 5]).tolist() == [1, 1, 1, 2]
+
+
 @pytest.mark.parametrize("token", [-1, 15, 2**40])
 def test_unknown_tokens_are_refused(token: int) -> None:
     with pytest.raises(Im2SpError, match=f"token {token} does not exist"):

@@ -1,6 +1,6 @@
 """The page and the report in a real Chromium: keys, heat, less motion, sound from a file, and axe's verdict.
 
-pip install 'im2sp[browser]' && pytest -m browser
+pip install -e '.[browser,dev]' && pytest -m browser
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from im2sp.captioner import Captioner
 from im2sp.explain.page import explain, render_page
 from im2sp.explain.plots import Explanation
 from im2sp.speech.audio import UNIT_RATE
+from im2sp.speech.whisper import TimedWord
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -110,4 +112,20 @@ def test_less_motion_where_it_is_asked_for(explanation: Explanation, browser: Br
     until(page, "speech.ended")
     steps = page.evaluate("places.size")
     assert 1 <= steps <= len(explanation.timeline.segment_maps) + 1  # one for each segment, and the end
+    assert troubles == []
+
+
+def test_on_a_phone_the_heat_follows_the_words(explanation: Explanation, browser: Browser, tmp_path: Path) -> None:
+    middle = explanation.frames / UNIT_RATE / 2
+    spoken = replace(explanation, words=(TimedWord("two", 0, middle), TimedWord("dogs", middle, 2 * middle)))
+    (tmp_path / "page.html").write_text(render_page(spoken), encoding="utf-8")
+    page, troubles = opened(browser, tmp_path / "page.html", viewport={"width": 390, "height": 844})
+    until(page, "speech.readyState > 0")
+    assert page.inner_text("#now") == "two"
+    page.keyboard.press("ArrowRight")
+    until(page, "!speech.seeking")
+    assert page.inner_text("#now") == "dogs"
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert page.evaluate("strip.scrollLeft") > 0
+    assert violations(page) == ""
     assert troubles == []

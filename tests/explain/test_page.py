@@ -109,7 +109,11 @@ def test_the_page_tells_the_words_and_takes_none_for_markup(explanation: Explana
     assert "<b>" not in page
     rows = re.findall(r"<tr><td>.*?</tr>", page)
     assert all(row.count("<td>") == page.count('<th scope="col">') for row in rows)
-    assert rows[0].endswith("<td>&lt;b&gt;two dogs run.</td></tr>")
+    assert "<td>&lt;b&gt;two dogs run.</td>" in rows[0]
+    data = json.loads(re.findall(r'<script type="application/json" id="data">(.*?)</script>', page)[0])
+    assert data["words"] == ["<b>two", "dogs", "run."]  # which the heat follows
+    assert len(data["maps"]) == len(data["boundaries"]) - 1 == len(WORDS)
+    assert data["boundaries"] == sorted(data["boundaries"])
     assert "hears no words." in render_page(replace(explanation, words=()))
 
 

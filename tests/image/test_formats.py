@@ -14,6 +14,7 @@ from PIL import Image
 from im2sp.errors import ImageError
 from im2sp.image.formats import kind_of
 from im2sp.image.loading import load_image
+from im2sp.installing import install_command
 
 HEADS = {
     "HEIC": b"\0\0\0\x18ftypheic\0\0\0\0mif1heic",
@@ -70,7 +71,7 @@ def test_heic_is_an_extra(tmp_path: Path) -> None:
     photo = tmp_path / "photo.heic"
     photo.write_bytes(HEADS["HEIC"])
     assert in_a_fresh_process(photo, "pillow_heif").endswith(
-        "is a HEIC file, which im2sp does not read; pip install 'im2sp[heic]', or save it as JPEG first"
+        f"is a HEIC file, which im2sp does not read; {install_command('heic')}, or save it as JPEG first"
     )
     buffer = io.BytesIO()
     pillow_heif.from_pillow(Image.new("RGB", (64, 32))).save(buffer, quality=50)

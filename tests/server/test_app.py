@@ -22,6 +22,7 @@ from im2sp.decoding.options import DecodingOptions
 from im2sp.server.guard import SECURITY_HEADERS
 from im2sp.server.settings import Settings
 from im2sp.speech.audio import SAMPLE_RATE, encode_wav
+from im2sp.speech.whisper import WordRecogniser
 from tests.server.conftest import JPEG, JSON, GatedCaptioner, Served, serving
 
 GREEDY = DecodingOptions(beam=1, length_penalty=1.0, max_tokens=40)
@@ -131,6 +132,37 @@ def test_streams_are_the_greedy_caption_in_pieces(served: Served, captioner: Cap
     assert len(chunks) > 1
     assert b"".join(base64.b64decode(chunk["pcm"]) for chunk in chunks) == samples.tobytes()
     assert answer["units"] == whole.units.tolist()
+
+
+def test_rate(served: Served, captioner: Captioner, photo: bytes) -> None:
+    for path, options in (("/v1/captions", captioner.default_options), ("/v1/captions/stream", GREEDY)):
+        answer = served.client.post(f"{path}?rate=2", content=photo, headers={"Accept": "audio/wav"})
+        waveform = captioner.caption(photo, replace(options, rate=2)).waveform
+        assert len(answer.content) == len(encode_wav(waveform))
+    assert served.client.post("/v1/captions?rate=4", content=photo).status_code == 422
+
+
+def test_the_words_that_a_recogniser_heard(served: Served, captioner: Captioner, photo: bytes) -> None:
+    class Recogniser(WordRecogniser):
+        def __init__(self) -> None:
+            pass
+
+        def text(self, waveform: np.ndarray) -> str:
+            return f"{len(waveform)} samples"
+
+    lines = {"Accept": "application/x-ndjson"}
+    with serving(captioner, Settings(), Recogniser()) as service:
+        whole = service.client.post("/v1/captions?words=true&beam=1", content=photo, headers=JSON).json()
+        *_, answer, heard = service.client.post(
+            "/v1/captions/stream?words=true", content=photo, headers=lines
+        ).iter_lines()
+        unasked = service.client.post("/v1/captions/stream", content=photo, headers=lines).text
+    samples = len(captioner.caption(photo, GREEDY).waveform)
+    assert json.loads(heard) == {"heard": whole["heard"]} == {"heard": f"{samples} samples"}
+    assert "heard" not in json.loads(answer)
+    assert "heard" not in unasked
+    none = served.client.post("/v1/captions/stream?words=true", content=photo, headers=lines).text
+    assert "heard" not in none  # this service has no recogniser
 
 
 @pytest.mark.parametrize("path", ["/v1/captions?beam=1", "/v1/captions/stream?"])

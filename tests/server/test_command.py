@@ -7,12 +7,15 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import httpx
 import pytest
 
 from im2sp.installing import install_command
+from im2sp.server.command import link_for_others
+from im2sp.server.settings import Settings
 
 TOKEN = "0123456789abcdef"
 
@@ -34,7 +37,7 @@ def plain(**more: str) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name != "IM2SP_TOKEN"} | more
 
 
-@pytest.mark.parametrize(("end", "code"), [(signal.SIGTERM, -signal.SIGTERM), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("end", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
 def test_it_serves_until_it_is_ended(tiny_bundle: Path, photo: bytes, end: signal.Signals, code: int) -> None:
     process = subprocess.Popen(
         command("--port", 0, bundle=tiny_bundle),
@@ -51,6 +54,32 @@ def test_it_serves_until_it_is_ended(tiny_bundle: Path, photo: bytes, end: signa
     stdout, stderr = process.communicate(timeout=30)
     assert process.returncode == code
     assert (stdout, stderr.strip()) == ("", "stopped" if end == signal.SIGINT else "")
+
+
+HANGS = """
+import functools, sys, time
+import im2sp.server.command as command
+from im2sp.cli import main
+from PIL import Image
+command.Settings, command._LAST_SECONDS = functools.partial(command.Settings, shutdown_seconds=2), 1
+encode = command.Captioner.encode
+hang = lambda image: isinstance(image, Image.Image) and time.sleep(1e6)
+command.Captioner.encode = lambda self, image: hang(image) or encode(self, image)
+main()
+"""
+
+
+def test_it_ends_in_time_whatever_hangs(tiny_bundle: Path, photo: bytes) -> None:
+    words = [sys.executable, "-c", HANGS, *command("--port", 0, bundle=tiny_bundle)[3:]]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=plain(PYTHONUNBUFFERED="1"))
+    assert process.stdout is not None
+    port = int(process.stdout.readline().split()[3].rpartition(":")[2])
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(b"POST /v1/captions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(photo))
+        connection.sendall(photo)
+        time.sleep(1)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 0
 
 
 def test_other_machines_need_a_token(tiny_bundle: Path) -> None:
@@ -73,6 +102,27 @@ def test_a_certificate_that_is_none(tiny_bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "x.pem").write_text("nothing")
     words = ("--certificate", tmp_path / "x.pem", "--key", tmp_path / "x.pem")
     assert "Traceback" not in refused("--port", 0, *words, bundle=tiny_bundle)
+
+
+def test_the_link_for_other_devices(tiny_bundle: Path) -> None:
+    """It has the token behind the #, and is shown on a terminal only, with its QR code: a log is no place for it."""
+    named = Settings(host="0.0.0.0", token=TOKEN, allowed_hosts=("photos.example",))
+    assert link_for_others(named, "https", 8443) == f"https://photos.example:8443/#token={TOKEN}"
+    assert link_for_others(Settings(token=TOKEN + "#&"), "http", 1).endswith(f"/#token={TOKEN}%23%26")
+    assert "0.0.0.0" not in link_for_others(Settings(host="0.0.0.0", token=TOKEN), "http", 8000)
+    main, other = os.openpty()
+    process = subprocess.Popen(
+        command("--port", 0, bundle=tiny_bundle), stdout=other, env=plain() | {"IM2SP_TOKEN": TOKEN}
+    )
+    try:
+        shown = b""
+        while shown.count(b"\n") < 12:  # of the QR code, too
+            shown += os.read(main, 4096)
+    finally:
+        process.terminate()
+        process.wait()
+    assert f"#token={TOKEN}" in shown.decode()
+    assert "\u2588" in shown.decode()
 
 
 def test_without_the_extra_it_says_what_to_install(tiny_bundle: Path) -> None:

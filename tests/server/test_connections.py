@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import random
 import socket
+import struct
 import threading
 import time
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,6 +20,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from im2sp.captioner import Captioner
 from im2sp.decoding.options import DecodingOptions
+from im2sp.server import protocols
 from im2sp.server.settings import Settings
 from tests.server.conftest import GatedCaptioner, Served, serving
 
@@ -142,6 +146,158 @@ def test_a_hundred_bad_requests_then_a_good_one(served: Served, photo: bytes) ->
         answer = talk(served.port, bad[number % len(bad)](), half_close=True)
         assert answer == b"" or 400 <= status(answer) < 500, (number % len(bad), answer)
     assert served.client.post("/v1/captions", content=photo).status_code == 200
+
+
+# ---- chunks of one byte, heads that do not come, clients who leave ----
+
+
+def test_parsing_gives_the_event_loop_back(captioner: Captioner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A read of chunks of one byte takes a third of a second to parse."""
+    slowest = 0.0
+    parse = protocols._Sliced._parse
+
+    def timed(self: protocols._Sliced) -> None:
+        nonlocal slowest
+        started = time.thread_time()
+        parse(self)
+        slowest = max(slowest, time.thread_time() - started)
+
+    monkeypatch.setattr(protocols._Sliced, "_parse", timed)
+    chunks = POST + b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 40_000 + b"0\r\n\r\n"
+    with serving(captioner, Settings()) as service:
+        assert status(first_answer(service.port, chunks)) == 422
+        with raw_socket(service.port) as live_socket:
+            live_socket.sendall(frame(b"x", OPEN) + frame(b"x", CONTINUED) * 40_000 + frame(b"x", CONTINUED | END))
+            while b"not a picture" not in live_socket.recv(65536):
+                pass
+    assert slowest < 0.15
+
+
+def test_photos_in_many_pieces_are_whole(served: Served, captioner: Captioner, photo: bytes) -> None:
+    units = captioner.caption(photo, DecodingOptions(beam=1, length_penalty=1.0, max_tokens=40)).units.tolist()
+    chunks = b"".join(b"1\r\n%b\r\n" % bytes([byte]) for byte in photo) + b"0\r\n\r\n"
+    head = b"POST /v1/captions?beam=1 HTTP/1.1\r\nHost: localhost\r\nAccept: application/json\r\n"
+    answer = first_answer(served.port, head + b"Transfer-Encoding: chunked\r\n\r\n" + chunks)
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["units"] == units
+    with live(served) as spoken:
+        spoken.send(bytes([byte]) for byte in photo)
+        while not (isinstance(message := spoken.recv(timeout=20), str) and '"end"' in message):
+            pass
+        assert json.loads(message)["units"] == units
+
+
+def test_heads_that_do_not_come_end_the_connection(captioner: Captioner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocols, "HEAD_SECONDS", 0.2)
+    with serving(captioner, Settings()) as service:
+        for begun in (b"", b"GET / HTTP/1.1\r\nHost:", b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\nGET / HT"):
+            assert talk(service.port, begun).count(b"200 OK") == begun.count(b"healthz")
+
+
+def test_one_client_has_a_share_of_the_connections(captioner: Captioner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocols, "CONNECTIONS", 3)
+    with serving(captioner, Settings()) as service:  # this machine may be a proxy
+        held = [socket.create_connection(("127.0.0.1", service.port)) for _ in range(8)]
+        assert service.client.get("/healthz").status_code == 200
+        for connection in held:
+            connection.close()
+    monkeypatch.setenv("FORWARDED_ALLOW_IPS", "192.0.2.1")
+    with serving(captioner, Settings()) as service:
+        held = [socket.create_connection(("127.0.0.1", service.port), timeout=20) for _ in range(3)]
+        assert talk(service.port, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n") == b""
+        for connection in held:
+            connection.close()
+
+
+OPEN, CONTINUED, END = 2, 0, 128  # of WebSocket frames
+UPGRADE = (
+    b"GET /v1/live HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n"
+)
+
+
+def frame(data: bytes, kind: int, length: int | None = None) -> bytes:
+    """A frame with a mask of zeros; `length` where it is not all there."""
+    size = len(data) if length is None else length
+    head = bytes([kind, 128 | size]) if size < 126 else bytes([kind, 255]) + size.to_bytes(8, "big")
+    return head + bytes(4) + data
+
+
+def raw_socket(port: int, *more: bytes) -> socket.socket:
+    """A WebSocket as a plain socket."""
+    connection = socket.create_connection(("127.0.0.1", port), timeout=20)
+    connection.sendall(UPGRADE + b"\r\n" + b"".join(more))
+    while b"\r\n\r\n" not in connection.recv(4096):
+        pass
+    return connection
+
+
+def test_buffers_are_freed_when_a_client_leaves(captioner: Captioner) -> None:
+    piece = bytes(8 * 2**20)
+    with serving(captioner, Settings()) as service:
+        gc.disable()  # so that nothing is left to chance
+        tracemalloc.start()
+        try:
+            sizes = []
+            for _ in range(4):
+                half_frames = [raw_socket(service.port) for _ in range(2)]
+                half_messages = [raw_socket(service.port) for _ in range(2)]
+                for connection in half_frames:
+                    connection.sendall(frame(piece, OPEN | END, 2 * len(piece)))
+                for connection in half_messages:
+                    connection.sendall(frame(piece, OPEN))
+                with socket.create_connection(("127.0.0.1", service.port)) as body:
+                    body.sendall(POST + b"Content-Length: 16000000\r\n\r\n" + piece)
+                    service.wait_for("im2sp_queue 1.0")
+                for connection in (*half_frames, *half_messages):
+                    connection.close()
+                service.wait_for("im2sp_sockets 0.0")
+                service.wait_for("im2sp_queue 0.0")
+                sizes.append(tracemalloc.get_traced_memory()[0])
+        finally:
+            tracemalloc.stop()
+            gc.enable()
+    assert sizes[-1] - sizes[0] < len(piece)
+
+
+def test_who_leaves_a_websocket_frees_the_place(gated: GatedCaptioner, photo: bytes) -> None:
+    with serving(gated, Settings(queue=2)) as service, ThreadPoolExecutor(1) as pool:
+        first = pool.submit(service.client.post, "/v1/captions", content=photo)
+        assert gated.reached.acquire(timeout=10)
+        with live(service) as spoken:
+            spoken.send(photo)
+            service.wait_for("im2sp_queue 2.0")
+        service.wait_for("im2sp_queue 1.0")  # although the first is still being worked on
+        with socket.create_connection(("127.0.0.1", service.port)) as second:
+            second.sendall(POST + b"Content-Length: %d\r\n\r\n" % len(photo) + photo)
+            service.wait_for("im2sp_queue 2.0")
+        service.wait_for("im2sp_queue 1.0")
+        gated.gate.set()
+        assert first.result().status_code == 200
+
+
+def test_one_client_has_a_share_of_the_websockets(captioner: Captioner) -> None:
+    with serving(captioner, Settings(sockets_per_client=1)) as service:
+        with live(service), pytest.raises(InvalidStatus) as refused, live(service):
+            pass
+        assert refused.value.response.status_code == 429
+        with live(service, additional_headers={"X-Forwarded-For": "192.0.2.7"}), live(service):
+            pass
+
+
+def test_a_client_who_leaves_is_not_logged(captioner: Captioner, caplog: pytest.LogCaptureFixture) -> None:
+    with serving(captioner, Settings()) as service:
+        connection = raw_socket(service.port)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.sendall(frame(b"ping", 9 | END) * 20_000)
+        connection.close()  # resets it
+        service.wait_for("im2sp_sockets 0.0")
+    assert not caplog.records
+
+
+def test_an_odd_origin_of_a_websocket_is_refused_like_any_other(served: Served) -> None:
+    answer = talk(served.port, UPGRADE + b"Origin: http://[\r\n\r\n")
+    assert status(answer) == 403
+    assert b"x-content-type-options: nosniff" in answer.lower()
 
 
 # ---- shutting down ----

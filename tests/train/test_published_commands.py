@@ -31,7 +31,7 @@ def test_printed_commands_do_what_they_say(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(converting, "GIT_LARGE", read_config(Path("GIT/config.json"), PublishedGit))
     lines = [line for block in BLOCK.findall(PAGE.read_text()) for line in block.splitlines()]
-    assert len(lines) == 7
+    assert len(lines) == 5
     for words in map(shlex.split, lines):
         shutil.copy("units.ckpt" if "--codebook" in words else "raw.ckpt", "last.ckpt")
         result = CliRunner().invoke(app, words[1:])

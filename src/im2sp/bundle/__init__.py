@@ -13,6 +13,7 @@ from im2sp.bundle.config import (
     ImageTokenizer,
     ImageUnitsConfig,
     PPCAConfig,
+    Resampling,
     Signal,
     SpeechEncoderConfig,
     VocabularyConfig,
@@ -33,6 +34,6 @@ from im2sp.files import write_checksums
 __all__ = [
     "CONFIG", "CONFIG_LIMIT", "FORMAT_VERSION", "SPECIAL_TOKENS", "Bundle", "BundleConfig", "BundleDescription",
     "BundleFile", "ConfidenceConfig", "DecoderConfig", "DecodingDefaults", "ImageConfig", "ImageTokenizer",
-    "ImageUnitsConfig", "PPCAConfig", "Signal", "SpeechEncoderConfig", "VocabularyConfig", "VocoderConfig",
-    "find_bundle", "tokenizer_checksum", "write_checksums", "write_config",
+    "ImageUnitsConfig", "PPCAConfig", "Resampling", "Signal", "SpeechEncoderConfig", "VocabularyConfig",
+    "VocoderConfig", "find_bundle", "tokenizer_checksum", "write_checksums", "write_config",
 ]  # fmt: skip

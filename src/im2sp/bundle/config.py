@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from msgspec import Meta
+from msgspec import Meta, field
 
 from im2sp.arrays import HOP, SAMPLE_RATE
 from im2sp.schema import Schema
@@ -21,8 +21,15 @@ Pixels = Annotated[int, Meta(ge=1, le=4_096)]
 Deviation = Annotated[float, Meta(gt=0)]
 Number = Annotated[float, Meta(ge=-1e6, le=1e6)]
 Scale = Annotated[float, Meta(ge=1e-6, le=1e6)]
-Signal = Literal["score", "length", "ood_score"]  # see im2sp.confidence
+Signal = Literal["score", "lowest", "length", "agreement", "distance", "ood_score"]  # see im2sp.confidence
+Token = Annotated[int, Meta(ge=0, le=65_535)]
+Tokens = Annotated[list[Token], Meta(max_length=65_536)]
+TokenWeights = Annotated[dict[Token, Number], Meta(max_length=65_536)]
+Weights = Annotated[list[Number], Meta(max_length=256)]
 Facts = dict[str, str | int | float]
+
+
+Resampling = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]  # filters of Pillow
 
 
 class ImageConfig(Schema, frozen=True):
@@ -34,6 +41,12 @@ class ImageConfig(Schema, frozen=True):
     std: tuple[Deviation, Deviation, Deviation]  # of R, G, B
     image_tokens: Count  # length of the image prefix
     grid: tuple[Count, Count]  # (rows, columns) that the image tokens cover, row by row, after any global tokens
+    shorter_side: Pixels | None = None  # resize to this many pixels, then crop the middle; None: resize without a crop
+    resampling: Resampling = "bicubic"  # filter of the resize
+
+    def __post_init__(self) -> None:
+        if self.shorter_side is not None and self.shorter_side < max(self.height, self.width):
+            raise ValueError("image.shorter_side is less than what is cropped from it")
 
 
 class ImageTokenizer(Schema, frozen=True):
@@ -114,6 +127,7 @@ class VocabularyConfig(Schema, frozen=True, kw_only=True):
     eos: Annotated[int, Meta(ge=0, lt=SPECIAL_TOKENS)] = 2  # token id
     subwords: list[list[int]]  # token t >= 3 stands for the units subwords[t - 3]; each unit has a token of its own
     output_units: list[list[Annotated[int, Meta(ge=0)]]] | None = None  # override the units emitted for token t
+    keep_repeats: bool = False  # speak a unit that follows itself once more, with a duration of its own
 
     def __post_init__(self) -> None:
         if len({self.pad, self.bos, self.eos}) < SPECIAL_TOKENS:
@@ -155,11 +169,13 @@ class SpeechEncoderConfig(Schema, frozen=True):
 
 
 class DecodingDefaults(Schema, frozen=True):
-    """Recommended decoding."""
+    """Recommended decoding; see im2sp.decoding.options."""
 
     beam: Annotated[int, Meta(ge=1, le=64)]  # hypotheses; 1 is greedy
     length_penalty: Annotated[float, Meta(ge=0, le=10)]  # exponent of the length that divides a score
     max_tokens: Count  # of a caption
+    max_repeats: Annotated[int, Meta(ge=0, le=65_536)] = 4  # copies in a row that are a loop; 0: loops are not cut
+    early_stopping: bool = False  # end a beam search with as many complete sentences as hypotheses
 
 
 class PPCAConfig(Schema, frozen=True):
@@ -194,8 +210,14 @@ class ConfidenceConfig(Schema, frozen=True):
     hedge_durations: (
         Annotated[list[Annotated[int, Meta(ge=1, le=250)]], Meta(min_length=1, max_length=1_000)] | None
     ) = None  # frames
+    token_weights: TokenWeights = field(default_factory=dict)  # of tokens that a caption holds
+    frequent_tokens: Tokens = field(default_factory=list)  # those that agreement leaves out
+    photo_weights: Weights = field(default_factory=list)  # of coordinates along the components: whether it is a photo
+    photo_intercept: Number = 0.0  # of that regression
 
     def __post_init__(self) -> None:
+        if len(self.photo_weights) not in (0, len(self.density.components)):
+            raise ValueError("photo_weights has not as many weights as there are components")
         if len(self.abstain_units) != len(self.abstain_durations):
             raise ValueError("abstain_units and abstain_durations must have the same length")
         hedge = (self.hedge_threshold, self.hedge_units, self.hedge_durations)

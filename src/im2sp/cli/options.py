@@ -42,7 +42,7 @@ model_option = click.option(
     "--model",
     default="default",
     show_default=True,
-    metavar="NAME|DIR|ID",
+    metavar="MODEL",
     help="Name of a packaged bundle, a bundle folder, or owner/name[@revision] on the hub.",
 )
 threads_option = click.option(

@@ -10,8 +10,10 @@ MAX_PERIOD = 64  # tokens; longer cycles are not looked for
 def length_without_loop(tokens: Sequence[int], max_repeats: int) -> int:
     """Count the tokens up to the end of the first copy of the cycle that `tokens` ends in; all without a cycle.
 
-    A cycle is `max_repeats` or more copies in a row of one sequence of at most MAX_PERIOD tokens.
+    A cycle is `max_repeats` or more copies in a row of one sequence of at most MAX_PERIOD tokens; with 0 there is none.
     """
+    if max_repeats == 0:
+        return len(tokens)
     for period in range(1, min(MAX_PERIOD, len(tokens) // max_repeats) + 1):
         copies = _repeated(tokens, period) // period + 1
         if copies >= max_repeats:
@@ -25,6 +27,8 @@ def length_before_repeat(tokens: Sequence[int], max_repeats: int, limit: int) ->
     However `tokens` continue, up to `limit` tokens, `length_without_loop` leaves at least this many.
     """
     length = len(tokens)
+    if max_repeats == 0:
+        return length
     for period in range(1, min(MAX_PERIOD, limit // max_repeats, len(tokens) - 1) + 1):
         first_copy_ends = len(tokens) - _repeated(tokens, period)
         if first_copy_ends + (max_repeats - 1) * period <= limit:

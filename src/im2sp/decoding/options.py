@@ -22,7 +22,8 @@ class DecodingOptions:
     seed: int = 0  # of the sampling
     max_tokens: int = 512  # tokens of a sentence, its end included; the decoder's own limit holds too
     min_tokens: int = 1  # the sentence cannot end by itself before so many tokens
-    max_repeats: int = 4  # so many copies of a token sequence in a row are a loop
+    max_repeats: int = 4  # so many copies of a token sequence in a row are a loop; 0: loops are not cut
+    early_stopping: bool = False  # end a beam search as soon as `beam` sentences are complete, whatever may follow
     min_confidence: float | None = None  # below it the captioner abstains; None: as the bundle recommends
     always_speak: bool = False  # speak every caption as it is, without hedge or abstention
     rate: float = 1.0  # how fast it speaks: predicted durations are divided by it, the pitch stays
@@ -32,6 +33,8 @@ class DecodingOptions:
             value = getattr(self, name)
             if value is not None and not low <= value <= high:  # also refuses NaN
                 raise Im2SpError(f"{name} is {value}: give a value from {low} to {high}")
+        if self.max_repeats == 1:
+            raise Im2SpError("max_repeats is 1, and everything is there once: give 0 for no rule, or 2 and more")
         if self.always_speak and self.min_confidence:
             raise Im2SpError("a captioner that always speaks has no min_confidence: give one of the two")
 
@@ -44,7 +47,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("seed", 0, 2**63),
     ("max_tokens", 1, 2**31),
     ("min_tokens", 0, 2**31),
-    ("max_repeats", 2, 2**31),
+    ("max_repeats", 0, 2**31),
     ("rate", 0.5, 3),
     ("min_confidence", 0, 1),
 )
@@ -56,5 +59,6 @@ class DecodingResult:
 
     tokens: IntArray  # int64 [T], T >= 1, without special tokens
     attention: FloatArray  # float32 [T, image_tokens]: where the model looked when it chose each token
-    score: float  # mean log probability of a token, the end of the sentence included
+    log_probabilities: FloatArray  # float32 [T], or [T + 1] with the end of the sentence
+    score: float  # their mean
     ending: Ending

@@ -91,6 +91,7 @@ class Hypothesis:
         return DecodingResult(
             np.array(self.tokens, dtype=np.int64),
             np.stack(self.attention).astype(np.float32),
+            np.array(self.log_probabilities, dtype=np.float32),
             math.fsum(self.log_probabilities) / len(self.log_probabilities),
             self.ending,
         )
@@ -186,12 +187,13 @@ class DecodingTask(Generic[C]):
         places = self._strategy.width
         following: list[Hypothesis] = []
         parents: list[int] = []
-        for row, token in zip(*self._strategy.propose(totals, log_probabilities), strict=True):
+        for rank, (row, token) in enumerate(zip(*self._strategy.propose(totals, log_probabilities), strict=True)):
             if places == 0:
                 break
             log_probability = float(log_probabilities[row, token])
             if token == self._specials.eos:
-                self._ended.append(live[row].end(log_probability))
+                if rank < self._strategy.width:  # as in transformers: less likely ends are none
+                    self._ended.append(live[row].end(log_probability))
                 continue
             places -= 1
             longer = live[row].extend(int(token), log_probability, attention[row])
@@ -207,6 +209,8 @@ class DecodingTask(Generic[C]):
         """Whether nothing continues, or nothing that continues ranks above any of `width` complete sentences."""
         if not self._live or len(self._ended) < self._strategy.width:
             return not self._live
+        if self._options.early_stopping:
+            return True
         return max(map(self._rank, self._live)) <= self._rank(self._ended[-1])
 
 

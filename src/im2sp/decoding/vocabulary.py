@@ -35,6 +35,7 @@ class Vocabulary:
         self.specials = SpecialTokens(config.pad, config.bos, config.eos)
         self._subwords = [tuple(subword) for subword in config.subwords]
         self._output = config.output_units or self._subwords
+        self.keep_repeats = config.keep_repeats
         self._ranks = {subword: rank for rank, subword in enumerate(self._subwords)}
         self._longest = max(len(subword) for subword in self._subwords)
 
@@ -51,7 +52,8 @@ class Vocabulary:
     def decode(self, tokens: Sequence[int] | IntArray) -> IntArray:
         """Decode tokens: int64 [T] -> units of the voice int64 [U] without repeats, also where two subwords meet.
 
-        Special tokens emit no unit. Raises Im2SpError for a token outside the vocabulary.
+        A vocabulary with `keep_repeats` keeps them. Special tokens emit no unit. Raises Im2SpError for a token outside
+        the vocabulary.
         """
         units: list[int] = []
         for token in np.asarray(tokens, dtype=np.int64).tolist():
@@ -59,7 +61,7 @@ class Vocabulary:
                 raise Im2SpError(f"token {token} does not exist: this bundle has tokens from 0 to {self.size - 1}")
             if token >= SPECIAL_TOKENS:
                 units.extend(self._output[token - SPECIAL_TOKENS])
-        return without_repeats(units)
+        return np.array(units, dtype=np.int64) if self.keep_repeats else without_repeats(units)
 
     def _first_learnt(self, pieces: list[tuple[int, ...]]) -> tuple[int, ...] | None:
         """Find the subword learnt first among those that two neighbours of `pieces` make."""

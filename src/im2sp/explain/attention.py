@@ -53,7 +53,7 @@ def token_boundaries(tokens: IntArray, durations: IntArray, vocabulary: Vocabula
     counts, last = [], -1
     for token in tokens.tolist():
         units = vocabulary.decode([token]).tolist()
-        counts.append(len(units) - (units[:1] == [last]))
+        counts.append(len(units) - (units[:1] == [last] and not vocabulary.keep_repeats))
         last = units[-1] if units else last
     if sum(counts) != len(durations):
         raise Im2SpError(f"the tokens stand for {sum(counts)} units, but there are {len(durations)} durations")

@@ -20,10 +20,10 @@ from im2sp.confidence import share_in_words
 from im2sp.decoding.options import DecodingOptions
 from im2sp.embedding import data_uri, picture_uri
 from im2sp.errors import ImageError, OutputError, reason
-from im2sp.explain.attention import AttentionTimeline, describe_peak, rounded_rows
+from im2sp.explain.attention import AttentionTimeline, describe_peak, rounded_rows, segment_attention
 from im2sp.explain.plots import Explanation, heat_colours, plot_sheet, plot_tracks
 from im2sp.files import atomic_write
-from im2sp.image.loading import load_image
+from im2sp.image.loading import load_image, seen_part
 from im2sp.manifest import FileNames
 from im2sp.speech.audio import UNIT_RATE, encode_wav
 from im2sp.speech.whisper import WordRecogniser
@@ -45,6 +45,8 @@ def explain(
     caption = captioner.caption(image, options)
     image.thumbnail((PHOTO_SIDE, PHOTO_SIDE))
     words = recogniser.words(caption.waveform) if recogniser else None
+    size = captioner.bundle.config.image
+    image = seen_part(image, size.height, size.width, size.shorter_side)  # which the maps cover
     return Explanation(photo.name, image, caption, AttentionTimeline.of(caption, captioner), words)
 
 
@@ -89,7 +91,8 @@ def render_page(explanation: Explanation) -> str:
     caption, seconds = explanation.caption, explanation.frames / UNIT_RATE
     rows, columns = explanation.timeline.maps.shape[1:]
     summary = (
-        f"{seconds:.1f} seconds of speech, {len(caption.units)} units in {len(caption.tokens)} tokens, "
+        f"{seconds:.1f} seconds of speech, {len(caption.units)} units in {len(caption.tokens)} token"
+        f"{'' if len(caption.tokens) == 1 else 's'}, "
         f"mean log probability of a token {caption.score:.2f}."
     )
     if caption.confidence is not None:
@@ -110,9 +113,9 @@ def render_page(explanation: Explanation) -> str:
         tracks=picture_uri(plot_tracks(explanation), "PNG", optimize=True),
         audio=data_uri("audio/wav", encode_wav(caption.waveform)),
         heard=_transcript(explanation),
-        words_head='<th scope="col">Words that the recogniser heard</th>' if explanation.words is not None else "",
+        words_head='<th scope="col">Heard</th>' if explanation.words is not None else "",
         segments=_table(explanation),
-        data=_json(explanation.timeline),
+        data=_json(explanation),
     )
 
 
@@ -134,21 +137,27 @@ def _table(explanation: Explanation) -> str:
         place, share = describe_peak(attention)
         units = caption.units[(starts >= start) & (starts < stop)].tolist()
         cells = [f"{start / UNIT_RATE:.1f} s", f"{stop / UNIT_RATE:.1f} s", place, f"{share:.0%}"]
-        cells.append(" ".join(map(str, units)))
         if explanation.words is not None:
             heard = [word.text for word in explanation.words if start <= word.start * UNIT_RATE < stop]
             cells.append(_escape(" ".join(heard)))
+        cells.append(" ".join(map(str, units)))
         lines.append(f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
     return "\n".join(lines)
 
 
-def _json(timeline: AttentionTimeline) -> str:
+def _json(explanation: Explanation) -> str:
     """Return what the script shows, safe inside a script element: no text in it can end that."""
-    levels = np.linspace(0, 255, _COLOURS).round().astype(np.uint8)
+    timeline, levels = explanation.timeline, np.linspace(0, 255, _COLOURS).round().astype(np.uint8)
+    boundaries, maps = timeline.boundaries, timeline.maps
+    if explanation.words:  # the heat follows words rather than tokens, which nobody can tell apart
+        starts = [round(word.start * UNIT_RATE) for word in explanation.words[1:]]
+        boundaries = np.array([0, *starts, explanation.frames]).clip(0, explanation.frames)
+        maps = segment_attention(timeline.maps, timeline.boundaries, boundaries)
     values = {
-        "boundaries": (timeline.boundaries / UNIT_RATE).tolist(),
+        "boundaries": (boundaries / UNIT_RATE).tolist(),
+        "words": [word.text for word in explanation.words or ()],
         "edges": (timeline.edges / UNIT_RATE).tolist(),
-        "maps": rounded_rows(timeline.maps),
+        "maps": rounded_rows(maps),
         "segments": rounded_rows(timeline.segment_maps),
         "places": [describe_peak(attention)[0] for attention in timeline.segment_maps],
         "colours": heat_colours(levels[None])[0].tolist(),

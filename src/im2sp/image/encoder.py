@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from im2sp.arrays import FloatArray, IntArray
-from im2sp.bundle import Bundle, ImageUnitsConfig
+from im2sp.bundle import Bundle, ImageConfig, ImageUnitsConfig
 from im2sp.decoding.decoder import Prefix
 from im2sp.errors import BundleError
 from im2sp.image.units import ImageUnits
@@ -16,6 +16,24 @@ from im2sp.onnx import Graphs
 
 if TYPE_CHECKING:
     from im2sp.image.loading import ImageSource
+
+
+def pixels_of(image: ImageSource, config: ImageConfig) -> FloatArray:
+    """Load, resize, crop and normalise a picture as an image encoder takes it: float32 [3, height, width].
+
+    Raises ImageError.
+    """
+    from im2sp.image.loading import load_image, to_pixels
+
+    return to_pixels(
+        load_image(image),
+        config.height,
+        config.width,
+        config.mean,
+        config.std,
+        shorter_side=config.shorter_side,
+        resampling=config.resampling,
+    )
 
 
 class ImageEncoder:
@@ -34,10 +52,7 @@ class ImageEncoder:
 
     def pixels(self, image: ImageSource) -> FloatArray:
         """Load, resize and normalise a picture: float32 [3, height, width]. Raises ImageError."""
-        from im2sp.image.loading import load_image, to_pixels
-
-        size = self._config.image
-        return to_pixels(load_image(image), size.height, size.width, size.mean, size.std)
+        return pixels_of(image, self._config.image)
 
     def encode_pixels(self, pixels: FloatArray) -> list[Prefix]:
         """Encode several pictures at once: pixels float32 [batch, 3, height, width] -> one prefix each."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from importlib.util import find_spec
 
+from im2sp.installing import install_command
+
 HEAD_BYTES = 1_024  # that `kind_of` looks at
 
 # Kinds that are read -> the module and the format of Pillow. JPEG covers MPO (several JPEGs in one file: the first
@@ -21,7 +23,7 @@ READABLE = {
 }
 _CONVERT = "save it as JPEG or PNG first"
 _REFUSED = {  # kinds that are not read -> what to do
-    "HEIC": "pip install 'im2sp[heic]', or save it as JPEG first",
+    "HEIC": "{install}, or save it as JPEG first",
     "JPEG XL": _CONVERT,
     "JPEG 2000": _CONVERT,
     "camera RAW": "give the JPEG that the camera made, or develop it first",
@@ -104,7 +106,8 @@ def readable_kinds() -> str:
 
 def refusal(kind: str) -> str:
     """Return what to say of a picture of a kind that cannot be read, after its name."""
-    return f"is {'an' if kind in ('SVG', 'icon') else 'a'} {kind} file, which im2sp does not read; {_REFUSED[kind]}"
+    advice = _REFUSED[kind].replace("{install}", install_command("heic"))
+    return f"is {'an' if kind in ('SVG', 'icon') else 'a'} {kind} file, which im2sp does not read; {advice}"
 
 
 def webp_canvas(head: bytes) -> tuple[int, int] | None:

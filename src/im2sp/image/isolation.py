@@ -1,8 +1,8 @@
 """Decoding in child processes that are ended when a picture takes too much: a file's bytes in, an RGB image out.
 
-There are two children. A picture that takes long in the first is begun again in the second, so that the next one waits
-for a second at most. A child is used again, and replaced when it was ended. Where the system cannot limit a process
-(Windows), time alone is limited.
+There are three children. One is for pictures that are cheap by their header, as most are. Of the others, one that takes
+long in the second child is begun again in the third, so that the next one waits for two seconds at most. A child is
+used again, and replaced when it was ended. Where the system cannot limit a process (Windows), time alone is limited.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from im2sp.errors import ImageError, reason
 
 CPU_SECONDS = 10  # for one picture
 MEMORY = 500 * 10**6  # bytes of a child as a whole
-_SECONDS = (2, CPU_SECONDS - 2)  # of processor time in the first and in the second child
+_SECONDS = (CPU_SECONDS, 2, CPU_SECONDS - 2)  # of processor time in each child
 _WALL = 6  # times as long may a child take by the clock: on a busy machine it has less than one processor
 _GRACE = 1  # seconds between the end of the pipes of a child and its own
 _NICENESS = 5  # what takes long does not slow down the rest
@@ -33,9 +33,12 @@ _REPLY = struct.Struct("<QQ")  # width and height of the RGB image that follows;
 _ENVIRONMENT = {"OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}  # address space is limited, threads reserve it
 
 
-def decode_isolated(data: bytes, name: str) -> Image.Image:
-    """Decode a picture file in a child. Raises ImageError, also when it takes too much time or memory."""
-    for lane in _lanes():
+def decode_isolated(data: bytes, name: str, *, cheap: bool = False) -> Image.Image:
+    """Decode a picture file in a child. Raises ImageError, also when it takes too much time or memory.
+
+    `cheap`: it is a JPEG or PNG that cannot take long (`slimming`).
+    """
+    for lane in _lanes()[:1] if cheap else _lanes()[1:]:
         with suppress(_TooSlowError):
             return lane.decode(data, name)
     raise ImageError(f"{name}: takes more than {CPU_SECONDS} seconds to decode; save it again as an ordinary JPEG")

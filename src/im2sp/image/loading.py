@@ -24,6 +24,7 @@ from im2sp.image.slimming import CHEAP_BYTES, CHEAP_PARTS, slim_jpeg, slim_png
 ImageSource = str | Path | bytes | BinaryIO | Image.Image | npt.NDArray[np.uint8]
 
 MAX_FILE_BYTES = 64 * 2**20  # larger files are refused unread
+LONGEST = 32  # times the shorter side; of longer pictures that are cropped, the ends are dropped before the resize
 
 
 def load_image(source: ImageSource, *, isolated: bool = False) -> Image.Image:
@@ -56,19 +57,53 @@ def load_image(source: ImageSource, *, isolated: bool = False) -> Image.Image:
     )
 
 
-def to_pixels(image: Image.Image, height: int, width: int, mean: Sequence[float], std: Sequence[float]) -> FloatArray:
-    """Resize (bicubic) an RGB image to exactly `height` x `width` and normalise it: float32 [3, height, width].
+def to_pixels(
+    image: Image.Image,
+    height: int,
+    width: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    *,
+    shorter_side: int | None = None,
+    resampling: str = "bicubic",
+) -> FloatArray:
+    """Resize an RGB image to `height` x `width` and normalise it: float32 [3, height, width].
 
     A pixel v in 0..255 becomes (v / 255 - mean) / std, with one mean and one std for each of R, G, B.
+
+    Args:
+        shorter_side: pixels that the shorter side is resized to, before the middle is cropped; without it the whole
+            image is resized.
+        resampling: filter, as Pillow names it.
     """
     rgb = image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
-    resized = np.asarray(rgb.resize((width, height), Image.Resampling.BICUBIC))
+    if shorter_side is not None:
+        if max(rgb.size) > LONGEST * min(rgb.size):  # the rest of it would take memory for nothing
+            rgb = rgb.crop(_middle(rgb.size, *(min(side, LONGEST * min(rgb.size)) for side in rgb.size)))
+        # Rounded down as in transformers.
+        whole = (shorter_side * rgb.width // min(rgb.size), shorter_side * rgb.height // min(rgb.size))
+        rgb = rgb.resize(whole, Image.Resampling[resampling.upper()]).crop(_middle(whole, width, height))
+    resized = np.asarray(rgb.resize((width, height), Image.Resampling[resampling.upper()]))
     levels = np.arange(256, dtype=np.float32) / np.float32(255)
     pixels = np.empty((3, height, width), dtype=np.float32)
     for channel in range(3):  # looked up: a fraction of the time that computing each takes
         normal = (levels - np.float32(mean[channel])) / np.float32(std[channel])
         np.take(normal, resized[:, :, channel], out=pixels[channel], mode="clip")  # "raise" would buffer the output
     return pixels
+
+
+def seen_part(image: Image.Image, height: int, width: int, shorter_side: int | None) -> Image.Image:
+    """Crop an image to the part that `to_pixels` looks at."""
+    if shorter_side is None:
+        return image
+    scale = min(image.size) / shorter_side
+    return image.crop(_middle(image.size, round(width * scale), round(height * scale)))
+
+
+def _middle(size: tuple[int, int], width: int, height: int) -> tuple[int, int, int, int]:
+    """(left, top, right, bottom) of the middle of a picture of this size (width, height)."""
+    left, top = (size[0] - width) // 2, (size[1] - height) // 2
+    return left, top, left + width, top + height
 
 
 def _read(source: str | os.PathLike[str]) -> tuple[bytes, str]:
@@ -89,11 +124,12 @@ def _read(source: str | os.PathLike[str]) -> tuple[bytes, str]:
 
 def _from_bytes(data: bytes, name: str, isolated: bool) -> Image.Image:
     _check_bytes(len(data), name)
-    if not isolated and _is_cheap(data, file_kind(data, name)):
+    cheap = _is_cheap(data, file_kind(data, name))
+    if cheap and not isolated:
         return decode(data, name)
     from im2sp.image.isolation import decode_isolated
 
-    return decode_isolated(data, name)
+    return decode_isolated(data, name, cheap=cheap)
 
 
 def _is_cheap(data: bytes, kind: str) -> bool:

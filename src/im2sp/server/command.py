@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import socket
 import sys
+import threading
 from contextlib import suppress
 from pathlib import Path
+from types import FrameType
 from typing import Any
 from urllib.parse import quote
 
@@ -19,11 +23,13 @@ from im2sp.captioner import Captioner
 from im2sp.cli.options import ANY_PATH, model_option, threads_option
 from im2sp.errors import Im2SpError, reason
 from im2sp.server.app import create_app
+from im2sp.server.protocols import Http, LiveSocket
 from im2sp.server.settings import Settings, read_token
 from im2sp.speech.whisper import WordRecogniser
 
 _BACKLOG = 128
 _HEAD_LIMIT = 16 * 2**10  # bytes of request line and headers
+_LAST_SECONDS = 10  # of those to shut down in: for photos that are being spoken about when no request is left
 _KEEP_ALIVE = 5  # seconds between two requests on a connection
 _LOST_CLIENT = 60  # seconds without a packet, after which the system asks whether a client is still there
 _WARM_UP = np.full((64, 64, 3), 128, dtype=np.uint8)
@@ -66,11 +72,13 @@ def serve(
     After SIGINT or SIGTERM it finishes the requests that it has. On a terminal, it prints a link with the token for
     other devices, and its QR code.
     """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # until the server listens to it
     settings = Settings(token=read_token(token_file), **values)
     captioner = Captioner.from_pretrained(model, threads=threads)
     recogniser = WordRecogniser(captioner.bundle.config.language, threads or 1) if words else None
     with listen(settings.host, settings.port) as listener:
         logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
+        logging.getLogger("asyncio").setLevel(logging.ERROR)  # it warns of every write to a client who left
         server = create_server(captioner, settings, recogniser, certificate=certificate, key=key)
         for _ in captioner.stream(_WARM_UP):  # opens the graphs, so that the first client need not wait for them
             pass
@@ -95,8 +103,8 @@ def create_server(
     """Build the server, not yet running. Raises OSError for a certificate or key that cannot be used."""
     config = uvicorn.Config(
         create_app(captioner, settings, recogniser),
-        http="h11",
-        ws="websockets-sansio",
+        http=Http,
+        ws=LiveSocket,
         loop="asyncio",
         lifespan="on",
         log_config=None,
@@ -107,7 +115,7 @@ def create_server(
         backlog=_BACKLOG,
         limit_concurrency=settings.connections,
         timeout_keep_alive=_KEEP_ALIVE,
-        timeout_graceful_shutdown=round(settings.shutdown_seconds),
+        timeout_graceful_shutdown=round(settings.shutdown_seconds - _LAST_SECONDS),
         h11_max_incomplete_event_size=_HEAD_LIMIT,
         ws_max_size=settings.body_limit,
         ws_per_message_deflate=False,  # a small message must not become a large one
@@ -115,7 +123,26 @@ def create_server(
         ssl_keyfile=key,
     )
     config.load()
-    return uvicorn.Server(config)
+    return _Server(config, settings.shutdown_seconds)
+
+
+class _Server(uvicorn.Server):
+    """Ends in time after SIGTERM, as if all was well, which it is."""
+
+    def __init__(self, config: uvicorn.Config, seconds: float) -> None:
+        super().__init__(config)
+        self._seconds = seconds
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to shut down; after SIGTERM the process returns 0, and ends even if something hangs."""
+        if sig != signal.SIGTERM:
+            super().handle_exit(sig, frame)
+            return
+        if not self.should_exit:
+            watchdog = threading.Timer(self._seconds, os._exit, (0,))
+            watchdog.daemon = True
+            watchdog.start()
+        self.should_exit = True
 
 
 def address_of(scheme: str, host: str, port: int) -> str:

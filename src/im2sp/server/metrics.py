@@ -27,6 +27,7 @@ class Metrics:
         self.speech_seconds = counter("im2sp_speech_seconds", "Speech made.")
         self.captions = counter("im2sp_captions", "Photos spoken about.")
         self.given_up = counter("im2sp_given_up", "Photos whose client left or ran out of time.")
+        self.sockets = Gauge("im2sp_sockets", "WebSockets open.", registry=registry)
         self.queue = Gauge("im2sp_queue", "Photos being received, waiting or being spoken about.", registry=registry)
 
     def exposition(self) -> bytes:

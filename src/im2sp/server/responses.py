@@ -46,6 +46,9 @@ class Attention(BaseModel):
     columns: int = Field(description="Of each map.")
     boundaries: list[float] = Field(description="Seconds; token t sounds between the values t and t + 1.")
     maps: list[list[float]] = Field(description="One for each token.")
+    crop: tuple[float, float] | None = Field(
+        description="Width and height of the middle part that the maps cover, in the photo's shorter side; null: all."
+    )
     edges: list[float] = Field(description="Seconds; stretch s of the speech, half a second or more, lies between two.")
     stretches: list[list[float]] = Field(description="One map for each stretch: the mean of its tokens.")
     places: list[str] = Field(description='Where the peak of each stretch is, such as "top left".')
@@ -53,8 +56,9 @@ class Attention(BaseModel):
 
 def attention_of(caption: SpeechCaption, captioner: Captioner) -> Attention:
     """Return where `captioner` looked while it decoded this caption of its own."""
-    timeline = AttentionTimeline.of(caption, captioner)
+    timeline, size = AttentionTimeline.of(caption, captioner), captioner.bundle.config.image
     return Attention(
+        crop=(size.width / size.shorter_side, size.height / size.shorter_side) if size.shorter_side else None,
         rows=timeline.maps.shape[1],
         columns=timeline.maps.shape[2],
         boundaries=(timeline.boundaries / UNIT_RATE).tolist(),

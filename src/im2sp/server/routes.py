@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from functools import partial
@@ -11,6 +12,7 @@ from typing import Annotated, Any
 from fastapi import FastAPI, Query, Request, Response, WebSocket
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, Field
+from starlette.requests import ClientDisconnect
 from starlette.websockets import WebSocketDisconnect
 
 from im2sp.captioner import SpeechCaption, SpeechChunk
@@ -19,7 +21,7 @@ from im2sp.errors import Im2SpError
 from im2sp.server import responses
 from im2sp.server.requests import FIELD, read_photo
 from im2sp.server.responses import Refusal
-from im2sp.server.service import Service
+from im2sp.server.service import Service, client_of
 from im2sp.speech.audio import SAMPLE_RATE, encode_wav
 
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
@@ -134,7 +136,8 @@ def _add_stream(app: FastAPI, service: Service) -> None:
 
 
 def _add_live(app: FastAPI, service: Service) -> None:
-    opened = 0
+    opened: Counter[str] = Counter()  # by client
+    service.metrics.sockets.set_function(opened.total)
 
     @app.websocket("/v1/live")
     async def live(
@@ -143,19 +146,21 @@ def _add_live(app: FastAPI, service: Service) -> None:
         always: bool = False,
         rate: Annotated[float, Query(ge=0.5, le=3)] = 1,
     ) -> None:
-        nonlocal opened
-        if opened >= service.settings.sockets:
+        client, settings = client_of(socket.scope.get("client")), service.settings
+        if opened.total() >= settings.sockets or opened[client] >= settings.sockets_per_client:
             refusal = Refusal(429, "too many WebSockets are open; close one or try again later", retry_after=30)
             await socket.send_denial_response(refusal.response())
             return
-        opened += 1
+        opened[client] += 1
         try:
             await socket.accept()
             await _converse(socket, service, partial(service.options, min_confidence, always, rate=rate, beam=1))
-        except WebSocketDisconnect:
+        except (WebSocketDisconnect, ClientDisconnect):
             pass
         finally:
-            opened -= 1
+            opened[client] -= 1
+            if not opened[client]:
+                del opened[client]
 
 
 async def _speech(
@@ -216,7 +221,9 @@ async def _converse(socket: WebSocket, service: Service, options: Callable[[], D
 async def _speak_live(socket: WebSocket, service: Service, photo: bytes, options: DecodingOptions) -> None:
     started = False
     with service.enter(socket.scope) as place:
-        async with aclosing(service.speak(photo, options, place, streamed=True)) as chunks:
+        gone = socket.scope["state"]["gone"].wait()
+        async with aclosing(service.speak(photo, options, place, streamed=True, gone=gone)) as chunks:
+            del photo
             async for chunk in chunks:
                 if not started:
                     await socket.send_json({"type": "start", "sample_rate": SAMPLE_RATE, "encoding": "pcm_s16le"})

@@ -60,8 +60,10 @@ class Job:
                 return
 
     def cancel(self) -> None:
-        """Give up, in the event loop."""
+        """Give up and give the place back, in the event loop. What waits for a thread takes no memory any more."""
         self.cancelled = True
+        self.photo = self.image = None
+        self._place.close()
         self._items.put_nowait(ClientDisconnect())
 
     def deliver(self, item: SpeechChunk | Exception) -> None:
@@ -151,16 +153,16 @@ class Service:
         place: ExitStack,
         *,
         streamed: bool,
-        gone: Coroutine[Any, Any, None] | None = None,
+        gone: Coroutine[Any, Any, object],
     ) -> AsyncGenerator[SpeechChunk, None]:
-        """Yield the speech about a photo; the last chunk has the caption. `place` goes back when the thread is done.
+        """Yield the speech about a photo; the last chunk has the caption. `place` goes back at the end.
 
         `gone`: ends when the client has left; then the photo is dropped. Raises what the captioner raises, and Refusal
         503 when it takes too long.
         """
         job = Job(photo, place)
         del photo  # the thread lets go of it as soon as it is decoded
-        watch = asyncio.create_task(_cancel_after(gone, job)) if gone is not None else None
+        watch = asyncio.create_task(_cancel_after(gone, job))
         self._decoding.submit(self._decode, job, options, streamed)
         chunks = job.chunks()
         deadline = asyncio.get_running_loop().time() + self.settings.request_seconds
@@ -176,16 +178,16 @@ class Service:
             raise Refusal(503, sentence, retry_after=self._wait()) from error
         finally:
             job.cancel()
-            if watch is not None:
-                watch.cancel()
-                with suppress(asyncio.CancelledError):
-                    await watch
+            watch.cancel()
+            with suppress(asyncio.CancelledError):
+                await watch
 
     def _decode(self, job: Job, options: DecodingOptions, streamed: bool) -> None:
         """Decode a photo in a process that can be ended; then it is the turn of the thread that speaks."""
         try:
-            if job.photo is not None and not job.cancelled:
-                job.image = load_image(job.photo, isolated=True)
+            if (photo := job.photo) is not None:
+                job.image = load_image(photo, isolated=True)
+                del photo
             job.photo = None
             self._thread.submit(self._work, job, options, streamed)
         except Exception as error:
@@ -241,6 +243,6 @@ def client_of(address: tuple[str, int] | None) -> str:
     return str(parsed)
 
 
-async def _cancel_after(gone: Coroutine[Any, Any, None], job: Job) -> None:
+async def _cancel_after(gone: Coroutine[Any, Any, object], job: Job) -> None:
     await gone
     job.cancel()

@@ -26,6 +26,7 @@ class Settings:
     max_per_client: int = 8  # of them
     connections: int = 256  # open at a time; more are answered 503
     sockets: int = 8  # WebSockets open at a time
+    sockets_per_client: int = 4  # of them
     body_limit: int = 16 * 2**20  # one photo as it is sent
     body_seconds: float = 20  # until it is there
     request_seconds: float = 60  # from the photo to the last piece of its speech

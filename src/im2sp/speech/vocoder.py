@@ -12,7 +12,7 @@ from im2sp.bundle import VocoderConfig
 from im2sp.errors import BundleError, Im2SpError
 from im2sp.onnx import Graphs
 from im2sp.speech.durations import ErrorDiffusion, StreamingDurations
-from im2sp.speech.units import check_units, expand, without_repeats
+from im2sp.speech.units import check_units, expand
 
 LONGEST_SPEECH = 30 * 60 * UNIT_RATE  # frames in one request, half an hour
 PIECE_FRAMES = 20 * UNIT_RATE  # a caption is one piece; longer speech takes no more memory than this much
@@ -26,7 +26,7 @@ class Speech:
     """A stretch of speech."""
 
     waveform: FloatArray = field(repr=False)  # float32 [samples], 16 kHz, in [-1, 1]
-    units: IntArray  # int64 [U], repeats removed unless durations were given
+    units: IntArray  # int64 [U]
     durations: IntArray  # int64 [U], frames of 20 ms
 
 
@@ -46,7 +46,7 @@ class Vocoder:
     def speak(
         self, units: Sequence[int] | IntArray, durations: Sequence[int] | IntArray | None = None, rate: float = 1.0
     ) -> Speech:
-        """Synthesize units int64 [U]. Without `durations` (int64 [U], frames) repeats go and durations are predicted.
+        """Synthesize units int64 [U]; durations (int64 [U], frames) are predicted unless given.
 
         `rate`: how fast to speak; durations are divided by it.
 
@@ -66,7 +66,7 @@ class Vocoder:
         return self.synthesize(expand(*self._plan(units, durations)), chunk_frames)
 
     def predict_durations(self, units: IntArray, rate: float = 1.0) -> IntArray:
-        """Predict durations: units int64 [U], repeats removed -> int64 [U] in frames of 20 ms, 1 to LONGEST_UNIT."""
+        """Predict durations: units int64 [U] -> int64 [U] in frames of 20 ms, 1 to LONGEST_UNIT."""
         return self.streaming_durations(rate).extend(units, complete=True)
 
     def streaming_durations(self, rate: float = 1.0) -> StreamingDurations:
@@ -102,7 +102,6 @@ class Vocoder:
         """Return units int64 [U] and durations int64 [U] in frames of 20 ms, checked or predicted."""
         unit_array = check_units(units, self._config.units)
         if durations is None:
-            unit_array = without_repeats(unit_array)
             duration_array = self.predict_durations(unit_array, rate)
         else:
             duration_array = np.asarray(durations, dtype=np.int64)
@@ -151,7 +150,7 @@ class StreamingVocoder:
         self._is_complete = False
 
     def extend(self, units: IntArray) -> Iterator[Speech]:
-        """Take all units known so far, int64 [U], repeats removed; yield the chunks that can be synthesized now.
+        """Take all units known so far, int64 [U]; yield the chunks that can be synthesized now.
 
         A chunk has the units whose last sample is in it. At least one frame is left for `finish`. Raises Im2SpError
         for speech that is too long.

@@ -57,6 +57,8 @@ class BundleOptions:
     beam: int = 5
     length_penalty: float = 1.0
     max_tokens: int = 96
+    max_repeats: int = 4
+    early_stopping: bool = False
     speaker: int = 0  # of a vocoder with several
 
 
@@ -148,6 +150,8 @@ def _write_graphs(parts: BundleParts, options: BundleOptions, training: Facts, f
             beam=options.beam,
             length_penalty=options.length_penalty,
             max_tokens=min(options.max_tokens, sizes.max_positions),
+            max_repeats=options.max_repeats,
+            early_stopping=options.early_stopping,
         ),
         training=training,
         parameters=parameters | voice_parameters,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import is_dataclass
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import msgspec
 
@@ -30,5 +30,8 @@ def _refuse_unknown(kind: type[Any], values: dict[str, Any], where: str) -> None
     for name, value in values.items():
         if name not in hints:
             raise Im2SpError(f"{where} has the unknown key {name!r}: known are {', '.join(sorted(hints))}")
-        if is_dataclass(hints[name]) and isinstance(value, dict):
-            _refuse_unknown(hints[name], value, f"{where}, section [{name}],")
+        kinds = [kind for kind in (hints[name], *get_args(hints[name])) if isinstance(kind, type)]
+        inner = next(filter(is_dataclass, kinds), None)
+        for part in value if isinstance(value, list) else [value]:
+            if inner and isinstance(part, dict):
+                _refuse_unknown(inner, part, f"{where}, section [{name}],")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -13,7 +12,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from im2sp.errors import Im2SpError
-from im2sp.files import atomic_write
+from im2sp.files import write_json
 from im2sp.train.distributed import Distributed, explain_lost_process
 from im2sp.train.launch import is_main_process, process_count
 from im2sp.train.trainer import CHECKPOINT
@@ -112,6 +111,5 @@ def _complete(recipe: BaseRecipe, stage: Stage[Any], folder: Path, minutes: floa
     for checkpoint in folder.rglob(CHECKPOINT):
         checkpoint.unlink()
     options = msgspec.to_builtins(recipe, enc_hook=str)
-    with atomic_write(folder / DONE) as temporary:
-        temporary.write_text(json.dumps({"stage": stage.name, "minutes": minutes, "recipe": options}, indent=1))
+    write_json(folder / DONE, {"stage": stage.name, "minutes": minutes, "recipe": options})
     log.info("%s: done in %.1f minutes (%s)", stage.name, minutes, folder)

@@ -73,7 +73,7 @@ def generated(git: GitForCausalLM, pixels: torch.Tensor, options: DecodingOption
         length_penalty=options.length_penalty,
         suppress_tokens=never,
         renormalize_logits=True,
-        early_stopping=False,
+        early_stopping=options.early_stopping,
         do_sample=False,
     )[0].tolist()
     return found

@@ -10,6 +10,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from msgspec.structs import replace
 from PIL import Image
 from transformers import CLIPImageProcessorPil, GitForCausalLM
 
@@ -18,18 +19,17 @@ from im2sp.decoding.decoder import DecoderStep, Prefix
 from im2sp.decoding.options import DecodingOptions
 from im2sp.decoding.search import decode
 from im2sp.decoding.vocabulary import SpecialTokens
-from im2sp.image.loading import to_pixels
+from im2sp.image.encoder import pixels_of
 from im2sp.onnx import Graph, Signature
 from im2sp.train.convert.git import (
-    CLIP_MEAN,
-    CLIP_STD,
     GIT_LARGE,
     Git,
     GitVision,
     PublishedGit,
+    PublishedVision,
     convert_git,
     decoder_names,
-    vision_image_config,
+    read_processor,
 )
 from im2sp.train.convert.unpickling import CheckpointError
 from im2sp.train.export import ImageModules, decoder_config, export_decoder, export_image
@@ -55,7 +55,7 @@ def converted(published: GitForCausalLM, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture(scope="module")
 def graphs(converted: Git, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("graphs")
-    modules = ImageModules(vision_image_config(converted.vision.config), converted.vision)
+    modules = ImageModules(converted.image, converted.vision)
     export_image(modules, converted.decoder, folder, "fp32")
     export_decoder(converted.decoder, IMAGE_TOKENS, folder, "fp32")
     return folder
@@ -70,12 +70,31 @@ def open_graph(folder: Path, name: str, *outputs: str) -> Graph:
     return Graph(name, Signature({}, dict.fromkeys(outputs)), session)  # type: ignore[arg-type]
 
 
-def test_square_photos_become_the_pixels_of_its_processor() -> None:
-    """CLIP's mean and standard deviation, bicubic; photos that are not square are cropped there and squeezed here."""
-    photo = Image.fromarray(np.random.default_rng(0).integers(256, size=(300, 300, 3), dtype=np.uint8))
-    theirs = CLIPImageProcessorPil()(photo, return_tensors="np")["pixel_values"][0]
+@pytest.mark.parametrize("size", [(300, 300), (640, 427), (333, 500), (225, 224), (61, 1900), (100, 80)])
+@pytest.mark.parametrize(
+    "changes", [{}, {"size": {"shortest_edge": 256}, "resample": 2, "image_mean": [0.5, 0.4, 0.3]}]
+)
+def test_photos_become_the_pixels_of_its_processor(
+    size: tuple[int, int], changes: dict[str, Any], tmp_path: Path
+) -> None:
+    photo = Image.fromarray(np.random.default_rng(0).integers(256, size=(*size[::-1], 3), dtype=np.uint8))
+    processor = CLIPImageProcessorPil(**changes)
+    processor.save_pretrained(tmp_path)
+    image = read_processor(tmp_path).image_config(PublishedVision())
+    theirs = processor(photo, return_tensors="np")["pixel_values"][0]
     assert theirs.shape == (3, 224, 224)
-    assert np.abs(to_pixels(photo, 224, 224, CLIP_MEAN, CLIP_STD) - theirs).max() < 1e-5
+    assert np.abs(pixels_of(photo, image) - theirs).max() < 1e-5
+    squashed = replace(image, shorter_side=None)
+    assert size == (300, 300) or np.abs(pixels_of(photo, squashed) - theirs).mean() > 0.1
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"crop_size": 200}, {"size": {"shortest_edge": 200}}, {"do_center_crop": False}, {"resample": 9}]
+)
+def test_processors_that_make_other_pictures_are_refused(wrong: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"size": 224} | wrong))
+    with pytest.raises(CheckpointError, match=r"preprocessor_config\.json"):
+        read_processor(tmp_path).image_config(PublishedVision())
 
 
 def test_features_and_logits_equal_transformers(published: GitForCausalLM, converted: Git) -> None:
@@ -118,7 +137,7 @@ def test_runtime_decoding_equals_generate_token_by_token(
     decoder = open_graph(graphs, "decoder", "logits", "keys", "values", "attention")
     sizes: DecoderConfig = decoder_config(converted.decoder.config)
     # Random weights like to stop at once; four tokens at least tell sentences apart.
-    options = DecodingOptions(beam=beam, min_tokens=4, max_tokens=POSITIONS - 1, max_repeats=2**31)
+    options = DecodingOptions(beam=beam, min_tokens=4, max_tokens=POSITIONS - 1, max_repeats=0)
     different = set()
     for pixels in photos(12):
         expected = generated(published, pixels, options, [BERT.pad, BERT.bos])

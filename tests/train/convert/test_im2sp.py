@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,11 @@ import torch
 from click.testing import Result
 from PIL import Image
 from torch import Tensor
-from transformers import GitForCausalLM
+from transformers import CLIPImageProcessorPil, GitForCausalLM
 
 from im2sp.bundle import Bundle
 from im2sp.captioner import Captioner
-from im2sp.decoding.options import DecodingOptions
 from im2sp.errors import Im2SpError
-from im2sp.image.loading import load_image, to_pixels
-from im2sp.train.convert.git import CLIP_MEAN, CLIP_STD
 from im2sp.train.convert.hifigan import convert_hifigan
 from im2sp.train.convert.im2sp import convert_im2sp, published_id, published_rows
 from im2sp.train.convert.unpickling import CheckpointError
@@ -87,14 +85,17 @@ def test_rows_move_with_their_units(git: GitForCausalLM, parts: Path) -> None:
         assert decoder.output.bias[token] == bias[row]
 
 
-@pytest.mark.parametrize("beam", [1, 5])
+@pytest.mark.parametrize("beam", [1, 3, 5])
 def test_the_bundle_says_what_generate_says(git: GitForCausalLM, captioner: Captioner, beam: int) -> None:
-    options = DecodingOptions(beam=beam, max_tokens=POSITIONS - 1, max_repeats=2**31)
-    rows, said = published_rows(UNITS), set()
+    """By default greedily, and with beams until as many sentences are complete, as in the paper's code."""
+    preset = captioner.default_options
+    assert (preset.beam, preset.max_repeats, preset.early_stopping, preset.min_tokens) == (1, 0, True, 1)
+    options = replace(preset, beam=beam, max_tokens=POSITIONS - 1)
+    rows, said, processor = published_rows(UNITS), set(), CLIPImageProcessorPil(size=SIDE, crop_size=SIDE)
     random = np.random.default_rng(0)
     for _ in range(8):
-        photo = Image.fromarray(random.integers(0, 255, (3, 3, 3), dtype=np.uint8)).resize((SIDE, SIDE), Image.NEAREST)
-        pixels = to_pixels(load_image(photo), SIDE, SIDE, CLIP_MEAN, CLIP_STD)
+        photo = Image.fromarray(random.integers(0, 255, (3, 4, 3), dtype=np.uint8)).resize((64, SIDE), Image.NEAREST)
+        pixels = processor(photo, return_tensors="np")["pixel_values"][0]
         expected = generated(git, torch.from_numpy(pixels), options, NEVER)
         caption = captioner.caption(photo, options)
         ending = [102] if expected[-1] == 102 else []
@@ -116,14 +117,14 @@ def test_unit_100_can_be_said_though_it_shares_an_id_with_bos(git: GitForCausalL
     assert logits[1] == logits[103]
 
 
-def test_at_most_512_tokens_are_said(git: GitForCausalLM, parts: Path, tmp_path: Path) -> None:
+def test_at_most_511_tokens_follow_bos(git: GitForCausalLM, parts: Path, tmp_path: Path) -> None:
     _, config = write_checkpoint(
         git, tmp_path, **{"model.git.embeddings.position_embeddings.weight": torch.randn(600, 24)}
     )
     config.write_text(json.dumps(json.loads(config.read_text()) | {"max_position_embeddings": 600}))
     assert convert(tmp_path, tmp_path / "out", parts / "vocoder").exit_code == 0
     config = Bundle.load(tmp_path / "out").config
-    assert (config.decoding.max_tokens, config.decoder.max_tokens) == (512, 600)
+    assert (config.decoding.max_tokens, config.decoder.max_tokens) == (511, 600)
 
 
 def test_an_image_tokenizer_beside_the_model_is_left_out(git: GitForCausalLM, tmp_path: Path) -> None:
@@ -165,7 +166,7 @@ def test_other_mistakes_are_said(git: GitForCausalLM, parts: Path, tmp_path: Pat
     convert_hifigan(*write_published(tmp_path, published, published_state(published))).save(tmp_path / "twenty")
     for vocoder, more, why in (
         (parts / "vocoder", ["--image-tokenizer", parts], "looks at raw images: leave --image-tokenizer out"),
-        (tmp_path / "none", [], "none holds no model that im2sp can load"),
+        (tmp_path / "none", [], "none cannot be read: there is no such file"),
         (parts / "encoder", [], "encoder holds no model that im2sp can load"),
         (tmp_path / "twenty", [], "the voice has 20 units, the decoder 200"),
     ):

@@ -75,6 +75,30 @@ def evaluated(arguments: list[str], tmp_path_factory: pytest.TempPathFactory) ->
     return out, json.loads((out / "report.json").read_text()), result.output
 
 
+def test_strict_scores_spellings_as_they_are_and_pads_short_clips(
+    tiny_bundle: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths = []
+
+    def transcribe(self: Recogniser, waveform: FloatArray) -> str:
+        lengths.append(len(waveform))
+        return "A TEE SHIRT"
+
+    monkeypatch.setattr("im2sp.train.evaluate.recognisers.WhisperRecogniser.transcribe", transcribe)
+    monkeypatch.setattr("im2sp.train.evaluate.evaluation.SAMPLE_RATE", 10**6)  # so that every clip is short
+    (tmp_path / "captions.json").write_text(json.dumps({"one.jpg": ["a t-shirt."]}))
+    scores = []
+    for strict in ([], ["--strict"]):
+        words = [str(tiny_bundle), str(tmp_path / "captions.json"), "--photos", str(data), "-o", str(tmp_path / "out")]
+        assert CliRunner().invoke(evaluate, [*words, *strict], catch_exceptions=False).exit_code == 0
+        report = json.loads((tmp_path / "out" / "report.json").read_text())
+        assert report["recogniser"]["name"] == "base"  # the paper's is not on this machine
+        scores.append(report["captions"]["bleu1"])
+    assert scores[0] == pytest.approx(100)
+    assert scores[1] < 50
+    assert lengths[0] < lengths[1] == 10**6
+
+
 def test_report_tells_what_was_measured_and_how(evaluated: tuple[Path, dict[str, Any], str], tiny_bundle: Path) -> None:
     _, report, printed = evaluated
     assert report["bundle"] == {"name": "tiny", "version": "0.0.1", "sha256": sha256_of(tiny_bundle / "SHA256SUMS")}
@@ -92,7 +116,7 @@ def test_report_tells_what_was_measured_and_how(evaluated: tuple[Path, dict[str,
         "true_durations": 1,
         "predicted_durations": 1,
     }
-    for words in ("tiny 0.0.1, 3 photos", "CIDEr", "CHAIR-i", "predicted_durations", "1 photos without speech"):
+    for words in ("tiny 0.0.1", "3 photos", "CIDEr", "CHAIR-i", "predicted_durations", "1 photos without speech"):
         assert words in printed
     figures = card_figures(report, "Test")
     assert (figures["Test: photos"], figures["Test: recogniser"], figures["Test: CIDEr"]) == (3, "ctc", 0.0)

@@ -46,6 +46,20 @@ def test_file_names_and_their_captions(tmp_path: Path) -> None:
         read_photo_set(tmp_path / "captions.json", split="dev")
 
 
+@pytest.mark.parametrize(("name", "folder"), [("COCO_val2014_000000000007.jpg", "val2014"), ("dog.png", ".")])
+def test_coco_file(name: str, folder: str, tmp_path: Path) -> None:
+    """COCO's own, or one of other photos; what belongs to no photo is left out."""
+    listed = {
+        "images": [{"id": 7, "file_name": name}],
+        "annotations": [{"id": i, "image_id": i, "caption": f"A dog {i}."} for i in (7, 8)] + [{"id": 9}],
+    }
+    found = read_photo_set(_written(tmp_path, listed), tmp_path / "photos")
+    assert found == PhotoSet({name: tmp_path / "photos" / folder / name}, {name: ["A dog 7."]})
+    listed["images"] = [{"id": 7, "file_name": "../secret.jpg"}]
+    with pytest.raises(Im2SpError, match="outside the folder of photos"):
+        read_photo_set(_written(tmp_path, listed), tmp_path / "photos")
+
+
 def test_coco_folder(tmp_path: Path) -> None:
     names = {part: f"COCO_{part}2014_00000000000{number}.jpg" for number, part in ((1, "val"), (2, "train"))}
     (tmp_path / "annotations").mkdir()
@@ -78,6 +92,18 @@ def test_flickr8k_folder(flickr8k: Path, tmp_path: Path) -> None:
     assert found.photos["a.jpg"] == flickr8k / "Flicker8k_Dataset" / "a.jpg"
     (tmp_path / "c.jpg").touch()
     assert list(read_photo_set(flickr8k, tmp_path, "train").photos.values()) == [tmp_path / "c.jpg"]
+
+
+def test_things(tmp_path: Path) -> None:
+    listed = tmp_path / "things.txt"
+    listed.write_text("# photos of one thing\na.jpg\tbow tie, tie\n")
+    found = read_photo_set(listed, tmp_path / "photos")
+    assert found == PhotoSet({"a.jpg": tmp_path / "photos" / "a.jpg"}, {}, {"a.jpg": ["bow tie", "tie"]})
+    assert found.sample(1) == found
+    for line in ("a.jpg", "../a.jpg\ta"):
+        listed.write_text(line)
+        with pytest.raises(Im2SpError, match=r"things\.txt"):
+            read_photo_set(listed)
 
 
 def test_sample_is_drawn_by_the_seed() -> None:

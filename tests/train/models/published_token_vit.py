@@ -14,7 +14,7 @@ CONFIG = TokenVitConfig(code_width=8, crop=4, width=128, layers=2, heads=2, feed
 
 
 def published_state(config: TokenVitConfig = CONFIG) -> State:
-    """Random weights under every published name, by hand: nothing here asks our model."""
+    """Random weights under every published name, by hand: nothing here asks our model. With norm and head on top."""
     random = torch.Generator().manual_seed(4)
     width, state = config.width, State()
 
@@ -39,10 +39,14 @@ def published_state(config: TokenVitConfig = CONFIG) -> State:
             add(f"blocks.{block}.{name}.bias", outputs, scale=0.2)
     add("norm.weight", width, scale=0.3, around=1)
     add("norm.bias", width, scale=0.3)
-    if config.classes:
-        add("head.weight", config.classes, width)
-        add("head.bias", config.classes)
+    add("head.weight", 7, width)
+    add("head.bias", 7)
     return state
+
+
+def encoder_state(config: TokenVitConfig = CONFIG) -> State:
+    """The same without norm and head."""
+    return {name: part for name, part in published_state(config).items() if not name.startswith(("norm.", "head."))}
 
 
 def features(state: State, vectors: Array, config: TokenVitConfig = CONFIG) -> Array:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +14,12 @@ from im2sp.train.models.token_vit import StemFromUnits, TokenVit, TokenVitConfig
 from im2sp.train.models.vit_vqgan import VitVqganConfig
 from tests.train.models import published_token_vit as published
 from tests.train.models.published_token_vit import CONFIG
-from tests.train.models.published_vit_vqgan import affine, layer_norm
-
-CLASSIFIER = replace(CONFIG, classes=5)
 
 
 @pytest.fixture(scope="module")
 def model() -> TokenVit:
-    model = TokenVit(CLASSIFIER).eval()
-    model.load_state_dict(published.published_state(CLASSIFIER))
+    model = TokenVit(CONFIG).eval()
+    model.load_state_dict(published.encoder_state())
     return model
 
 
@@ -33,27 +29,22 @@ def vectors() -> torch.Tensor:
 
 
 def test_features_are_those_of_the_formulas_without_the_last_norm(model: TokenVit, vectors: torch.Tensor) -> None:
-    state = published.published_state(CLASSIFIER)
-    expected = published.features(state, vectors.double().numpy())
+    expected = published.features(published.published_state(), vectors.double().numpy())
     with torch.inference_mode():
-        found, scores = model(vectors), model.classify(vectors)
+        found = model(vectors)
     assert found.shape == (3, 5, 128)
     assert np.abs(found.numpy() - expected).max() < 1e-5 * np.abs(expected).max()
-    classes = affine(state, "head", layer_norm(state, "norm", expected, 1e-6)[:, 0])
-    assert np.abs(scores.numpy() - classes).max() < 1e-4
 
 
 def test_names_and_sizes_are_the_published_ones() -> None:
     with torch.device("meta"):
-        state = TokenVit(TokenVitConfig(classes=1000)).state_dict()
-    assert set(TokenVit(CLASSIFIER).state_dict()) == set(published.published_state(CLASSIFIER))
-    assert set(TokenVit(CONFIG).state_dict()) == set(published.published_state())
-    assert len(state) == 4 + 12 * 12 + 2 + 2
+        state = TokenVit(TokenVitConfig()).state_dict()
+    assert set(TokenVit(CONFIG).state_dict()) == set(published.encoder_state())
+    assert len(state) == 4 + 12 * 12
     assert state["patch_embed.proj.weight"].shape == (768, 32, 4, 4)
     assert state["pos_embed"].shape == (1, 197, 768)
     assert state["blocks.11.attn.qkv.weight"].shape == (2304, 768)
     assert state["blocks.11.mlp.fc1.weight"].shape == (3072, 768)
-    assert state["head.weight"].shape == (1000, 768)
 
 
 def test_published_pictures_are_256_pixels_wide_and_their_tokens_197() -> None:
@@ -77,8 +68,6 @@ def test_units_become_the_vectors_of_the_middle() -> None:
 def test_saved_models_come_back(model: TokenVit, vectors: torch.Tensor, tmp_path: Path) -> None:
     model.save(tmp_path)
     loaded = TokenVit.load(tmp_path)
-    assert loaded.config == CLASSIFIER
+    assert loaded.config == CONFIG
     with torch.inference_mode():
         assert torch.equal(loaded(vectors), model(vectors))
-    with pytest.raises(Im2SpError, match="no classifier"):
-        TokenVit(CONFIG).classify(vectors)

@@ -5,6 +5,7 @@ Checkpoints are random and tiny and corpora have a few photos, so sizes and step
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,12 +13,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import GitForCausalLM
+from transformers import CLIPImageProcessorPil, GitForCausalLM
 
 from im2sp.captioner import Captioner
 from im2sp.errors import Im2SpError
 from im2sp.image.loading import load_image, to_pixels
-from im2sp.train.convert.git import CLIP_MEAN, CLIP_STD, decoder_names
+from im2sp.train.convert.git import decoder_names
+from im2sp.train.data.corpora.items import coco_image_id
 from im2sp.train.data.photo_units import PhotoArrays
 from im2sp.train.data.speech_shards import read_shards
 from im2sp.train.data.unit_table import UnitRow, write_unit_table
@@ -57,21 +59,34 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def write_coco(folder: Path) -> list[str]:
+    """SpokenCOCO with Karpathy's splits; return the photos that the recipe learns from or reports on."""
+    tiny_corpora.write_spoken_coco(folder)
+    tiny_corpora.write_karpathy_coco(folder / "dataset_coco.json", {9: "train", 25: "restval", 42: "val"})
+    return ["train2014/" + tiny_corpora.coco_name(9, "train2014"), "val2014/" + tiny_corpora.coco_name(42)]
+
+
+def write_flickr8k(folder: Path) -> list[str]:
+    """Flickr8k Audio with Karpathy's splits; return the photos that the recipe learns from or reports on."""
+    tiny_corpora.write_flickr8k_audio(folder)
+    splits = {"1_a": "train", "2_b": "train", "3_c": "val", "4_d": "test"}
+    images = [{"filename": f"{name}.jpg", "split": split, "sentences": []} for name, split in splits.items()]
+    (folder / "dataset_flickr8k.json").write_text(json.dumps({"images": images}))
+    return [f"Flicker8k_Dataset/{name}.jpg" for name in ("3_c", "1_a", "2_b")]
+
+
 def write_corpus(name: str, folder: Path) -> dict[str, Path]:
-    """A corpus with its photos; return those that a recipe learns from or reports on, by image id."""
-    if name == "coco":
-        tiny_corpora.write_spoken_coco(folder)
-        tiny_corpora.write_karpathy_coco(folder / "dataset_coco.json", {9: "train", 25: "restval", 42: "val"})
-        names = {"42": "val2014/" + tiny_corpora.coco_name(42)}
-        names |= {str(n): "train2014/" + tiny_corpora.coco_name(n, "train2014") for n in (9, 25)}
+    """The corpora of a recipe with their photos, by image id."""
+    if name == "joint":
+        places = [folder / "coco" / place for place in write_coco(folder / "coco")]
+        places += [folder / "flickr8k" / place for place in write_flickr8k(folder / "flickr8k")]
     else:
-        tiny_corpora.write_flickr8k_audio(folder)
-        names = {name: f"Flicker8k_Dataset/{name}.jpg" for name in ("3_c", "1_a", "2_b")}
+        places = [folder / place for place in write_flickr8k(folder)]
     random = np.random.default_rng(0)
-    for place in names.values():
-        (folder / place).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(random.integers(256, size=(30, 40, 3), dtype=np.uint8)).save(folder / place)
-    return {image_id: folder / place for image_id, place in names.items()}
+    for place in places:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(256, size=(30, 40, 3), dtype=np.uint8)).save(place)
+    return {coco_image_id(place.name) or place.stem: place for place in places}
 
 
 def small(name: str, converted: Path, folder: Path) -> Recipe:
@@ -86,15 +101,15 @@ def small(name: str, converted: Path, folder: Path) -> Recipe:
     return replace(recipe, **folders, captioner=training, max_positions=POSITIONS)
 
 
-@pytest.mark.parametrize("name", ["coco-raw", "flickr8k-units"])
+@pytest.mark.parametrize(("name", "captions"), [("joint-raw", [6, 4]), ("flickr8k-units", [4, 2])])
 def test_from_published_files_to_a_bundle_that_speaks(
-    name: str, git: GitForCausalLM, converted: Path, tmp_path: Path
+    name: str, captions: list[int], git: GitForCausalLM, converted: Path, tmp_path: Path
 ) -> None:
     photos = write_corpus(name.partition("-")[0], tmp_path / "data")
     recipe = small(name, converted, tmp_path)
     run_stages(recipe, STAGES)
 
-    assert [len(list(read_shards(recipe.runs / "recordings", split))) for split in ("train", "dev")] == [4, 2]
+    assert [len(list(read_shards(recipe.runs / "recordings", split))) for split in ("train", "dev")] == captions
     features = PhotoArrays(recipe.runs / "features", [VIEW])
     assert set(features.rows) == set(photos)
     for image_id, path in photos.items():
@@ -119,7 +134,8 @@ def test_from_published_files_to_a_bundle_that_speaks(
         sound = UnitHifigan.load(Path(recipe.voice) / "vocoder")(frames)[0].numpy()
     assert np.abs(caption.waveform - sound).max() < 0.02 * np.abs(sound).max()  # weights of the bundle are float16
     card = (recipe.runs / "bundle" / "README.md").read_text()
-    assert f"| corpus | {recipe.recordings.layout}, train split |" in card
+    corpora = " and ".join(corpus.layout for corpus in (recipe.recordings, *recipe.recordings.more))
+    assert f"| corpus | {corpora}, train split |" in card
     assert "EfficientNet" not in card
 
 
@@ -127,8 +143,8 @@ def expected_features(name: str, git: GitForCausalLM, recipe: Recipe, photo: Pat
     """What transformers' GIT sees, or the token ViT by the units of the tokenizer."""
     with torch.inference_mode():
         if "raw" in name:
-            pixels = to_pixels(load_image(photo), SIDE, SIDE, CLIP_MEAN, CLIP_STD)
-            return git.git.image_encoder(torch.from_numpy(pixels)[None]).last_hidden_state[0].numpy()
+            pixels = CLIPImageProcessorPil(size=SIDE, crop_size=SIDE)(Image.open(photo), return_tensors="pt")
+            return git.git.image_encoder(pixels["pixel_values"]).last_hidden_state[0].numpy()
         tokenizer, token_vit = VitVqgan.load(Path(recipe.image_tokenizer)), TokenVit.load(Path(recipe.token_vit))
         side = tokenizer.config.image_size
         pixels = to_pixels(load_image(photo), side, side, (0,) * 3, (1,) * 3)

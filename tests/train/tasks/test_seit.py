@@ -44,7 +44,7 @@ def test_features_are_learned_and_hold_for_other_photos(
 ) -> None:
     training = SeitTraining(steps=80, batch=16, learning_rate=5e-3, warm_up=2, log_every=40, ema_decay=0.9)
     torch.manual_seed(0)
-    augmentation = TokenAugmentation(swapped=0, neighbours=2)
+    augmentation = TokenAugmentation(swapping=0, neighbours=2, channel_noise=0.1, position_noise=0.1)
     task = SeitTask(training, TokenVit(CONFIG), *arrays, NAMES[:32], NAMES[32:], CODEBOOK, augmentation)
     train(task, tmp_path / "out")
     log = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]

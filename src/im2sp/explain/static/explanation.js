@@ -9,13 +9,15 @@ const clock = document.getElementById("clock");
 const head = document.getElementById("head");
 const where = document.getElementById("where");
 const tracks = document.getElementById("tracks");
+const strip = document.getElementById("strip");
+const now = document.getElementById("now");
 const canvas = document.getElementById("heat");
 const still = window.matchMedia("(prefers-reduced-motion: reduce)");
 
 const duration = data.boundaries[data.boundaries.length - 1];
 let shown = "";
 
-// The last place in sorted `edges` whose edge is not after `seconds`: the token, or segment, that sounds then. Of tokens
+// The last place in sorted `edges` whose edge is not after `seconds`: the word, token or segment that sounds then. Of those
 // that take no time, at the same edge, the one after them.
 function at(edges, seconds) {
   let index = 0;
@@ -38,16 +40,18 @@ function paint(map) {
 function show() {
   const seconds = Math.min(speech.currentTime, duration);
   const segment = at(data.edges, seconds);
-  // Who asked for less motion sees one map for each segment instead of one for each token, and a line that steps.
+  // Who asked for less motion sees one map for each segment instead of one for each word, and a line that steps.
   const calm = still.matches && !speech.paused;
-  const token = at(data.boundaries, seconds);
-  const key = calm ? `segment ${segment}` : `token ${token}`;
+  const step = at(data.boundaries, seconds);
+  const key = calm ? `segment ${segment}` : `step ${step}`;
   if (key !== shown) {
     shown = key;
-    paint(calm ? data.segments[segment] : data.maps[token]);
+    paint(calm ? data.segments[segment] : data.maps[step]);
+    now.textContent = data.words[step] ?? "";
   }
   const place = calm ? data.edges[segment] : seconds;
   head.style.left = `${(100 * place) / duration}%`;
+  strip.scrollLeft = head.offsetLeft - strip.clientWidth / 2; // nothing to scroll on a wide screen
   time.value = String(Math.round(1000 * place));
   clock.textContent = `${place.toFixed(1)} s`;
   time.setAttribute("aria-valuetext", `${place.toFixed(1)} seconds of ${duration.toFixed(1)}, ${data.places[segment]}`);

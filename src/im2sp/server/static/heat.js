@@ -60,7 +60,7 @@ export class Heat {
   }
 
   #paint(map) {
-    const { rows, columns } = this.#attention;
+    const { rows, columns, crop } = this.#attention;
     const cells = new OffscreenCanvas(columns, rows);
     const image = new ImageData(columns, rows);
     const highest = Math.max(...map, 1e-9);
@@ -69,7 +69,8 @@ export class Heat {
     const context = this.#canvas.getContext("2d");
     const { width, height } = this.#canvas;
     context.drawImage(this.#photo, 0, 0, width, height);
-    context.drawImage(cells, 0, 0, width, height); // smoothed: the maps are coarse
+    const [w, h] = crop ? crop.map((part) => part * Math.min(width, height)) : [width, height];
+    context.drawImage(cells, (width - w) / 2, (height - h) / 2, w, h); // smoothed: the maps are coarse
   }
 }
 

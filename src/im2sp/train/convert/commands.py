@@ -14,7 +14,7 @@ from im2sp.files import new_folder
 if TYPE_CHECKING:
     from im2sp.train.convert.git import Git
     from im2sp.train.convert.im2sp import ImageUnitGit
-    from im2sp.train.export import BundleOptions
+    from im2sp.train.export import BundleOptions, TrainedVoice
     from im2sp.train.model_card import Facts
 
 M = TypeVar("M")
@@ -73,7 +73,8 @@ def hifigan(checkpoint: Path, config: Path, out: Path) -> None:
 def git(folder: Path, out: Path) -> None:
     """Convert GIT to its image encoder and a decoder to start training from.
 
-    FOLDER has config.json and model.safetensors or pytorch_model.bin, as transformers writes them.
+    FOLDER has config.json and model.safetensors or pytorch_model.bin, as transformers writes them; a
+    preprocessor_config.json says how pictures are made.
     """
     from im2sp.train.convert.git import convert_git
 
@@ -120,44 +121,50 @@ def seit(checkpoint: Path, out: Path) -> None:
 
 @convert.command()
 @click.argument("checkpoint", type=FILE)
-@click.option("--vocoder", type=FILE, help="What `convert hifigan` wrote.")
-@click.option("--speech-encoder", type=FILE, help="What `convert hubert` wrote.")
+@click.option("--vocoder", type=FILE, help="Published unit HiFi-GAN, or what `convert hifigan` wrote.")
+@click.option("--vocoder-config", type=FILE, help="Its config.json, where it is not beside it.")
+@click.option("--speech-encoder", type=FILE, help="Folder of HuBERT with --clusters, or what `convert hubert` wrote.")
+@click.option("--clusters", type=FILE, help="k-means file of HuBERT.")
 @config_option
-@click.option("--codebook", type=FILE, help="codebook.ckpt, if the checkpoint has an image tokenizer.")
+@click.option("--codebook", type=FILE, help="codebook.ckpt of the image tokenizer.")
 @click.option(
-    "--image-tokenizer", type=FILE, help="What `convert vit-vqgan` wrote, if it reads image units and has none."
+    "--image-tokenizer",
+    type=FILE,
+    help="tokenizer.ckpt, or what `convert vit-vqgan` wrote, if CHECKPOINT reads image units and has none in it.",
 )
 @click.option("--speaker", default=0, show_default=True, help="Voice, if the vocoder has several.")
-@click.option("--precision", type=click.Choice(PRECISIONS), default="fp16", show_default=True, help="Of the weights.")
+@click.option(
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    default="fp16",
+    show_default=True,
+    help="Of the weights. Only fp32 gives exactly the published image units; fp16 gives 99.5 to 99.9 % of them.",
+)
+@click.option("--keep-repeats", is_flag=True, help="Speak repeated units as fairseq's vocoder alone does.")
 @out_option
 def im2sp(
     checkpoint: Path,
     vocoder: Path | None,
+    vocoder_config: Path | None,
     speech_encoder: Path | None,
+    clusters: Path | None,
     config: Path | None,
     codebook: Path | None,
     image_tokenizer: Path | None,
     speaker: int,
     precision: str,
+    keep_repeats: bool,
     out: Path,
 ) -> None:
     """Convert Im2Sp and a vocoder to a bundle that im2sp runs; without --vocoder, to models to train.
 
-    CHECKPOINT is a file with a "state_dict".
+    CHECKPOINT is a file with a "state_dict". The bundle decodes as the paper's code does: greedily, up to 511 tokens.
     """
-    from im2sp.train.convert.im2sp import ImageUnitGit, convert_im2sp
+    from im2sp.train.convert.im2sp import ImageUnitGit
     from im2sp.train.export import BundleOptions
-    from im2sp.train.models.vit_vqgan import VitVqgan
 
-    if codebook and image_tokenizer:
-        raise click.UsageError("--codebook and --image-tokenizer name an image tokenizer each: give one of them")
     with new_folder(out) as staging:
-        model = convert_im2sp(checkpoint, config, codebook)
-        if image_tokenizer:
-            if not isinstance(model, ImageUnitGit):
-                raise Im2SpError(f"{checkpoint} looks at raw images: leave --image-tokenizer out")
-            tokenizer = _load(VitVqgan.load, image_tokenizer, "vit-vqgan")
-            model = model.with_tokenizer(tokenizer, image_tokenizer)
+        model = _read_im2sp(checkpoint, config, codebook, image_tokenizer)
         if vocoder is None:
             model.save(staging)
             parts = ", ".join(sorted(path.name for path in staging.iterdir()))
@@ -169,10 +176,14 @@ def im2sp(
                 license="that of the published checkpoints",
                 limitations=("What it gets wrong stands where its checkpoints were published.",),
                 precision=precision,
-                max_tokens=512,
+                beam=1,
+                max_tokens=511,  # theirs are 512 with BOS
+                max_repeats=0,
+                early_stopping=True,
                 speaker=speaker,
             )
-            _write_bundle(model, vocoder, speech_encoder, staging, options)
+            voice = _read_voice(vocoder, vocoder_config, speech_encoder, clusters)
+            _write_bundle(model, voice, keep_repeats, staging, options)
     if vocoder is None:
         click.echo(f"{out}: {parts}")
         return
@@ -181,31 +192,68 @@ def im2sp(
     click.echo(f"{out}: a bundle; try im2sp caption PHOTO -o OUT --model {out}")
 
 
-def _write_bundle(
-    model: Git | ImageUnitGit, vocoder: Path, speech_encoder: Path | None, out: Path, options: BundleOptions
-) -> None:
-    """Write a bundle with the paper's decoding: beam search, at most 512 tokens."""
-    from im2sp.bundle import SPECIAL_TOKENS, VocabularyConfig
-    from im2sp.train.convert.git import vision_image_config
-    from im2sp.train.convert.im2sp import ImageUnitGit
-    from im2sp.train.export import BundleParts, ImageModules, TrainedVoice, export_bundle
-    from im2sp.train.image_encoders import vit_vqgan_modules
+def _read_im2sp(
+    checkpoint: Path, config: Path | None, codebook: Path | None, image_tokenizer: Path | None
+) -> Git | ImageUnitGit:
+    """Read an Im2Sp, with its image tokenizer where one is given."""
+    from im2sp.train.convert.im2sp import ImageUnitGit, convert_im2sp
+    from im2sp.train.convert.vit_vqgan import convert_vit_vqgan
+    from im2sp.train.models.vit_vqgan import VitVqgan
+
+    if image_tokenizer is None:
+        return convert_im2sp(checkpoint, config, codebook)
+    if image_tokenizer.is_dir() == (codebook is not None):
+        raise click.UsageError("--codebook belongs to a published tokenizer.ckpt, and to that alone: give both files")
+    model = convert_im2sp(checkpoint, config)
+    if not isinstance(model, ImageUnitGit):
+        raise Im2SpError(f"{checkpoint} looks at raw images: leave --image-tokenizer out")
+    if codebook:
+        tokenizer = convert_vit_vqgan(image_tokenizer, codebook)
+    else:
+        tokenizer = _load(VitVqgan.load, image_tokenizer, "vit-vqgan")
+    return model.with_tokenizer(tokenizer, image_tokenizer)
+
+
+def _read_voice(
+    vocoder: Path, vocoder_config: Path | None, speech_encoder: Path | None, clusters: Path | None
+) -> TrainedVoice:
+    """Read a vocoder and a speech encoder, published or converted."""
+    from im2sp.train.convert.hifigan import convert_hifigan
+    from im2sp.train.convert.hubert import convert_hubert
+    from im2sp.train.export import TrainedVoice
     from im2sp.train.models.speech_encoder import SpeechEncoder
     from im2sp.train.models.unit_hifigan import UnitHifigan
+
+    if vocoder.is_dir():
+        model = _load(UnitHifigan.load, vocoder, "hifigan")
+    else:
+        model = convert_hifigan(vocoder_config or vocoder.parent / "config.json", vocoder)
+    if speech_encoder is None:
+        return TrainedVoice(model, None, None)
+    if clusters:
+        return TrainedVoice(model, None, convert_hubert(speech_encoder, clusters))
+    return TrainedVoice(model, None, _load(SpeechEncoder.load, speech_encoder, "hubert"))
+
+
+def _write_bundle(
+    model: Git | ImageUnitGit, voice: TrainedVoice, keep_repeats: bool, out: Path, options: BundleOptions
+) -> None:
+    from im2sp.bundle import SPECIAL_TOKENS, VocabularyConfig
+    from im2sp.train.convert.im2sp import ImageUnitGit
+    from im2sp.train.export import BundleParts, ImageModules, export_bundle
+    from im2sp.train.image_encoders import vit_vqgan_modules
 
     if isinstance(model, ImageUnitGit):
         if model.tokenizer is None:
             raise Im2SpError(
                 "this Im2Sp looks at image units, and a bundle needs what makes them: give --codebook where the "
-                "checkpoint has the image tokenizer, or --image-tokenizer with what `convert vit-vqgan` wrote"
+                "checkpoint has the image tokenizer, or --image-tokenizer as well"
             )
         image = vit_vqgan_modules(model.tokenizer, model.token_vit, f"{options.name}-vit-vqgan")
     else:
-        image = ImageModules(vision_image_config(model.vision.config), model.vision)
-    encoder = _load(SpeechEncoder.load, speech_encoder, "hubert") if speech_encoder else None
-    voice = TrainedVoice(_load(UnitHifigan.load, vocoder, "hifigan"), None, encoder)
+        image = ImageModules(model.image, model.vision)
     units = model.decoder.config.vocabulary_size - SPECIAL_TOKENS
-    vocabulary = VocabularyConfig(units=units, subwords=[[unit] for unit in range(units)])
+    vocabulary = VocabularyConfig(units=units, subwords=[[unit] for unit in range(units)], keep_repeats=keep_repeats)
     training: Facts = {"origin": "published checkpoints, converted and not trained on"}
     export_bundle(BundleParts(image, model.decoder, vocabulary, voice), options, training, out)
 

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from transformers import GitVisionConfig, GitVisionModel
 
-from im2sp.bundle import ImageConfig
+from im2sp.bundle import ImageConfig, Resampling
 from im2sp.files import sha256_of
 from im2sp.train.convert.checkpoints import StateDict, read_state_dict, weights_file
 from im2sp.train.convert.published import Epsilon, Layers, PublishedConfig, Size, read_config, with_weights
@@ -22,10 +22,14 @@ from im2sp.train.models.git import GitDecoder, GitDecoderConfig
 VISION = "git.image_encoder."
 POSITIONS = ("git.embeddings.position_ids", "git.image_encoder.vision_model.embeddings.position_ids")  # 0, 1, 2, ...
 
+PROCESSOR = "preprocessor_config.json"
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
+FILTERS: tuple[Resampling, ...] = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # by their numbers
+
 Pixels = Annotated[int, Field(ge=1, le=4_096)]
+Deviation = Annotated[float, Field(gt=0)]
 
 
 class PublishedVision(PublishedConfig):
@@ -82,6 +86,48 @@ class PublishedGit(PublishedConfig):
         return self
 
 
+class PublishedProcessor(PublishedConfig):
+    """The fields of a GIT's preprocessor_config.json that are read. Defaults: those of every published GIT."""
+
+    size: dict[str, Pixels | None] | Pixels | None = None  # shortest_edge, or height and width; a number is the first
+    crop_size: dict[str, Pixels | None] | Pixels | None = None
+    do_resize: Literal[True] = True
+    do_center_crop: bool = True
+    do_rescale: Literal[True] = True
+    do_normalize: Literal[True] = True
+    resample: Annotated[int, Field(ge=0, lt=len(FILTERS))] = FILTERS.index("bicubic")
+    image_mean: tuple[float, float, float] = CLIP_MEAN
+    image_std: tuple[Deviation, Deviation, Deviation] = CLIP_STD
+
+    def image_config(self, vision: PublishedVision) -> ImageConfig:
+        """Preprocessing and grid of GIT's image encoder, for a bundle.
+
+        Raises:
+            CheckpointError: it makes other pictures than the encoder takes.
+        """
+        side = vision.image_size
+        size = self.size if isinstance(self.size, dict) else {"shortest_edge": self.size or side}
+        cropped = self.crop_size if isinstance(self.crop_size, dict) else {"height": self.crop_size or side}
+        shorter = size.get("shortest_edge")
+        made = cropped if self.do_center_crop else size
+        if {*made.values()} - {None} != {side} or (shorter and (shorter < side or not self.do_center_crop)):
+            raise CheckpointError(
+                f"{PROCESSOR} makes pictures of {made}, where the image encoder takes {side} x {side}: give the one "
+                "that belongs to it"
+            )
+        return ImageConfig(
+            height=side,
+            width=side,
+            mean=self.image_mean,
+            std=self.image_std,
+            image_tokens=vision.image_tokens,
+            grid=(vision.grid, vision.grid),
+            shorter_side=shorter,
+            resampling=FILTERS[self.resample],
+        )
+
+
+GIT_PROCESSOR = PublishedProcessor()
 GIT_LARGE = PublishedGit(
     vision_config=PublishedVision(
         hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16, patch_size=14
@@ -110,10 +156,17 @@ class Git:
 
     vision: GitVision
     decoder: GitDecoder
+    processor: PublishedProcessor = GIT_PROCESSOR
+
+    @property
+    def image(self) -> ImageConfig:
+        """Preprocessing and grid of the image encoder, for a bundle."""
+        return self.processor.image_config(self.vision.config)
 
     def save(self, folder: Path) -> None:
         """Write `vision/` in transformers layout and `decoder/` in ours."""
         self.vision.model.save_pretrained(folder / "vision")
+        (folder / "vision" / PROCESSOR).write_text(self.processor.model_dump_json(indent=1) + "\n")
         self.decoder.save(folder / "decoder")
 
 
@@ -121,18 +174,29 @@ def convert_git(folder: Path) -> Git:
     """Convert a published GIT of any size.
 
     Args:
-        folder: `config.json` and `model.safetensors` or `pytorch_model.bin`, as transformers writes them.
+        folder: `config.json` and `model.safetensors` or `pytorch_model.bin`, as transformers writes them, and
+            `preprocessor_config.json`, if the pictures are not made as for every published GIT.
 
     Raises:
         CheckpointError: something is missing, damaged, hostile, or does not fit together.
     """
     path = weights_file(folder)
-    return git_of(read_state_dict(path), read_config(folder / "config.json", PublishedGit), path)
+    config = read_config(folder / "config.json", PublishedGit)
+    return git_of(read_state_dict(path), config, path, read_processor(folder))
 
 
 def read_vision_config(folder: Path) -> PublishedVision:
     """Read the sizes of `vision/`. Raises CheckpointError as `read_config` does."""
     return read_config(folder / "config.json", PublishedVision)
+
+
+def read_processor(folder: Path) -> PublishedProcessor:
+    """Read how a GIT in this folder makes pictures; without a file, as every published GIT does.
+
+    Raises CheckpointError as `read_config` does.
+    """
+    path = folder / PROCESSOR
+    return read_config(path, PublishedProcessor) if path.is_file() else GIT_PROCESSOR
 
 
 def load_vision(folder: Path) -> GitVision:
@@ -146,36 +210,24 @@ def load_vision(folder: Path) -> GitVision:
     return _vision_of(state, read_vision_config(folder), path)
 
 
-def vision_image_config(config: PublishedVision) -> ImageConfig:
-    """Preprocessing and grid of GIT's image encoder, for a bundle."""
-    return ImageConfig(
-        height=config.image_size,
-        width=config.image_size,
-        mean=CLIP_MEAN,
-        std=CLIP_STD,
-        image_tokens=config.image_tokens,
-        grid=(config.grid, config.grid),
-    )
-
-
 def git_vision(folder: Path) -> ImageEncoder:
     """The image encoder of a converted GIT, `vision/` of what `im2sp convert git` wrote."""
     require_converted(folder, f"im2sp convert git GIT -o {folder.parent}")
     config = read_vision_config(folder)
     return ImageEncoder(
-        image=vision_image_config(config),
+        image=read_processor(folder).image_config(config),
         made_by={"kind": "git", "weights": sha256_of(weights_file(folder))},
         description=f"image encoder of a GIT, {config.num_hidden_layers} layers of {config.hidden_size}, frozen",
         load=lambda: load_vision(folder),
     )
 
 
-def git_of(state: StateDict, config: PublishedGit, path: Path) -> Git:
+def git_of(state: StateDict, config: PublishedGit, path: Path, processor: PublishedProcessor) -> Git:
     """Make a GIT of the tensors of a GitForCausalLM. Raises CheckpointError when they do not fit the config."""
     state = {name: tensor for name, tensor in state.items() if name not in POSITIONS}
     vision = {f"model.{name.removeprefix(VISION)}": value for name, value in state.items() if name.startswith(VISION)}
     decoder = decoder_of(state, config, config.vision_config.hidden_size, path)
-    return Git(_vision_of(vision, config.vision_config, path), decoder)
+    return Git(_vision_of(vision, config.vision_config, path), decoder, processor)
 
 
 def decoder_of(state: StateDict, config: PublishedGit, image_width: int, path: Path) -> GitDecoder:

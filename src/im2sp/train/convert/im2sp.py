@@ -16,7 +16,16 @@ import torch
 
 from im2sp.bundle import SPECIAL_TOKENS
 from im2sp.train.convert.checkpoints import StateDict, read_state_dict
-from im2sp.train.convert.git import GIT_LARGE, VISION, Git, PublishedGit, decoder_of, git_of
+from im2sp.train.convert.git import (
+    GIT_LARGE,
+    GIT_PROCESSOR,
+    VISION,
+    Git,
+    PublishedGit,
+    decoder_of,
+    git_of,
+    read_processor,
+)
 from im2sp.train.convert.published import read_config
 from im2sp.train.convert.seit import token_vit_of
 from im2sp.train.convert.unpickling import CheckpointError
@@ -88,7 +97,8 @@ def convert_im2sp(checkpoint: Path, config: Path | None = None, codebook: Path |
 
     Args:
         checkpoint: a file of `{"state_dict": ...}` with names that start with `model.`.
-        config: config.json of the GIT that it was trained from; without it that of git-large-coco, as in the paper.
+        config: config.json of the GIT that it was trained from, perhaps with preprocessor_config.json beside it;
+            without it those of git-large-coco, as in the paper.
         codebook: codebook.ckpt of the image tokenizer that a checkpoint of image units has beside the model; without
             it the tokenizer is left out.
 
@@ -99,17 +109,14 @@ def convert_im2sp(checkpoint: Path, config: Path | None = None, codebook: Path |
     if not published.reads_image_units:
         if codebook is not None:
             raise CheckpointError(f"{checkpoint} looks at raw images, which need no codebook: leave it out")
-        return git_of(published.model, published.config, checkpoint)
+        processor = read_processor(config.parent) if config else GIT_PROCESSOR
+        return git_of(published.model, published.config, checkpoint, processor)
     tokenizer = None
     if codebook is not None:
         if not published.tokenizer:
             raise CheckpointError(f"{checkpoint} has no image tokenizer: use `im2sp convert vit-vqgan` for its file")
         tokenizer = vit_vqgan_of(published.tokenizer, read_codebook(codebook), checkpoint)
     vision = {name.removeprefix(TOKEN_VIT): value for name, value in published.model.items() if name.startswith(VISION)}
-    stem = vision.get("patch_embed.proj.weight")
-    if stem is not None:  # captioning never applies the last norm, so some files lack it
-        vision.setdefault("norm.weight", torch.ones(len(stem)))
-        vision.setdefault("norm.bias", torch.zeros(len(stem)))
     token_vit = token_vit_of(vision, checkpoint)
     decoder = decoder_of(published.model, published.config, token_vit.config.width, checkpoint)
     model = ImageUnitGit(token_vit, decoder, None)

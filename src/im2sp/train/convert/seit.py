@@ -1,4 +1,4 @@
-"""Published SeiT classifier, `{"model": state_dict}` -> our TokenVit (docs/reference-formats.md)."""
+"""Published SeiT classifier, `{"model": state_dict}` -> our TokenVit, without its head (docs/reference-formats.md)."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from im2sp.train.models.token_vit import STEM_KERNEL, STEM_STRIDE, TokenVit, Tok
 
 HEAD_WIDTH = 64  # of timm's vision transformers; no shape in a checkpoint tells it
 STEM = "patch_embed.proj.weight"
-HEAD = "head.weight"
+CLASSIFIER = ("norm.", "head.")  # captioning takes the tokens before the last norm
 
 
 def convert_seit(checkpoint: Path) -> TokenVit:
-    """Convert a published token ViT, with its classifier where the file has one.
+    """Convert a published token ViT.
 
     Args:
         checkpoint: a file of `{"model": state_dict}`.
@@ -29,6 +29,7 @@ def convert_seit(checkpoint: Path) -> TokenVit:
 
 def token_vit_of(state: StateDict, path: Path) -> TokenVit:
     """Make a token ViT of named tensors. Raises CheckpointError when they are not those of one."""
+    state = {name: tensor for name, tensor in state.items() if not name.startswith(CLASSIFIER)}
     config = _sizes(state, path)
     return with_weights(lambda: TokenVit(config), state, path)
 
@@ -50,5 +51,4 @@ def _sizes(state: StateDict, path: Path) -> TokenVitConfig:
         layers=count_blocks(state, "blocks.", path),
         heads=width // HEAD_WIDTH,
         feed_forward=whole_shape(state, "blocks.0.mlp.fc1.weight", 2, path)[0],
-        classes=whole_shape(state, HEAD, 2, path)[0] if HEAD in state else 0,
     )

@@ -107,7 +107,7 @@ def read_photo_corpora(data: Path, lists: Path) -> PhotoCorpora:
         machine = json.loads((coco / "machine_captions.json").read_text(encoding="utf-8"))
         objects = json.loads((coco / "objects.json").read_text(encoding="utf-8"))
         text = _text_captions(coco / "captions_text.tsv.gz", {_image_number(photo) for photo in dev})
-        things = dict(_phrases(line) for line in _lines(lists / "things.txt"))
+        things = read_things(lists / "things.txt")
         class_names = _lines(lists / "imagenet_classes.txt")
     except (OSError, ValueError, KeyError) as error:
         raise Im2SpError(f"the corpora in {data} and lists in {lists} cannot be read: {error}") from error
@@ -161,9 +161,16 @@ def _lines(path: Path) -> list[str]:
     return [line for line in path.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
 
 
-def _phrases(line: str) -> tuple[str, list[str]]:
-    photo, phrases = line.split("\t")
-    return photo, [phrase.strip() for phrase in phrases.split(",")]
+def read_things(path: Path) -> dict[str, list[str]]:
+    """Read photos of one thing and the phrases that name it, separated by commas, after a tab.
+
+    Raises OSError and ValueError.
+    """
+    found = {}
+    for line in _lines(path):
+        photo, phrases = line.split("\t")
+        found[photo] = [phrase.strip() for phrase in phrases.split(",")]
+    return found
 
 
 def _samples(photos: Mapping[str, Path]) -> list[str]:

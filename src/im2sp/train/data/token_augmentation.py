@@ -1,8 +1,8 @@
 """Token augmentations of SeiT: image units -> codebook vectors to train a token ViT on (Park et al., 2023).
 
-In this order: near neighbours replace units, patches of units change places, the grid is cropped somewhere, and noise
-is added to the vectors. What happens follows from the random generator alone. Semantic image units get the same but for
-the crop: their few cells are the whole photo.
+Of each photo one thing is drawn: near neighbours replace units, two patches of units change places, or neither. Then
+the grid is cropped somewhere, and noise is added to the vectors of some photos. What happens follows from the random
+generator alone.
 """
 
 from __future__ import annotations
@@ -21,19 +21,23 @@ ROWS_AT_ONCE = 1024  # of the codebook, when distances between all of them are c
 
 @dataclass(frozen=True)
 class TokenAugmentation:
-    """How much of each."""
+    """How much of each; the defaults are SeiT's."""
 
-    replaced: float = 0.1  # share of the units that a neighbour replaces
+    replacing: float = 0.25  # share of the photos in which neighbours replace units
+    replaced: float = 0.25  # share of their units
     neighbours: int = 5  # of which one is drawn
-    swapped: float = 0.2  # share of the patches of a photo that change places, two by two
-    patch: int = 2  # units a side of such a patch
+    swapping: float = 0.25  # share of the photos in which two patches change places
+    largest_patch: float = 0.25  # side of such a patch, of that of the grid; smaller ones are as likely
     noisy: float = 0.5  # share of the photos of a batch that get noise
-    channel_noise: float = 0.1  # standard deviation of a photo's offset of each channel, in that of the codebook
-    position_noise: float = 0.1  # the same for each place and channel
+    channel_noise: float = 1.0  # standard deviation of a photo's offset of each channel, in that of the codebook
+    position_noise: float = 1.0  # the same for each place and channel
 
-    def noise(self, vectors: Tensor, spread: float, random: torch.Generator) -> Tensor:
-        """`embedding_noise` of vectors [B, C, H, W] whose codebook has this standard deviation."""
-        return embedding_noise(vectors, self.noisy, self.channel_noise * spread, self.position_noise * spread, random)
+    def __post_init__(self) -> None:
+        if not 0 <= self.largest_patch <= 0.3 or self.replacing + self.swapping > 1:
+            raise Im2SpError(
+                "two patches need room and a photo gets one of two things: make `largest_patch` at most 0.3, and "
+                "`replacing` and `swapping` together at most 1"
+            )
 
 
 def random_crop(vectors: Tensor, crop: int, random: torch.Generator) -> Tensor:
@@ -61,7 +65,7 @@ def embedding_noise(vectors: Tensor, share: float, channel: float, position: flo
         position: standard deviation of noise that differs from place to place.
     """
     batch, channels = vectors.shape[:2]
-    chosen = (torch.rand(batch, 1, 1, 1, generator=random) < share).to(vectors.dtype)
+    chosen = (torch.randperm(batch, generator=random) < int(share * batch)).view(-1, 1, 1, 1).to(vectors.dtype)
     offsets = torch.randn(batch, channels, 1, 1, generator=random) * channel
     noise = torch.randn(vectors.shape, generator=random) * position
     return vectors + chosen * (offsets + noise)
@@ -90,28 +94,31 @@ def replace_by_neighbours(units: Tensor, neighbours: Tensor, share: float, rando
     return torch.where(torch.rand(units.shape, generator=random) < share, neighbours[units, drawn], units)
 
 
-def swap_patches(units: Tensor, patch: int, share: float, random: torch.Generator) -> Tensor:
-    """Let patches change places within each photo, two by two.
+def swap_patches(units: Tensor, largest: float, random: torch.Generator) -> Tensor:
+    """Let two square patches of random size, which do not meet, change places in each photo.
 
     Args:
-        units: int64 [B, H, W]; what is left over at the right and at the bottom by whole patches stays where it is.
-        patch: units a side of a patch.
-        share: of the patches; rounded down to pairs.
+        units: int64 [B, H, W].
+        largest: side of a patch, of the shorter side of the grid; at most 0.3.
     """
-    rows, columns = (side // patch for side in units.shape[1:])
-    pairs = int(share * rows * columns / 2)
-    order = torch.arange(rows * columns).repeat(len(units), 1)
-    for photo in order:
-        first, second = torch.randperm(len(photo), generator=random)[: 2 * pairs].view(2, pairs)
-        photo[first], photo[second] = second, first
-    whole = units[:, : rows * patch, : columns * patch]
-    patches = whole.reshape(-1, rows, patch, columns, patch).transpose(2, 3).flatten(1, 2)
-    swapped = patches[torch.arange(len(units))[:, None], order]
+    height, width = units.shape[1:]
     found = units.clone()
-    found[:, : rows * patch, : columns * patch] = (
-        swapped.unflatten(1, (rows, columns)).transpose(2, 3).reshape(whole.shape)
-    )
+    for photo, swapped in zip(units, found, strict=True):
+        side = int(min(height, width) * largest * float(torch.rand((), generator=random)))
+        (top, left), (row, column) = _places(height - side, width - side, side, random)
+        one = slice(top, top + side), slice(left, left + side)
+        other = slice(row, row + side), slice(column, column + side)
+        swapped[one], swapped[other] = photo[other], photo[one]
     return found
+
+
+def _places(rows: int, columns: int, apart: int, random: torch.Generator) -> list[list[int]]:
+    """Draw two places (row, column) of `rows` x `columns` that are at least so far apart in one direction."""
+    while True:
+        drawn = torch.stack([torch.randint(side, (2,), generator=random) for side in (rows, columns)], 1)
+        if (drawn[0] - drawn[1]).abs().max() >= apart:
+            places: list[list[int]] = drawn.tolist()
+            return places
 
 
 class TokenAugmenter(CodebookGrid):
@@ -128,6 +135,16 @@ class TokenAugmenter(CodebookGrid):
     def forward(self, units: Tensor, random: torch.Generator) -> Tensor:
         """Units int64 [B, grid * grid], row by row -> vectors float32 [B, code_width, crop, crop]."""
         options = self.options
-        units = replace_by_neighbours(units, self.neighbours, options.replaced, random)
-        units = swap_patches(units.unflatten(1, (self.grid, self.grid)), options.patch, options.swapped, random)
-        return options.noise(random_crop(self.vectors(units), self.crop, random), self.spread, random)
+        drawn = torch.rand(len(units), generator=random)
+        replacing, swapping = drawn < options.replacing, drawn >= 1 - options.swapping
+        units = units.clone()
+        units[replacing] = replace_by_neighbours(units[replacing], self.neighbours, options.replaced, random)
+        grids = units[swapping].unflatten(1, (self.grid, self.grid))
+        units[swapping] = swap_patches(grids, options.largest_patch, random).flatten(1)
+        return embedding_noise(
+            random_crop(self.vectors(units), self.crop, random),
+            options.noisy,
+            options.channel_noise * self.spread,
+            options.position_noise * self.spread,
+            random,
+        )

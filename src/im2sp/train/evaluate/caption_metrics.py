@@ -75,7 +75,7 @@ class CaptionStatistics:
         """
         _check(captions, references)
         with _java():
-            return cls._of_tokens(*_tokenise_both(captions, references))
+            return cls._of_tokens(*_tokenise_both(captions, references, normalised=True))
 
     @classmethod
     def _of_tokens(cls, res: _Tokenised, gts: _Tokenised) -> CaptionStatistics:
@@ -107,11 +107,14 @@ class CaptionStatistics:
         return float(self.cider[rows].mean())
 
 
-def caption_scores(captions: Captions, references: References, seed: int = 0) -> CaptionScores:
+def caption_scores(
+    captions: Captions, references: References, seed: int = 0, *, normalised: bool = True
+) -> CaptionScores:
     """Score one sentence a photo against the references of the same photos.
 
-    Both sides pass `normalise_words`, then the PTB tokeniser. Sets PATH and LC_ALL of this process while Java runs:
-    not for several threads at a time. `seed`: of the bootstrap.
+    Both sides pass `normalise_words`, unless they shall not be `normalised`, then the PTB tokeniser, which makes them
+    lower case and drops punctuation. Sets PATH and LC_ALL of this process while Java runs: not for several threads at
+    a time. `seed`: of the bootstrap.
 
     Raises:
         Im2SpError: captions and references are not of the same photos, a photo has no reference, there are none, a
@@ -122,7 +125,7 @@ def caption_scores(captions: Captions, references: References, seed: int = 0) ->
         from pycocoevalcap.bleu.bleu import Bleu
         from pycocoevalcap.rouge.rouge import Rouge
     with _java():
-        res, gts = _tokenise_both(captions, references)
+        res, gts = _tokenise_both(captions, references, normalised)
         meteor = _meteor(gts, res)
         spice, spice_left_out = _spice(gts, res)
     bleu, _ = Bleu(_ORDERS).compute_score(gts, res, verbose=0)
@@ -200,10 +203,10 @@ def _java() -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _tokenise_both(captions: Captions, references: References) -> tuple[_Tokenised, _Tokenised]:
-    photos = sorted(captions)
-    res = _tokenise({photo: [normalise_words(captions[photo])] for photo in photos})
-    gts = _tokenise({photo: [normalise_words(text) for text in references[photo]] for photo in photos})
+def _tokenise_both(captions: Captions, references: References, normalised: bool) -> tuple[_Tokenised, _Tokenised]:
+    photos, clean = sorted(captions), normalise_words if normalised else str
+    res = _tokenise({photo: [clean(captions[photo])] for photo in photos})
+    gts = _tokenise({photo: [clean(text) for text in references[photo]] for photo in photos})
     return res, gts
 
 

@@ -20,9 +20,13 @@ _PATH = click.Path(path_type=Path)
 @click.option("--clips", type=click.IntRange(1), default=300, show_default=True, help="Spoken captions to take.")
 @click.option(
     "--recogniser",
-    default="base",
-    show_default=True,
-    help="tiny or base (Whisper), a folder, or a model in the hub's local cache.",
+    help="tiny or base (Whisper, the default), a folder, or a model in the hub's local cache.",
+)
+@click.option(
+    "--strict",
+    is_flag=True,
+    help="Score as the paper does: spellings stay as they are, clips under 1 s are padded, and wav2vec2 large "
+    "(lv60-self) listens where the hub's local cache has it.",
 )
 @click.option("--beam", type=click.IntRange(1, 64), help="Beam width; 1 is greedy. The bundle's by default.")
 @click.option("--seed", type=int, default=0, help="Of draws and intervals.")
@@ -37,7 +41,8 @@ def evaluate(
     objects: Path | None,
     speech: Path | None,
     clips: int,
-    recogniser: str,
+    recogniser: str | None,
+    strict: bool,
     beam: int | None,
     seed: int,
     threads: int,
@@ -45,14 +50,16 @@ def evaluate(
 ) -> None:
     """Let BUNDLE speak about photos, transcribe the speech, and score it against CAPTIONS by people.
 
-    CAPTIONS is Flickr8k's folder, a Karpathy file, COCO annotations, or a JSON object {file name: [caption, ...]}. Run
-    again, it goes on where it stopped.
+    CAPTIONS is the folder of Flickr8k or COCO, a Karpathy file, a COCO file of captions, or a JSON object
+    {file name: [caption, ...]}. A text file of photos and phrases, with a tab between them, names the main thing of
+    each photo instead. Run again, it goes on where it stopped.
     """
     from im2sp.bundle import find_bundle
     from im2sp.train.evaluate.chair import ObjectLabels
     from im2sp.train.evaluate.evaluation import REPORT, EvaluationOptions, summary
     from im2sp.train.evaluate.evaluation import evaluate as measure
     from im2sp.train.evaluate.photo_sets import read_photo_set
+    from im2sp.train.evaluate.recognisers import paper_recogniser
     from im2sp.train.evaluate.resynthesis import read_recordings
     from im2sp.train.launch import log_to_stderr
 
@@ -60,7 +67,8 @@ def evaluate(
     of_split = None if split and Path(split).is_file() else split or "dev"
     data = read_photo_set(captions, photos, split).sample(limit, seed)
     decoding = (("beam", beam),) if beam else ()
-    options = EvaluationOptions(recogniser=recogniser, decoding=decoding, seed=seed, threads=threads)
+    recogniser = recogniser or (paper_recogniser() if strict else "base")
+    options = EvaluationOptions(recogniser=recogniser, decoding=decoding, seed=seed, threads=threads, strict=strict)
     report = measure(
         find_bundle(bundle),
         data,

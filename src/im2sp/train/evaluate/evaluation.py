@@ -25,10 +25,11 @@ from im2sp.bundle import Bundle
 from im2sp.captioner import Captioner
 from im2sp.decoding.options import DecodingOptions
 from im2sp.errors import GraphError, Im2SpError, about
-from im2sp.files import CHECKSUMS, atomic_write, sha256_of
+from im2sp.files import CHECKSUMS, sha256_of, write_json
 from im2sp.speech.audio import SAMPLE_RATE
 from im2sp.train.evaluate.caption_metrics import caption_scores
 from im2sp.train.evaluate.chair import ObjectLabels, chair
+from im2sp.train.evaluate.confidence_model import answers
 from im2sp.train.evaluate.correctness import RULE, CorrectnessRule
 from im2sp.train.evaluate.photo_sets import PhotoSet
 from im2sp.train.evaluate.recogniser import Recogniser
@@ -52,6 +53,7 @@ class EvaluationOptions:
     decoding: tuple[tuple[str, int | float], ...] = ()  # fields of DecodingOptions that differ from the bundle's
     seed: int = 0  # of the bootstrap
     threads: int = 1  # CPU threads
+    strict: bool = False  # score as the paper does: spellings are not unified, clips under a second are padded
     command: str = ""  # for the report; by default the command line of this process
 
 
@@ -80,7 +82,7 @@ def evaluate(
     A photo without speech counts with an empty caption and is listed under `unspoken`; none is left out.
 
     Args:
-        data: photos with references.
+        data: photos with references, or with phrases that name the thing in them.
         labels: true objects of the photos, for object scores and a stricter rule of correctness.
         recordings: spoken sentences, from which the word error rate of the voice is measured.
 
@@ -91,16 +93,19 @@ def evaluate(
     captioner = Captioner(Bundle.load(bundle_dir), threads=options.threads)
     recogniser = open_recogniser(options.recogniser, threads=options.threads)
     decoding = decoding_of(captioner, options)
-    transcribed, unspoken = speak_and_transcribe(captioner, data.photos, out, recogniser, decoding)
+    shortest = SAMPLE_RATE if options.strict else 0
+    transcribed, unspoken = speak_and_transcribe(captioner, data.photos, out, recogniser, decoding, shortest)
     captions = {photo: transcribed[photo].text if photo in transcribed else "" for photo in data.photos}
     report = describe_conditions(captioner.bundle, recogniser, options) | {
         "decoding": asdict(decoding),
-        "captions": asdict(caption_scores(captions, data.references, options.seed)),
         "mean_seconds": float(np.mean([one.seconds for one in transcribed.values()] or [0.0])),
-        "correct": _correctness(transcribed, captions, data, labels, options.seed),
+        "correct": _correctness(captioner.bundle, transcribed, captions, data, labels, options.seed),
         "unspoken": unspoken,
     }
-    if labels:
+    if data.references:
+        scores = caption_scores(captions, data.references, options.seed, normalised=not options.strict)
+        report["captions"] = asdict(scores)
+    if labels and data.references:
         report["objects"] = asdict(chair(captions, labels.objects, labels.synonyms))
     if recordings:
         report["word_error_rates"] = resynthesis_errors(
@@ -111,13 +116,21 @@ def evaluate(
 
 
 def speak_and_transcribe(
-    captioner: Captioner, photos: Mapping[str, Path], out: Path, recogniser: Recogniser, decoding: DecodingOptions
+    captioner: Captioner,
+    photos: Mapping[str, Path],
+    out: Path,
+    recogniser: Recogniser,
+    decoding: DecodingOptions,
+    shortest: int = 0,
 ) -> tuple[dict[str, TranscribedCaption], list[str]]:
     """Caption photos and transcribe the speech: (captions by photo, a sentence for each photo that has none).
 
-    Captions in `out` of the same bundle, decoding and recogniser are not made again.
+    Captions in `out` of the same bundle, decoding, recogniser and `shortest` are not made again.
+
+    Args:
+        shortest: samples that the recogniser hears at least; shorter clips are followed by silence.
     """
-    path = out / _fingerprint(captioner.bundle, decoding, recogniser) / CAPTIONS
+    path = out / _fingerprint(captioner.bundle, decoding, recogniser, shortest) / CAPTIONS
     done, fresh = _read_captions(path), dict[str, TranscribedCaption]()
     unspoken: list[str] = []
 
@@ -135,7 +148,7 @@ def speak_and_transcribe(
                 continue
             seconds = len(caption.waveform) / SAMPLE_RATE
             fresh[name] = TranscribedCaption(name, "", caption.score, len(caption.tokens), seconds, caption.confidence)
-            yield name, caption.waveform
+            yield name, np.pad(caption.waveform, (0, max(0, shortest - len(caption.waveform))))
 
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
@@ -162,30 +175,25 @@ def describe_conditions(bundle: Bundle, recogniser: Recogniser, options: Evaluat
             "sha256": sha256_of(bundle.folder / CHECKSUMS),
         },
         "recogniser": asdict(recogniser.info),
+        "strict": options.strict,
         "seed": options.seed,
         "command": options.command or " ".join(sys.argv),
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in _LIBRARIES},
     }
 
 
-def write_json(path: Path, report: Mapping[str, Any]) -> None:
-    """Write a report, whole or not at all."""
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-
-
 def card_figures(report: Mapping[str, Any], data: str) -> dict[str, str | int | float]:
     """Choose the figures of a report for a model card; `data`: name of the photos, such as "COCO dev"."""
-    scores = report["captions"]
-    found: dict[str, str | int | float] = {
-        f"{data}: photos": scores["photos"],
-        f"{data}: recogniser": report["recogniser"]["name"],
-        f"{data}: BLEU-4": round(scores["bleu4"], 1),
-        f"{data}: METEOR": round(scores["meteor"], 1),
-        f"{data}: CIDEr": round(scores["cider"], 3),
-        f"{data}: different sentences": scores["different_sentences"],
-        f"{data}: correct captions, %": round(100 * report["correct"]["captions"], 1),
-    }
+    found: dict[str, str | int | float] = {f"{data}: recogniser": report["recogniser"]["name"]}
+    if scores := report.get("captions"):
+        found |= {
+            f"{data}: photos": scores["photos"],
+            f"{data}: BLEU-4": round(scores["bleu4"], 1),
+            f"{data}: METEOR": round(scores["meteor"], 1),
+            f"{data}: CIDEr": round(scores["cider"], 3),
+            f"{data}: different sentences": scores["different_sentences"],
+        }
+    found[f"{data}: correct captions, %"] = round(100 * report["correct"]["captions"], 1)
     if "objects" in report:
         found[f"{data}: captions that name an object of the photo, %"] = round(report["objects"]["hit"], 1)
         found[f"{data}: named objects that are not in the photo (CHAIR-i), %"] = round(report["objects"]["chair_i"], 1)
@@ -196,17 +204,17 @@ def card_figures(report: Mapping[str, Any], data: str) -> dict[str, str | int | 
 
 def summary(report: Mapping[str, Any]) -> str:
     """The figures of a report in a few lines."""
-    scores, correct = report["captions"], report["correct"]
-    (bleu_low, bleu_high), (cider_low, cider_high) = scores["bleu4_interval"], scores["cider_interval"]
+    correct = report["correct"]
     lines = [
-        f"{report['bundle']['name']} {report['bundle']['version']}, {scores['photos']} photos: "
-        + " ".join(f"BLEU-{n} {scores[f'bleu{n}']:.1f}" for n in (1, 2, 3, 4))
-        + f" ({bleu_low:.1f}-{bleu_high:.1f})",
-        f"METEOR {scores['meteor']:.1f} ROUGE-L {scores['rouge_l']:.1f} CIDEr {scores['cider']:.3f} "
-        f"({cider_low:.3f}-{cider_high:.3f}), {scores['different_sentences']} different sentences",
-        f"correct {correct['captions']:.1%} (of human captions {correct['human_captions']:.1%}, of captions of other "
-        f"photos {correct['captions_of_other_photos']:.1%})",
+        f"{report['bundle']['name']} {report['bundle']['version']}",
+        *(_caption_lines(report["captions"]) if "captions" in report else ()),
+        f"correct {correct['captions']:.1%} (of human captions {correct['human_captions']:.1%}); of captions of random "
+        f"other photos {correct['captions_of_other_photos']:.1%} (of human ones "
+        f"{correct['human_captions_of_other_photos']:.1%})",
     ]
+    for name, share in correct.get("answers", {}).items():
+        right = "" if share["correct"] is None else f", {share['correct']:.1%} of these correct"
+        lines.append(f"{name} {share['share']:.1%}{right}")
     if "objects" in report:
         objects = report["objects"]
         lines.append(
@@ -220,35 +228,52 @@ def summary(report: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _caption_lines(scores: Mapping[str, Any]) -> tuple[str, str]:
+    (bleu_low, bleu_high), (cider_low, cider_high) = scores["bleu4_interval"], scores["cider_interval"]
+    bleu = " ".join(f"BLEU-{n} {scores[f'bleu{n}']:.1f}" for n in (1, 2, 3, 4))
+    return (
+        f"{scores['photos']} photos: {bleu} ({bleu_low:.1f}-{bleu_high:.1f})",
+        f"METEOR {scores['meteor']:.1f} ROUGE-L {scores['rouge_l']:.1f} CIDEr {scores['cider']:.3f} "
+        f"({cider_low:.3f}-{cider_high:.3f}), {scores['different_sentences']} different sentences",
+    )
+
+
 def _correctness(
+    bundle: Bundle,
     transcribed: Mapping[str, TranscribedCaption],
     captions: Mapping[str, str],
     data: PhotoSet,
     labels: ObjectLabels | None,
     seed: int,
 ) -> dict[str, Any]:
-    rule = CorrectnessRule(data.references, labels)
+    rule = CorrectnessRule(data.references, labels, data.things)
     correct = {photo: rule.is_correct(text, photo) for photo, text in captions.items()}
     found = {
         "rule": RULE,
         "captions": float(np.mean(list(correct.values()))),
         "human_captions": rule.human_rate(),
         "captions_of_other_photos": rule.chance_rate(captions, seed),
+        "human_captions_of_other_photos": rule.chance_rate(
+            {photo: texts[0] for photo, texts in data.references.items()}, seed
+        ),
     }
-    sure = {one.photo: one.confidence for one in transcribed.values() if one.confidence is not None}
-    if sure:
-        flags = np.array([correct[photo] for photo in sure])
-        found["confidence"] = measure(np.array(list(sure.values())), flags, seed)
+    known = {one.photo: one.confidence for one in transcribed.values() if one.confidence is not None}
+    if known:
+        confidences, flags = np.array(list(known.values())), np.array([correct[photo] for photo in known])
+        found["confidence"] = measure(confidences, flags, seed)
+        if (calibration := bundle.config.confidence) and calibration.hedge_threshold is not None:
+            thresholds = {"hedge": calibration.hedge_threshold, "abstain": calibration.threshold}
+            found["answers"] = answers(confidences, flags, thresholds)
     return found
 
 
-def _fingerprint(bundle: Bundle, decoding: DecodingOptions, recogniser: Recogniser) -> str:
+def _fingerprint(bundle: Bundle, decoding: DecodingOptions, recogniser: Recogniser, shortest: int) -> str:
     """Hash of all that decides what is spoken and heard; not of the calibration and what is told of the bundle."""
     config = msgspec.to_builtins(bundle.config)
     for name in ("confidence", "training", "format_version"):
         config.pop(name, None)
     graphs = {name: checksum for name, checksum in bundle.checksums.items() if name.endswith((".onnx", ".data"))}
-    parts = [config, graphs, asdict(decoding), asdict(recogniser.info)]
+    parts = [config, graphs, asdict(decoding), asdict(recogniser.info), shortest]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -6,16 +6,19 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 _SIZE = (480, 360)  # of each picture
-_SEEDS = range(4)
 _LETTERS = list("aabcdeeefghiijklmnnoopqrrssttuvwxyz")
 _PLAIN = {"black": (0, 0, 0), "white": (255, 255, 255), "grey": (128, 128, 128), "blue": (20, 60, 180)}
 
 
-def ood_pictures() -> dict[str, Image.Image]:
-    """Draw the RGB pictures, by names "<kind>-<number>"; kinds are blank, noise, gradient, text, chart and code."""
+def ood_pictures(count: int = 4) -> dict[str, Image.Image]:
+    """Draw RGB pictures, `count` of each kind, by names "<kind>-<number>".
+
+    Kinds are blank, noise, gradient, text, chart and code.
+    """
     pictures = {f"blank-{name}": Image.new("RGB", _SIZE, colour) for name, colour in _PLAIN.items()}
-    for seed in _SEEDS:
+    for seed in range(count):
         for kind, draw in (
+            ("blank", _blank),
             ("noise", _noise),
             ("gradient", _gradient),
             ("text", _text),
@@ -24,6 +27,10 @@ def ood_pictures() -> dict[str, Image.Image]:
         ):
             pictures[f"{kind}-{seed}"] = draw(np.random.default_rng([seed, *kind.encode()]))
     return pictures
+
+
+def _blank(random: np.random.Generator) -> Image.Image:
+    return Image.new("RGB", _SIZE, tuple(random.integers(0, 256, 3).tolist()))
 
 
 def _noise(random: np.random.Generator) -> Image.Image:

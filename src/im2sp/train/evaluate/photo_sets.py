@@ -1,7 +1,8 @@
 """A file or folder of captions by people in; photos with their references out.
 
-Read are the folders of Flickr8k and of COCO (which holds `annotations/`), a Karpathy file (`dataset_coco.json`), and a
-JSON object of file names and their captions.
+Read are the folders of Flickr8k and of COCO (which holds `annotations/`), a Karpathy file (`dataset_coco.json`), a COCO
+file of captions (`captions_val2014.json`, or one of other photos), and a JSON object of file names and their captions.
+A text file names the main thing of each photo instead.
 """
 
 from __future__ import annotations
@@ -11,16 +12,17 @@ import logging
 import random
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from im2sp.errors import Im2SpError, reason
-from im2sp.train.data.corpora.coco_captions import YEARS, CocoCaptions
+from im2sp.train.data.corpora.coco_captions import YEARS, CocoAnnotation, CocoCaptions, CocoPhoto
 from im2sp.train.data.corpora.flickr8k import Flickr8k
 from im2sp.train.data.corpora.items import Corpus, Problem, consistent, path_inside
 from im2sp.train.data.corpora.karpathy import Karpathy
 from im2sp.train.data.corpora.lists import json_entries
+from im2sp.train.data.photo_corpora import read_things
 
 log = logging.getLogger(__name__)
 
@@ -29,17 +31,19 @@ _MAX_BYTES = 256 * 2**20  # of a JSON object of captions
 
 @dataclass(frozen=True)
 class PhotoSet:
-    """Photos with their references, both by the file names of the photos."""
+    """Photos and what is known of them, by the file names of the photos."""
 
     photos: Mapping[str, Path]  # need not exist
     references: Mapping[str, list[str]]  # at least one each
+    things: Mapping[str, list[str]] = field(default_factory=dict)  # in their place: phrases that name the main thing
 
     def sample(self, count: int, seed: int = 0) -> PhotoSet:
         """Draw at most `count` photos; 0 takes all."""
         names = sorted(self.photos)
         if count:
             names = sorted(random.Random(seed).sample(names, min(count, len(names))))
-        return PhotoSet({n: self.photos[n] for n in names}, {n: self.references[n] for n in names})
+        known = ({n: texts[n] for n in names if n in texts} for texts in (self.references, self.things))
+        return PhotoSet({n: self.photos[n] for n in names}, *known)
 
 
 def read_photo_set(captions: Path, photos: Path | None = None, split: str | None = None) -> PhotoSet:
@@ -53,6 +57,8 @@ def read_photo_set(captions: Path, photos: Path | None = None, split: str | None
     Raises:
         Im2SpError: something cannot be read, the captions have no such split, or no photo is left.
     """
+    if captions.suffix == ".txt":
+        return _read_things(captions, photos or captions.parent)
     names = _read_names(Path(split)) if split and Path(split).is_file() else None
     corpus = _open_corpus(captions, photos)
     if corpus:
@@ -60,7 +66,8 @@ def read_photo_set(captions: Path, photos: Path | None = None, split: str | None
     elif split and names is None:
         raise Im2SpError(f"{captions} has no splits: give a file with a name a line as the split, not {split!r}")
     else:
-        found = _read_plain(captions, photos or captions.parent)
+        read = _read_coco if _has_list(captions, "annotations") else _read_plain
+        found = read(captions, photos or captions.parent)
     paths: dict[str, Path] = {}
     references: dict[str, list[str]] = {}
     for path, text in found:
@@ -74,18 +81,23 @@ def read_photo_set(captions: Path, photos: Path | None = None, split: str | None
 
 
 def _open_corpus(captions: Path, photos: Path | None) -> Corpus | None:
-    """Open a corpus with splits; None for a JSON object of captions."""
+    """Open a corpus with splits; None for a file without."""
     if captions.is_dir():
         annotations = captions / "annotations"
         years = [year for year in YEARS if list(annotations.glob(f"captions_*{year}.json"))]
         return CocoCaptions(captions, photos or captions, years[0]) if years else Flickr8k(captions)
     if not captions.is_file():
         raise Im2SpError(f"there are no captions {captions}: give a folder or a JSON file of captions")
+    karpathy = _has_list(captions, "images") and not _has_list(captions, "annotations")
+    return Karpathy(captions, photos or captions.parent) if karpathy else None
+
+
+def _has_list(path: Path, name: str) -> bool:
     try:
-        next(json_entries(captions, "images", object))
+        next(json_entries(path, name, object), None)
     except Im2SpError:  # no such list, or not JSON, which the next reader says
-        return None
-    return Karpathy(captions, photos or captions.parent)
+        return False
+    return True
 
 
 def _captions_of(corpus: Corpus, split: str | None) -> Iterator[tuple[Path, str]]:
@@ -99,6 +111,18 @@ def _captions_of(corpus: Corpus, split: str | None) -> Iterator[tuple[Path, str]
     for item in consistent(corpus, report):
         if item.text and split in (None, item.split):
             yield item.image, item.text
+
+
+def _read_coco(path: Path, photos: Path) -> Iterator[tuple[Path, str]]:
+    names = {photo.id: photo.file_name for _, photo in json_entries(path, "images", CocoPhoto) if photo}
+    for _, caption in json_entries(path, "annotations", CocoAnnotation):
+        if caption and caption.image_id in names:
+            name = names[caption.image_id]
+            folder = name.split("_")[1] if name.startswith("COCO_") else "."  # as COCO's archives have them
+            photo = path_inside(photos, f"{folder}/{name}")
+            if photo is None:
+                raise Im2SpError(f"{path}: the photo {name!r} lies outside the folder of photos")
+            yield photo, caption.caption
 
 
 def _read_plain(path: Path, photos: Path) -> Iterator[tuple[Path, str]]:
@@ -116,6 +140,17 @@ def _read_plain(path: Path, photos: Path) -> Iterator[tuple[Path, str]]:
             raise Im2SpError(f"{path}: the photo {name!r} lies outside the folder of photos")
         for text in texts:
             yield photo, str(text)
+
+
+def _read_things(path: Path, photos: Path) -> PhotoSet:
+    try:
+        things = read_things(path)
+    except (OSError, ValueError) as error:
+        raise Im2SpError(f"{path} cannot be read ({reason(error)}): give a photo, a tab and phrases a line") from error
+    paths = {name: inside for name in things if (inside := path_inside(photos, name))}
+    if len(paths) < len(things):
+        raise Im2SpError(f"{path}: a photo lies outside of {photos}")
+    return PhotoSet(paths, {}, things)
 
 
 def _read_names(path: Path) -> set[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,9 @@ from im2sp.speech.audio import SAMPLE_RATE, mono_float32
 from im2sp.speech.whisper import WEIGHTS, find_weights, load_whisper
 from im2sp.train.evaluate.recogniser import Recogniser, RecogniserInfo
 
+PAPER = "facebook/wav2vec2-large-960h-lv60-self"
+log = logging.getLogger(__name__)
+
 BEAMS = {"tiny": 1, "base": 5}  # of the installed Whisper models
 _CTC_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _TRAINING_ONLY = "masked_spec_embed"  # a weight that recognising does not use and some files lack
@@ -28,7 +32,7 @@ def open_recogniser(name: str, threads: int = 1) -> Recogniser:
     Args:
         name: "tiny" or "base" (Whisper from installed packages), a folder of a faster-whisper model or of a CTC model
             in transformers' layout, a name that faster-whisper knows ("large-v3"), or a hub id such as
-            "facebook/wav2vec2-large-960h-lv60-self", the paper's; the last two from the hub's local cache.
+            PAPER; the last two from the hub's local cache.
         threads: CPU threads.
 
     Raises:
@@ -43,6 +47,16 @@ def open_recogniser(name: str, threads: int = 1) -> Recogniser:
     if folder != given:  # a folder of the cache is named after a commit
         recogniser.info = replace(recogniser.info, name=name)
     return recogniser
+
+
+def paper_recogniser() -> str:
+    """Name the paper's recogniser; "base" where it is not on this machine, which is logged."""
+    try:
+        _cached(PAPER)
+    except Im2SpError as error:
+        log.warning("%s. Whisper base listens instead, so figures are not comparable with the paper's", error)
+        return "base"
+    return PAPER
 
 
 class WhisperRecogniser(Recogniser):

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from im2sp.errors import Im2SpError, reason
-from im2sp.files import atomic_write
+from im2sp.files import atomic_write, write_json
 from im2sp.train.parsing import parse
 
 if TYPE_CHECKING:
@@ -27,8 +27,7 @@ def save_model(state: dict[str, Tensor], config: DataclassInstance, folder: Path
     """Write weights and a dataclass of their sizes; the config last, so that a folder with a config is complete."""
     with atomic_write(folder / WEIGHTS) as temporary:
         save_file({name: tensor.contiguous() for name, tensor in state.items()}, temporary)
-    with atomic_write(folder / CONFIG) as temporary:
-        temporary.write_text(json.dumps(asdict(config), indent=1))
+    write_json(folder / CONFIG, asdict(config))
 
 
 def load_config(folder: Path, kind: type[T]) -> T:

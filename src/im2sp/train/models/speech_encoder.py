@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import HubertConfig, HubertModel
 from transformers.utils import logging as transformers_logging
 
-from im2sp.files import atomic_write
+from im2sp.files import atomic_write, write_json
 from im2sp.speech.audio import HOP
 from im2sp.train.models.mfcc import MFCC
 
@@ -180,8 +180,7 @@ class SpeechEncoder(nn.Module):
         self.hubert.save_pretrained(folder)
         Clusters(self.weight.numpy(), self.offset.numpy()).save(folder / CLUSTERS)
         options = {"layer": self.layer, "padding": self.padding, "smoothing": self.smoothing}
-        with atomic_write(folder / CONFIG) as temporary:
-            temporary.write_text(json.dumps(options | {"mfcc": self.mfcc is not None}))
+        write_json(folder / CONFIG, options | {"mfcc": self.mfcc is not None})
 
     @classmethod
     def load(cls, folder: Path) -> SpeechEncoder:

@@ -29,7 +29,6 @@ class TokenVitConfig:
     layers: int = 12
     heads: int = 12
     feed_forward: int = 3072
-    classes: int = 0  # of a classifier on top; 0 for none
 
     @property
     def grid(self) -> int:
@@ -113,8 +112,6 @@ class TokenVit(SavedModule):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width))
         self.pos_embed = nn.Parameter(torch.zeros(1, config.image_tokens, config.width))
         self.blocks = nn.Sequential(*(Block(config) for _ in range(config.layers)))
-        self.norm = nn.LayerNorm(config.width, NORM_EPS)
-        self.head = nn.Linear(config.width, config.classes) if config.classes else nn.Identity()
         self.apply(_initialise)
         nn.init.normal_(self.cls_token, std=0.02)
         nn.init.normal_(self.pos_embed, std=0.02)
@@ -122,23 +119,12 @@ class TokenVit(SavedModule):
     def forward(self, vectors: Tensor) -> Tensor:
         """Vectors float32 [B, code_width, crop, crop], unnormalised -> features float32 [B, image_tokens, width].
 
-        The class token comes first. The last norm is not applied, as in Im2Sp.
+        The class token comes first. There is no last norm, as in Im2Sp.
         """
         tokens = self.patch_embed(vectors)
         x = torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], 1) + self.pos_embed
         features: Tensor = self.blocks(x)
         return features
-
-    def classify(self, vectors: Tensor) -> Tensor:
-        """Vectors as in `forward` -> class scores [B, classes].
-
-        Raises:
-            Im2SpError: there is no classifier on top.
-        """
-        if not self.config.classes:
-            raise Im2SpError("this token ViT has no classifier: convert a SeiT checkpoint with its head")
-        scores: Tensor = self.head(self.norm(self(vectors))[:, 0])
-        return scores
 
 
 def _initialise(module: nn.Module) -> None:

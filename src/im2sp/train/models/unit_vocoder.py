@@ -7,7 +7,6 @@ place of a spectrogram. It is convolutional and normalised by frame, so that chu
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from im2sp.arrays import FloatArray, IntArray
-from im2sp.files import atomic_write
+from im2sp.files import atomic_write, write_json
 from im2sp.speech.audio import HOP
 from im2sp.speech.durations import ErrorDiffusion
 from im2sp.train.models.saving import CONFIG, load_config
@@ -161,8 +160,7 @@ def save_vocoder(vocoder: UnitVocoder, durations: DurationPredictor, folder: Pat
     for name, module in (("vocoder", vocoder), ("duration_predictor", durations)):
         with atomic_write(folder / f"{name}.safetensors") as temporary:
             save_file({k: v.contiguous() for k, v in module.state_dict().items()}, temporary)
-    with atomic_write(folder / CONFIG) as temporary:
-        temporary.write_text(json.dumps(asdict(vocoder.config), indent=1))
+    write_json(folder / CONFIG, asdict(vocoder.config))
 
 
 def load_vocoder(folder: Path) -> tuple[UnitVocoder, DurationPredictor]:

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from im2sp.errors import Im2SpError
-from im2sp.files import atomic_write
+from im2sp.files import atomic_write, write_json
 from im2sp.image.finding import Photos
 from im2sp.image.loading import load_image
 from im2sp.train.data.corpora import CorpusOptions, open_corpus
@@ -93,8 +93,7 @@ def make_tokenizer(recipe: Recipe, out: Path) -> None:
     if is_main_process():
         task.model.save(out)
         report = measure(task.model, photos[:: max(1, len(photos) // recipe.report_photos)][: recipe.report_photos])
-        with atomic_write(out / "report.json") as temporary:
-            temporary.write_text(json.dumps(report, indent=1))
+        write_json(out / "report.json", report)
         log.info("%s", report)
 
 
@@ -127,8 +126,7 @@ def make_units(recipe: Recipe, out: Path) -> None:
     """Write the units of the same photos: uint16 [photos, units] of each view."""
     tokenizer, photos = VitVqgan.load(recipe.runs / TOKENIZER), _known_photos(recipe)
     size, names = tokenizer.config.image_size, list(photos)
-    with atomic_write(out / INDEX) as temporary:
-        temporary.write_text(json.dumps(names))
+    write_json(out / INDEX, names)
     for view in recipe.views:
         rows = []
         for start in range(0, len(names), BATCH):

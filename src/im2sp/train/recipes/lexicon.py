@@ -16,7 +16,7 @@ from pathlib import Path
 from im2sp.arrays import FloatArray, IntArray
 from im2sp.bundle import Bundle, find_bundle
 from im2sp.captioner import Captioner
-from im2sp.files import atomic_write
+from im2sp.files import write_json
 from im2sp.train.data.photo_corpora import read_photo_corpora
 from im2sp.train.data.synthesis import PiperSynthesizer, SynthesisConfig
 from im2sp.train.data.tiny_photo_corpora import write_tiny_photo_corpora
@@ -66,8 +66,7 @@ def make_sentences(recipe: Recipe, out: Path) -> None:
     selected = select_sentences(texts, {text: words_of(voice.phones(text)) for text in texts}, recipe.selection)
     log.info("%d sentences of %d are recorded", len(selected), len(texts))
     for name, sentences in ((SELECTED, selected), (HELD_OUT, held_out)):
-        with atomic_write(out / name) as temporary:
-            temporary.write_text(json.dumps(sentences, indent=0, ensure_ascii=False))
+        write_json(out / name, sentences)
 
 
 def make_recordings(recipe: Recipe, out: Path) -> None:

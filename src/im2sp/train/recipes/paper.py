@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from im2sp.bundle import VocabularyConfig
 from im2sp.errors import Im2SpError
-from im2sp.image.loading import load_image, to_pixels
+from im2sp.image.encoder import pixels_of
 from im2sp.train.convert.git import Git, GitVision, PublishedVision, git_vision
 from im2sp.train.data.caption_targets import Target
 from im2sp.train.data.corpora import open_corpus
@@ -42,7 +42,7 @@ from im2sp.train.precision import products
 from im2sp.train.speech_units import Quantizer, quantize
 from im2sp.train.stages import BaseRecipe, Stage
 from im2sp.train.tasks.captioner import CaptionerTask, CaptionerTraining, PhotoBatch, next_token_loss
-from im2sp.train.trainer import train
+from im2sp.train.trainer import adamw, train
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +50,7 @@ RECORDINGS, UNITS, FEATURES, CAPTIONER, BUNDLE = "recordings", "units", "feature
 ENCODER, VOCODER = "speech_encoder", "vocoder"  # folders of a voice
 FIRST_UNIT = 3  # tokens before the units: pad, BOS, EOS
 VIEW = "whole"  # photos are seen as they are
+BETAS = (0.9, 0.999)  # of AdamW
 DEV_PHOTOS = 300  # whose loss is logged
 
 
@@ -77,7 +78,18 @@ class PhotoFeatures(PhotoArrays):
 
 
 class FeatureCaptionerTask(CaptionerTask):
-    """Training of a decoder that sees image features."""
+    """Training of a decoder that sees image features, with the optimizer of the paper's code: all parameters decay."""
+
+    def __init__(
+        self,
+        config: CaptionerTraining,
+        model: GitDecoder,
+        features: PhotoFeatures,
+        targets: Sequence[Target],
+        dev: Mapping[str, Sequence[Target]],
+    ) -> None:
+        super().__init__(config, model, features, targets, dev)  # type: ignore[arg-type]  # `_sum` is its own
+        self.optimizers = {"model": adamw([model], config, BETAS, decays=lambda name, parameter: True)}
 
     def _sum(self, batch: PhotoBatch, smoothing: float, random: np.random.Generator | None = None) -> Tensor:
         tokens, photo = (tensor.to(self.device) for tensor in batch.tensors())
@@ -106,7 +118,7 @@ def make_features(recipe: Recipe, out: Path) -> None:
     model, image = encoder.load().to(device), encoder.image
 
     def encode(photos: Sequence[tuple[str, Path]], view: str) -> np.ndarray:
-        arrays = [to_pixels(load_image(path), image.height, image.width, image.mean, image.std) for _, path in photos]
+        arrays = [pixels_of(path, image) for _, path in photos]
         with torch.inference_mode(), products(device):
             features: np.ndarray = model(torch.from_numpy(np.stack(arrays)).to(device)).float().cpu().numpy()
         return features
@@ -148,7 +160,7 @@ def make_captioner(recipe: Recipe, out: Path) -> None:
         known[name].requires_grad_(False)
     dev = {"dev": sentences(recipe, "dev")[:DEV_PHOTOS]}
     train_split = sentences(recipe, "train")
-    task = FeatureCaptionerTask(recipe.captioner, model, features, train_split, dev)  # type: ignore[arg-type]
+    task = FeatureCaptionerTask(recipe.captioner, model, features, train_split, dev)
     train(task, out)
     if is_main_process():
         model.save(out)
@@ -176,9 +188,9 @@ def make_bundle(recipe: Recipe, out: Path) -> None:
     voice = TrainedVoice.load(Path(recipe.voice) / VOCODER, Path(recipe.voice) / ENCODER)
     count = _unit_count(recipe)
     vocabulary = VocabularyConfig(units=count, subwords=[[unit] for unit in range(count)])
-    learned = sentences(recipe, "train")
+    learned, corpora = sentences(recipe, "train"), (recipe.recordings, *recipe.recordings.more)
     training: Facts = {
-        "corpus": f"{recipe.recordings.layout}, train split",
+        "corpus": f"{' and '.join(corpus.layout for corpus in corpora)}, train split",
         "photos": len(learned),
         "spoken captions": sum(len(target.sentences) for target in learned),
         "image encoder": encoder.description,

@@ -5,7 +5,6 @@ The folder of runs is the voice that a captioner recipe names: `speech_encoder/`
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from dataclasses import asdict, dataclass, field, replace
@@ -21,7 +20,7 @@ from safetensors.torch import save_file as save_torch_file
 from transformers import HubertModel
 
 from im2sp.errors import Im2SpError
-from im2sp.files import atomic_write
+from im2sp.files import atomic_write, write_json
 from im2sp.speech.audio import HOP, SAMPLE_RATE
 from im2sp.train.convert.unit_files import UnitFiles
 from im2sp.train.data.clips import StoredClips, store_clips
@@ -141,8 +140,7 @@ def make_encoder(recipe: Recipe, out: Path) -> None:
     encoder = training.run()
     if is_main_process():
         encoder.save(out)
-        with atomic_write(out / "layers.json") as temporary:
-            temporary.write_text(json.dumps({"layer": encoder.layer, "quality": training.quality}, indent=1))
+        write_json(out / "layers.json", {"layer": encoder.layer, "quality": training.quality})
 
 
 class HubertIterations:
@@ -273,8 +271,7 @@ def _train_hifigan(recipe: Recipe, clips: StoredClips, out: Path) -> None:
     train(task, out)
     if is_main_process():
         task.fold_weight_norm().save(out)
-        with atomic_write(out / SPEAKERS) as temporary:
-            temporary.write_text(json.dumps(clips.speakers, indent=1), encoding="utf-8")
+        write_json(out / SPEAKERS, clips.speakers)
         (out / CLIPS).unlink()
 
 

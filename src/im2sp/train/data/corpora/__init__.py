@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from im2sp.errors import Im2SpError
 from im2sp.train.data.corpora.coco_captions import CocoCaptions
 from im2sp.train.data.corpora.flickr8k import Flickr8k, Flickr8kAudio
-from im2sp.train.data.corpora.items import Corpus, Report
+from im2sp.train.data.corpora.items import Corpus, CorpusItem, Report
 from im2sp.train.data.corpora.karpathy import Karpathy
 from im2sp.train.data.corpora.spoken_coco import SpokenCoco
 from im2sp.train.data.corpora.table import Folder, Table
@@ -31,6 +32,19 @@ class CorpusOptions:
     splits: str = ""  # dataset_coco.json or dataset_flickr8k.json, for Karpathy's splits in place of the official ones
     restval_as_train: bool = False  # Karpathy's restval is for training too
     dev_percent: int = 10  # photos held out of "table" and "folder", where they name no split
+    more: tuple[CorpusOptions, ...] = ()  # corpora that are read as one with this
+
+
+@dataclass(frozen=True)
+class Corpora:
+    """Several corpora as one, in their order."""
+
+    parts: tuple[Corpus, ...]
+
+    def items(self, report: Report) -> Iterator[CorpusItem]:
+        """Captions of one after the other. Raises Im2SpError as the corpora do."""
+        for part in self.parts:
+            yield from part.items(report)
 
 
 def open_corpus(data: Path, options: CorpusOptions, report: Report) -> Corpus:
@@ -42,6 +56,9 @@ def open_corpus(data: Path, options: CorpusOptions, report: Report) -> Corpus:
     Raises:
         Im2SpError: there is nothing at the path, or the file of splits cannot be read.
     """
+    if options.more:
+        alone = replace(options, more=())
+        return Corpora(tuple(open_corpus(data, each, report) for each in (alone, *options.more)))
     layout, path = options.layout, data / options.path
     if not (path.is_file() if layout in _FILES else path.is_dir()):
         raise Im2SpError(f"{path} is not there: a corpus of the layout {layout} is a {_kind(layout)}")

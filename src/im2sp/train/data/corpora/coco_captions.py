@@ -29,12 +29,16 @@ YEARS = ("2014", "2017")
 Id = Annotated[int, msgspec.Meta(ge=0, lt=10**15)]
 
 
-class _Photo(msgspec.Struct):
+class CocoPhoto(msgspec.Struct):
+    """Entry of `images`."""
+
     id: Id
     file_name: Name
 
 
-class _Annotation(msgspec.Struct):
+class CocoAnnotation(msgspec.Struct):
+    """Entry of `annotations`."""
+
     id: Id
     image_id: Id
     caption: Text
@@ -68,7 +72,7 @@ class CocoCaptions:
 
     def _file(self, name: str, path: Path, report: Report) -> Iterator[CorpusItem]:
         names = _file_names(path, report)
-        for number, entry in json_entries(path, "annotations", _Annotation):
+        for number, entry in json_entries(path, "annotations", CocoAnnotation):
             where = f"{path.name}, annotation {number}"
             if entry is None:
                 report(Problem("malformed", where, f"{where} lacks a usable 'id', 'image_id' or 'caption'"))
@@ -88,7 +92,7 @@ class CocoCaptions:
 def _file_names(path: Path, report: Report) -> dict[str, str]:
     """{image id: file name}."""
     names: dict[str, str] = {}
-    for number, entry in json_entries(path, "images", _Photo):
+    for number, entry in json_entries(path, "images", CocoPhoto):
         image_id = coco_image_id(entry.file_name) if entry else None
         if entry is None or image_id is None or entry.id != int(image_id):
             where = f"{path.name}, image {number}"
