@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from im2sp.errors import Im2SpError
 from im2sp.files import atomic_write
 from im2sp.image.loading import load_image, to_pixels
-from im2sp.train.models.image_backbone import BackboneConfig, ImageBackbone, LateBackbone
+from im2sp.train.models.image_backbone import BackboneConfig, ImageBackbone, LateBackbone, channels_last
 from im2sp.train.models.image_units import ImageUnits
 
 log = logging.getLogger(__name__)
@@ -160,7 +160,7 @@ def _pixels(path: Path, view: str, photo: str, backbone: BackboneConfig) -> npt.
 @torch.inference_mode()
 def write_features(late: LateBackbone, maps: Path, views: Sequence[str], folder: Path) -> None:
     """Maps of photos in a folder, as `extract_maps` writes them -> their features in another one."""
-    late = late.to(memory_format=torch.channels_last)
+    late = channels_last(late)
     (folder / INDEX).write_text((maps / INDEX).read_text())
     for view in views:
         array = np.load(maps / f"{view}.npy", mmap_mode="r")

@@ -7,7 +7,7 @@ replaced by the most similar of these, so that nearly every token of a sentence 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from functools import cache
@@ -21,7 +21,7 @@ from im2sp.bundle import SPECIAL_TOKENS
 from im2sp.speech.units import without_repeats
 from im2sp.train.data.photo_corpora import caption_words
 from im2sp.train.data.text_tokenizer import BOS, EOS, UNKNOWN, TextTokenizer
-from im2sp.train.data.unit_bpe import UnitBPE
+from im2sp.train.data.unit_bpe import UnitBPE, UnitSequence
 from im2sp.train.data.unit_table import UnitRow
 
 SILENCE, PIECE = -1, -2  # what a token says that says no word of its own
@@ -30,7 +30,7 @@ COMPARED = 30  # most frequent variants of a word, among which the most similar 
 Spoken = tuple[int, ...]  # units of a word, without repeats
 
 
-def spoken(units: Sequence[int]) -> Spoken:
+def spoken(units: UnitSequence) -> Spoken:
     """Units of a word, repeats removed."""
     return tuple(without_repeats(units).tolist())
 

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from im2sp.train.data.object_names import Synonyms, named_objects
 from im2sp.train.data.photo_corpora import PhotoCorpora, names_thing
 from im2sp.train.data.photo_units import PhotoArrays
 from im2sp.train.data.text_tokenizer import TextTokenizer
 from im2sp.train.evaluate.beam_search import beam_searches
 from im2sp.train.evaluate.caption_metrics import caption_scores
-from im2sp.train.evaluate.chair import Synonyms, chair, named_objects
+from im2sp.train.evaluate.chair import chair
 from im2sp.train.models.git import DecoderStep
 from im2sp.train.models.unit_captioner import UnitCaptioner
 

@@ -87,13 +87,15 @@ class Tagger(nn.Module):
 
     def factorise(self, rank: int) -> None:
         """Replace the linear layer by two, through so many channels (truncated singular value decomposition)."""
-        left, strength, right = torch.linalg.svd(self.linear.weight, full_matrices=False)
+        whole = self.linear
+        assert isinstance(whole, nn.Linear)
+        left, strength, right = torch.linalg.svd(whole.weight, full_matrices=False)
         root = strength[:rank].sqrt()
-        first = nn.Linear(self.linear.in_features, len(root), bias=False)
-        second = nn.Linear(len(root), self.linear.out_features)
+        first = nn.Linear(whole.in_features, len(root), bias=False)
+        second = nn.Linear(len(root), whole.out_features)
         first.weight.copy_(root[:, None] * right[:rank])
         second.weight.copy_(left[:, :rank] * root)
-        second.bias.copy_(self.linear.bias)
+        second.bias.copy_(whole.bias)
         self.linear = nn.Sequential(first, second)
 
     @torch.no_grad()

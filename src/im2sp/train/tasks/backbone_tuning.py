@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from im2sp.train.data.photo_units import PhotoArrays
-from im2sp.train.models.image_backbone import LateBackbone
+from im2sp.train.models.image_backbone import LateBackbone, channels_last
 from im2sp.train.trainer import MicroBatch, Task, TrainConfig, adamw
 
 
@@ -70,14 +70,14 @@ class BackboneTask(Task):
         labelled: Mapping[str, Sequence[int]],
         dev: Mapping[str, DevWords],
     ) -> None:
-        self.late = late.requires_grad_(True).to(memory_format=torch.channels_last)
+        self.late = channels_last(late.requires_grad_(True))
         self.reader = nn.Linear(classifier[0].shape[1], words.shape[1])
         nn.init.zeros_(self.reader.weight)
         nn.init.constant_(self.reader.bias, -4.0)
         for name, parameter in late.named_parameters():
             parameter.requires_grad = "depthwise" not in name  # 1 % of the weights, most of the time of their gradients
         self.published = copy.deepcopy(late).requires_grad_(False)
-        self.classifier = nn.Linear(*reversed(classifier[0].shape)).requires_grad_(False)
+        self.classifier = nn.Linear(classifier[0].shape[1], classifier[0].shape[0]).requires_grad_(False)
         self.classifier.load_state_dict({"weight": classifier[0], "bias": classifier[1]})
         others = {"reader": self.reader, "published": self.published, "classifier": self.classifier}
         super().__init__(config, self.late, **others)
