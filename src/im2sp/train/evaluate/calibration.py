@@ -3,7 +3,7 @@
 The confidence is a product (`im2sp.confidence`). One logistic regression tells right captions from wrong ones; it is
 fitted to captions of several sets of photos by greedy and by beam search. Another one tells photos from pictures that
 no caption fits. All figures are cross-validated over photos. Nothing is spoken: the words of a caption are read from
-its units.
+its tokens.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def calibrate(
     Args:
         sets: photos that the model did not learn from, by the names of the sets.
         train: photos that it learned from, in random order, a few hundred.
-        words_of: units of a caption, int64 [U] without repeats -> its text.
+        words_of: tokens of a caption, int64 [T] -> its text.
         phrases: "abstain" and "hedge".
         labels: true objects of the photos.
 
@@ -179,10 +179,7 @@ def _caption(
             seen[name].pooled[photo] = pool(prefix)
             seen[name].samples[photo] = captioner.sample(prefix, len(found["greedy"][-1].tokens))
         for search, results in found.items():
-            texts = {
-                photo: words_of(captioner.vocabulary.decode(result.tokens))
-                for photo, result in zip(photos, results, strict=True)
-            }
+            texts = {photo: words_of(result.tokens) for photo, result in zip(photos, results, strict=True)}
             correct, chance = np.zeros(len(texts), dtype=np.bool_), 0.0
             if name != OOD:
                 rule = CorrectnessRule(sets[name].references, labels, sets[name].things)

@@ -1,6 +1,7 @@
 """Recipe of a captioner: photos with captions and a voice -> bundle.
 
-photos.py: image units and tagger. words.py: text captioner. speech.py: captions in units, unit captioner, bundle.
+photos.py: image units and tagger. words.py: text captioner. speech.py: captions in units, unit captioner.
+bundle.py: bundle and its confidence.
 `data` holds the folders flickr8k, coco, coco_unlabelled and imagenet_samples.
 """
 
@@ -14,9 +15,11 @@ from im2sp.train.data.tiny_photo_corpora import write_tiny_photo_corpora
 from im2sp.train.lexicon.lexicon import PronunciationLexicon, words_of
 from im2sp.train.models.image_backbone import BackboneConfig
 from im2sp.train.models.image_units import ImageUnitsConfig
+from im2sp.train.recipes.captioner.bundle import make_bundle, make_calibrated
 from im2sp.train.recipes.captioner.options import (
     BACKBONE,
     BUNDLE,
+    CALIBRATED,
     CAPTIONER,
     DISTILLED,
     FEATURES,
@@ -36,7 +39,6 @@ from im2sp.train.recipes.captioner.options import (
 )
 from im2sp.train.recipes.captioner.photos import make_backbone, make_features, make_maps, make_tagger, make_units
 from im2sp.train.recipes.captioner.speech import (
-    make_bundle,
     make_caption_units,
     make_distilled,
     make_scst,
@@ -67,6 +69,7 @@ STAGES = [
     ),
     Stage[Recipe]("scst", SCST, make_scst, (UNIT_CAPTIONER,), lambda recipe: recipe.scst.steps > 0, distributed=True),
     Stage[Recipe]("bundle", BUNDLE, make_bundle, (UNIT_CAPTIONER, BACKBONE)),
+    Stage[Recipe]("calibration", CALIBRATED, make_calibrated, (BUNDLE, VOCABULARY)),
 ]
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from im2sp.train.data.photo_corpora import Captions, PhotoCorpora, read_photo_corpora
 from im2sp.train.data.photo_units import PhotoArrays
 from im2sp.train.data.pseudo_labels import PseudoLabels
+from im2sp.train.evaluate.calibration import CalibrationOptions
 from im2sp.train.export import BundleOptions
 from im2sp.train.models.image_backbone import BackboneConfig
 from im2sp.train.models.image_units import ImageUnitsConfig
@@ -22,7 +23,7 @@ from im2sp.train.tasks.tagger import TaggerTraining
 MAPS, BACKBONE, FEATURES, UNITS = "maps", "backbone", "features", "image_units"
 TAGGER, PSEUDO, CAPTIONER, REPORT = "tagger", "pseudo_labels", "text_captioner", "report"
 SPOKEN, DISTILLED, VOCABULARY = "caption_units", "distilled", "vocabulary"
-UNIT_CAPTIONER, SCST, BUNDLE = "unit_captioner", "scst", "bundle"
+UNIT_CAPTIONER, SCST, BUNDLE, CALIBRATED = "unit_captioner", "scst", "bundle", "calibrated"
 LATE = "late.safetensors"  # tuned part of the backbone
 CODES = "codes"  # in the folder of the image units: those of all photos
 TOKENIZER, LABELS = "tokenizer.json", "captions.json"
@@ -89,6 +90,9 @@ class Recipe(BaseRecipe):
     scst: ScstTraining = field(default_factory=ScstTraining)
     max_tokens: int = 48  # of a caption in units
     bundle: BundleOptions = field(default_factory=BundleOptions)
+    tagger_rank: int = 96  # of its matrix in the bundle
+    calibration: CalibrationOptions = field(default_factory=CalibrationOptions)
+    calibration_photos: int = 300  # of each held-out part
 
 
 @cache

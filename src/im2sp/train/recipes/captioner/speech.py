@@ -13,10 +13,8 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from im2sp.bundle import Bundle, find_bundle
-from im2sp.bundle import ImageUnitsConfig as ImageUnitsLayout
 from im2sp.files import atomic_write, sha256_of
 from im2sp.train.data.caption_targets import Target
 from im2sp.train.data.object_names import named_objects, read_synonyms
@@ -27,23 +25,17 @@ from im2sp.train.data.unit_bpe import UnitBPE
 from im2sp.train.data.unit_table import iterate_unit_tables
 from im2sp.train.data.unit_words import SpokenWords, TokenWords, spoken
 from im2sp.train.evaluate.dev_report import write_captions
-from im2sp.train.export import BundleParts, ImageModules, export_bundle
-from im2sp.train.image_encoders import UNKNOWN_CHECKSUM, image_config
 from im2sp.train.launch import is_main_process
 from im2sp.train.lexicon.captions import LexiconSpeaker, TextCaption, write_caption_units
 from im2sp.train.lexicon.lexicon import SILENCES, PronunciationLexicon
 from im2sp.train.models.git import GitDecoderConfig
-from im2sp.train.models.image_backbone import ImageBackbone
 from im2sp.train.models.tagger import Tagger
 from im2sp.train.models.unit_captioner import UnitCaptioner
 from im2sp.train.recipes.captioner.options import (
-    BACKBONE,
     CAPTIONER,
     DISTILLED,
     LABELS,
-    LATE,
     PSEUDO,
-    SCST,
     SENTENCES,
     SPOKEN,
     SYNONYMS,
@@ -225,60 +217,3 @@ def make_scst(recipe: Recipe, out: Path) -> None:
     train(ScstTask(recipe.scst, model, units_of(recipe), chosen, reward), out)
     if is_main_process():
         model.save(out)
-
-
-class _Tokenizer(nn.Module):
-    """Normalised pixels float32 [B, 3, H, W] -> image units int64 [B, units]."""
-
-    def __init__(self, backbone: nn.Module, units: nn.Module) -> None:
-        super().__init__()
-        self.backbone, self.units = backbone, units
-
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        units: torch.Tensor = self.units(self.backbone(pixels))
-        return units
-
-
-def make_bundle(recipe: Recipe, out: Path) -> None:
-    """Export tokenizer, unit captioner and the voice of a bundle."""
-    bpe = UnitBPE.load(recipe.runs / VOCABULARY / UNIT_BPE, _units(recipe))
-    model = UnitCaptioner.load(recipe.runs / (SCST if recipe.scst.steps else UNIT_CAPTIONER))
-    units, tags = model.tagger.image_units, model.tagger.config.tags
-    backbone = ImageBackbone.pretrained(recipe.backbone, recipe.runs / BACKBONE / LATE)
-    sizes, grid = units.config, (recipe.backbone.grid, recipe.backbone.grid)
-    layout = ImageUnitsLayout(
-        kind="semantic",
-        tokenizer=f"{recipe.bundle.name} {recipe.bundle.version}",
-        checksum=UNKNOWN_CHECKSUM,
-        grid=grid,
-        codes=sizes.levels,
-        codebook_size=sizes.size,
-        photo_codebooks=(*[sizes.class_count] * sizes.classes, sizes.size),
-    )
-    image = image_config(recipe.backbone, image_tokens=1 + tags + sizes.cells)
-    parts = BundleParts(
-        ImageModules(image, nn.Identity(), _Tokenizer(backbone, units), layout),
-        model,
-        bpe.vocabulary(),
-        Bundle.load(find_bundle(recipe.voice)),
-    )
-    export_bundle(parts, recipe.bundle, _facts(recipe), out / "bundle")
-
-
-def _facts(recipe: Recipe) -> dict[str, str | int | float]:
-    """What the bundle was trained on."""
-    corpora = corpora_of(recipe)
-    counts = {name: sum(map(len, part.values())) for name, part in corpora.captions.items()}
-    return {
-        "photos": len(set(corpora.photos) - corpora.held_out),
-        "captions_by_people": counts["flickr8k"] + counts["coco"],
-        "captions_by_vinvl": counts["coco_machine"],
-        "captions_of_other_photos": len(corpora.text),
-        "photos_with_known_objects": len(corpora.objects.keys() - corpora.held_out),
-        "imagenet_samples": len(corpora.samples),
-        "image_backbone": f"{recipe.backbone.name}, ImageNet weights, last stages tuned on words of captions",
-        "lexicon": "pronunciations of a synthetic voice (piper-joe) in units, from its phones",
-        "voice": recipe.voice,
-        "recipe": "recipes/captioner",
-        "seed": recipe.seed,
-    }

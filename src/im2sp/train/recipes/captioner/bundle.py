@@ -1,0 +1,147 @@
+"""Unit captioner and voice -> bundle with its confidence."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from im2sp.arrays import IntArray
+from im2sp.bundle import Bundle, find_bundle
+from im2sp.bundle import ImageUnitsConfig as ImageUnitsLayout
+from im2sp.captioner import Captioner
+from im2sp.files import atomic_write
+from im2sp.train.data.object_names import read_synonyms
+from im2sp.train.data.synthesis import PiperSynthesizer, SynthesisConfig
+from im2sp.train.data.text_tokenizer import TextTokenizer
+from im2sp.train.data.unit_bpe import UnitBPE
+from im2sp.train.data.unit_words import TokenWords
+from im2sp.train.evaluate.calibration import calibrate
+from im2sp.train.evaluate.chair import ObjectLabels
+from im2sp.train.evaluate.photo_sets import PhotoSet
+from im2sp.train.evaluate.recognisers import open_recogniser
+from im2sp.train.export import BundleParts, ImageModules, export_bundle
+from im2sp.train.image_encoders import UNKNOWN_CHECKSUM, image_config
+from im2sp.train.lexicon.lexicon import PronunciationLexicon
+from im2sp.train.lexicon.phrases import ABSTAIN, HEDGE, speak_phrase
+from im2sp.train.models.image_backbone import ImageBackbone
+from im2sp.train.models.unit_captioner import UnitCaptioner
+from im2sp.train.recipes.captioner.options import (
+    BACKBONE,
+    BUNDLE,
+    LATE,
+    SCST,
+    SYNONYMS,
+    TAGGER,
+    TOKEN_WORDS,
+    TOKENIZER,
+    UNIT_BPE,
+    UNIT_CAPTIONER,
+    VOCABULARY,
+    Recipe,
+    corpora_of,
+)
+
+FOLDER = "bundle"  # in the folder of a stage
+TRAINING_PHOTOS = 400  # that tell what a photo is
+
+
+class _Tokenizer(nn.Module):
+    """Normalised pixels float32 [B, 3, H, W] -> image units int64 [B, units]."""
+
+    def __init__(self, backbone: nn.Module, units: nn.Module) -> None:
+        super().__init__()
+        self.backbone, self.units = backbone, units
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        units: torch.Tensor = self.units(self.backbone(pixels))
+        return units
+
+
+def make_bundle(recipe: Recipe, out: Path) -> None:
+    """Export tokenizer, unit captioner and the voice of a bundle."""
+    bpe = UnitBPE.load(recipe.runs / VOCABULARY / UNIT_BPE, Bundle.load(find_bundle(recipe.voice)).config.vocoder.units)
+    model = UnitCaptioner.load(recipe.runs / (SCST if recipe.scst.steps else UNIT_CAPTIONER))
+    units, tags = model.tagger.image_units, model.tagger.config.tags
+    backbone = ImageBackbone.pretrained(recipe.backbone, recipe.runs / BACKBONE / LATE)
+    sizes, grid = units.config, (recipe.backbone.grid, recipe.backbone.grid)
+    layout = ImageUnitsLayout(
+        kind="semantic",
+        tokenizer=f"{recipe.bundle.name} {recipe.bundle.version}",
+        checksum=UNKNOWN_CHECKSUM,
+        grid=grid,
+        codes=sizes.levels,
+        codebook_size=sizes.size,
+        photo_codebooks=(*[sizes.class_count] * sizes.classes, sizes.size),
+    )
+    image = image_config(recipe.backbone, image_tokens=1 + tags + sizes.cells)
+    parts = BundleParts(
+        ImageModules(image, nn.Identity(), _Tokenizer(backbone, units), layout),
+        model,
+        bpe.vocabulary(),
+        Bundle.load(find_bundle(recipe.voice)),
+    )
+    model.compact(recipe.tagger_rank)
+    export_bundle(parts, recipe.bundle, _facts(recipe), out / FOLDER)
+
+
+def _facts(recipe: Recipe) -> dict[str, str | int | float]:
+    """What the bundle was trained on."""
+    corpora = corpora_of(recipe)
+    counts = {name: sum(map(len, part.values())) for name, part in corpora.captions.items()}
+    return {
+        "photos": len(set(corpora.photos) - corpora.held_out),
+        "captions_by_people": counts["flickr8k"] + counts["coco"],
+        "captions_by_vinvl": counts["coco_machine"],
+        "captions_of_other_photos": len(corpora.text),
+        "photos_with_known_objects": len(corpora.objects.keys() - corpora.held_out),
+        "imagenet_samples": len(corpora.samples),
+        "image_backbone": f"{recipe.backbone.name}, ImageNet weights, last stages tuned on words of captions",
+        "lexicon": "pronunciations of a synthetic voice (piper-joe) in units, from its phones",
+        "voice": recipe.voice,
+        "recipe": "recipes/captioner",
+        "seed": recipe.seed,
+    }
+
+
+def make_calibrated(recipe: Recipe, out: Path) -> None:
+    """Calibrate the confidence of the bundle on held-out photos; write the report beside it."""
+    corpora, folder = corpora_of(recipe), out / FOLDER
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(recipe.runs / BUNDLE / FOLDER, folder)
+    sets = {
+        name: PhotoSet({photo: corpora.photos[photo] for photo in part}, part) for name, part in corpora.dev.items()
+    }
+    sets["things"] = PhotoSet({photo: corpora.photos[photo] for photo in corpora.things}, {}, corpora.things)
+    sets = {name: photos.sample(recipe.calibration_photos, recipe.seed) for name, photos in sets.items()}
+    train_photos = sorted(set(corpora.photos) - corpora.held_out)
+    some = random.Random(recipe.seed).sample(train_photos, min(TRAINING_PHOTOS, len(train_photos)))
+    words = TokenWords.load(recipe.runs / VOCABULARY / TOKEN_WORDS)
+    tokenizer = TextTokenizer.load(recipe.runs / TAGGER / TOKENIZER)
+
+    def words_of(tokens: IntArray) -> str:
+        return tokenizer.decode(words.decode(tokens.tolist()))
+
+    captioner, voice = Captioner(Bundle.load(folder), threads=1), PiperSynthesizer(SynthesisConfig())
+    recogniser, lexicon = open_recogniser("base"), PronunciationLexicon.load(recipe.lexicon)
+    phrases = {
+        name: speak_phrase(texts, captioner, voice, recogniser, lexicon)
+        for name, texts in (("abstain", ABSTAIN), ("hedge", HEDGE))
+    }
+    labels = ObjectLabels(corpora.objects, read_synonyms(recipe.data / SYNONYMS))
+    report = calibrate(
+        folder,
+        sets,
+        [corpora.photos[photo] for photo in some],
+        words_of,
+        phrases,
+        labels,
+        recipe.calibration,
+        threads=torch.get_num_threads(),
+    )
+    with atomic_write(out / "report.json") as temporary:
+        temporary.write_text(json.dumps(report, indent=1))
