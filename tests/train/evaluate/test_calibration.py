@@ -31,13 +31,13 @@ def calibrated(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> C
     photos = {path.name: path for path in sorted(folder.glob("*.png"))}
     captioner = Captioner(Bundle.load(bundle), threads=1)
 
-    def words(units: np.ndarray) -> str:
-        return " ".join(f"word{unit}" for unit in units.tolist())
+    def words(tokens: np.ndarray) -> str:
+        return " ".join(f"word{token}" for token in tokens.tolist())
 
     written = {}
     for name, path in photos.items():
-        units = captioner.vocabulary.decode(captioner.decode(captioner.encode(path)).tokens)
-        written[name] = [words(units) if int(name[:2]) % 2 else "a dog", "a cat"]
+        tokens = captioner.decode(captioner.encode(path)).tokens
+        written[name] = [words(tokens) if int(name[:2]) % 2 else "a dog", "a cat"]
     names = list(photos)
     sets = {
         "references": PhotoSet({n: photos[n] for n in names[:10]}, {n: written[n] for n in names[:10]}),

@@ -49,7 +49,7 @@ class SpokenWords:
         self.seen: Counter[Spoken] = Counter()
         said: dict[Spoken, Counter[int]] = defaultdict(Counter)
         for row in rows:
-            units = [spoken(word) for word in row.words()]
+            units = [word for word in map(spoken, row.words()) if word]  # a short word may have no frame of its own
             self.seen.update(units)
             units = [word for word in units if word not in silences]
             letters = tokenizer.encode(" ".join(caption_words(row.text)))[1:-1]
