@@ -27,6 +27,7 @@ from pathlib import Path
 from PIL import Image
 
 PYTHON = "import sys; from im2sp.image.loading import load_image; load_image(sys.argv[1])"
+_BYTES = {"Content-Type": "application/octet-stream"}
 SIDE = 8_000  # pixels; the square is the largest picture that is taken
 
 
@@ -236,7 +237,7 @@ def serve(pictures: list[Path]) -> None:
 def status_of(address: str, data: bytes | None = None) -> int:
     """Send a request and return the status of the answer; 0: none."""
     try:
-        with urllib.request.urlopen(urllib.request.Request(address, data=data), timeout=120) as answer:
+        with urllib.request.urlopen(urllib.request.Request(address, data, _BYTES), timeout=120) as answer:
             return int(answer.status)
     except urllib.error.HTTPError as error:
         return error.code

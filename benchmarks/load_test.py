@@ -1,12 +1,16 @@
 """Many clients at once against `im2sp serve`: latency, throughput, errors other than 429, memory of the server.
 
-    python benchmarks/load_test.py [--clients 50] [--seconds 20] [--stream] [--threads 1] [PHOTO...]
+    python benchmarks/load_test.py [--clients 50] [--seconds 20] [--stream] [--threads 1] [--hostile FOLDER] [PHOTO...]
 
 Starts a service of its own on a free port and ends it afterwards. Each client sends one photo after the other and,
 told 429, waits for Retry-After and up to half as long again, so that not all come back at once.
 Every tenth request is a bad one (not a picture, or cut short), which must be refused with 400 or 422. It ends after
 `--seconds`, or `--requests` answered photos. Exit code 1 when an answer was neither speech nor 429, or when memory
 grew by more than `--growth` between the first quarter of the run and its end. Needs im2sp[serve] and httpx.
+
+With `--hostile`, the load runs twice on the same service: alone, and with the next picture of that folder every
+`--every` seconds. The exit code is also 1 when the 95th percentile of the others is then more than 1.5 times as long or
+when the memory of the service itself ends more than 60 MB above where the first load left it.
 """
 
 from __future__ import annotations
@@ -20,7 +24,9 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import cycle
 from pathlib import Path
 
 try:
@@ -39,6 +45,9 @@ class Tally:
     first: list[float] = field(default_factory=list)  # until the first byte of speech
     statuses: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
+    hostile: Counter[str] = field(default_factory=Counter)  # answers to hostile pictures
+    hostile_seconds: float = 0.0  # until the last of them was answered
+    children: float = 0.0  # megabytes, at most
 
 
 async def client(
@@ -70,33 +79,64 @@ async def client(
             tally.first.append(next(moment for moment, size in pieces if size) - started)
 
 
+async def send_hostile(http: httpx.AsyncClient, options: argparse.Namespace, tally: Tally, until: float) -> None:
+    """Send the next hostile picture every few seconds, whether the last one has been answered or not."""
+
+    async def send(path: Path) -> None:
+        started = time.perf_counter()
+        try:
+            while (status := str((await http.post("/v1/captions", content=path.read_bytes())).status_code)) == "429":
+                await asyncio.sleep(0.2)  # more impatient than the others, so that it gets in
+        except httpx.HTTPError as error:
+            status = type(error).__name__
+        tally.hostile[status] += 1
+        tally.hostile_seconds = max(tally.hostile_seconds, time.perf_counter() - started)
+
+    pictures = cycle(sorted(options.hostile.iterdir()))
+    async with asyncio.TaskGroup() as sent:
+        while time.perf_counter() + options.every < until:
+            await asyncio.sleep(options.every)
+            sent.create_task(send(next(pictures)))
+
+
 def memory(process: int) -> float:
     """Resident megabytes of a process (Linux)."""
     lines = Path(f"/proc/{process}/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
 
 
-async def watch(process: int, samples: list[float], until: float) -> None:
+def memory_of_children(process: int) -> float:
+    """Resident megabytes of its children: the processes that decode pictures."""
+    children = Path(f"/proc/{process}/task").glob("*/children")
+    return sum(memory(int(child)) for path in children for child in path.read_text().split())
+
+
+async def watch(process: int, samples: list[float], tally: Tally, until: float) -> None:
     """Note the memory twice a second."""
     while time.perf_counter() < until:
         samples.append(memory(process))
+        with suppress(OSError, StopIteration):  # a child ended just now
+            tally.children = max(tally.children, memory_of_children(process))
         await asyncio.sleep(0.5)
 
 
-async def load(options: argparse.Namespace, address: str, process: int) -> tuple[Tally, list[float], float]:
+async def load(
+    options: argparse.Namespace, address: str, process: int, *, hostile: bool = False
+) -> tuple[Tally, list[float], float]:
     """Run the clients -> (tally, memory over time, seconds)."""
     photos = [path.read_bytes() for path in options.photos]
     path = "/v1/captions/stream" if options.stream else "/v1/captions"
     tally, samples = Tally(), [memory(process)]
     started = time.perf_counter()
     until = started + options.seconds
-    limits = httpx.Limits(max_connections=options.clients)
+    limits = httpx.Limits(max_connections=options.clients + 8)
     async with httpx.AsyncClient(base_url=address, trust_env=False, timeout=120, limits=limits) as http:
-        watching = asyncio.create_task(watch(process, samples, until))
+        watching = asyncio.create_task(watch(process, samples, tally, until))
+        attack = [send_hostile(http, options, tally, until)] if hostile else []
         clients = (
             client(number, http, path, photos, tally, until, options.requests) for number in range(options.clients)
         )
-        await asyncio.gather(*clients)
+        await asyncio.gather(*clients, *attack)
         watching.cancel()
     samples.append(memory(process))
     return tally, samples, time.perf_counter() - started
@@ -123,7 +163,24 @@ def report(options: argparse.Namespace, tally: Tally, samples: list[float], seco
         f"memory of the server: {samples[0]:.0f} MB at the start, at most {settled:.0f} MB in the first quarter, "
         f"at most {max(samples):.0f} MB in all, {samples[-1]:.0f} MB at the end"
     )
+    if tally.hostile:
+        answers = ", ".join(f"{status}: {count}" for status, count in sorted(tally.hostile.items()))
+        print(f"hostile pictures: {answers}; the slowest took {tally.hostile_seconds:.1f} s")
+    print(f"memory of the processes that decode: at most {tally.children:.0f} MB")
     return bool(tally.seconds) and not tally.wrong and growth <= options.growth
+
+
+def compare(options: argparse.Namespace, address: str, process: int) -> bool:
+    """Load the service alone and with hostile pictures, and print what they change; whether it is good."""
+    alone, before, seconds = asyncio.run(load(options, address, process))
+    good = report(options, alone, before, seconds)
+    attacked, after, seconds = asyncio.run(load(options, address, process, hostile=True))
+    good &= report(options, attacked, after, seconds)
+    slower = statistics.quantiles(attacked.seconds, n=100)[94] / statistics.quantiles(alone.seconds, n=100)[94]
+    time.sleep(5)
+    growth = memory(process) - before[-1]
+    print(f"with hostile pictures: p95 {slower:.2f} times as long, {growth:+.0f} MB at the end")
+    return good and slower <= 1.5 and growth <= 60
 
 
 def main() -> None:
@@ -138,6 +195,8 @@ def main() -> None:
     parser.add_argument("--queue", type=int, default=16)
     parser.add_argument("--model", default="default")
     parser.add_argument("--growth", type=float, default=0.1)
+    parser.add_argument("--hostile", type=Path)
+    parser.add_argument("--every", type=float, default=10)
     options = parser.parse_args()
     words = ("port", 0), ("queue", options.queue), ("max-per-client", options.queue)
     command = [sys.executable, "-m", "im2sp", "serve", "--threads", str(options.threads), "--model", options.model]
@@ -148,7 +207,10 @@ def main() -> None:
         try:
             assert server.stdout is not None
             address = server.stdout.readline().split()[3]
-            good = report(options, *asyncio.run(load(options, address, server.pid)))
+            if options.hostile:
+                good = compare(options, address, server.pid)
+            else:
+                good = report(options, *asyncio.run(load(options, address, server.pid)))
         finally:
             server.terminate()
     sys.exit(0 if good else 1)

@@ -40,7 +40,7 @@ def section(command: click.Command, context: click.Context, shared: set[str]) ->
     path, usage = context.command_path, " ".join(command.collect_usage_pieces(context))
     level = min(4, 2 + path.count(" "))
     rows = [row for row in options(command, context) if row not in shared]
-    return f"{'#' * level} {path}\n\n`{path} {usage}`\n\n{paragraphs(command)}{table(rows)}"
+    return f"{'#' * level} {path}\n\n`{path} {usage}`\n\n{paragraphs(command)}{''.join(rows)}\n"
 
 
 def paragraphs(command: click.Command) -> str:
@@ -50,18 +50,13 @@ def paragraphs(command: click.Command) -> str:
 
 
 def options(command: click.Command, context: click.Context) -> Iterator[str]:
-    """Yield a table row for each option but --help."""
+    """Yield a line for each option but --help."""
     for option in command.params:
         if not isinstance(option, click.Option) or option.hidden:
             continue
         names, help = option.get_help_record(context) or ("", "")
         names = re.sub(r" (?:INTEGER|FLOAT|PATH|TEXT)( RANGE)?$", "", names).replace("|", ", ")
-        yield f"| `{names}` | {escaped(' '.join(help.split()))} |\n"
-
-
-def table(rows: list[str]) -> str:
-    """Return rows as a table, or nothing."""
-    return "| option | what it does |\n|---|---|\n" + "".join(rows) + "\n" if rows else ""
+        yield f"- `{names}`: {escaped(' '.join(help.split()))}\n"
 
 
 def escaped(text: str) -> str:
@@ -75,7 +70,7 @@ def main() -> None:
     found = list(commands(app, context))
     counts = Counter(row for command in found for row in options(*command))
     shared = [row for row, count in counts.items() if count >= SHARED]
-    made = HEAD + "\nOptions that many commands have:\n\n" + table(shared)
+    made = HEAD + "\nOptions that many commands have:\n\n" + "".join(shared) + "\n"
     made += "".join(section(*command, set(shared)) for command in found).rstrip() + "\n"
     if "--check" in sys.argv:
         raise SystemExit(0 if made == PAGE.read_text(encoding="utf-8") else f"{PAGE}: run python docs/cli_reference.py")

@@ -33,7 +33,7 @@ VIEWS: dict[str, dict[str, Any]] = {
     "page-forced-colours": {"viewport": {"width": 768, "height": 1024}, "forced_colors": "active"},
     "page-400-percent": {"viewport": {"width": 320, "height": 256}},  # 1280 x 1024
 }
-QUALITY = 65  # of JPEG
+QUALITY = 55  # of JPEG
 PATIENCE = 30  # seconds for the service to start
 LISTENING = 180  # seconds for the recogniser, on a busy machine
 
@@ -70,12 +70,12 @@ def show_page(browser: Browser, address: str, photo: Path, name: str, options: d
     dialog.value.set_files(photo)
     page.wait_for_function("() => document.getElementById('status').textContent.startsWith('Done')")
     page.wait_for_function("() => document.getElementById('heard').textContent", timeout=1000 * LISTENING)
-    page.screenshot(path=IMAGES / f"{name}.jpg", type="jpeg", quality=QUALITY, full_page=True)
+    keep(page, name)
     if name == "page-768":
         press("looks", page)
         page.wait_for_function("() => document.getElementById('heat').checkVisibility()")
         page.wait_for_timeout(900)
-        page.screenshot(path=IMAGES / "page-looks.jpg", type="jpeg", quality=QUALITY, full_page=True)
+        keep(page, "page-looks")
     page.context.close()
 
 
@@ -88,8 +88,17 @@ def show_explanation(browser: Browser, photo: Path) -> None:
         page.wait_for_timeout(1000)
         for _ in range(2):
             page.keyboard.press("ArrowRight")
-        page.screenshot(path=IMAGES / "explain-390.jpg", type="jpeg", quality=QUALITY, full_page=True)
+        keep(page, "explain-390")
         page.context.close()
+
+
+def keep(page: Page, name: str) -> None:
+    """Write the whole page. A window of its height keeps what depends on touch, which `full_page` switches off."""
+    size = page.viewport_size
+    assert size is not None
+    page.set_viewport_size({"width": size["width"], "height": page.evaluate("document.documentElement.scrollHeight")})
+    page.screenshot(path=IMAGES / f"{name}.jpg", type="jpeg", quality=QUALITY)
+    page.set_viewport_size(size)
 
 
 def press(button: str, page: Page) -> None:

@@ -34,6 +34,15 @@ def test_help_of_training_loads_no_torch(name: str) -> None:
     assert done.stdout.endswith("loaded:\n")
 
 
+def test_completion_without_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("im2sp.cli.group.find_spec", lambda library: None)
+    monkeypatch.setenv("COMP_WORDS", "im2sp serve --")
+    monkeypatch.setenv("COMP_CWORD", "2")
+    result = CliRunner().invoke(app, prog_name="im2sp", env={"_IM2SP_COMPLETE": "bash_complete"})
+    assert (result.exit_code, result.exception) == (0, None)
+    assert "--help" in result.stdout
+
+
 @pytest.mark.parametrize("name", LAZY_COMMANDS)
 def test_without_its_extra_a_command_says_what_to_install(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("im2sp.cli.group.find_spec", lambda library: None)
