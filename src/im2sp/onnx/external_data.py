@@ -16,7 +16,7 @@ from im2sp.errors import BundleError, reason
 from im2sp.files import FILE_LIMITS, open_regular
 
 MAX_DEPTH = 64  # graphs within graphs
-MAX_FIELDS = 1_000_000  # of all messages together, without those in weights
+MAX_FIELDS = 500_000  # of all messages together, without those in weights
 
 Span = tuple[int, int]  # where it starts, and where it ends
 
