@@ -9,13 +9,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
 
+from im2sp.bundle import Bundle
+from im2sp.captioner import Captioner
 from im2sp.errors import Im2SpError
 from im2sp.train.cli import train
 from im2sp.train.data.synthesis import PiperSynthesizer, SynthesisConfig
+from im2sp.train.data.unit_words import TokenWords
 from im2sp.train.lexicon.captions import LexiconSpeaker
 from im2sp.train.lexicon.lexicon import PronunciationLexicon
 from im2sp.train.models.image_units import ImageUnits
@@ -77,6 +81,23 @@ def test_a_captioner_sees_units_and_describes_every_held_out_photo(made: Path) -
     report = read(runs / REPORT / "report.json")["naming"]
     assert set(report) == {"flickr8k", "coco", "things"}
     assert report["coco"]["photos"] == 2
+
+
+def test_a_captioner_recipe_ends_in_a_bundle_that_speaks_words_of_its_lexicon(made: Path) -> None:
+    runs = made / "runs"
+    bundle = Bundle.load(runs / "bundle" / "bundle")
+    units = bundle.config.image_units
+    assert units
+    assert units.photo_codebooks
+    captioner = Captioner(bundle, threads=1)
+    photo = next((made / "data" / "flickr8k").rglob("*.jpg"))
+    tokens = captioner.tokenize(photo)
+    assert tokens.units.shape == (units.units,)
+    caption = captioner.caption(photo)
+    assert np.array_equal(caption.units, captioner.caption(tokens).units)
+    words = TokenWords.load(runs / "vocabulary" / "token_words.safetensors")
+    assert len(words.words) == bundle.config.decoder.vocabulary_size
+    assert (words.words >= 0).any()
 
 
 def test_units_of_the_committed_captioner_have_1200_bits_at_most() -> None:

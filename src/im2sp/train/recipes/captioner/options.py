@@ -92,7 +92,7 @@ class Recipe(BaseRecipe):
     bundle: BundleOptions = field(default_factory=BundleOptions)
     tagger_rank: int = 96  # of its matrix in the bundle
     calibration: CalibrationOptions = field(default_factory=CalibrationOptions)
-    calibration_photos: int = 300  # of each held-out part
+    calibration_photos: int = 300  # of each held-out part, at most; 0 leaves the confidence out
 
 
 @cache
