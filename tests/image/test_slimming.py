@@ -105,3 +105,10 @@ def test_the_orientation_of_a_png_is_kept() -> None:
     data = buffer.getvalue()
     assert load_image(data).size == (320, 400)
     assert load_image(data[:33] + chunk(b"eXIf", b"broken", 1) + data[33:]).size == (320, 400)
+
+
+def test_an_image_behind_very_many_parts_is_not_looked_for() -> None:
+    whole = jpeg()
+    assert same(whole[:2] + b"\xff\xfe\0\2" * 9_000 + whole[2:], whole)
+    with pytest.raises(ImageError):
+        load_image(whole[:2] + b"\xff\xfe\0\2" * 140_000 + whole[2:])

@@ -22,6 +22,7 @@ MAX_PIXELS = 64_000_000  # width * height; a 50 megapixel photo passes, 20000 x 
 MAX_SIDE = 65_535  # pixels, the limit of JPEG; resizing needs memory in proportion to the longer side
 DRAFT_SIDE = 1024  # pixels; larger pictures are reduced to a half, a third ... as long as both sides stay this long
 _MOST_PIXELS = 2**24  # of the result: a panorama is reduced further
+_MOST_PARTS = 2**17  # segments or chunks; the image is not looked for behind more
 _BAND_PIXELS = 2**22  # pixels of a large picture that are made RGB at a time
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -54,9 +55,9 @@ def decode(data: bytes, name: str) -> Image.Image:
     if kind == "WebP" and (canvas := webp_canvas(data[:30])):
         check_size(canvas, name)
     if kind == "JPEG":
-        data = slim_jpeg(data).data
+        data = slim_jpeg(data, _MOST_PARTS).data
     elif kind == "PNG":
-        data = slim_png(data).data
+        data = slim_png(data, _MOST_PARTS).data
     try:
         return _decode(data, kind, name)
     except _TooLarge:

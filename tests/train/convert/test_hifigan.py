@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ import torch
 from msgspec.structs import replace
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.utils.parametrizations import weight_norm
+from transformers import SeamlessM4TConfig
+from transformers.models.seamless_m4t.modeling_seamless_m4t import SeamlessM4THifiGan, SeamlessM4TVariancePredictor
 
 from im2sp.bundle import Bundle, write_checksums, write_config
 from im2sp.errors import Im2SpError
@@ -88,6 +92,38 @@ def test_waveform_and_durations_equal_the_formulas(config: dict[str, Any], speak
     if config is MANY_VOICES:
         with torch.inference_mode():
             assert (model(units[None], 0)[0] - expected).abs().max() > 1e-3
+
+
+def test_waveform_and_durations_equal_transformers(tmp_path: Path) -> None:
+    """transformers has this vocoder as a part of SeamlessM4T, and weight norm is torch's own."""
+    config = CONFIG | {"dur_predictor_params": CONFIG["dur_predictor_params"] | {"var_pred_hidden_dim": 8}}
+    state = audible(published_state(config))
+    model = convert_hifigan(*write_published(tmp_path, config, state))
+    shared = ("upsample_initial_channel", "upsample_rates", "upsample_kernel_sizes")
+    settings = SeamlessM4TConfig(
+        unit_embed_dim=8, lang_embed_dim=0, spkr_embed_dim=0, **{name: config[name] for name in shared},
+        resblock_kernel_sizes=config["resblock_kernel_sizes"],
+        resblock_dilation_sizes=config["resblock_dilation_sizes"],
+    )  # fmt: skip
+    generator, predictor = SeamlessM4THifiGan(settings).eval(), SeamlessM4TVariancePredictor(settings).eval()
+    for module in list(generator.modules()):
+        if isinstance(module, torch.nn.Conv1d | torch.nn.ConvTranspose1d):
+            weight_norm(module)
+    names = {"upsampler.": "ups.", "parametrizations.weight.original0": "weight_g"}
+    names |= {"parametrizations.weight.original1": "weight_v"}
+    for module, prefix in ((generator, ""), (predictor, "dur_predictor.")):
+        wanted = {}
+        for name in module.state_dict():
+            published = prefix + re.sub(r"^(conv\d)", r"\1.0", name)
+            for theirs, ours in names.items():
+                published = published.replace(theirs, ours)
+            wanted[name] = state[published]
+        module.load_state_dict(wanted)
+    units = torch.randint(UNITS, (1, 17), generator=torch.Generator().manual_seed(1))
+    embedded = state["dict.weight"][units]
+    with torch.inference_mode():
+        assert (model(units)[0] - generator(embedded.transpose(1, 2)).flatten()).abs().max() < 1e-5
+        assert (model.log_durations(units) - predictor(embedded)).abs().max() < 1e-5
 
 
 def test_names_of_torch_s_parametrizations_are_the_same_weights(tmp_path: Path) -> None:
