@@ -114,7 +114,9 @@ def write_config(folder: Path, config: BundleConfig) -> Path:
     Raises BundleError for values that `Bundle.load` would refuse, which Python does not check when it makes a config.
     """
     path = folder / CONFIG
-    text = json.dumps(_without_none(msgspec.to_builtins(config)), indent=1, ensure_ascii=False)
+    values = _without_none(msgspec.to_builtins(config))
+    lines = (f" {json.dumps(name)}: {json.dumps(value, ensure_ascii=False)}" for name, value in values.items())
+    text = "{\n" + ",\n".join(lines) + "\n}"  # a line a section: the vocabulary is long
     try:
         parse(text.encode(), BundleConfig)
     except SchemaError as error:
