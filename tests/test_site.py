@@ -87,7 +87,7 @@ def test_the_reference_has_what_people_import(site: Path) -> None:
 
 def test_links_out_of_the_documents_become_words(site: Path) -> None:
     page = (site / "compatibility" / "index.html").read_text(encoding="utf-8")
-    assert "recipes of the paper" in page
+    assert "recipes/paper lists what differs" in page
     assert 'href="../recipes' not in page
 
 

@@ -267,4 +267,7 @@ def test_info_tells_the_bits(unit_bundle: Path, tiny_bundle: Path) -> None:
     assert (told["tokenizer"], told["units"], told["bits"]) == ("tiny-semantic", 18, 72)
     assert json.loads(call("info", "--model", tiny_bundle, "--json")[1])["image_units"] is None
     stdout = command("info", "--model", unit_bundle, env={**os.environ, "COLUMNS": "200"}).stdout
-    assert "tiny-semantic (semantic): 3 x 3 cells, 2 codes each of 16; 18 units, 72 bits a photo" in stdout
+    assert (
+        "tiny-semantic (semantic): a grid of 3 x 3 cells with 2 each, codebooks of 16; 18 units, 72 bits a photo"
+        in stdout
+    )
