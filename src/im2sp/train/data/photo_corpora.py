@@ -64,6 +64,11 @@ class PhotoCorpora:
         """Photos that never train."""
         return {photo for part in self.dev.values() for photo in part} | set(self.things)
 
+    @property
+    def train_photos(self) -> list[str]:
+        """All other photos, sorted."""
+        return sorted(self.photos.keys() - self.held_out)
+
 
 def caption_words(text: str) -> list[str]:
     """Lower-case words of a caption, without punctuation; a hyphen separates words."""

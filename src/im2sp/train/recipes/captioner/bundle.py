@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from im2sp.arrays import IntArray
-from im2sp.bundle import Bundle, find_bundle
+from im2sp.bundle import Bundle
 from im2sp.bundle import ImageUnitsConfig as ImageUnitsLayout
 from im2sp.captioner import Captioner
 from im2sp.files import atomic_write
@@ -44,6 +44,7 @@ from im2sp.train.recipes.captioner.options import (
     VOCABULARY,
     Recipe,
     corpora_of,
+    voice_of,
 )
 
 FOLDER = "bundle"  # in the folder of a stage
@@ -64,7 +65,8 @@ class _Tokenizer(nn.Module):
 
 def make_bundle(recipe: Recipe, out: Path) -> None:
     """Export tokenizer, unit captioner and the voice of a bundle."""
-    bpe = UnitBPE.load(recipe.runs / VOCABULARY / UNIT_BPE, Bundle.load(find_bundle(recipe.voice)).config.vocoder.units)
+    voice = voice_of(recipe)
+    bpe = UnitBPE.load(recipe.runs / VOCABULARY / UNIT_BPE, voice.config.vocoder.units)
     model = UnitCaptioner.load(recipe.runs / (SCST if recipe.scst.steps else UNIT_CAPTIONER))
     units, tags = model.tagger.image_units, model.tagger.config.tags
     backbone = ImageBackbone.pretrained(recipe.backbone, recipe.runs / BACKBONE / LATE)
@@ -83,7 +85,7 @@ def make_bundle(recipe: Recipe, out: Path) -> None:
         ImageModules(image, nn.Identity(), _Tokenizer(backbone, units), layout),
         model,
         bpe.vocabulary(),
-        Bundle.load(find_bundle(recipe.voice)),
+        voice,
     )
     model.compact(recipe.tagger_rank)
     export_bundle(parts, recipe.bundle, _facts(recipe), out / FOLDER)
@@ -94,7 +96,7 @@ def _facts(recipe: Recipe) -> dict[str, str | int | float]:
     corpora = corpora_of(recipe)
     counts = {name: sum(map(len, part.values())) for name, part in corpora.captions.items()}
     return {
-        "photos": len(set(corpora.photos) - corpora.held_out),
+        "photos": len(corpora.train_photos),
         "captions_by_people": counts["flickr8k"] + counts["coco"],
         "captions_by_vinvl": counts["coco_machine"],
         "captions_of_other_photos": len(corpora.text),
@@ -118,8 +120,7 @@ def make_calibrated(recipe: Recipe, out: Path) -> None:
     }
     sets["things"] = PhotoSet({photo: corpora.photos[photo] for photo in corpora.things}, {}, corpora.things)
     sets = {name: photos.sample(recipe.calibration_photos, recipe.seed) for name, photos in sets.items()}
-    train_photos = sorted(set(corpora.photos) - corpora.held_out)
-    some = random.Random(recipe.seed).sample(train_photos, min(TRAINING_PHOTOS, len(train_photos)))
+    some = random.Random(recipe.seed).sample(corpora.train_photos, min(TRAINING_PHOTOS, len(corpora.train_photos)))
     words = TokenWords.load(recipe.runs / VOCABULARY / TOKEN_WORDS)
     tokenizer = TextTokenizer.load(recipe.runs / TAGGER / TOKENIZER)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
+from im2sp.bundle import Bundle, find_bundle
 from im2sp.train.data.photo_corpora import Captions, PhotoCorpora, read_photo_corpora
 from im2sp.train.data.photo_units import PhotoArrays
 from im2sp.train.data.pseudo_labels import PseudoLabels
@@ -101,6 +102,7 @@ def _read(data: Path, lists: Path) -> PhotoCorpora:
 
 
 def corpora_of(recipe: Recipe) -> PhotoCorpora:
+    """Photos and what is known of them, read once."""
     return _read(recipe.data, recipe.lists)
 
 
@@ -113,5 +115,11 @@ def captions_of(corpora: PhotoCorpora) -> Captions:
     return found
 
 
+def voice_of(recipe: Recipe) -> Bundle:
+    """The bundle whose voice speaks."""
+    return Bundle.load(find_bundle(recipe.voice))
+
+
 def units_of(recipe: Recipe) -> PhotoArrays:
+    """Image units of all photos in all views."""
     return PhotoArrays(recipe.runs / UNITS / CODES, recipe.views)

@@ -89,9 +89,8 @@ def make_units(recipe: Recipe, out: Path) -> None:
     model.class_weight.data.copy_(weight)
     model.class_bias.copy_(bias)
     model.fit_projection(torch.from_numpy(means), torch.from_numpy(word_targets(described, words)))
-    train_photos = sorted(set(corpora.photos) - corpora.held_out)
-    count = min(len(train_photos), max(recipe.image_units.size, recipe.unit_cells // recipe.image_units.cells))
-    chosen = np.random.default_rng(recipe.seed).choice(train_photos, count, replace=False)
+    count = min(len(corpora.train_photos), max(recipe.image_units.size, recipe.unit_cells // recipe.image_units.cells))
+    chosen = np.random.default_rng(recipe.seed).choice(corpora.train_photos, count, replace=False)
     some = torch.from_numpy(features.batch([str(photo) for photo in chosen]).astype(np.float32))
     left = model.fit(some.flatten(0, 1), some, recipe.seed)
     model.save(out)
@@ -130,6 +129,7 @@ def make_tagger(recipe: Recipe, out: Path) -> None:
 
 @torch.inference_mode()
 def tagger_inputs(model: Tagger, units: PhotoArrays, view: int) -> torch.Tensor:
+    """What the linear layer of a tagger takes, of all photos in one view: float32 [photos, inputs]."""
     photos = list(units.rows)
     chunks = [photos[start : start + 512] for start in range(0, len(photos), 512)]
     return torch.cat([model.inputs(units.units(chunk, view)) for chunk in chunks]).clone()

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import torch
 
-from im2sp.bundle import Bundle, find_bundle
 from im2sp.files import atomic_write, sha256_of
 from im2sp.train.data.caption_targets import Target
 from im2sp.train.data.object_names import named_objects, read_synonyms
@@ -49,6 +48,7 @@ from im2sp.train.recipes.captioner.options import (
     captions_of,
     corpora_of,
     units_of,
+    voice_of,
 )
 from im2sp.train.tasks.captioner import CaptionerTask
 from im2sp.train.tasks.cider_reward import CiderD
@@ -103,7 +103,7 @@ def _describe(recipe: Recipe, photos: Sequence[str]) -> dict[str, list[str]]:
 def make_distilled(recipe: Recipe, out: Path) -> None:
     """Caption the photos that train by the text captioner, and say what names nothing absent."""
     corpora, options = corpora_of(recipe), recipe.distillation
-    photos = sorted(set(corpora.photos) - corpora.held_out)
+    photos = corpora.train_photos
     parts = [photos[start : start + PART] for start in range(0, len(photos), PART)]
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:  # as many as there are cores, a thread each
         found = dict(
@@ -145,7 +145,9 @@ def make_vocabulary(recipe: Recipe, out: Path) -> None:
     tokenizer = TextTokenizer.load(recipe.runs / TAGGER / TOKENIZER)
     said = SpokenWords(itertools.chain(*rows.values()), silences, tokenizer)
     chosen = said.choose(options.whole_words, options.min_count)
-    bpe = UnitBPE.train(said.seen.elements(), _units(recipe), options.subwords, whole_words=chosen)
+    bpe = UnitBPE.train(
+        said.seen.elements(), voice_of(recipe).config.vocoder.units, options.subwords, whole_words=chosen
+    )
     bpe.save(out / UNIT_BPE)
     TokenWords.of(said, bpe).save(out / TOKEN_WORDS)
     rows["dev"] = list(iterate_unit_tables(recipe.runs / SPOKEN, "dev"))
@@ -157,11 +159,6 @@ def make_vocabulary(recipe: Recipe, out: Path) -> None:
                 sentences[name][row.image_id].append(tokens)
     with atomic_write(out / SENTENCES) as temporary:
         temporary.write_text(json.dumps(sentences))
-
-
-def _units(recipe: Recipe) -> int:
-    """Speech units of the voice."""
-    return Bundle.load(find_bundle(recipe.voice)).config.vocoder.units
 
 
 def _spoken_targets(recipe: Recipe, sentences: dict[str, dict[str, list[list[int]]]]) -> list[Target]:

@@ -64,6 +64,7 @@ def make_pseudo_labels(recipe: Recipe, out: Path) -> None:
 
 
 def targets_of(recipe: Recipe, tokenizer: TextTokenizer) -> list[Target]:
+    """Captions and pseudo-labels of all photos that train, as tokens."""
     corpora = corpora_of(recipe)
     labels = json.loads((recipe.runs / PSEUDO / LABELS).read_text())
     captions = corpora.captions | {PSEUDO_CORPUS: labels}
