@@ -1,4 +1,4 @@
-"""Frozen image encoders: an EfficientNet-Lite, or a token ViT after an image tokenizer (`convert.git` has another)."""
+"""Frozen image encoders: pixels of an EfficientNet-Lite, a token ViT (`convert.git` has another)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from im2sp.bundle import ImageConfig, ImageTokenizer, ImageUnitsConfig
 from im2sp.errors import Im2SpError
 from im2sp.files import sha256_of
 from im2sp.train.export import ImageModules
-from im2sp.train.models.image_backbone import BackboneConfig, ImageBackbone
+from im2sp.train.models.image_backbone import BackboneConfig
 from im2sp.train.models.saving import CONFIG, WEIGHTS, Exported, load_config
 from im2sp.train.models.token_vit import StemFromUnits, TokenVit, TokenVitConfig
 from im2sp.train.models.vit_vqgan import VitVqgan, VitVqganConfig
@@ -45,23 +45,6 @@ def image_config(backbone: BackboneConfig, image_tokens: int | None = None) -> I
         std=(backbone.std,) * 3,
         image_tokens=image_tokens or backbone.image_tokens,
         grid=(backbone.grid, backbone.grid),
-    )
-
-
-def efficientnet(config: BackboneConfig, tuned: Path | None = None) -> ImageEncoder:
-    """An EfficientNet-Lite with the weights of its installed package.
-
-    Args:
-        tuned: weights of its late part that replace those, as the stage `tune` wrote them.
-    """
-    made_by: dict[str, str | int | float] = dict(config.__dict__)
-    if tuned is not None:
-        made_by["tuned"] = sha256_of(tuned)[:12]
-    return ImageEncoder(
-        image=image_config(config),
-        made_by=made_by,
-        description=f"{config.name}, ImageNet weights, {'last stages tuned by captioning' if tuned else 'frozen'}",
-        load=lambda: ImageBackbone.pretrained(config, tuned),
     )
 
 
