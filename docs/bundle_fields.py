@@ -1,57 +1,75 @@
-"""Write the table of config.json in docs/bundle.md from the schema: fields, types, limits and comments.
-
-Usage: python docs/bundle_fields.py [--check]
-"""
+"""The page of config.json's fields, which the site has, from the schema: types and limits, defaults and comments."""
 
 from __future__ import annotations
 
 import ast
-import sys
-from pathlib import Path
+import inspect
 
-ROOT = Path(__file__).parents[1]
-SCHEMA = ROOT / "src" / "im2sp" / "bundle" / "config.py"
-PAGE = ROOT / "docs" / "bundle.md"
-START, END = "<!-- fields: made by docs/bundle_fields.py -->\n", "<!-- end of fields -->\n"
+import msgspec.inspect as types
+from msgspec import NODEFAULT
 
+from im2sp.bundle import config
 
-def fields_of(schema: str) -> str:
-    """Source of the schema -> one Markdown table for each class, in the order of a config."""
-    lines = schema.splitlines()
-    classes = {node.name: node for node in ast.parse(schema).body if isinstance(node, ast.ClassDef)}
-    rows: list[str] = []
+HEAD = """# config.json of a bundle
 
-    def add(name: str, path: str) -> None:
-        node = classes[name]
-        for base in node.bases:
-            if isinstance(base, ast.Name) and base.id in classes:
-                add(base.id, path)
-        for item in node.body:
-            if not isinstance(item, ast.AnnAssign) or not isinstance(item.target, ast.Name):
-                continue
-            kind = ast.unparse(item.annotation).replace("|", "or")
-            comment = lines[item.end_lineno - 1].partition("  # ")[2] if item.end_lineno else ""
-            optional = "" if item.value is None else f" (default `{ast.unparse(item.value)}`)"
-            inner = next((other for other in classes if other in kind.split()), None)
-            summary = (ast.get_docstring(classes[inner]) or "").splitlines()[0] if inner else comment
-            rows.append(f"| `{path}{item.target.id}` | `{kind}` | {summary}{optional} |")
-            if inner:
-                add(inner, f"{path}{item.target.id}.")
-
-    add("BundleConfig", "")
-    return "| field | type and limits | meaning |\n|---|---|---|\n" + "\n".join(rows) + "\n"
+Fields of the config of [a bundle](bundle.md). Unknown fields are errors, so that no spelling mistake is a setting.
+"""
 
 
-def main() -> None:
-    """Rewrite the page, or with --check fail where it is not up to date."""
-    page = PAGE.read_text(encoding="utf-8")
-    before, _, rest = page.partition(START)
-    after = rest.partition(END)[2]
-    made = before + START + fields_of(SCHEMA.read_text(encoding="utf-8")) + END + after
-    if "--check" in sys.argv:
-        raise SystemExit(0 if made == page else f"{PAGE} is not up to date: run python docs/bundle_fields.py")
-    PAGE.write_text(made, encoding="utf-8")
+def comments_of(cls: type) -> dict[str, str]:
+    """Return the comment behind each field of a class and its bases."""
+    found = comments_of(cls.__bases__[0]) if cls.__bases__[0].__module__ == config.__name__ else {}
+    source = inspect.getsource(cls)
+    lines = source.splitlines()
+    (node,) = ast.parse(source).body
+    assert isinstance(node, ast.ClassDef)
+    for item in node.body:
+        if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name) and item.end_lineno:
+            found[item.target.id] = lines[item.end_lineno - 1].partition("  # ")[2]
+    return found
 
 
-if __name__ == "__main__":
-    main()
+def described(kind: types.Type) -> str:
+    """Return a type and its limits in words."""
+    if isinstance(kind, types.UnionType):
+        return described(next(each for each in kind.types if not isinstance(each, types.NoneType)))
+    if isinstance(kind, types.LiteralType):
+        return ", ".join(map(repr, kind.values))
+    if isinstance(kind, types.TupleType):
+        return f"{len(kind.item_types)} of {described(kind.item_types[0])}"
+    if isinstance(kind, types.ListType | types.VarTupleType):
+        return f"list of {described(kind.item_type)}" + (f", \u2264{kind.max_length:,}" if kind.max_length else "")
+    limits = {name: getattr(kind, name, None) for name in ("ge", "gt", "le", "lt")}
+    signs = {"ge": "\u2265", "gt": ">", "le": "\u2264", "lt": "<"}
+    name = type(kind).__name__.removesuffix("Type").lower()
+    if limits["ge"] is not None and limits["le"] is not None:
+        return f"{name} {limits['ge']:,}..{limits['le']:,}"
+    return ", ".join([name, *(f"{signs[key]}{limit:,}" for key, limit in limits.items() if limit is not None)])
+
+
+def default(field: types.Field) -> str:
+    """Return the default of a field in words, if it has one."""
+    if field.required:
+        return ""
+    return "; optional" if field.default in (None, (), NODEFAULT) else f"; default {field.default}"
+
+
+def sections(cls: type, name: str = "", optional: str = "") -> str:
+    """Return the section of a class and those of the classes in its fields."""
+    comments, rows, inner = comments_of(cls), "", ""
+    info = types.type_info(cls)
+    assert isinstance(info, types.StructType)
+    for field in info.fields:
+        parts = field.type.types if isinstance(field.type, types.UnionType) else (field.type,)
+        struct = next((part.cls for part in parts if isinstance(part, types.StructType)), None)
+        if struct:
+            inner += sections(struct, f"{name}.{field.name}".lstrip("."), default(field).replace(";", ","))
+        else:
+            rows += f"- `{field.name}` ({described(field.type)}{default(field)}): {comments[field.name]}\n"
+    summary = (inspect.getdoc(cls) or "").splitlines()[0]
+    return (f"\n## {name}{optional}\n\n{summary}\n" if name else "") + f"\n{rows}{inner}"
+
+
+def page() -> str:
+    """Return the page."""
+    return HEAD + sections(config.BundleConfig)

@@ -169,7 +169,7 @@ def test_tests_that_a_page_names_are_there(page: Path) -> None:
         assert any(f"def {test}(" in file.read_text(encoding="utf-8") for file in files), f"{page.name}: {name}::{test}"
 
 
-@pytest.mark.parametrize("script", ["bundle_fields.py", "cli_reference.py"])
-def test_pages_that_are_made_are_up_to_date(script: str) -> None:
-    done = subprocess.run([sys.executable, ROOT / "docs" / script, "--check"], capture_output=True, text=True)
+def test_the_reference_of_the_command_line_is_up_to_date() -> None:
+    script = ROOT / "docs" / "cli_reference.py"
+    done = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -85,6 +85,16 @@ def test_the_reference_has_what_people_import(site: Path) -> None:
         assert f'id="im2sp.{name}"' in reference, name
 
 
+def test_the_page_of_the_config_has_every_field(site: Path) -> None:
+    page = (site / "bundle-config" / "index.html").read_text(encoding="utf-8")
+    for words in (
+        "<code>duration_tolerance</code> (float, &gt;0.5, \u2264100): frames",
+        "spoken before it",
+        "confidence.density",
+    ):
+        assert words in page, words
+
+
 def test_links_out_of_the_documents_become_words(site: Path) -> None:
     page = (site / "compatibility" / "index.html").read_text(encoding="utf-8")
     assert "recipes/paper lists what differs" in page

@@ -25,6 +25,8 @@ Signal = Literal["score", "lowest", "length", "agreement", "distance", "ood_scor
 Token = Annotated[int, Meta(ge=0, le=65_535)]
 Tokens = Annotated[list[Token], Meta(max_length=65_536)]
 TokenWeights = Annotated[dict[Token, Number], Meta(max_length=65_536)]
+Phrase = Annotated[list[Annotated[int, Meta(ge=0)]], Meta(min_length=1, max_length=1_000)]  # units
+PhraseDurations = Annotated[list[Annotated[int, Meta(ge=1, le=250)]], Meta(min_length=1, max_length=1_000)]
 Weights = Annotated[list[Number], Meta(max_length=256)]
 Facts = dict[str, str | int | float]
 
@@ -201,15 +203,11 @@ class ConfidenceConfig(Schema, frozen=True):
     weights: Annotated[dict[Signal, Number], Meta(min_length=1)]  # of its signals
     density: PPCAConfig
     threshold: Annotated[float, Meta(ge=0, le=1)]  # the recommended min_confidence
-    abstain_units: Annotated[list[Annotated[int, Meta(ge=0)]], Meta(min_length=1, max_length=1_000)]  # spoken instead
-    abstain_durations: Annotated[
-        list[Annotated[int, Meta(ge=1, le=250)]], Meta(min_length=1, max_length=1_000)
-    ]  # frames
+    abstain_units: Phrase  # spoken instead
+    abstain_durations: PhraseDurations  # frames
     hedge_threshold: Annotated[float, Meta(ge=0, le=1)] | None = None  # below it, a hedge ("perhaps") fits the caption
-    hedge_units: Annotated[list[Annotated[int, Meta(ge=0)]], Meta(min_length=1, max_length=1_000)] | None = None
-    hedge_durations: (
-        Annotated[list[Annotated[int, Meta(ge=1, le=250)]], Meta(min_length=1, max_length=1_000)] | None
-    ) = None  # frames
+    hedge_units: Phrase | None = None  # spoken before it
+    hedge_durations: PhraseDurations | None = None  # frames
     token_weights: TokenWeights = field(default_factory=dict)  # of tokens that a caption holds
     frequent_tokens: Tokens = field(default_factory=list)  # those that agreement leaves out
     photo_weights: Weights = field(default_factory=list)  # of coordinates along the components: whether it is a photo

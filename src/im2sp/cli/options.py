@@ -65,10 +65,10 @@ rate_option = click.option(
     type=click.FloatRange(0.5, 3),
     default=1.0,
     show_default=True,
-    help="How fast it speaks; the pitch stays. Above 1.5, listeners need practice.",
+    help="Speed; the pitch stays. Above 1.5, listeners need practice.",
 )
 quiet_option = click.option("--quiet", "-q", is_flag=True, help="Print errors only.")
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON; of photos, a line each.")
 photos_argument = click.argument("photos", type=ANY_PATH, nargs=-1, required=True, metavar="PHOTO...")
 
 
@@ -141,7 +141,7 @@ def caption_options(command: AnyCommand) -> AnyCommand:
     @rate_option
     @threads_option
     @quiet_option
-    @click.option("--json", "as_json", is_flag=True, help="Print one line of JSON for each photo.")
+    @json_option
     @click.option(
         "--words/--no-words",
         default=None,
