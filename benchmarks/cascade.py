@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import os
 import statistics
 import subprocess
 import sys
@@ -99,7 +100,8 @@ def piper(settings: Settings) -> Callable[[int], None]:
     """Speak a text of so many words."""
     from im2sp.train.data.synthesis import PiperSynthesizer, SynthesisConfig
 
-    voice = PiperSynthesizer(SynthesisConfig(bfloat16=False), settings.threads)
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: settings.threads])  # onnxruntime takes a thread a core
+    voice = PiperSynthesizer(SynthesisConfig())
 
     text = TEXT.split()
 

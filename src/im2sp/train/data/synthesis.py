@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +13,9 @@ import soxr
 from im2sp.errors import Im2SpError
 from im2sp.installing import require_extra
 from im2sp.speech.audio import SAMPLE_RATE
-from im2sp.train.data.piper_decoder import PiperDecoder, split_voice
-from im2sp.train.precision import fast_bfloat16
 
 START, END = "^", "$"  # phones of the silence before and after a sentence
+UNKNOWN = "?"  # in place of the phones of a sentence with one that the voice does not have
 
 
 @dataclass(frozen=True)
@@ -31,7 +29,6 @@ class SynthesisConfig:
     noise_w_scale: float = 0.0
     length_scale: float = 0.85
     peak: float = 0.8
-    bfloat16: bool = True  # the waveform decoder in bfloat16, where the processor is fast at it (`PiperDecoder`)
 
 
 @dataclass(frozen=True)
@@ -46,77 +43,41 @@ class Synthesis:
 class PiperSynthesizer:
     """A Piper voice from an installed package."""
 
-    def __init__(self, config: SynthesisConfig, threads: int = 1) -> None:
+    def __init__(self, config: SynthesisConfig) -> None:
         """Load the voice. Raises Im2SpError when the package or Piper is missing."""
         with require_extra("recipe"):
-            import onnx
-            import onnxruntime
             import piper
-            from piper.patch_voice_with_alignment import add_alignment_output
 
             package = importlib.import_module(config.package)
-        path = Path(str(package.__file__)).parent / config.model
-        self.config = config
-        self._voice = piper.PiperVoice.load(path)
-        self._decoder: PiperDecoder | None = None
-        if config.bfloat16 and fast_bfloat16():
-            graph, self._decoder = split_voice(path)
-        else:
-            model = onnx.load(str(path))
-            add_alignment_output(model)
-            graph = model.SerializeToString()
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        self._peak = config.peak
+        self._voice = piper.PiperVoice.load(Path(str(package.__file__)).parent / config.model, include_alignments=True)
+        self._options = piper.SynthesisConfig(
+            noise_scale=config.noise_scale,
+            noise_w_scale=config.noise_w_scale,
+            length_scale=config.length_scale,
+            normalize_audio=False,  # the whole text is, below
+        )
 
     def synthesize(self, text: str) -> Synthesis:
         """Speak a text. Raises Im2SpError when there is nothing to say in it."""
         waveforms: list[np.ndarray] = []
-        phones: list[str] = []
-        counts: list[int] = []
-        for sentence in self._voice.phonemize(text):
-            if sentence:
-                waveform, ids, samples = self._sentence(sentence)
-                waveforms.append(waveform)
-                _append_phones(ids, samples, self._voice.config.phoneme_id_map, phones, counts)
+        spoken: list[tuple[str, int]] = []
+        for sentence in self._voice.synthesize(text, self._options, include_alignments=True):
+            waveforms.append(sentence.audio_float_array)
+            aligned = [(phone.phoneme, phone.num_samples) for phone in sentence.phoneme_alignments or ()]
+            spoken += aligned or [(UNKNOWN, len(waveforms[-1]))]
         if not waveforms:
             raise Im2SpError(f"the voice said nothing for {text!r}")
         rate = self._voice.config.sample_rate
         waveform = soxr.resample(np.concatenate(waveforms), rate, SAMPLE_RATE)
-        waveform = waveform * (self.config.peak / max(float(np.abs(waveform).max()), 1e-4))
-        edges = np.round(np.cumsum([0, *counts]) * (SAMPLE_RATE / rate)).astype(np.int32)
-        return Synthesis((waveform * 32767).astype(np.int16), phones, np.diff(edges))
+        waveform = waveform * (self._peak / max(float(np.abs(waveform).max()), 1e-4))
+        edges = np.cumsum([0, *(samples for _, samples in spoken)]) * (SAMPLE_RATE / rate)
+        phones = [phone for phone, _ in spoken]
+        return Synthesis((waveform * 32767).astype(np.int16), phones, np.diff(np.round(edges).astype(np.int32)))
 
     def phones(self, text: str) -> list[str]:
         """Text -> the phones that `synthesize` says."""
         return [phone for sentence in self._voice.phonemize(text) if sentence for phone in (START, *sentence, END)]
-
-    def _sentence(self, phones: list[str]) -> tuple[np.ndarray, list[int], np.ndarray]:
-        """Phones -> (waveform, phone ids, samples of each id)."""
-        ids = self._voice.phonemes_to_ids(phones)
-        scales = [self.config.noise_scale, self.config.length_scale, self.config.noise_w_scale]
-        feed = {
-            "input": np.array([ids], dtype=np.int64),
-            "input_lengths": np.array([len(ids)], dtype=np.int64),
-            "scales": np.array(scales, dtype=np.float32),
-        }
-        output, frames = self._session.run(None, feed)
-        waveform = self._decoder.decode(output) if self._decoder else output.squeeze()
-        return waveform, ids, frames.squeeze() * (len(waveform) / max(1.0, float(frames.sum())))
-
-
-def _append_phones(
-    ids: list[int], samples: np.ndarray, id_map: Mapping[str, Sequence[int]], phones: list[str], counts: list[int]
-) -> None:
-    """Append the phones of a sentence and their samples; the padding id after a phone counts as part of it."""
-    name_of = {numbers[0]: phone for phone, numbers in id_map.items()}
-    padding = id_map["_"][0]
-    for number, count in zip(ids, samples, strict=True):
-        if number == padding and counts:
-            counts[-1] += round(float(count))
-        else:
-            phones.append(name_of.get(number, "?"))
-            counts.append(round(float(count)))
 
 
 def clean_text(text: str) -> str:

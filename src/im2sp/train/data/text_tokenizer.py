@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from im2sp.files import atomic_write
 
@@ -15,28 +15,22 @@ SPECIAL = ["[PAD]", "[BOS]", "[EOS]", "[UNK]"]
 
 
 class TextTokenizer:
-    """Lower-cased words without punctuation; words seen fewer than `min_count` times are unknown."""
+    """Lower-cased words without punctuation."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-
-    @classmethod
-    def train(cls, texts: Iterable[str], min_count: int = 4, limit: int = 8000) -> TextTokenizer:
-        """Learn the vocabulary of some captions."""
-        tokenizer = Tokenizer(models.WordLevel(unk_token="[UNK]"))
-        _prepare(tokenizer)
-        trainer = trainers.WordLevelTrainer(
-            vocab_size=limit, min_frequency=min_count, special_tokens=SPECIAL, show_progress=False
-        )
-        tokenizer.train_from_iterator(texts, trainer)
-        return cls(tokenizer)
 
     @classmethod
     def of_words(cls, words: Iterable[str]) -> TextTokenizer:
         """Make a tokenizer with these words as its vocabulary, in order after the special tokens."""
         names = [*SPECIAL, *words]
         tokenizer = Tokenizer(models.WordLevel({name: number for number, name in enumerate(names)}, unk_token="[UNK]"))
-        _prepare(tokenizer)
+        tokenizer.normalizer = normalizers.Sequence(
+            [normalizers.NFKC(), normalizers.Lowercase(), normalizers.Replace("'", ""), normalizers.Replace("-", " ")]
+        )
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [pre_tokenizers.Whitespace(), pre_tokenizers.Punctuation("removed")]
+        )
         return cls(tokenizer)
 
     @property
@@ -72,12 +66,3 @@ class TextTokenizer:
     def load(cls, path: Path) -> TextTokenizer:
         """Read what `save` wrote."""
         return cls(Tokenizer.from_file(str(path)))
-
-
-def _prepare(tokenizer: Tokenizer) -> None:
-    tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.NFKC(), normalizers.Lowercase(), normalizers.Replace("'", ""), normalizers.Replace("-", " ")]
-    )
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Whitespace(), pre_tokenizers.Punctuation("removed")]
-    )

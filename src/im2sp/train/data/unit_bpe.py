@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -35,23 +34,20 @@ class UnitBPE:
         words: Iterable[UnitSequence],
         units: int,
         size: int,
-        max_length: int | None = None,
         whole_words: Iterable[UnitSequence] = (),
     ) -> UnitBPE:
         """Learn subwords.
 
         Args:
-            words: units of each word of a text, in any order; or of whole recordings, whose words nobody knows.
+            words: units of each word of a text, in any order.
             units: in the alphabet.
             size: subwords wanted, single units included.
-            max_length: units in a subword at most; for whole recordings.
             whole_words: words that get a token of their own, beside the subwords, whatever merges make of them.
         """
         tokenizer = Tokenizer(models.BPE())
         trainer = trainers.BpeTrainer(
             vocab_size=max(size, units),
             initial_alphabet=[chr(_ALPHABET + unit) for unit in range(units)],
-            max_token_length=max_length,
             show_progress=False,
         )
         tokenizer.train_from_iterator(map(_letters, words), trainer)
@@ -74,11 +70,6 @@ class UnitBPE:
     def vocabulary_size(self) -> int:
         """Number of token ids, special tokens included."""
         return SPECIAL_TOKENS + self._tokenizer.get_vocab_size()
-
-    @property
-    def checksum(self) -> str:
-        """SHA-256 of all that decides how units are encoded."""
-        return hashlib.sha256(self._tokenizer.to_str().encode()).hexdigest()
 
     def encode(self, words: Iterable[UnitSequence]) -> list[int]:
         """Units of each word (repeats are removed) -> token ids with BOS and EOS.

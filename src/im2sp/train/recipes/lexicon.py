@@ -70,7 +70,7 @@ def make_sentences(recipe: Recipe, out: Path) -> None:
 
 
 def make_recordings(recipe: Recipe, out: Path) -> None:
-    """Speak the sentences and hear their units; about ten times as fast as speech on one core."""
+    """Speak the sentences and hear their units."""
     selected = json.loads((recipe.runs / SENTENCES / SELECTED).read_text())
     record(selected, PiperSynthesizer(recipe.synthesis), _captioner(recipe).units, out)
 
