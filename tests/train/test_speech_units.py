@@ -37,7 +37,7 @@ def test_the_layer_that_tells_most_about_phones_is_taken() -> None:
     def quality(information: float) -> UnitQuality:
         return UnitQuality(0.0, 0.0, information, 25.0, 10)
 
-    clip = SpokenCaption.recorded("a_0", "a", "dev", "joe", "", np.zeros(320, np.float32))
+    clip = SpokenCaption("a_0", "a", "dev", "joe", "", np.zeros(320, np.int16))
     scores = {4: quality(0.5), 5: quality(0.7), 6: quality(0.6)}
     assert best_layer(scores, [clip]) == 5  # without phones the middle one
     spoken = SpokenCaption("a_0", "a", "dev", "joe", "", clip.waveform, ["a"], np.array([320], np.int32))

@@ -21,8 +21,7 @@ def write(folder: Path, name: str, speakers: dict[str, str], without_units: tupl
         frames = int(random.integers(3, 9))
         waveform = random.integers(-9000, 9000, size=frames * 320 + 80).astype(np.int16)
         split = name.partition("-")[0]
-        nothing = np.zeros(0, np.int32)
-        clips.append(SpokenCaption(caption_id, caption_id[0], split, speaker, "", waveform, [], nothing))
+        clips.append(SpokenCaption(caption_id, caption_id[0], split, speaker, "", waveform))
         if caption_id not in without_units:
             units = random.integers(200, size=frames).astype(np.uint16)
             rows.append(UnitRow(caption_id, caption_id, units, split, speaker, 0.1, ""))
@@ -36,10 +35,8 @@ def test_clips_are_what_shards_and_tables_say(tmp_path: Path) -> None:
     write(tmp_path, "dev-0000", {"d_0": "ben"})
     clips = store_clips(tmp_path / "speech", tmp_path / "units", "train", tmp_path / "out")
     assert clips.speakers == ["mia", "zoe"]
-    assert [clip.speaker for clip in clips] == [1, 1, 0]
-    assert len(clips) == len(clips[:]) == 3
-    for clip in clips:
-        assert len(clip.waveform) == len(clip.units) * 320 + 80
+    assert [clips[number].speaker for number in range(3)] == [1, 1, 0]
+    assert len(clips) == 3
     random = np.random.default_rng(len("train-0001"))
     frames = int(random.integers(3, 9))
     assert np.array_equal(clips[2].waveform, random.integers(-9000, 9000, size=frames * 320 + 80))

@@ -11,18 +11,19 @@ import pytest
 
 from im2sp.errors import Im2SpError
 from im2sp.train.data import recordings
-from im2sp.train.data.recordings import PLAN, PROBLEMS, RecordingOptions, import_recordings
-from im2sp.train.data.speech_shards import SpokenCaption, read_shards
+from im2sp.train.data.recordings import PROBLEMS, RecordingOptions, import_recordings
+from im2sp.train.data.speech_shards import read_shards
 from im2sp.train.data.synthesis import SynthesisConfig
 from tests.train.data.tiny_corpora import write_flickr8k_audio, write_wav
 
-OPTIONS = RecordingOptions("flickr8k-audio", shard_size=3, splits_taken=("dev", "test", "train"))
+OPTIONS = RecordingOptions("flickr8k-audio", splits_taken=("dev", "test", "train"))
 VOICE = SynthesisConfig()
 
 
 @pytest.fixture
-def corpus(tmp_path: Path) -> Path:
-    """Flickr8k Audio: eight recordings, half a second each."""
+def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Flickr8k Audio: eight recordings, half a second each, and shards of three."""
+    monkeypatch.setattr(recordings, "SHARD_SIZE", 3)
     write_flickr8k_audio(tmp_path / "corpus")
     return tmp_path / "corpus"
 
@@ -47,9 +48,8 @@ def test_a_corpus_becomes_shards_of_each_split(corpus: Path, tmp_path: Path) -> 
     first = clips[0]
     assert (first.image_id, first.split, first.speaker, first.text) == ("1_a", "train", "7", "A dog runs 0 .")
     assert (first.waveform.dtype, first.waveform.shape, first.phones) == (np.int16, (8000,), [])
+    assert [clip.caption_id for clip in read_shards(out, "train", 3)] == ["1_a_0", "1_a_1", "2_b_0"]
     assert problems(out) == set()
-    run(corpus, tmp_path / "two", replace(OPTIONS, captions=1, splits_taken=("train",)))
-    assert [clip.caption_id for clip in read_shards(tmp_path / "two")] == ["1_a_0"]
 
 
 def test_odd_recordings_are_read_and_bad_ones_left_out(corpus: Path, tmp_path: Path) -> None:
@@ -86,16 +86,15 @@ def test_it_goes_on_where_it_stopped(corpus: Path, tmp_path: Path, monkeypatch: 
         file.write("nonsense\n")
     whole, out = tmp_path / "whole", tmp_path / "out"
     run(corpus, whole)
-    real, written = recordings.write_shard, list[str]()
+    real = recordings.read_audio
 
-    def dies_at_the_third(path: Path, captions: list[SpokenCaption]) -> None:
-        if len(written) == 2:
+    def dies_at_the_third_shard(path: Path) -> np.ndarray:
+        if path.name == "1_a_0.wav":
             raise KeyboardInterrupt
-        written.append(path.name)
-        real(path, captions)
+        return real(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(recordings, "write_shard", dies_at_the_third)
+        patch.setattr(recordings, "read_audio", dies_at_the_third_shard)
         with pytest.raises(KeyboardInterrupt):
             run(corpus, out)
     done = {path: path.stat().st_mtime_ns for path in out.glob("*.parquet")}
@@ -111,14 +110,7 @@ def test_a_folder_holds_one_corpus_with_one_set_of_options(corpus: Path, tmp_pat
     out = tmp_path / "out"
     run(corpus, out)
     with pytest.raises(Im2SpError, match="begun with another corpus or other options"):
-        run(corpus, out, replace(OPTIONS, shard_size=4))
-    with (corpus / "flickr_audio" / "wav2capt.txt").open("a") as file:
-        file.write("1_a_2.wav 1_a.jpg #2\n")
-    with pytest.raises(Im2SpError, match="begun with another corpus"):
-        run(corpus, out)
-    (out / PLAN).unlink()
-    with pytest.raises(Im2SpError, match="holds shards of something else"):
-        run(corpus, out)
+        run(corpus, out, replace(OPTIONS, longest=4.0))
 
 
 def test_nothing_to_read_is_an_error(corpus: Path, tmp_path: Path) -> None:
@@ -130,24 +122,17 @@ def test_nothing_to_read_is_an_error(corpus: Path, tmp_path: Path) -> None:
         run(corpus, tmp_path / "out")
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"shard_size": 0}, "at least one caption"),
-        ({"longest": float("nan")}, "at least one caption"),
-        ({"shard_size": 100_000}, "more than a gigabyte"),
-    ],
-)
-def test_options_that_cannot_be_meant_are_refused(options: dict[str, float], message: str) -> None:
-    with pytest.raises(Im2SpError, match=message):
-        replace(OPTIONS, **options)
+@pytest.mark.parametrize("longest", [0.0, float("nan"), 1000.0])
+def test_a_length_that_cannot_be_meant_is_refused(longest: float) -> None:
+    with pytest.raises(Im2SpError, match="give seconds from"):
+        replace(OPTIONS, longest=longest)
 
 
 def test_captions_may_be_spoken_by_a_synthetic_voice(corpus: Path, tmp_path: Path) -> None:
     pytest.importorskip("piper")
-    options = RecordingOptions("flickr8k", spoken_by="piper", captions=1)
+    options = RecordingOptions("flickr8k", spoken_by="piper", splits_taken=("dev",))
     run(corpus, tmp_path / "out", options)
     clips = list(read_shards(tmp_path / "out"))
-    assert [clip.caption_id for clip in clips] == ["3_c_0", "1_a_0"]
+    assert [clip.caption_id for clip in clips] == ["3_c_0", "3_c_1"]
     assert clips[0].speaker == VOICE.speaker
     assert sum(clips[0].phone_samples) == pytest.approx(len(clips[0].waveform), rel=0.05)

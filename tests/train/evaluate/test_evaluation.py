@@ -50,7 +50,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "objects.json").write_text(json.dumps({name: ["dog"] for name in names}))
     (folder / "object_synonyms.txt").write_text("dog, puppy\n")
     samples = random.integers(-9_000, 9_000, 8_000, dtype=np.int16)
-    clip = SpokenCaption("one_0", "one", "dev", "someone", "a dog runs", samples, [], np.zeros(0, np.int32))
+    clip = SpokenCaption("one_0", "one", "dev", "someone", "a dog runs", samples)
     write_shard(folder / "dev-0000.parquet", [clip])
     return folder
 

@@ -19,7 +19,7 @@ from im2sp.errors import Im2SpError
 from im2sp.speech.audio import HOP, SAMPLE_RATE
 from im2sp.train.convert.checkpoints import as_tensor, read_checkpoint
 from im2sp.train.convert.unpickling import CheckpointError
-from im2sp.train.data.corpora.items import CorpusItem, Problem, ignore
+from im2sp.train.data.corpora.items import CorpusItem, Problem
 from im2sp.train.data.corpora.lists import read_lines
 from im2sp.train.data.recordings import RecordingOptions, wrong_length
 from im2sp.train.data.unit_table import UnitRow, write_unit_table
@@ -33,7 +33,7 @@ LINE_BYTES = 2**20  # of a .km file; a minute has 20 KB
 
 @dataclass(frozen=True)
 class UnitFiles:
-    """Source of `import_corpus`: a folder of unit files.
+    """A folder of unit files, in place of the recordings of a corpus.
 
     The `.unit` file of a recording has its name with that ending. It lies in the folder itself or below it, where the
     recording lies in the corpus: the one with the longest path that both have counts. In the same way recordings are
@@ -64,7 +64,7 @@ class UnitFiles:
         found: dict[PurePosixPath, tuple[Path, int]] = {}
         for path in sorted(self.folder.glob("*.km")):
             manifest = path.with_suffix(".tsv")
-            names = [line.partition("\t")[0] for _, line in read_lines(manifest, ignore)][1:]
+            names = [line.partition("\t")[0] for _, line in read_lines(manifest)][1:]
             with path.open("rb") as file:
                 starts = [0, *(file.tell() for _ in iter(partial(file.readline, LINE_BYTES), b""))]
             if len(names) != len(starts) - 1:

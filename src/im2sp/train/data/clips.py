@@ -6,9 +6,8 @@ Shards are read once, one at a time. So a corpus may be larger than memory.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, overload
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -33,30 +32,30 @@ class Clip(NamedTuple):
     speaker: int = 0  # row of the speaker's embedding, where there are several speakers
 
 
-class StoredClips(Sequence[Clip]):
+class Clips(Protocol):
+    """A list of clips, in memory or not."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Clip: ...
+
+
+class StoredClips:
     """Clips in the order of their shards."""
 
     def __init__(self, path: Path) -> None:
         """Open what `store_clips` wrote."""
         with pa.memory_map(str(path)) as file:
-            table = pa.ipc.open_file(file).read_all()
-        self._units, self._waveforms = table["units"], table["waveform"]
-        names = table["speaker"].to_pylist()
+            self._table = pa.ipc.open_file(file).read_all()
+        names = self._table["speaker"].to_pylist()
         self.speakers: list[str] = sorted(set(names))
-        rows = {name: row for row, name in enumerate(self.speakers)}
-        self._rows = [rows[name] for name in names]
+        self._rows = [self.speakers.index(name) for name in names]
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    @overload
-    def __getitem__(self, index: int) -> Clip: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Clip]: ...
-    def __getitem__(self, index: int | slice) -> Clip | list[Clip]:
-        if isinstance(index, slice):
-            return [self[number] for number in range(*index.indices(len(self)))]
-        units, waveform = (column[index].values.to_numpy() for column in (self._units, self._waveforms))
+    def __getitem__(self, index: int) -> Clip:
+        units, waveform = (self._table[name][index].values.to_numpy() for name in ("units", "waveform"))
         return Clip(units, waveform, self._rows[index])
 
 
@@ -70,16 +69,12 @@ def store_clips(recordings: Path, units: Path, split: str, out: Path) -> StoredC
     Raises:
         Im2SpError: there is no table, tables of different encoders are mixed, or no recording has units.
     """
-    if not out.is_file():
-        _write(sorted(recordings.glob(f"{split}-*.parquet")), units, split, out)
-    return StoredClips(out)
-
-
-def _write(shards: list[Path], units: Path, split: str, out: Path) -> None:
+    if out.is_file():
+        return StoredClips(out)
     spoken = {row.caption_id: row.speech_units for row in iterate_unit_tables(units, split)}
     clips = samples = 0
     with atomic_write(out) as temporary, pa.ipc.new_file(str(temporary), _SCHEMA) as file:
-        for shard in shards:
+        for shard in sorted(recordings.glob(f"{split}-*.parquet")):
             rows = [
                 {"units": found, "waveform": caption.waveform, "speaker": caption.speaker}
                 for caption in read_shard(shard)
@@ -90,3 +85,4 @@ def _write(shards: list[Path], units: Path, split: str, out: Path) -> None:
         if not clips:
             raise Im2SpError(f"no recording of the split {split} has units in {units}")
     log.info("%s: %d clips, %.1f hours", out, clips, samples / SAMPLE_RATE / 3600)
+    return StoredClips(out)

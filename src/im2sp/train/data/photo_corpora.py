@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from im2sp.errors import Im2SpError
-from im2sp.train.data.corpora.flickr8k import Flickr8k
+from im2sp.train.data.corpora.flickr8k import Flickr8k, photo_folder
 from im2sp.train.data.corpora.items import ignore
 from im2sp.train.data.words import singular
 
@@ -136,13 +136,13 @@ def read_photo_corpora(data: Path, lists: Path) -> PhotoCorpora:
 
 def _photos(data: Path) -> dict[str, Path]:
     others = ("coco/val2014_256", "coco_unlabelled", "imagenet_samples")
-    folders = (Flickr8k(data / "flickr8k").photos, *(data / name for name in others))
+    folders = (photo_folder(data / "flickr8k"), *(data / name for name in others))
     return {path.name: path for folder in folders for path in sorted(folder.glob("*.jpg"))}
 
 
 def _flickr8k(folder: Path) -> dict[str, Captions]:
     parts: dict[str, Captions] = {"train": {}, "dev": {}}
-    for item in Flickr8k(folder).items(ignore):
+    for item in Flickr8k(folder, folder).items(ignore):
         if item.split in parts and item.text:
             parts[item.split].setdefault(item.image.name, []).append(item.text)
     return parts

@@ -19,7 +19,7 @@ from typing import Any
 from im2sp.errors import Im2SpError, reason
 from im2sp.train.data.corpora.coco_captions import YEARS, CocoAnnotation, CocoCaptions, CocoPhoto
 from im2sp.train.data.corpora.flickr8k import Flickr8k
-from im2sp.train.data.corpora.items import Corpus, Problem, consistent, path_inside
+from im2sp.train.data.corpora.items import Corpus, Problem, path_inside
 from im2sp.train.data.corpora.karpathy import Karpathy
 from im2sp.train.data.corpora.lists import json_entries
 from im2sp.train.data.photo_corpora import read_things
@@ -85,7 +85,7 @@ def _open_corpus(captions: Path, photos: Path | None) -> Corpus | None:
     if captions.is_dir():
         annotations = captions / "annotations"
         years = [year for year in YEARS if list(annotations.glob(f"captions_*{year}.json"))]
-        return CocoCaptions(captions, photos or captions, years[0]) if years else Flickr8k(captions)
+        return CocoCaptions(captions, photos or captions, year=years[0]) if years else Flickr8k(captions, captions)
     if not captions.is_file():
         raise Im2SpError(f"there are no captions {captions}: give a folder or a JSON file of captions")
     karpathy = _has_list(captions, "images") and not _has_list(captions, "annotations")
@@ -108,15 +108,15 @@ def _captions_of(corpus: Corpus, split: str | None) -> Iterator[tuple[Path, str]
         if kinds[problem.kind] == 1:  # one of each kind says enough
             log.warning(problem.message)
 
-    for item in consistent(corpus, report):
+    for item in corpus.items(report):
         if item.text and split in (None, item.split):
             yield item.image, item.text
 
 
 def _read_coco(path: Path, photos: Path) -> Iterator[tuple[Path, str]]:
-    names = {photo.id: photo.file_name for _, photo in json_entries(path, "images", CocoPhoto) if photo}
+    names = {photo.id: photo.file_name for _, photo in json_entries(path, "images", CocoPhoto)}
     for _, caption in json_entries(path, "annotations", CocoAnnotation):
-        if caption and caption.image_id in names:
+        if caption.image_id in names:
             name = names[caption.image_id]
             folder = name.split("_")[1] if name.startswith("COCO_") else "."  # as COCO's archives have them
             photo = path_inside(photos, f"{folder}/{name}")

@@ -6,18 +6,17 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from im2sp.arrays import FloatArray, IntArray
-from im2sp.files import atomic_write
 from im2sp.speech.audio import HOP, SAMPLE_RATE
+from im2sp.train.data.rows import read_rows, write_rows
 from im2sp.train.data.speech_shards import as_floats
 from im2sp.train.data.synthesis import PiperSynthesizer
-from im2sp.train.lexicon.medoids import SpokenWord, align
 
 log = logging.getLogger(__name__)
 
@@ -28,17 +27,19 @@ _SCHEMA = pa.schema(
         ("text", pa.string()),
         ("phones", pa.list_(pa.string())),
         ("phone_samples", pa.list_(pa.int32())),
-        ("units", pa.list_(pa.uint16())),  # 50 Hz, repeats kept
+        ("units", pa.list_(pa.uint16())),
     ]
 )
 
 
 @dataclass(frozen=True)
 class Recording:
-    """A recorded sentence, cut into words."""
+    """A recorded sentence."""
 
     text: str
-    words: list[SpokenWord]
+    phones: Sequence[str]
+    phone_samples: np.ndarray  # int32 [phones], 16 kHz samples
+    units: np.ndarray  # uint16 [F], 50 Hz, repeats kept
 
 
 def record(texts: Sequence[str], voice: PiperSynthesizer, encode: Callable[[FloatArray], IntArray], out: Path) -> None:
@@ -55,18 +56,13 @@ def record(texts: Sequence[str], voice: PiperSynthesizer, encode: Callable[[Floa
         for text in texts[first : first + SHARD_SIZE]:
             spoken = voice.synthesize(text)
             waveform = spoken.waveform[: len(spoken.waveform) // HOP * HOP]
-            units = encode(as_floats(waveform)).astype(np.uint16)
             seconds += len(waveform) / SAMPLE_RATE
-            rows.append((text, spoken.phones, spoken.phone_samples, units))
-        columns = dict(zip(_SCHEMA.names, map(list, zip(*rows, strict=True)), strict=True))
-        with atomic_write(path) as temporary:
-            pq.write_table(pa.table(columns, schema=_SCHEMA), temporary, compression="zstd")
+            rows.append(Recording(text, spoken.phones, spoken.phone_samples, encode(as_floats(waveform))))
+        write_rows(path, rows, _SCHEMA)
         log.info("%s: %.0f s of speech, %.1f times real time", path, seconds, seconds / (time.monotonic() - began))
 
 
 def read_recordings(folder: Path) -> Iterator[Recording]:
     """Recordings of all shards in the order of their names."""
-    for path in sorted(folder.glob("*.parquet")):
-        columns = (column.to_pylist() for column in pq.read_table(path, columns=_SCHEMA.names).columns)
-        for text, phones, samples, units in zip(*columns, strict=True):
-            yield Recording(text, align(phones, np.array(samples), np.array(units)))
+    shards = sorted(folder.glob("*.parquet"))
+    return chain.from_iterable(read_rows(path, Recording, _SCHEMA) for path in shards)

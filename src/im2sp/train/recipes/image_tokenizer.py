@@ -19,8 +19,8 @@ from im2sp.errors import Im2SpError
 from im2sp.files import atomic_write, write_json
 from im2sp.image.finding import Photos
 from im2sp.image.loading import load_image
-from im2sp.train.data.corpora import CorpusOptions, open_corpus
-from im2sp.train.data.corpora.items import consistent, ignore
+from im2sp.train.data.corpora import CorpusOptions, read_corpus
+from im2sp.train.data.corpora.items import ignore
 from im2sp.train.data.photo_units import INDEX, PhotoArrays, extract_features, view_of
 from im2sp.train.data.token_augmentation import TokenAugmentation
 from im2sp.train.launch import is_main_process
@@ -59,7 +59,7 @@ class Recipe(BaseRecipe):
 def photos_of(recipe: Recipe) -> dict[str, dict[str, Path]]:
     """Photos of the corpus by split and image id."""
     found: dict[str, dict[str, Path]] = {}
-    for item in consistent(open_corpus(recipe.data, recipe.corpus, ignore), ignore):
+    for item in read_corpus(recipe.data, recipe.corpus, ignore):
         found.setdefault(item.split, {})[item.image_id] = item.image
     return found
 

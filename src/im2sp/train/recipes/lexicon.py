@@ -23,7 +23,7 @@ from im2sp.train.data.tiny_photo_corpora import write_tiny_photo_corpora
 from im2sp.train.evaluate.recognisers import open_recogniser
 from im2sp.train.lexicon.asr_feedback import AsrFeedbackConfig, Sentence, apply_asr_feedback
 from im2sp.train.lexicon.lexicon import words_of
-from im2sp.train.lexicon.medoids import RecordedPronunciations
+from im2sp.train.lexicon.medoids import RecordedPronunciations, align
 from im2sp.train.lexicon.recordings import read_recordings, record
 from im2sp.train.lexicon.selection import SelectionConfig, select_sentences
 from im2sp.train.lexicon.texts import TextConfig, read_texts
@@ -77,10 +77,8 @@ def make_recordings(recipe: Recipe, out: Path) -> None:
 
 def make_lexicon(recipe: Recipe, out: Path) -> None:
     """Take the medoid of each context, and replace what the recogniser does not understand."""
-    recordings = list(read_recordings(recipe.runs / RECORDINGS))
-    recorded = RecordedPronunciations(
-        (recording.words for recording in recordings), recipe.entries.min_recordings, random.Random(recipe.seed)
-    )
+    words = (align(one.phones, one.phone_samples, one.units) for one in read_recordings(recipe.runs / RECORDINGS))
+    recorded = RecordedPronunciations(words, recipe.entries.min_recordings, random.Random(recipe.seed))
     lexicon = recorded.lexicon(recipe.entries.min_gain)
     if recipe.asr_feedback.sentences:
         captioner = _captioner(recipe)

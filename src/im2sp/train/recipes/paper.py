@@ -22,8 +22,8 @@ from im2sp.errors import Im2SpError
 from im2sp.image.encoder import pixels_of
 from im2sp.train.convert.git import Git, GitVision, PublishedVision, git_vision
 from im2sp.train.data.caption_targets import Target
-from im2sp.train.data.corpora import open_corpus
-from im2sp.train.data.corpora.items import consistent, ignore
+from im2sp.train.data.corpora import read_corpus
+from im2sp.train.data.corpora.items import ignore
 from im2sp.train.data.photo_units import PhotoArrays, write_arrays
 from im2sp.train.data.recordings import RecordingOptions, import_recordings
 from im2sp.train.data.synthesis import SynthesisConfig
@@ -123,9 +123,9 @@ def make_features(recipe: Recipe, out: Path) -> None:
             features: np.ndarray = model(torch.from_numpy(np.stack(arrays)).to(device)).float().cpu().numpy()
         return features
 
-    corpus = open_corpus(recipe.data, recipe.recordings, ignore)
     known = {row.image_id for row in iterate_unit_tables(recipe.runs / UNITS)}
-    photos = {item.image_id: item.image for item in consistent(corpus, ignore) if item.image_id in known}
+    items = read_corpus(recipe.data, recipe.recordings, ignore)
+    photos = {item.image_id: item.image for item in items if item.image_id in known}
     write_arrays(photos, [VIEW], encode, out)
 
 

@@ -226,7 +226,7 @@ def make_units(recipe: Recipe, out: Path) -> None:
     options = recipe.units
     if options.source == "unit-files":
         source = UnitFiles(recipe.data / options.folder, options.count, recipe.recordings)
-        import_corpus(recipe.data, recipe.recordings, source, out)
+        import_corpus(recipe.data, recipe.recordings, source.read, source.write, out)
     else:
         quantize(recipe.runs / RECORDINGS, Quantizer.of_folder(recipe.runs / ENCODER), out)
 

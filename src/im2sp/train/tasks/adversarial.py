@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from im2sp.speech.audio import HOP
-from im2sp.train.data.clips import Clip
+from im2sp.train.data.clips import Clips
 from im2sp.train.data.speech_shards import as_floats
 from im2sp.train.losses import Reduce, discriminator_loss, generator_losses
 from im2sp.train.models.discriminators import Discriminators
@@ -43,7 +43,7 @@ class Segments(NamedTuple):
 
 
 def draw_segments(
-    clips: Sequence[Clip],
+    clips: Clips,
     config: AdversarialTraining,
     step: int,
     part: MicroBatch = WHOLE_BATCH,
@@ -93,7 +93,7 @@ class AdversarialTask(Task):
         config: AdversarialTraining,
         generator: nn.Module,
         discriminators: Discriminators,
-        clips: Sequence[Clip],
+        clips: Clips,
         distance: Callable[[Tensor, Tensor], Tensor],
         reduce: Reduce,
         max_grad_norms: tuple[float, float] = (math.inf, math.inf),

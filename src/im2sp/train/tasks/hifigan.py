@@ -6,7 +6,6 @@ in training; it is folded into the weights at the end, as `im2sp convert hifigan
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
 from im2sp.errors import Im2SpError
-from im2sp.train.data.clips import Clip
+from im2sp.train.data.clips import Clips
 from im2sp.train.losses import mel_loss
 from im2sp.train.models.discriminators import CHANNELS, MultiPeriodAndScaleDiscriminators
 from im2sp.train.models.saving import CONFIG
@@ -62,7 +61,7 @@ class HifiganTask(AdversarialTask):
     config: HifiganTraining
     model: UnitHifigan
 
-    def __init__(self, config: HifiganTraining, vocoder: UnitHifigan, clips: Sequence[Clip]) -> None:
+    def __init__(self, config: HifiganTraining, vocoder: UnitHifigan, clips: Clips) -> None:
         if config.init_from:
             load_partial(Path(config.init_from), vocoder)
         for module in _normed(vocoder):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from im2sp.speech.units import remove_repeats
-from im2sp.train.data.clips import Clip
+from im2sp.train.data.clips import Clips
 from im2sp.train.losses import spectral_loss
 from im2sp.train.models.discriminators import MultiResolutionDiscriminators
 from im2sp.train.models.unit_vocoder import DurationPredictor, UnitVocoder
@@ -51,7 +51,7 @@ class VocoderTask(AdversarialTask):
 
     model: UnitVocoder
 
-    def __init__(self, config: VocoderTraining, vocoder: UnitVocoder, clips: Sequence[Clip]) -> None:
+    def __init__(self, config: VocoderTraining, vocoder: UnitVocoder, clips: Clips) -> None:
         discriminators = MultiResolutionDiscriminators()
         super().__init__(config, vocoder, discriminators, clips, spectral_loss, torch.mean, (1.0, 10.0))
 

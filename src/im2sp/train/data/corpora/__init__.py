@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -11,7 +13,7 @@ from im2sp.errors import Im2SpError
 from im2sp.train.data.corpora.coco_captions import CocoCaptions
 from im2sp.train.data.corpora.flickr8k import Flickr8k, Flickr8kAudio
 from im2sp.train.data.corpora.items import Corpus, CorpusItem, Report
-from im2sp.train.data.corpora.karpathy import Karpathy
+from im2sp.train.data.corpora.karpathy import Karpathy, karpathy_splits
 from im2sp.train.data.corpora.spoken_coco import SpokenCoco
 from im2sp.train.data.corpora.table import Folder, Table
 
@@ -20,6 +22,16 @@ Layout = Literal[
     "karpathy",
 ]  # fmt: skip
 _FILES = ("table", "karpathy")  # layouts that are one file
+_READERS: dict[Layout, Callable[..., Corpus]] = {
+    "folder": Folder,
+    "table": Table,
+    "flickr8k": Flickr8k,
+    "flickr8k-audio": Flickr8kAudio,
+    "spoken-coco": SpokenCoco,
+    "coco-captions-2014": CocoCaptions,
+    "coco-captions-2017": partial(CocoCaptions, year="2017"),
+    "karpathy": Karpathy,
+}
 
 
 @dataclass(frozen=True)
@@ -30,56 +42,27 @@ class CorpusOptions:
     path: str = "."  # folder of the corpus; the file itself for "table" and "karpathy"
     photos: str = ""  # folder of the photos (Flickr8k with its captions and splits), where it is another one
     splits: str = ""  # dataset_coco.json or dataset_flickr8k.json, for Karpathy's splits in place of the official ones
-    restval_as_train: bool = False  # Karpathy's restval is for training too
     dev_percent: int = 10  # photos held out of "table" and "folder", where they name no split
     more: tuple[CorpusOptions, ...] = ()  # corpora that are read as one with this
 
 
-@dataclass(frozen=True)
-class Corpora:
-    """Several corpora as one, in their order."""
+def read_corpus(data: Path, options: CorpusOptions, report: Report) -> Iterator[CorpusItem]:
+    """Captions of a corpus, and of those that are read as one with it.
 
-    parts: tuple[Corpus, ...]
-
-    def items(self, report: Report) -> Iterator[CorpusItem]:
-        """Captions of one after the other. Raises Im2SpError as the corpora do."""
-        for part in self.parts:
-            yield from part.items(report)
+    Raises:
+        Im2SpError: there is nothing at the path, or a list of the corpus cannot be read.
+    """
+    parts = [open_corpus(data, part, report) for part in (options, *options.more)]
+    return chain.from_iterable(part.items(report) for part in parts)
 
 
 def open_corpus(data: Path, options: CorpusOptions, report: Report) -> Corpus:
-    """Open a corpus.
-
-    Args:
-        report: told about what is wrong in `options.splits`.
-
-    Raises:
-        Im2SpError: there is nothing at the path, or the file of splits cannot be read.
-    """
-    if options.more:
-        alone = replace(options, more=())
-        return Corpora(tuple(open_corpus(data, each, report) for each in (alone, *options.more)))
+    """Open one corpus. Raises Im2SpError as `read_corpus` does."""
     layout, path = options.layout, data / options.path
-    if not (path.is_file() if layout in _FILES else path.is_dir()):
-        raise Im2SpError(f"{path} is not there: a corpus of the layout {layout} is a {_kind(layout)}")
-    photos = data / options.photos if options.photos else (path.parent if layout in _FILES else path)
-    if layout == "folder":
-        return Folder(path, options.dev_percent)
-    if layout == "table":
-        return Table(path, path.parent, photos, options.dev_percent)
-    if layout == "karpathy":
-        return Karpathy(path, photos, options.restval_as_train)
-    given = None
-    if options.splits:
-        given = Karpathy(data / options.splits, path, options.restval_as_train).splits(report)
-    if layout == "flickr8k":
-        return Flickr8k(photos, given)
-    if layout == "flickr8k-audio":
-        return Flickr8kAudio(photos, given, path)
-    if layout == "spoken-coco":
-        return SpokenCoco(path, photos, given)
-    return CocoCaptions(path, photos, layout.rpartition("-")[2], given)
-
-
-def _kind(layout: str) -> str:
-    return "file" if layout in _FILES else "folder"
+    in_file = layout in _FILES
+    if not (path.is_file() if in_file else path.is_dir()):
+        raise Im2SpError(f"{path} is not there: the layout {layout} is a {'file' if in_file else 'folder'}")
+    photos = data / options.photos if options.photos else (path.parent if in_file else path)
+    splits = karpathy_splits(data / options.splits, report) if options.splits else None
+    own = {"dev_percent": options.dev_percent} if layout in ("folder", "table") else {}
+    return _READERS[layout](path, photos, splits, **own)

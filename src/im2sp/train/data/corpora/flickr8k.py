@@ -6,22 +6,14 @@ The photos lie in `Flicker8k_Dataset/` beside `Flickr8k.token.txt`, or, as in th
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from im2sp.errors import Im2SpError
-from im2sp.train.data.corpora.items import (
-    CorpusItem,
-    Problem,
-    Report,
-    first_existing,
-    ignore,
-    path_inside,
-    split_of_photo,
-    usable_text,
-)
+from im2sp.train.data.corpora.items import MAX_TEXT, Corpus, Entry, Problem, Report, usable_text
 from im2sp.train.data.corpora.lists import read_lines
 
 PHOTO_FOLDER = "Flicker8k_Dataset"  # spelled like this in the official archive
@@ -32,173 +24,110 @@ AUDIO_FOLDER = "flickr_audio"
 TEXT_FOLDER = "Flickr8k_text"  # the archive of captions and splits, where it was unpacked beside the photos
 OFFICIAL = ("test", "dev", "train")  # held-out splits first
 
+_CAPTION = re.compile(r"(?P<image>\S+)\.jpg#(?P<k>\d{1,4})\t(?P<text>.+)")
+_COPIED_CAPTION = re.compile(r"(?P<image>[^,]+)\.jpg,(?P<text>.+)")
+_RECORDING = re.compile(r"(?P<wav>\S+)\s+(?P<image>\S+)\.jpg\s+#?(?P<k>\d{1,4})")
+
+
+def photo_folder(root: Path) -> Path:
+    """The folder of the photos of a Flickr8k folder."""
+    copied = root / COPIED_PHOTO_FOLDER
+    return copied if copied.is_dir() and not (root / PHOTO_FOLDER).is_dir() else root / PHOTO_FOLDER
+
 
 @dataclass(frozen=True)
-class Flickr8k:
-    """Flickr8k without recordings. Memory: texts and splits of 40,000 captions, 15 MB."""
+class Flickr8k(Corpus):
+    """Flickr8k without recordings; `photos` holds the folder of photos, captions and splits. Memory: 15 MB."""
 
-    root: Path  # holds the photos, captions and splits
-    given_splits: Mapping[str, str] | None = None  # image id -> split, in place of the official ones
-
-    def items(self, report: Report) -> Iterator[CorpusItem]:
-        """Captions in the order of their file; caption ids are `<image_id>_<k>`.
-
-        Raises:
-            Im2SpError: the caption file or an official split file is missing or cannot be read.
-        """
-        splits = self.splits(report)
-        path = self._caption_file
-        if path is None:
-            raise Im2SpError(f"{self.root / CAPTION_FILE} is missing: give the Flickr8k folder")
-        for caption_id, text in self.texts(report).items():
+    def entries(self, report: Report) -> Iterator[Entry]:
+        """Captions in the order of their file; caption ids are `<image_id>_<k>`."""
+        if self._text_file(CAPTION_FILE, COPIED_CAPTION_FILE) is None:
+            raise Im2SpError(f"{self.photos / CAPTION_FILE} is missing: give the Flickr8k folder")
+        splits = self._splits()
+        for caption_id, text in self._texts(report).items():
             image_id = caption_id.rpartition("_")[0]
-            image = path_inside(self.photos, f"{image_id}.jpg")
-            if image is None:
-                report(Problem("unsafe-path", caption_id, f"{path.name}: {image_id[:60]!r} lies outside the corpus"))
-            elif split := split_of_photo(image_id, splits.get(image_id), None, caption_id, report):
-                yield CorpusItem(image_id, image, caption_id, None, text, "", split)
+            yield Entry(caption_id, image_id, self._photo(image_id), caption_id, splits.get(image_id), text)
 
-    def splits(self, report: Report) -> Mapping[str, str]:
-        """Image id -> split. Raises Im2SpError as `items` does."""
-        return self._official_splits(report) if self.given_splits is None else self.given_splits
+    def _photo(self, image_id: str) -> str:
+        return f"{photo_folder(self.photos).name}/{image_id}.jpg"
 
-    def _official_splits(self, report: Report) -> dict[str, str]:
+    def _splits(self) -> dict[str, str]:
+        """Image id -> official split; test photos are in no split where their list is missing."""
         found: dict[str, str] = {}
-        for split in OFFICIAL:
+        for split in OFFICIAL if self.splits is None else ():
             name = f"Flickr_8k.{split}Images.txt"
-            if split == "test" and not any((folder / name).is_file() for folder in self._text_folders):
-                continue  # its photos are in no split then
-            path = first_existing(
-                self._text_folders, name, "give the Flickr8k folder, or a Karpathy file for the splits"
-            )
-            for number, line in read_lines(path, report):
-                image_id = line.removesuffix(".jpg")
-                known = found.setdefault(image_id, split)
-                if known != split:
-                    where = f"{name}, line {number}"
-                    message = f"{where}: photo {image_id} is in {known} and {split}; it counts as {known}"
-                    report(Problem("two-splits", where, message, left_out=False))
+            path = self._text_file(name)
+            if path is not None:
+                found = {line.removesuffix(".jpg"): split for _, line in read_lines(path)} | found
+            elif split != "test":
+                what = "give the Flickr8k folder, or a Karpathy file for the splits"
+                raise Im2SpError(f"{self.photos / name} is missing: {what}")
         return found
 
-    def texts(self, report: Report) -> dict[str, str]:
+    def _texts(self, report: Report) -> dict[str, str]:
         """{caption id: text}; a corpus without the caption file has recordings alone, and that is noted."""
-        path = self._caption_file
+        path = self._text_file(CAPTION_FILE, COPIED_CAPTION_FILE)
         if path is None:
-            message = f"{CAPTION_FILE} is not in {self.root}: no text, so nothing can be scored"
-            report(Problem("no-text", CAPTION_FILE, message, left_out=False))
+            report(Problem("no-text", CAPTION_FILE, f"{CAPTION_FILE} is not in {self.photos}: nothing can be scored"))
             return {}
         texts: dict[str, str] = {}
         seen: Counter[str] = Counter()
         copied = path.name == COPIED_CAPTION_FILE
-        for number, line in read_lines(path, report):
-            found = _parse_row(line, seen) if copied else parse_caption(line)
-            if found is None or usable_text(found[2]) is None:
-                where, wanted = (
-                    f"{path.name}, line {number}",
-                    "name.jpg,caption" if copied else "name.jpg#k<TAB>caption",
-                )
-                if not (copied and number == 1):  # the names of its columns
-                    message = f"{where}: expected '{wanted}', found {line[:60]!r}"
-                    report(Problem("no-text", where, message, left_out=False))
-            else:
-                texts[f"{found[0]}_{found[1]}"] = found[2]
+        for number, line in read_lines(path):
+            found = (_COPIED_CAPTION if copied else _CAPTION).fullmatch(line)
+            text = usable_text(found["text"], MAX_TEXT) if found else None
+            if found and text:
+                image_id = found["image"]
+                k = seen[image_id] if copied else int(found["k"])
+                seen[image_id] += 1
+                quoted = copied and len(text) > 1 and text[0] == text[-1] == '"'
+                texts[f"{image_id}_{k}"] = text[1:-1].replace('""', '"').strip() if quoted else text
+            elif number > 1 or not copied:  # there, the names of its columns
+                where = f"{path.name}, line {number}"
+                report(Problem("no-text", where, f"{where}: expected a photo and its caption, found {line[:60]!r}"))
         return texts
 
-    @property
-    def photos(self) -> Path:
-        """The folder of the photos."""
-        copied = self.root / COPIED_PHOTO_FOLDER
-        return copied if copied.is_dir() and not (self.root / PHOTO_FOLDER).is_dir() else self.root / PHOTO_FOLDER
-
-    @property
-    def _caption_file(self) -> Path | None:
-        names = (CAPTION_FILE, COPIED_CAPTION_FILE)
-        return next((path for name in names for at in self._text_folders if (path := at / name).is_file()), None)
-
-    @property
-    def _text_folders(self) -> tuple[Path, ...]:
-        return (self.root, self.root / TEXT_FOLDER)
+    def _text_file(self, *names: str) -> Path | None:
+        folders = (self.photos, self.photos / TEXT_FOLDER)
+        return next((path for name in names for folder in folders if (path := folder / name).is_file()), None)
 
 
 @dataclass(frozen=True)
 class Flickr8kAudio(Flickr8k):
-    """Flickr8k Audio and Flickr8k."""
+    """Flickr8k Audio and Flickr8k; `path` holds flickr_audio/, or is that folder."""
 
-    audio: Path = Path()  # holds flickr_audio/, or is that folder
+    @property
+    def recordings(self) -> Path:
+        """The folder of the wavs."""
+        return self._audio / "wavs"
 
-    def items(self, report: Report) -> Iterator[CorpusItem]:
-        """Spoken captions in the order of wav2capt.txt; caption ids are `<image_id>_<k>`.
+    @property
+    def _audio(self) -> Path:
+        inner = self.path / AUDIO_FOLDER
+        return inner if inner.is_dir() else self.path
 
-        Raises:
-            Im2SpError: wav2capt.txt or an official split file is missing or cannot be read.
-        """
-        folders = (self.audio / AUDIO_FOLDER, self.audio)
-        path = first_existing(folders, "wav2capt.txt", "give the folder that flickr_audio is in")
-        splits, texts = self.splits(report), self.texts(report)
-        speakers = _speakers(path.with_name("wav2spk.txt"), report)
-        for number, line in read_lines(path, report):
+    def entries(self, report: Report) -> Iterator[Entry]:
+        """Spoken captions in the order of wav2capt.txt; caption ids are `<image_id>_<k>`."""
+        path = self._audio / "wav2capt.txt"
+        if not path.is_file():
+            raise Im2SpError(f"{path} is missing: give the folder that flickr_audio is in")
+        splits, texts, speakers = self._splits(), self._texts(report), self._speakers(report)
+        for number, line in read_lines(path):
             where = f"{path.name}, line {number}"
-            parts = line.rsplit(maxsplit=2)
-            wav, photo, k = parts if len(parts) == 3 else ("", "", "")
-            index = k.removeprefix("#")
-            if not (usable_text(wav) and usable_text(photo) and is_index(index)):
+            if found := _RECORDING.fullmatch(line):
+                wav, image_id = found["wav"], found["image"]
+                caption_id = f"{image_id}_{int(found['k'])}"
+                speaker, text = speakers.get(wav, ""), texts.get(caption_id)
+                photo, split = self._photo(image_id), splits.get(image_id)
+                yield Entry(where, image_id, photo, caption_id, split, text, wav, speaker)
+            else:
                 report(Problem("malformed", where, f"{where}: expected 'wav jpg #k', found {line[:60]!r}"))
-                continue
-            recording = path_inside(path.parent / "wavs", wav)
-            image = path_inside(self.photos, photo)
-            if recording is None or image is None:
-                report(Problem("unsafe-path", where, f"{where}: {line[:60]!r} lies outside the corpus"))
-                continue
-            image_id = photo.removesuffix(".jpg")
-            caption_id = f"{image_id}_{int(index)}"
-            split = split_of_photo(image_id, splits.get(image_id), None, where, report)
-            if split is not None:
-                text = texts.get(caption_id)
-                yield CorpusItem(image_id, image, caption_id, recording, text, speakers.get(wav, ""), split)
 
-
-def _speakers(path: Path, report: Report) -> dict[str, str]:
-    """{wav: speaker}, empty where the file is not there."""
-    if not path.is_file():
-        report(Problem("no-speaker", path.name, f"{path} is missing: speakers are not known", left_out=False))
-        return {}
-    speakers = {}
-    for number, line in read_lines(path, ignore):  # its encoding matters to no one: names come from wav2capt.txt
-        wav, *speaker = line.rsplit(maxsplit=1)
-        if not speaker or usable_text(speaker[0]) is None:
-            where = f"{path.name}, line {number}"
-            message = f"{where}: expected 'wav speaker', found {line[:60]!r}"
-            report(Problem("no-speaker", where, message, left_out=False))
-        else:
-            speakers[wav] = speaker[0]
-    return speakers
-
-
-def parse_caption(line: str) -> tuple[str, int, str] | None:
-    """(image id, k, text) of a line "name.jpg#k<TAB>caption"; None when it is no such line."""
-    key, tab, text = line.partition("\t")
-    name, _, index = key.rpartition("#")
-    if not tab or not is_index(index):
-        return None
-    return name.removesuffix(".jpg"), int(index), text.strip()
-
-
-def _parse_row(line: str, seen: Counter[str]) -> tuple[str, int, str] | None:
-    """(image id, k, text) of a row "name.jpg,caption", whose text may stand in quotes; None when it is no such row.
-
-    Args:
-        seen: how many rows each photo had; counted on.
-    """
-    name, _, text = line.partition(",")
-    if not name.endswith(".jpg"):
-        return None
-    text = text.strip()
-    if len(text) > 1 and text[0] == text[-1] == '"':
-        text = text[1:-1].replace('""', '"').strip()
-    seen[name] += 1
-    return name.removesuffix(".jpg"), seen[name] - 1, text
-
-
-def is_index(text: str) -> bool:
-    """Whether a text is the k of a caption: a small whole number."""
-    return text.isascii() and text.isdigit() and len(text) <= 4
+    def _speakers(self, report: Report) -> dict[str, str]:
+        """{wav: speaker}, empty where the file is not there."""
+        path = self._audio / "wav2spk.txt"
+        if not path.is_file():
+            report(Problem("no-speaker", path.name, f"{path} is missing: speakers are not known"))
+            return {}
+        pairs = (line.rsplit(maxsplit=1) for _, line in read_lines(path))
+        return {pair[0]: pair[1] for pair in pairs if len(pair) == 2}

@@ -2,150 +2,110 @@
 
 from __future__ import annotations
 
-import csv
 import io
-import json
 import zlib
+from abc import abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.json
 
 from im2sp.errors import Im2SpError, reason
-from im2sp.train.data.corpora.items import (
-    MAX_TEXT,
-    SPLITS,
-    CorpusItem,
-    Problem,
-    Report,
-    path_inside,
-    usable_text,
-)
+from im2sp.train.data.corpora.items import MAX_TEXT, SPLITS, Corpus, Entry, Problem, Report, usable_text
+from im2sp.train.data.corpora.lists import read_list
 
-TABLE_LIMIT = 256 * 2**20  # bytes
 COLUMNS = ("wav", "image_id", "text", "speaker", "split")
 SUFFIXES = (".flac", ".mp3", ".ogg", ".wav")
 _NAME_LIMIT = 180  # characters of an image id, which becomes part of file names
 
 
 @dataclass(frozen=True)
-class Table:
-    """A `.csv` (with a header) or `.jsonl` file with the column `wav` and, where known, the others of COLUMNS.
+class OwnRecordings(Corpus):
+    """Rows with the column `wav` and, where known, the others of COLUMNS.
 
-    Paths start from `recordings`. Without `image_id`, a recording is its own photo, by the name of its file. Without
-    `split`, `dev_percent` of the photos are held out. Memory: the table.
+    Without `image_id`, a recording is its own photo, by the name of its file. Without `split`, `dev_percent` of the
+    photos are held out. Memory: the rows.
     """
 
-    path: Path
-    recordings: Path
-    photos: Path
     dev_percent: int = 10
 
-    def items(self, report: Report) -> Iterator[CorpusItem]:
-        """Spoken captions in the order of the table; caption ids are `<image_id>_<k>`.
+    @abstractmethod
+    def rows(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield where a row stands, and its cells by column."""
 
-        Raises:
-            Im2SpError: the table cannot be read, is too large, or has an unknown column.
-        """
-        rows = [(f"{self.path.name}, line {number}", cells) for number, cells in _read_rows(self.path)]
-        return _items(rows, self.recordings, self.photos, self.dev_percent, report)
+    def entries(self, report: Report) -> Iterator[Entry]:
+        """Spoken captions in the order of the rows; caption ids are `<image_id>_<k>`."""
+        usable = [(where, cells) for where, row in self.rows() if (cells := _usable(where, row, report))]
+        undecided = {cells["image_id"] for _, cells in usable if not cells["split"]}
+        drawn = sorted(undecided, key=lambda image_id: (zlib.crc32(image_id.encode()), image_id))
+        held_out = set(drawn[: max(1, round(len(drawn) * self.dev_percent / 100))])
+        seen: Counter[str] = Counter()
+        for where, cells in usable:
+            image_id, text = cells["image_id"], " ".join(cells["text"].split()) or None
+            split = cells["split"] or ("dev" if image_id in held_out else "train")
+            caption_id = f"{image_id}_{seen[image_id]}"
+            seen[image_id] += 1
+            yield Entry(where, image_id, f"{image_id}.jpg", caption_id, split, text, cells["wav"], cells["speaker"])
 
 
 @dataclass(frozen=True)
-class Folder:
+class Table(OwnRecordings):
+    """A `.csv` (with a header) or `.jsonl` file; paths start from its folder."""
+
+    @property
+    def recordings(self) -> Path:
+        """The folder of the table."""
+        return self.path.parent
+
+    def rows(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Raises Im2SpError: the table cannot be read, is no table, or has an unknown column."""
+        kind, content = self.path.suffix.lower(), io.BytesIO(read_list(self.path))
+        try:
+            if kind == ".csv":
+                texts = pa.csv.ConvertOptions(column_types=dict.fromkeys(COLUMNS, pa.string()))
+                table = pa.csv.read_csv(content, convert_options=texts)
+            elif kind == ".jsonl":
+                table = pa.json.read_json(content)
+            else:
+                raise Im2SpError(f"{self.path}: a table of recordings is a .csv or a .jsonl file")
+        except pa.ArrowException as error:
+            raise Im2SpError(f"the table {self.path} cannot be read ({reason(error)})") from error
+        if unknown := sorted(set(table.column_names) - set(COLUMNS)):
+            known = ", ".join(COLUMNS)
+            raise Im2SpError(f"{self.path}: the column {unknown[0]!r} is not known; known are {known}")
+        for number, row in enumerate(table.to_pylist(), 1):
+            yield f"{self.path.name}, row {number}", row
+
+
+@dataclass(frozen=True)
+class Folder(OwnRecordings):
     """A folder of audio files, those in its folders included; there are no texts and no photos."""
 
-    path: Path
-    dev_percent: int = 10
-
-    def items(self, report: Report) -> Iterator[CorpusItem]:
-        """Recordings in the order of their names; the folder of a file in the folder is its speaker."""
-        files = sorted(path for path in self.path.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-        names = [path.relative_to(self.path) for path in files]
-        rows = [
-            (str(name), {"wav": name.as_posix(), "image_id": "_".join(name.with_suffix("").parts), "speaker": speaker})
-            for name in names
-            for speaker in [name.parts[0] if len(name.parts) > 1 else ""]
-        ]
-        return _items(rows, self.path, self.path, self.dev_percent, report)
+    def rows(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """In the order of their names; the folder of a file in the folder is its speaker."""
+        for path in sorted(self.path.rglob("*")):
+            if path.suffix.lower() in SUFFIXES and path.is_file():
+                name = path.relative_to(self.path)
+                speaker = name.parts[0] if len(name.parts) > 1 else ""
+                image_id = "_".join(name.with_suffix("").parts)
+                yield str(name), {"wav": name.as_posix(), "image_id": image_id, "speaker": speaker}
 
 
-def _items(
-    rows: Iterable[tuple[str, Mapping[str, object]]], recordings: Path, photos: Path, dev_percent: int, report: Report
-) -> Iterator[CorpusItem]:
-    usable = [row for row in ((where, _usable(where, cells, report)) for where, cells in rows) if row[1]]
-    held_out = _held_out([cells["image_id"] for _, cells in usable if not cells["split"]], dev_percent)
-    seen: Counter[str] = Counter()
-    for where, cells in usable:
-        image_id = cells["image_id"]
-        recording = path_inside(recordings, cells["wav"])
-        if recording is None:
-            report(Problem("unsafe-path", where, f"{where}: the recording lies outside its folder"))
-            continue
-        split = cells["split"] or ("dev" if image_id in held_out else "train")
-        caption_id = f"{image_id}_{seen[image_id]}"
-        seen[image_id] += 1
-        text = " ".join(cells["text"].split()) or None
-        image = photos / f"{image_id}.jpg"
-        yield CorpusItem(image_id, image, caption_id, recording, text, cells["speaker"].strip(), split)
-
-
-def _usable(where: str, cells: Mapping[str, object], report: Report) -> dict[str, str]:
+def _usable(where: str, row: dict[str, Any], report: Report) -> dict[str, str]:
     """The cells of a row, all of them there; none when it has no usable path, id or split."""
-    found = {name: usable_text(cells.get(name), MAX_TEXT) or "" for name in COLUMNS}
-    image_id = (found["image_id"] or Path(found["wav"]).stem).strip().removesuffix(".jpg")
-    if not image_id.isprintable() or not 0 < len(image_id) <= _NAME_LIMIT or set(image_id) & set("/\\#:"):
-        report(Problem("malformed", where, f"{where}: {image_id[:60]!r} cannot be the name of a photo"))
-    elif not found["wav"]:
+    cells = {name: usable_text(row.get(name), MAX_TEXT) or "" for name in COLUMNS}
+    image_id = (cells["image_id"] or Path(cells["wav"]).stem).removesuffix(".jpg")
+    if not cells["wav"]:
         report(Problem("malformed", where, f"{where} lacks a usable 'wav'"))
-    elif found["split"] and found["split"] not in SPLITS:
-        report(Problem("no-split", where, f"{where} has the unknown split {found['split'][:40]!r}"))
+    elif not image_id.isprintable() or not 0 < len(image_id) <= _NAME_LIMIT or set(image_id) & set("/\\#:"):
+        report(Problem("malformed", where, f"{where}: {image_id[:60]!r} cannot be the name of a photo"))
+    elif cells["split"] and cells["split"] not in SPLITS:
+        report(Problem("no-split", where, f"{where} has the unknown split {cells['split'][:40]!r}"))
     else:
-        return found | {"image_id": image_id, "split": SPLITS.get(found["split"], "")}
+        return cells | {"image_id": image_id, "split": SPLITS.get(cells["split"], "")}
     return {}
-
-
-def _held_out(image_ids: Iterable[str], percent: int) -> set[str]:
-    """Photos of the dev split: those with the smallest checksums, one at least."""
-    drawn = sorted(set(image_ids), key=lambda image_id: (zlib.crc32(image_id.encode()), image_id))
-    return set(drawn[: max(1, round(len(drawn) * percent / 100))])
-
-
-def _read_rows(table: Path) -> Iterator[tuple[int, Mapping[str, object]]]:
-    """(line number, cells by column) of every row."""
-    readers = {".csv": _read_csv, ".jsonl": _read_json_lines}
-    if table.suffix.lower() not in readers:
-        raise Im2SpError(f"{table}: a table of recordings is a .csv or a .jsonl file")
-    try:
-        if table.stat().st_size > TABLE_LIMIT:
-            raise Im2SpError(f"{table} is larger than {TABLE_LIMIT >> 20} MiB, the limit for a table of recordings")
-        text = table.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise Im2SpError(f"the table {table} cannot be read ({reason(error)})") from error
-    for number, cells in readers[table.suffix.lower()](table, text):
-        if unknown := sorted(map(str, set(cells) - set(COLUMNS))):
-            raise Im2SpError(
-                f"{table}, line {number}: the column {unknown[0]!r} is not known; known are {', '.join(COLUMNS)}"
-            )
-        yield number, cells
-
-
-def _read_csv(table: Path, text: str) -> Iterator[tuple[int, Mapping[str, object]]]:
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-    try:
-        for cells in reader:
-            yield reader.line_num, cells
-    except csv.Error as error:
-        raise Im2SpError(f"{table}, after line {reader.line_num}: is not CSV ({reason(error)})") from error
-
-
-def _read_json_lines(table: Path, text: str) -> Iterator[tuple[int, Mapping[str, object]]]:
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            try:
-                cells = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise Im2SpError(f"{table}, line {number}: is not JSON") from error
-            if not isinstance(cells, dict):
-                raise Im2SpError(f"{table}, line {number}: is not a JSON object")
-            yield number, cells
