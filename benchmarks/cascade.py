@@ -2,18 +2,16 @@
 
     python benchmarks/cascade.py [--model default] [--beam 1] [--threads 1] [--rounds 7] [PHOTO...]
 
-The cascade has the same image encoder and decoder, which decodes as many tokens as the caption has words, and Piper
-speaks a text of as many words. The other cascade is transformers' GIT base with random weights, and Piper. Each side
-is a process of its own; sides alternate, so drift of the machine meets all of them. Every caption is spoken, without a
+One cascade has the same image encoder and decoder, which decodes as many tokens as the caption has words, and Piper
+speaks a text of as many words. The other is transformers' GIT base with random weights, and Piper. Each side is a
+process of its own; sides alternate, so drift of the machine meets all of them. Every caption is spoken, without a
 hedge. Printed are medians of the time from a photo on disk to the first sound and to the whole waveform, paired
-ratios, and peak memory; and the time of `im2sp caption` from process start to a wav. Needs im2sp[train,recipe] and
-Linux.
+ratios, and peak memory; and the time of `im2sp caption` from process start to a wav. Needs the extras train and recipe.
 """
 
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
 import statistics
 import subprocess
@@ -26,8 +24,10 @@ from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from im2sp import Captioner
-from im2sp.errors import Im2SpError
+from processes import memory, sentences, worker
+
+from im2sp import Captioner, Im2SpError
+from im2sp.installing import require_extra
 from im2sp.speech.audio import SAMPLE_RATE
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -58,87 +58,73 @@ def im2sp_side(settings: Settings) -> Speak:
     return speak
 
 
-def cascade_side(settings: Settings) -> Speak:
+def decoder_side(settings: Settings) -> Speak:
     """The bundle's encoder and decoder for as many tokens as words, then Piper."""
     captioner = Captioner.from_pretrained(settings.model, threads=settings.threads)
-    say = piper(settings)
     options = replace(captioner.default_options, beam=settings.beam, max_repeats=0)
 
-    def speak(photo: Path, words: int) -> tuple[float, float]:
-        started = time.perf_counter()
+    def write(photo: Path, words: int) -> None:
         captioner.decode(captioner.encode(photo), replace(options, min_tokens=words, max_tokens=words))
-        say(words)
-        taken = time.perf_counter() - started
-        return taken, taken
 
-    return speak
+    return with_piper(write, settings)
 
 
 def git_side(settings: Settings) -> Speak:
     """GIT base as transformers runs it, with random weights, then Piper."""
-    import torch
-    from transformers import GitConfig, GitForCausalLM
-
+    with require_extra("train"):
+        import torch
+        from transformers import GitConfig, GitForCausalLM
     from im2sp.image.loading import load_image, to_pixels
 
     torch.set_num_threads(settings.threads)
-    git, say = GitForCausalLM(GitConfig()).eval(), piper(settings)
+    git = GitForCausalLM(GitConfig()).eval()
 
-    def speak(photo: Path, words: int) -> tuple[float, float]:
-        started = time.perf_counter()
+    def write(photo: Path, words: int) -> None:
         pixels = torch.from_numpy(to_pixels(load_image(photo), 224, 224, (0.5,) * 3, (0.5,) * 3))[None]
         with torch.inference_mode():
             git.generate(pixel_values=pixels, num_beams=settings.beam, min_new_tokens=words, max_new_tokens=words)
-        say(words)
+
+    return with_piper(write, settings)
+
+
+def with_piper(write: Callable[[Path, int], None], settings: Settings) -> Speak:
+    """Return a side that writes a caption, then speaks a text of as many words."""
+    with require_extra("recipe"):
+        from im2sp.train.data.synthesis import PiperSynthesizer, SynthesisConfig
+
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: settings.threads])  # onnxruntime takes a thread a core
+        voice = PiperSynthesizer(SynthesisConfig())
+
+    known = TEXT.split()
+
+    def speak(photo: Path, words: int) -> tuple[float, float]:
+        started = time.perf_counter()
+        write(photo, words)
+        voice.synthesize(" ".join(known[k % len(known)] for k in range(words)) + ".")
         taken = time.perf_counter() - started
         return taken, taken
 
     return speak
 
 
-def piper(settings: Settings) -> Callable[[int], None]:
-    """Speak a text of so many words."""
-    from im2sp.train.data.synthesis import PiperSynthesizer, SynthesisConfig
-
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: settings.threads])  # onnxruntime takes a thread a core
-    voice = PiperSynthesizer(SynthesisConfig())
-
-    text = TEXT.split()
-
-    def say(words: int) -> None:
-        voice.synthesize(" ".join(text[k % len(text)] for k in range(words)) + ".")
-
-    return say
+SIDES = {"im2sp": im2sp_side, "decoder + Piper": decoder_side, "GIT base + Piper": git_side}
 
 
-def serve(connection: Connection, side: Callable[[Settings], Speak], settings: Settings) -> None:
-    """Answer photos with times, and None with the peak memory in MB."""
+def answer(connection: Connection, name: str, settings: Settings) -> None:
+    """Answer photos with times, and None with the peak memory. First comes what is wrong, or None."""
     try:
-        speak = side(settings)
-    except (Im2SpError, ImportError) as error:
-        connection.send(f"{error}: this benchmark needs im2sp[train,recipe]")
+        speak = SIDES[name](settings)
+    except Im2SpError as error:
+        connection.send(str(error))
         return
     connection.send(None)
     while asked := connection.recv():
         connection.send(speak(*asked))
-    status = Path("/proc/self/status").read_text()
-    connection.send(int(status.split("VmHWM:")[1].split()[0]) / 1024)
-
-
-def start(stack: ExitStack, side: Callable[[Settings], Speak], settings: Settings) -> Connection:
-    """A process for one side."""
-    context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe()
-    process = context.Process(target=serve, args=(there, side, settings), daemon=True)
-    process.start()
-    stack.callback(process.kill)
-    if problem := here.recv():
-        sys.exit(problem)
-    return here
+    connection.send(memory())
 
 
 def cold_start(photo: Path, settings: Settings) -> float:
-    """Seconds of one `im2sp caption`."""
+    """Return the seconds of one `im2sp caption`."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "im2sp", "caption", str(photo), "-o", folder, "--model", settings.model]
         started = time.perf_counter()
@@ -147,7 +133,7 @@ def cold_start(photo: Path, settings: Settings) -> float:
 
 
 def caption_words(settings: Settings, photos: list[Path]) -> dict[Path, int]:
-    """Words of the caption of each photo, by how long it is. Raises Im2SpError for photos that cannot be spoken."""
+    """Return the words of the caption of each photo, by how long it is. Raises Im2SpError."""
     captioner = Captioner.from_pretrained(settings.model, threads=settings.threads)
     options = replace(captioner.default_options, beam=settings.beam, always_speak=True)
     seconds = {photo: len(captioner.caption(photo, options).waveform) / SAMPLE_RATE for photo in photos}
@@ -159,30 +145,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", nargs="*", type=Path, default=sorted(EXAMPLES.glob("*.jpg")))
     parser.add_argument("--model", default="default")
-    parser.add_argument("--beam", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=7)
+    for name, value in (("beam", 1), ("threads", 1), ("rounds", 7)):
+        parser.add_argument(f"--{name}", type=int, default=value)
     given = parser.parse_args()
     settings = Settings(given.model, given.beam, given.threads)
-    try:
+    with sentences():
         words = caption_words(settings, given.photos)
-    except Im2SpError as error:
-        sys.exit(str(error))
-    kinds = {"im2sp": im2sp_side, "decoder + Piper": cascade_side, "GIT base + Piper": git_side}
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in kinds}
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in SIDES}
+    peaks = {}
     with ExitStack() as stack:
-        sides = {name: start(stack, side, settings) for name, side in kinds.items()}
+        sides = {name: stack.enter_context(worker(answer, name, settings)) for name in SIDES}
+        for side in sides.values():
+            if problem := side.recv():
+                sys.exit(problem)
         for number in range(given.rounds + 1):
-            for photo, count in words.items():
+            for asked in words.items():
                 for name, side in sides.items():
-                    side.send((photo, count))
+                    side.send(asked)
                     taken = side.recv()
                     if number:  # the first round warms up
                         times[name].append(taken)
-        memory = {}
         for name, side in sides.items():
             side.send(None)
-            memory[name] = side.recv()
+            peaks[name] = side.recv()
     spans = f"{min(words.values())} to {max(words.values())} words"
     print(f"{len(words)} photos of {spans}, {given.rounds} rounds, {given.threads} thread(s), beam {given.beam}")
     for name, rows in times.items():
@@ -191,7 +176,7 @@ def main() -> None:
         ratios = [statistics.median(row[k] / ours[k] for row, ours in pairs) for k in (0, 1)]
         print(
             f"{name:18} first sound {first:.0f} ms ({ratios[0]:.2f} times im2sp), whole {whole:.0f} ms "
-            f"({ratios[1]:.2f} times), peak memory {memory[name]:.0f} MB"
+            f"({ratios[1]:.2f} times), peak memory {peaks[name] / 1e6:.0f} MB"
         )
     starts = [cold_start(given.photos[0], settings) for _ in range(3)]
     print(f"im2sp caption, process start to wav: median {statistics.median(starts):.2f} s of {len(starts)}")

@@ -1,33 +1,28 @@
-"""Make 60 hostile pictures and measure what each costs through Python, the command line and the service.
+"""Make 60 hostile pictures and measure what each costs through Python and the command line.
 
     python benchmarks/hostile_pictures.py OUT [MIB]
 
-Prints for each way the longest processor time and the most memory of a process, decoding children included, and for
-the service how long other clients waited. `MIB`: size of the larger files, 16 or 64. Linux only.
+Prints for each way the longest processor time and the most memory of a process, decoding children included. `MIB`: size
+of the larger files, 16 or 64. `load_test.py --hostile OUT` sends them to the service.
 """
 
 from __future__ import annotations
 
+import argparse
 import io
 import os
-import re
-import signal
 import struct
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from PIL import Image
 
 PYTHON = "import sys; from im2sp.image.loading import load_image; load_image(sys.argv[1])"
-_BYTES = {"Content-Type": "application/octet-stream"}
 SIDE = 8_000  # pixels; the square is the largest picture that is taken
 
 
@@ -198,74 +193,18 @@ def table(way: str, pictures: list[Path], measure: Callable[[Path], tuple[float,
     )
 
 
-def serve(pictures: list[Path]) -> None:
-    """Send every picture to a service, ask for its health meanwhile, and end it while it decodes the slowest one."""
-    command = [sys.executable, "-m", "im2sp", "serve", "--port", "0"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    found = re.search(r"https?://\S+", process.stdout.readline())
-    assert found is not None
-    address, waits = found[0], [0.0]
-
-    def post(picture: Path) -> tuple[float, int, int]:
-        started = time.monotonic()
-        with ThreadPoolExecutor(1) as pool:
-            answer = pool.submit(status_of, f"{address}/v1/captions", picture.read_bytes())
-            while not answer.done():
-                asked = time.monotonic()
-                status_of(f"{address}/healthz")
-                waits.append(time.monotonic() - asked)
-                time.sleep(0.1)
-        return time.monotonic() - started, memory_of(process.pid), answer.result()
-
-    try:
-        table("service (by the clock; memory of all its processes)", pictures, post)
-        print(f"service: /healthz answered within {max(waits):.2f} s")
-        slow = next(picture for picture in pictures if picture.name == "scans_full.jpg")
-        with ThreadPoolExecutor(8) as pool:
-            for _ in range(8):
-                pool.submit(post, slow)
-            time.sleep(3)
-            started = time.monotonic()
-            process.send_signal(signal.SIGTERM)
-            code = process.wait(120)
-            print(f"service: SIGTERM ended it within {time.monotonic() - started:.0f} s, exit code {code}")
-    finally:
-        process.kill()
-
-
-def status_of(address: str, data: bytes | None = None) -> int:
-    """Send a request and return the status of the answer; 0: none."""
-    try:
-        with urllib.request.urlopen(urllib.request.Request(address, data, _BYTES), timeout=120) as answer:
-            return int(answer.status)
-    except urllib.error.HTTPError as error:
-        return error.code
-    except OSError:
-        return 0
-
-
-def memory_of(process: int) -> int:
-    """Return the peak bytes of a process and of its children together."""
-    children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
-    total = 0
-    for number in (process, *children):
-        status = Path(f"/proc/{number}/status")
-        if status.exists():
-            peak = re.search(r"VmHWM:\s+(\d+)", status.read_text())
-            total += int(peak[1]) * 1024 if peak else 0
-    return total
-
-
 def main() -> None:
     """Make the pictures and measure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("mib", type=int, nargs="?", default=16)
+    given = parser.parse_args()
     warnings.simplefilter("ignore")  # Pillow reads the Exif that it is to write
     with ProcessPoolExecutor(1) as pool:  # the memory of this process counts as that of the processes that it starts
-        pictures = pool.submit(make, Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 16).result()
+        pictures = pool.submit(make, given.out, given.mib).result()
     table("Python", pictures, lambda picture: cost([sys.executable, "-c", PYTHON, str(picture)]))
     caption = [sys.executable, "-m", "im2sp", "caption", "-o", "/dev/null"]
     table("command line", pictures, lambda picture: cost([*caption, str(picture)]))
-    serve(pictures)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ Starts a service of its own on a free port and ends it afterwards. Each client s
 told 429, waits for Retry-After and up to half as long again, so that not all come back at once.
 Every tenth request is a bad one (not a picture, or cut short), which must be refused with 400 or 422. It ends after
 `--seconds`, or `--requests` answered photos. Exit code 1 when an answer was neither speech nor 429, or when memory
-grew by more than `--growth` between the first quarter of the run and its end. Needs im2sp[serve] and httpx.
+grew by more than `--growth` between the first quarter of the run and its end. Needs the extra serve, and httpx.
 
 With `--hostile`, the load runs twice on the same service: alone, and with the next picture of that folder every
 `--every` seconds. The exit code is also 1 when the 95th percentile of the others is then more than 1.5 times as long or
@@ -17,23 +17,23 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import random
 import statistics
-import subprocess
 import sys
 import time
 from collections import Counter
-from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import cycle
 from pathlib import Path
 
-try:
-    import httpx
-except ImportError:
-    sys.exit("this benchmark needs httpx: run pip install httpx 'im2sp[serve]'")
+from processes import children, memory, sentences, service
 
+from im2sp.installing import require_extra
+
+with sentences(), require_extra("dev"):
+    import httpx
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
 BAD = (b"not a picture", b"\xff\xd8\xff\xe0 cut short")
 
 
@@ -99,24 +99,16 @@ async def send_hostile(http: httpx.AsyncClient, options: argparse.Namespace, tal
             sent.create_task(send(next(pictures)))
 
 
-def memory(process: int) -> float:
-    """Resident megabytes of a process (Linux)."""
-    lines = Path(f"/proc/{process}/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
-
-
-def memory_of_children(process: int) -> float:
-    """Resident megabytes of its children: the processes that decode pictures."""
-    children = Path(f"/proc/{process}/task").glob("*/children")
-    return sum(memory(int(child)) for path in children for child in path.read_text().split())
+def megabytes(*processes: int) -> float:
+    """Return the resident memory of processes."""
+    return sum(memory(process, "VmRSS") for process in processes) / 1e6
 
 
 async def watch(process: int, samples: list[float], tally: Tally, until: float) -> None:
     """Note the memory twice a second."""
     while time.perf_counter() < until:
-        samples.append(memory(process))
-        with suppress(OSError, StopIteration):  # a child ended just now
-            tally.children = max(tally.children, memory_of_children(process))
+        samples.append(megabytes(process))
+        tally.children = max(tally.children, megabytes(*children(process)))
         await asyncio.sleep(0.5)
 
 
@@ -126,7 +118,7 @@ async def load(
     """Run the clients -> (tally, memory over time, seconds)."""
     photos = [path.read_bytes() for path in options.photos]
     path = "/v1/captions/stream" if options.stream else "/v1/captions"
-    tally, samples = Tally(), [memory(process)]
+    tally, samples = Tally(), [megabytes(process)]
     started = time.perf_counter()
     until = started + options.seconds
     limits = httpx.Limits(max_connections=options.clients + 8)
@@ -138,7 +130,7 @@ async def load(
         )
         await asyncio.gather(*clients, *attack)
         watching.cancel()
-    samples.append(memory(process))
+    samples.append(megabytes(process))
     return tally, samples, time.perf_counter() - started
 
 
@@ -178,7 +170,7 @@ def compare(options: argparse.Namespace, address: str, process: int) -> bool:
     good &= report(options, attacked, after, seconds)
     slower = statistics.quantiles(attacked.seconds, n=100)[94] / statistics.quantiles(alone.seconds, n=100)[94]
     time.sleep(5)
-    growth = memory(process) - before[-1]
+    growth = megabytes(process) - before[-1]
     print(f"with hostile pictures: p95 {slower:.2f} times as long, {growth:+.0f} MB at the end")
     return good and slower <= 1.5 and growth <= 60
 
@@ -186,33 +178,22 @@ def compare(options: argparse.Namespace, address: str, process: int) -> bool:
 def main() -> None:
     """Start a service, load it, report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("photos", nargs="*", type=Path, default=sorted(Path("examples").glob("*.jpg")))
-    parser.add_argument("--clients", type=int, default=50)
-    parser.add_argument("--seconds", type=float, default=20)
-    parser.add_argument("--requests", type=int, default=10_000)
-    parser.add_argument("--stream", action="store_true")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--queue", type=int, default=16)
-    parser.add_argument("--model", default="default")
+    parser.add_argument("photos", nargs="*", type=Path, default=sorted(EXAMPLES.glob("*.jpg")))
+    for name, value in (("clients", 50), ("requests", 10_000), ("threads", 1), ("queue", 16)):
+        parser.add_argument(f"--{name}", type=int, default=value)
+    for name, seconds in (("seconds", 20), ("every", 10)):
+        parser.add_argument(f"--{name}", type=float, default=seconds)
     parser.add_argument("--growth", type=float, default=0.1)
+    parser.add_argument("--stream", action="store_true")
+    parser.add_argument("--model", default="default")
     parser.add_argument("--hostile", type=Path)
-    parser.add_argument("--every", type=float, default=10)
     options = parser.parse_args()
-    words = ("port", 0), ("queue", options.queue), ("max-per-client", options.queue)
-    command = [sys.executable, "-m", "im2sp", "serve", "--threads", str(options.threads), "--model", options.model]
-    for name, value in words:
-        command += [f"--{name}", str(value)]
-    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as server:
-        try:
-            assert server.stdout is not None
-            address = server.stdout.readline().split()[3]
-            if options.hostile:
-                good = compare(options, address, server.pid)
-            else:
-                good = report(options, *asyncio.run(load(options, address, server.pid)))
-        finally:
-            server.terminate()
+    limits = ("--queue", str(options.queue), "--max-per-client", str(options.queue))
+    with service("--threads", str(options.threads), "--model", options.model, *limits) as (address, process):
+        if options.hostile:
+            good = compare(options, address, process.pid)
+        else:
+            good = report(options, *asyncio.run(load(options, address, process.pid)))
     sys.exit(0 if good else 1)
 
 
