@@ -92,7 +92,7 @@ async def send_hostile(http: httpx.AsyncClient, options: argparse.Namespace, tal
         tally.hostile[status] += 1
         tally.hostile_seconds = max(tally.hostile_seconds, time.perf_counter() - started)
 
-    pictures = cycle(sorted(options.hostile.iterdir()))
+    pictures = cycle(options.hostile)
     async with asyncio.TaskGroup() as sent:
         while time.perf_counter() + options.every < until:
             await asyncio.sleep(options.every)
@@ -116,7 +116,6 @@ async def load(
     options: argparse.Namespace, address: str, process: int, *, hostile: bool = False
 ) -> tuple[Tally, list[float], float]:
     """Run the clients -> (tally, memory over time, seconds)."""
-    photos = [path.read_bytes() for path in options.photos]
     path = "/v1/captions/stream" if options.stream else "/v1/captions"
     tally, samples = Tally(), [megabytes(process)]
     started = time.perf_counter()
@@ -126,7 +125,8 @@ async def load(
         watching = asyncio.create_task(watch(process, samples, tally, until))
         attack = [send_hostile(http, options, tally, until)] if hostile else []
         clients = (
-            client(number, http, path, photos, tally, until, options.requests) for number in range(options.clients)
+            client(number, http, path, options.photos, tally, until, options.requests)
+            for number in range(options.clients)
         )
         await asyncio.gather(*clients, *attack)
         watching.cancel()
@@ -188,13 +188,20 @@ def main() -> None:
     parser.add_argument("--model", default="default")
     parser.add_argument("--hostile", type=Path)
     options = parser.parse_args()
+    with sentences():
+        good = run(options)
+    sys.exit(0 if good else 1)
+
+
+def run(options: argparse.Namespace) -> bool:
+    """Start a service and load it; whether all is good."""
+    options.photos = [path.read_bytes() for path in options.photos]
+    options.hostile = sorted(options.hostile.iterdir()) if options.hostile else []
     limits = ("--queue", str(options.queue), "--max-per-client", str(options.queue))
     with service("--threads", str(options.threads), "--model", options.model, *limits) as (address, process):
         if options.hostile:
-            good = compare(options, address, process.pid)
-        else:
-            good = report(options, *asyncio.run(load(options, address, process.pid)))
-    sys.exit(0 if good else 1)
+            return compare(options, address, process.pid)
+        return report(options, *asyncio.run(load(options, address, process.pid)))
 
 
 if __name__ == "__main__":

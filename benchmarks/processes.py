@@ -12,16 +12,18 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from im2sp.errors import Im2SpError
+from im2sp.errors import Im2SpError, reason
 
 
 @contextmanager
 def sentences() -> Iterator[None]:
-    """End the benchmark with the sentence of an Im2SpError."""
+    """End the benchmark with one sentence on an Im2SpError or a file that cannot be read."""
     try:
         yield
     except Im2SpError as error:
         sys.exit(str(error))
+    except OSError as error:
+        sys.exit(f"{error.filename}: {reason(error)}")
 
 
 def memory(process: int | str = "self", kind: str = "VmHWM") -> int:
@@ -52,10 +54,10 @@ def worker(target: Callable[..., None], *arguments: object) -> Iterator[Connecti
     there.close()
     try:
         yield here
-    finally:
-        here.close()
         process.join(60)
+    finally:
         process.kill()
+        here.close()
 
 
 @contextmanager
@@ -67,7 +69,7 @@ def service(*options: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
         try:
             assert process.stdout is not None
             if (found := re.search(r"https?://\S+", process.stdout.readline())) is None:
-                sys.exit("im2sp serve did not start")
+                sys.exit(1)  # it has said why
             yield found[0], process
         finally:
             process.terminate()
