@@ -92,7 +92,7 @@ def with_piper(write: Callable[[Path, int], None], settings: Settings) -> Speak:
     with require_extra("recipe"):
         from im2sp.train.data.synthesis import PiperSynthesizer, SynthesisConfig
 
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: settings.threads])  # onnxruntime takes a thread a core
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: settings.threads])  # it takes a thread a core
         voice = PiperSynthesizer(SynthesisConfig())
 
     known = TEXT.split()
