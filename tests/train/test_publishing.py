@@ -102,7 +102,7 @@ def test_what_is_not_uploaded(hub: Hub, tmp_path: Path, tiny_bundle: Path) -> No
 
 def test_the_card_of_the_embedded_bundle(tmp_path: Path) -> None:
     bundle = shutil.copytree(find_bundle("default"), tmp_path / "default", copy_function=os.link)
-    facts, text = metadata(bytes(prepare(bundle).files[CARD]))  # type: ignore[arg-type]
+    facts, text = metadata(bytes(prepare(bundle)[CARD]))  # type: ignore[arg-type]
     assert (facts["language"], facts["license"], facts["library_name"]) == ("en", "other", "im2sp")
     assert facts["license_name"] == "see-model-card"
     assert text == (bundle / CARD).read_text()
@@ -110,7 +110,7 @@ def test_the_card_of_the_embedded_bundle(tmp_path: Path) -> None:
     (bundle / CARD).unlink()
     (bundle / CARD).write_text(f"---\nlicense: mit\n---\n\n{text}")
     write_checksums_of(bundle)
-    assert metadata(bytes(prepare(bundle).files[CARD])) == (facts, text)  # type: ignore[arg-type]
+    assert metadata(bytes(prepare(bundle)[CARD])) == (facts, text)  # type: ignore[arg-type]
 
 
 def write_checksums_of(bundle: Path) -> None:

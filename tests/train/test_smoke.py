@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from im2sp.train.models.image_units import ImageUnits
 from im2sp.train.models.token_vit import StemFromUnits, TokenVit
 from im2sp.train.models.unit_captioner import UnitCaptioner
 from im2sp.train.models.vit_vqgan import VitVqgan
-from im2sp.train.recipes import captioner, image_tokenizer, read_recipe
+from im2sp.train.recipes import captioner, read_recipe
 from im2sp.train.recipes.captioner import CAPTIONER, REPORT, UNITS
 
 VOICE = 'recipe = "voice"\ndata = "."\nruns = "runs"\n'
@@ -52,16 +51,6 @@ def test_photos_become_a_tokenizer_and_a_token_vit(made: Path) -> None:
     stem = StemFromUnits(tokenizer.codebook.weight, tokenizer.config.grid, token_vit.config.crop)
     with torch.inference_mode():
         assert token_vit(stem(tokenizer.encode(torch.rand(2, 3, 64, 64)))).shape == (2, 5, 32)
-    report = read(runs / "image_tokenizer" / "report.json")
-    assert set(report) == {"photos", "bits", "psnr", "codes_used", "perplexity"}
-    assert (report["photos"], report["bits"]) == (6, 16 * 5)
-
-
-def test_held_out_photos_never_train_a_tokenizer(tmp_path: Path) -> None:
-    recipe = replace(image_tokenizer.smoke(tmp_path), folders=("photos",))
-    assert [path.stem for path in image_tokenizer.tokenizer_photos(recipe)] == list("012345")
-    with pytest.raises(Im2SpError, match="holds no photos"):
-        image_tokenizer.tokenizer_photos(replace(recipe, folders=("none",)))
 
 
 def test_a_lexicon_says_the_sentences_that_were_recorded(made: Path) -> None:

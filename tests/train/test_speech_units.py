@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from im2sp.train.data.speech_shards import SpokenCaption
-from im2sp.train.evaluate.unit_quality import UnitQuality
-from im2sp.train.speech_units import best_layer, fit_clusters, mfcc_features, sample_features
+from im2sp.train.speech_units import fit_clusters, mfcc_features, sample_features
 
 
 def test_mfcc_has_a_row_for_every_frame() -> None:
@@ -31,14 +29,3 @@ def test_k_means_sees_some_minutes_of_random_clips() -> None:
     sample = sample_features(clips, lambda waveform: np.full((50, 2), waveform[0] * 32_768), 0.1, seed=1)
     assert len(sample) == 350  # whole clips, until 6 seconds are passed
     assert len(np.unique(sample)) == 7
-
-
-def test_the_layer_that_tells_most_about_phones_is_taken() -> None:
-    def quality(information: float) -> UnitQuality:
-        return UnitQuality(0.0, 0.0, information, 25.0, 10)
-
-    clip = SpokenCaption("a_0", "a", "dev", "joe", "", np.zeros(320, np.int16))
-    scores = {4: quality(0.5), 5: quality(0.7), 6: quality(0.6)}
-    assert best_layer(scores, [clip]) == 5  # without phones the middle one
-    spoken = SpokenCaption("a_0", "a", "dev", "joe", "", clip.waveform, ["a"], np.array([320], np.int32))
-    assert best_layer(scores | {6: quality(0.9)}, [spoken]) == 6

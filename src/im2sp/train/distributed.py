@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 
 import torch
@@ -15,14 +14,13 @@ from torch import Tensor, distributed, nn
 from im2sp.errors import Im2SpError
 from im2sp.train.launch import process_count
 
-TIMEOUT_MINUTES = 60.0
 RESTART = "start the run again with all its processes: it resumes from its last checkpoint"
 
 
 class Distributed:
     """This process among those of the run."""
 
-    def __init__(self, timeout_minutes: float = TIMEOUT_MINUTES) -> None:
+    def __init__(self, timeout_minutes: float = 60.0) -> None:
         """Join the process group, unless this process has already done so.
 
         Args:
@@ -31,9 +29,6 @@ class Distributed:
         Raises:
             Im2SpError: the others do not come in time, or the launcher asks for something else than data parallelism.
         """
-        for name in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
-            if os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() in ("1", "true"):
-                raise Im2SpError(f"launch the training without {name}: several processes share the batches only")
         try:
             self._accelerator = Accelerator(
                 cpu=not torch.cuda.is_available(),  # without it, accelerate does not start gloo
@@ -46,7 +41,7 @@ class Distributed:
             raise Im2SpError(f"not all processes joined within {timeout_minutes:g} minutes: {RESTART}") from error
         supported = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
         if self._accelerator.distributed_type not in supported:
-            raise Im2SpError("training runs on CPUs (gloo) and on CUDA devices (nccl) only")
+            raise Im2SpError("processes share batches only, on CPUs (gloo) or CUDA devices (nccl): launch them so")
         self.device: torch.device = self._accelerator.device
         self.count: int = self._accelerator.num_processes
         self.index: int = self._accelerator.process_index
@@ -70,36 +65,17 @@ class Distributed:
         if self.count == 1:
             return
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        flat = torch.cat([gradient.flatten() for gradient in gradients])
-        distributed.all_reduce(flat)
+        flat = self.sum(torch.cat([gradient.flatten() for gradient in gradients]))
         for gradient, summed in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
             gradient.copy_(summed.view_as(gradient))
 
     def sum(self, values: Tensor) -> Tensor:
         """Sum a tensor over all processes."""
-        if self.count > 1:
-            values = values.clone()
-            distributed.all_reduce(values)
-        return values
+        return self._accelerator.reduce(values, "sum")
 
-    def check_same(self, number: int, what: str) -> None:
-        """Check that a number is the same in all processes.
-
-        Raises:
-            Im2SpError: it is not.
-        """
-        found = self.sum(torch.tensor([number, number**2], dtype=torch.float64, device=self.device))
-        if found[1] * self.count != found[0] ** 2:
-            raise Im2SpError(f"the processes find different {what}: all machines need the same folder of runs, shared")
-
-    @contextmanager
-    def main_first(self) -> Iterator[None]:
+    def main_first(self) -> AbstractContextManager[None]:
         """Let the main process go through the block first; the others find its files then."""
-        if not self.is_main:
-            self.wait()
-        yield
-        if self.is_main:
-            self.wait()
+        return self._accelerator.main_process_first()
 
     def wait(self) -> None:
         """Wait until all processes are here."""
@@ -114,8 +90,7 @@ class Distributed:
 def explain_lost_process() -> Iterator[None]:
     """Turn the errors of torch.distributed into one sentence.
 
-    Raises:
-        Im2SpError: another process has ended, or did not answer in time.
+    Raises Im2SpError when another process has ended, or did not answer in time.
     """
     try:
         yield

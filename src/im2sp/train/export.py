@@ -87,7 +87,7 @@ class TrainedVoice:
     """Models between speech units and sound."""
 
     vocoder: UnitVocoder | UnitHifigan
-    durations: DurationPredictor | None  # None: that of the unit HiFi-GAN
+    durations: DurationPredictor | None  # of `UnitVocoder`; a unit HiFi-GAN has its own
     speech_encoder: SpeechEncoder | None
 
     @classmethod
@@ -128,9 +128,10 @@ def export_bundle(parts: BundleParts, options: BundleOptions, training: Facts, o
 
 
 def _write_graphs(parts: BundleParts, options: BundleOptions, training: Facts, folder: Path) -> BundleConfig:
-    sizes, precision = parts.decoder.config, options.precision
+    precision = options.precision
     image_units, parameters = export_image(parts.image, parts.decoder, folder, precision)
     parameters["decoder"] = export_decoder(parts.decoder, parts.image.image.image_tokens, folder, precision)
+    decoder = decoder_config(parts.decoder.config)
     vocoder, speech_encoder, voice_parameters = _export_voice(parts.voice, folder, options)
     _check_same_units("voice", vocoder.units, "decoder", parts.vocabulary.units)
     return BundleConfig(
@@ -142,14 +143,14 @@ def _write_graphs(parts: BundleParts, options: BundleOptions, training: Facts, f
         created=datetime.now(UTC).strftime("%Y-%m-%d"),
         image=parts.image.image,
         image_units=image_units,
-        decoder=decoder_config(sizes),
+        decoder=decoder,
         vocabulary=parts.vocabulary,
         vocoder=vocoder,
         speech_encoder=speech_encoder,
         decoding=DecodingDefaults(
             beam=options.beam,
             length_penalty=options.length_penalty,
-            max_tokens=min(options.max_tokens, sizes.max_positions),
+            max_tokens=min(options.max_tokens, decoder.max_tokens),
             max_repeats=options.max_repeats,
             early_stopping=options.early_stopping,
         ),
@@ -193,10 +194,7 @@ def decoder_config(sizes: GitDecoderConfig) -> DecoderConfig:
 def export_image(
     modules: ImageModules, decoder: GitDecoder, folder: Path, precision: Precision
 ) -> tuple[ImageUnitsConfig | None, dict[str, int]]:
-    """Write the graphs between a photo and the decoder.
-
-    Without image units that is `image_encoder`; with them `image_tokenizer`, `image_decoder_prefix` and, where pictures
-    can be reconstructed, `image_decoder`.
+    """Write the graphs between a photo and the decoder: `image_encoder`, or those of image units.
 
     The tokenizer of a ViT-VQGAN is stored as float16 where the precision is mixed or int8: the nearest of many centres
     changes where a feature moves a little. Semantic units are a sum of centres, so that another centre of a late level
@@ -205,44 +203,31 @@ def export_image(
     Returns:
         The description of the image units with the checksum of the tokenizer, and {graph: parameters}.
     """
-    prefix, outputs = ImagePrefix(modules.backbone, decoder), ["prefix_keys", "prefix_values"]
+    parameters: dict[str, int] = {}
+
+    def write(name: str, module: nn.Module, example: torch.Tensor, source: str, *targets: str, stored: str) -> None:
+        axis = 1 if isinstance(module, ImagePrefix) else 0  # keys and values are [layers, batch, ...]
+        dynamic = {source: {0: "batch"}} | {target: {axis: "batch"} for target in targets}
+        parameters[name] = export_graph(
+            module, [example], ([source], targets), dynamic, folder / f"{name}.onnx", stored
+        )
+
+    prefix, outputs = ImagePrefix(modules.backbone, decoder), ("prefix_keys", "prefix_values")
     pixels = torch.zeros(2, 3, modules.image.height, modules.image.width)
     if modules.units is None or modules.tokenizer is None:
-        size = _export_batched(prefix, "image_encoder", "pixels", pixels, outputs, folder, precision, batch_axis=1)
-        return None, {"image_encoder": size}
-    units = torch.zeros(2, modules.units.units, dtype=torch.int64)
+        write("image_encoder", prefix, pixels, "pixels", *outputs, stored=precision)
+        return None, parameters
     small = "mixed" if modules.units.kind == "semantic" else "fp16"
     stored = small if precision in ("mixed", "int8") else precision
-    parameters = {
-        "image_tokenizer": _export_batched(
-            modules.tokenizer, "image_tokenizer", "pixels", pixels, ["image_units"], folder, stored
-        ),
-        "image_decoder_prefix": _export_batched(
-            prefix, "image_decoder_prefix", "image_units", units, outputs, folder, precision, batch_axis=1
-        ),
-    }
+    write("image_tokenizer", modules.tokenizer, pixels, "pixels", "image_units", stored=stored)
+    units = torch.zeros(2, modules.units.units, dtype=torch.int64)
+    write("image_decoder_prefix", prefix, units, "image_units", *outputs, stored=precision)
     if modules.decoder is not None:
-        parameters["image_decoder"] = _export_batched(
-            modules.decoder, "image_decoder", "image_units", units, ["pixels"], folder, precision
-        )
+        write("image_decoder", modules.decoder, units, "image_units", "pixels", stored=precision)
     graph = folder / "image_tokenizer.onnx"
     checksum = tokenizer_checksum({path.name: sha256_of(path) for path in (graph, data_file(graph)) if path.is_file()})
     described = msgspec.structs.replace(modules.units, checksum=checksum, reconstructs=modules.decoder is not None)
     return described, parameters
-
-
-def _export_batched(
-    module: nn.Module,
-    name: str,
-    source: str,
-    example: torch.Tensor,
-    targets: list[str],
-    folder: Path,
-    precision: Precision,
-    batch_axis: int = 0,
-) -> int:
-    dynamic = {source: {0: "batch"}, **{target: {batch_axis: "batch"} for target in targets}}
-    return export_graph(module, [example], ([source], targets), dynamic, folder / f"{name}.onnx", precision)
 
 
 def export_decoder(decoder: GitDecoder, image_tokens: int, folder: Path, precision: Precision) -> int:
@@ -292,46 +277,34 @@ def export_vocoder(
 ) -> tuple[VocoderConfig, dict[str, int]]:
     """Write the graphs `vocoder` and `duration_predictor`; return their config and {graph: parameters}.
 
-    Raises:
-        Im2SpError: the vocoder has no such speaker.
+    Raises Im2SpError when the vocoder has no such speaker.
     """
-    model = voice.vocoder
-    sounds: nn.Module
-    durations: nn.Module
+    model, tolerance = voice.vocoder, DURATION_TOLERANCE
+    sounds: nn.Module = model
+    durations: nn.Module | None = voice.durations
     if isinstance(model, UnitHifigan):
         speakers = max(1, model.config.speakers)
         if not 0 <= speaker < speakers:
             raise Im2SpError(f"speaker {speaker} does not exist: this vocoder has speakers 0 to {speakers - 1}")
         sounds = Exported(model, lambda frames: model(frames, speaker))
-        durations = voice.durations or Exported(model, model.log_durations)
-        config = VocoderConfig(
-            units=model.config.units,
-            context_frames=model.config.context_frames,
-            duration_context=model.config.duration_context,
-            duration_tolerance=EACH_BY_ITSELF,
-        )
-    else:
-        if voice.durations is None:
-            raise Im2SpError("this vocoder has no duration predictor: give the folder that its training wrote")
-        sounds, durations = model, voice.durations
-        config = VocoderConfig(
-            units=model.config.units,
-            context_frames=model.config.context_frames,
-            duration_context=model.config.duration_context,
-            duration_tolerance=DURATION_TOLERANCE,
-        )
-    return config, {
-        "vocoder": _export_sequence(sounds, "vocoder", "frames", "waveform", folder, precision),
-        "duration_predictor": _export_sequence(
-            durations, "duration_predictor", "units", "log_durations", folder, precision
-        ),
-    }
-
-
-def _export_sequence(module: nn.Module, name: str, source: str, target: str, folder: Path, precision: Precision) -> int:
-    example = torch.zeros(1, 50, dtype=torch.int64)
-    dynamic = {source: {1: source}, target: {1: target}}
-    return export_graph(module, [example], ([source], [target]), dynamic, folder / f"{name}.onnx", precision)
+        durations, tolerance = Exported(model, model.log_durations), EACH_BY_ITSELF
+    if durations is None:
+        raise Im2SpError("this vocoder has no duration predictor: give the folder that its training wrote")
+    parameters = {}
+    for name, module, source, target in (
+        ("vocoder", sounds, "frames", "waveform"),
+        ("duration_predictor", durations, "units", "log_durations"),
+    ):
+        free, example = {source: {1: source}, target: {1: target}}, torch.zeros(1, 50, dtype=torch.int64)
+        names, path = ([source], [target]), folder / f"{name}.onnx"
+        parameters[name] = export_graph(module, [example], names, free, path, precision)
+    config = VocoderConfig(
+        units=model.config.units,
+        context_frames=model.config.context_frames,
+        duration_context=model.config.duration_context,
+        duration_tolerance=tolerance,
+    )
+    return config, parameters
 
 
 def export_speech_encoder(encoder: SpeechEncoder, folder: Path, precision: Precision) -> int:

@@ -15,8 +15,7 @@ T = TypeVar("T")
 def parse(kind: type[T], values: dict[str, Any], where: str) -> T:
     """Make a dataclass, with dataclasses in it, of the values of a TOML or JSON file.
 
-    Raises:
-        Im2SpError: a key is unknown or missing, or a value is of another type.
+    Raises Im2SpError when a key is unknown or missing, or a value is of another type.
     """
     _refuse_unknown(kind, values, where)
     try:

@@ -6,14 +6,12 @@ others take 50 times as long. So the machine decides, where a recipe allows it.
 
 from __future__ import annotations
 
-import time
-from functools import cache
+import timeit
+from functools import cache, partial
 
 import torch
-from torch import Tensor
 
 _ROWS, _WIDTH, _COLUMNS = 128, 256, 256  # a product as in a small transformer
-_ROUNDS = 3
 
 
 def products(device: torch.device | str, bfloat16: bool = True) -> torch.autocast:
@@ -36,14 +34,7 @@ def fast_bfloat16() -> bool:
     """
     with torch.inference_mode():
         a, b = torch.ones(_ROWS, _WIDTH), torch.ones(_WIDTH, _COLUMNS)
-        return _seconds(a.bfloat16(), b.bfloat16()) <= _seconds(a, b)
-
-
-def _seconds(a: Tensor, b: Tensor) -> float:
-    """Duration of the fastest of a few products, as other programs may use the processor, too."""
-    times = []
-    for _ in range(_ROUNDS):
-        began = time.perf_counter()
-        torch.mm(a, b)
-        times.append(time.perf_counter() - began)
-    return min(times)
+        pairs = (a.bfloat16(), b.bfloat16()), (a, b)
+        # the fastest of a few products, as other programs may use the processor, too
+        fast, exact = (min(timeit.repeat(partial(torch.mm, *pair), repeat=3, number=1)) for pair in pairs)
+    return fast <= exact

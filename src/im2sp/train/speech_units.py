@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -14,7 +13,6 @@ import torch
 from sklearn.cluster import MiniBatchKMeans
 from transformers import HubertModel
 
-from im2sp.arrays import FloatArray
 from im2sp.files import sha256_of
 from im2sp.speech.audio import HOP, SAMPLE_RATE, UNIT_RATE
 from im2sp.train.data.speech_shards import SpokenCaption, as_floats, read_shard, read_shards
@@ -94,13 +92,6 @@ def probe_quality(probe: Sequence[SpokenCaption], features: Features, clusters: 
     return unit_quality(pairs)
 
 
-def best_layer(scores: dict[int, UnitQuality], probe: Sequence[SpokenCaption]) -> int:
-    """The layer whose units tell most about phones; without phones, the middle one."""
-    if any(clip.phones for clip in probe):
-        return max(scores, key=lambda layer: scores[layer].phone_information)
-    return sorted(scores)[len(scores) // 2]
-
-
 def training_clips(recordings: Path, hours: float) -> list[np.ndarray]:
     """Waveforms int16 [n * HOP] of the train split, up to some hours."""
     clips, samples = [], 0
@@ -112,44 +103,17 @@ def training_clips(recordings: Path, hours: float) -> list[np.ndarray]:
     return clips
 
 
-@dataclass(frozen=True)
-class Quantizer:
-    """Waveforms -> speech units.
+def quantize(recordings: Path, speech_encoder: Path, out: Path) -> None:
+    """Write a unit table for every shard of recordings that has none yet.
+
+    In bfloat16 where the processor is fast at it, twice as fast; 3 frames in 1,000 then get another unit.
 
     Args:
-        description: goes into the metadata of the unit tables.
-        encode: waveform float32 [samples], 16 kHz -> units int [F], 50 Hz, repeats kept.
-        units: how many there are.
+        speech_encoder: folder of a trained or converted one.
     """
-
-    description: dict[str, str | int]
-    encode: Callable[[FloatArray], np.ndarray]
-    units: int
-
-    @classmethod
-    def of_folder(cls, folder: Path) -> Quantizer:
-        """Load a trained or converted speech encoder.
-
-        In bfloat16 where the processor is fast at it, twice as fast; 3 frames in 1,000 then get another unit.
-        """
-        encoder = SpeechEncoder.load(folder)
-
-        def encode(waveform: FloatArray) -> np.ndarray:
-            with torch.inference_mode():
-                with products("cpu"):
-                    features = encoder.features(torch.from_numpy(waveform)[None])
-                return encoder.nearest(features.float())[0].numpy()
-
-        description: dict[str, str | int] = {
-            "speech_encoder": sha256_of(folder / "model.safetensors"),
-            "clusters": sha256_of(folder / CLUSTERS),
-            "units": encoder.units,
-        }
-        return cls(description, encode, encoder.units)
-
-
-def quantize(recordings: Path, quantizer: Quantizer, out: Path) -> None:
-    """Write a unit table for every shard of recordings that has none yet."""
+    encoder = SpeechEncoder.load(speech_encoder)
+    files = {"speech_encoder": "model.safetensors", "clusters": CLUSTERS}
+    description: dict[str, str | int] = {name: sha256_of(speech_encoder / file) for name, file in files.items()}
     for path in sorted(recordings.glob("*.parquet")):
         target = out / path.name
         if target.exists():
@@ -159,9 +123,12 @@ def quantize(recordings: Path, quantizer: Quantizer, out: Path) -> None:
             waveform = whole_frames(clip.waveform)
             if len(waveform) < HOP:
                 continue
-            units = quantizer.encode(as_floats(waveform)).astype(np.uint16)
+            with torch.inference_mode():
+                with products("cpu"):
+                    features = encoder.features(torch.from_numpy(as_floats(waveform))[None])
+                units = encoder.nearest(features.float())[0].numpy().astype(np.uint16)
             duration = len(clip.waveform) / SAMPLE_RATE
             seconds += duration
             rows.append(UnitRow(clip.image_id, clip.caption_id, units, clip.split, clip.speaker, duration, clip.text))
-        write_unit_table(target, rows, quantizer.description)
+        write_unit_table(target, rows, description | {"units": encoder.units})
         log.info("%s: %.0f times real time", path.name, seconds / (time.monotonic() - started))

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import msgspec
 
@@ -101,15 +101,10 @@ def _run(recipe: R, stage: Stage[R], needs: Sequence[Path]) -> None:
         with explain_lost_process():
             stage.run(recipe, folder)
         if is_main_process():
-            _complete(recipe, stage, folder, (time.monotonic() - started) / 60)
+            for checkpoint in folder.rglob(CHECKPOINT):  # nothing resumes from them any more
+                checkpoint.unlink()
+            minutes, options = (time.monotonic() - started) / 60, msgspec.to_builtins(recipe, enc_hook=str)
+            write_json(folder / DONE, {"stage": stage.name, "minutes": minutes, "recipe": options})
+            log.info("%s: done in %.1f minutes (%s)", stage.name, minutes, folder)
     while not is_done(folder):
         time.sleep(POLL_SECONDS)
-
-
-def _complete(recipe: BaseRecipe, stage: Stage[Any], folder: Path, minutes: float) -> None:
-    """Mark a folder as complete; checkpoints of its training go, as nothing resumes from them any more."""
-    for checkpoint in folder.rglob(CHECKPOINT):
-        checkpoint.unlink()
-    options = msgspec.to_builtins(recipe, enc_hook=str)
-    write_json(folder / DONE, {"stage": stage.name, "minutes": minutes, "recipe": options})
-    log.info("%s: done in %.1f minutes (%s)", stage.name, minutes, folder)

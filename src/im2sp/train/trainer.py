@@ -23,7 +23,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.tensorboard import SummaryWriter
 
 from im2sp.errors import Im2SpError
 from im2sp.files import atomic_write
@@ -63,11 +62,7 @@ class MicroBatch:
     count: int = 1
 
     def rows(self, size: int) -> slice:
-        """Rows of this part in a batch of `size` rows.
-
-        Raises:
-            Im2SpError: there are fewer rows than parts.
-        """
+        """Rows of this part in a batch of `size` rows. Raises Im2SpError when there are fewer rows than parts."""
         if size < self.count:
             raise Im2SpError(
                 f"a batch of {size} cannot be cut into {self.count} micro-batches (processes times "
@@ -145,7 +140,7 @@ class Task(ABC):
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027
-        """Restore what `state_dict` returned."""
+        """Restore it."""
 
     def autocast(self) -> torch.autocast:
         """Context in which matrix products are bfloat16, where the config asks for it and the device is fast at it."""
@@ -204,10 +199,9 @@ def ema_update(ema: dict[str, Tensor], weights: Mapping[str, Tensor], decay: flo
 def train(task: Task, folder: Path) -> None:
     """Train a task to its last step; leave the averaged weights in `task.model`, in evaluation mode on the CPU.
 
-    Resumes from `folder/checkpoint.pt`. Writes the log to `folder/log.jsonl` and, for TensorBoard, to `folder`.
+    Resumes from `folder/checkpoint.pt`. Writes the log to `folder/log.jsonl`.
 
-    Raises:
-        Im2SpError: the loss is not finite.
+    Raises Im2SpError when the loss is not finite.
     """
     folder.mkdir(parents=True, exist_ok=True)
     loop = _Loop(task, folder)
@@ -236,7 +230,6 @@ class _Loop:
         task.ema = {name: value.clone() for name, value in task.model.state_dict().items()}
         self.step, self.saved, self.started = 0, time.monotonic(), time.monotonic()
         self.log = folder / "log.jsonl"
-        self.board = SummaryWriter(str(folder)) if self.processes.is_main else None
 
     def restore(self) -> None:
         """Go on from the checkpoint, if there is one."""
@@ -251,7 +244,6 @@ class _Loop:
                 self.task.ema[name].copy_(value)
             self.task.load_state_dict(state["task"])
             log.info("%s: resumed at step %d", self.path, self.step)
-        self.processes.check_same(self.step, f"checkpoints in {self.path.parent}")
 
     def save(self) -> None:
         """Write the checkpoint, in the main process."""
@@ -274,7 +266,7 @@ class _Loop:
         since = self.step
         while self.step < self.config.steps:
             for name, value in self._train_step().items():
-                totals[name] = totals.get(name, torch.zeros_like(value)) + value
+                totals[name] = totals.get(name, 0.0) + value
             ema_update(self.task.ema, self.task.model.state_dict(), self.config.ema_decay, self.step)
             if self.step % self.config.log_every == 0 or self.step == self.config.steps:
                 self._report({name: value / (self.step - since) for name, value in totals.items()})
@@ -282,8 +274,6 @@ class _Loop:
                 if time.monotonic() - self.saved > 60 * self.config.checkpoint_minutes:
                     self.save()
         self.save()
-        if self.board:
-            self.board.close()
 
     def _train_step(self) -> dict[str, Tensor]:
         """Make one step; return the losses of this process's micro-batches, summed."""
@@ -310,20 +300,14 @@ class _Loop:
         return found
 
     def _report(self, losses: dict[str, Tensor]) -> None:
-        """Write one line of the log: losses averaged since the last line, and what the task evaluates.
-
-        Raises:
-            Im2SpError: the loss is not finite.
-        """
+        """Write one line of the log: losses averaged since the last line, and what the task evaluates."""
         values = self.processes.sum(torch.stack(list(losses.values()))).tolist()
         row: dict[str, float] = dict(zip(losses, values, strict=True))
         if not math.isfinite(row["loss"]):
             raise Im2SpError(f"{self.log.parent}: the loss is {row['loss']} at step {self.step}: lower learning_rate")
-        if self.board:
+        if self.processes.is_main:
             with torch.no_grad(), self._averaged():
                 row |= self.task.evaluate()
-            for name, value in row.items():
-                self.board.add_scalar(name, value, self.step)
             row = {"step": self.step, **row, "minutes": (time.monotonic() - self.started) / 60}
             with self.log.open("a") as file:
                 file.write(json.dumps(row) + "\n")
@@ -337,9 +321,7 @@ class _Loop:
         training = [module for module in model.modules() if module.training]
         model.load_state_dict(self.task.ema)
         model.eval()
-        try:
-            yield
-        finally:
-            model.load_state_dict(current)
-            for module in training:
-                module.training = True
+        yield
+        model.load_state_dict(current)
+        for module in training:
+            module.training = True

@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from im2sp.errors import Im2SpError
+from im2sp.train.data import token_augmentation
 from im2sp.train.data.photo_units import INDEX, PhotoArrays
-from im2sp.train.data.token_augmentation import TokenAugmentation
 from im2sp.train.models.token_vit import TokenVit, TokenVitConfig
-from im2sp.train.tasks.seit import FeatureHead, SeitTask, SeitTraining
+from im2sp.train.tasks.seit import SeitTask, SeitTraining
 from im2sp.train.trainer import train
 
 CONFIG = TokenVitConfig(code_width=4, crop=8, width=32, layers=1, heads=2, feed_forward=32)
@@ -40,18 +39,13 @@ def arrays(tmp_path: Path) -> tuple[PhotoArrays, PhotoArrays]:
 
 
 def test_features_are_learned_and_hold_for_other_photos(
-    arrays: tuple[PhotoArrays, PhotoArrays], tmp_path: Path
+    arrays: tuple[PhotoArrays, PhotoArrays], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for name, value in (("SWAPPING", 0.0), ("NEIGHBOURS", 2), ("NOISE", 0.1)):
+        monkeypatch.setattr(token_augmentation, name, value)
     training = SeitTraining(steps=80, batch=16, learning_rate=5e-3, warm_up=2, log_every=40, ema_decay=0.9)
     torch.manual_seed(0)
-    augmentation = TokenAugmentation(swapping=0, neighbours=2, channel_noise=0.1, position_noise=0.1)
-    task = SeitTask(training, TokenVit(CONFIG), *arrays, NAMES[:32], NAMES[32:], CODEBOOK, augmentation)
+    task = SeitTask(training, TokenVit(CONFIG), *arrays, NAMES[:32], NAMES[32:], CODEBOOK)
     train(task, tmp_path / "out")
     log = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
     assert log[-1]["held_out"] < 0.5  # predicting the mean has an error of 1
-
-
-@pytest.mark.parametrize("cells", [5, 25])
-def test_grids_that_do_not_fit_are_refused(cells: int) -> None:
-    with pytest.raises(Im2SpError, match="cannot be predicted"):
-        FeatureHead(CONFIG.grid, CONFIG.width, cells, 8)

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from transformers import GitVisionConfig, GitVisionModel
 
 from im2sp.bundle import ImageConfig, Resampling
-from im2sp.files import sha256_of
 from im2sp.train.convert.checkpoints import StateDict, read_state_dict, weights_file
 from im2sp.train.convert.published import Epsilon, Layers, PublishedConfig, Size, read_config, with_weights
 from im2sp.train.convert.unpickling import CheckpointError
-from im2sp.train.image_encoders import ImageEncoder, require_converted
+from im2sp.train.export import ImageModules
+from im2sp.train.image_encoders import require_converted
 from im2sp.train.models.git import GitDecoder, GitDecoderConfig
 
 VISION = "git.image_encoder."
@@ -210,16 +210,10 @@ def load_vision(folder: Path) -> GitVision:
     return _vision_of(state, read_vision_config(folder), path)
 
 
-def git_vision(folder: Path) -> ImageEncoder:
+def git_vision(folder: Path) -> ImageModules:
     """The image encoder of a converted GIT, `vision/` of what `im2sp convert git` wrote."""
     require_converted(folder, f"im2sp convert git GIT -o {folder.parent}")
-    config = read_vision_config(folder)
-    return ImageEncoder(
-        image=read_processor(folder).image_config(config),
-        made_by={"kind": "git", "weights": sha256_of(weights_file(folder))},
-        description=f"image encoder of a GIT, {config.num_hidden_layers} layers of {config.hidden_size}, frozen",
-        load=lambda: load_vision(folder),
-    )
+    return ImageModules(read_processor(folder).image_config(read_vision_config(folder)), load_vision(folder))
 
 
 def git_of(state: StateDict, config: PublishedGit, path: Path, processor: PublishedProcessor) -> Git:

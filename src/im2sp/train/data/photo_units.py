@@ -105,8 +105,9 @@ def write_arrays(
     views: Sequence[str],
     encode: Callable[[Sequence[tuple[str, Path]], str], Array],
     folder: Path,
+    kind: npt.DTypeLike = np.float16,
 ) -> None:
-    """Write an array float16 [photos, ...] of every view; goes on after an interruption.
+    """Write an array [photos, ...] of every view; goes on after an interruption.
 
     Args:
         encode: some (photo, path), view -> array [photos, ...].
@@ -123,7 +124,7 @@ def write_arrays(
             chunk = chosen[start : start + BATCH]
             found = encode(chunk, view)
             if array is None:
-                array = np.lib.format.open_memmap(partial, "w+", np.float16, (len(chosen), *found.shape[1:]))
+                array = np.lib.format.open_memmap(partial, "w+", kind, (len(chosen), *found.shape[1:]))
             array[start : start + len(chunk)] = found
             if start // BATCH % 64 == 63:
                 array.flush()

@@ -53,8 +53,7 @@ class RecordingOptions(CorpusOptions):
 def import_recordings(data: Path, options: RecordingOptions, voice: SynthesisConfig, out: Path) -> None:
     """Import the recordings of a corpus, or let a synthetic voice speak its captions.
 
-    Raises:
-        Im2SpError: as `import_corpus`.
+    Raises Im2SpError as `import_corpus`.
     """
     if options.spoken_by == "piper":
         read = partial(_synthesize, PiperSynthesizer(voice), voice.speaker)

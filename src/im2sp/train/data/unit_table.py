@@ -55,8 +55,7 @@ def write_unit_table(path: Path, rows: Iterable[UnitRow], description: dict[str,
 def iterate_unit_tables(folder: Path, split: str | None = None) -> Iterator[UnitRow]:
     """Read the tables of a folder, in name order.
 
-    Raises:
-        Im2SpError: there is no table, or tables of different encoders are mixed.
+    Raises Im2SpError when there is no table, or tables of different encoders are mixed.
     """
     files = sorted(folder.glob("*.parquet"))
     descriptions = {(pq.read_schema(path).metadata or {}).get(METADATA_KEY, b"") for path in files}

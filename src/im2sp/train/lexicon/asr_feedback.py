@@ -27,15 +27,16 @@ from im2sp.train.lexicon.selection import lazy_greedy
 
 log = logging.getLogger(__name__)
 
+REPEATS = 2  # sentences for each entry, where there are enough
+ERROR_RATE = 0.5  # share of its sentences in which an entry is missed for others to be tried
+
 
 @dataclass(frozen=True)
 class AsrFeedbackConfig:
     """How much is transcribed, and which entries are replaced."""
 
     sentences: int = 0  # transcribed at most in the first round; 0 keeps the lexicon as it is
-    repeats: int = 2  # sentences for each entry, where there are enough
     candidates: int = 3  # other pronunciations that are tried
-    error_rate: float = 0.5  # share of its sentences in which an entry is missed for others to be tried
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def apply_asr_feedback(
         cache: transcripts, which are not made again.
     """
     contexts = [lexicon.lookup(sentence.words) or [] for sentence in sentences]
-    covering = _covering(sentences, contexts, config)
+    covering = _covering(sentences, contexts, config.sentences)
     outcomes: defaultdict[Context, defaultdict[Units, list[WordOutcome]]] = defaultdict(lambda: defaultdict(list))
 
     def transcribe(indices: Sequence[int], tried: set[Context]) -> list[Context]:
@@ -84,7 +85,7 @@ def apply_asr_feedback(
             for context, outcome in _outcomes(sentences[index], contexts[index], transcripts[str(index)]):
                 if context in tried:
                     outcomes[context][lexicon.entries[context]].append(outcome)
-        missed = (c for c in tried if _error_rate(outcomes[c][lexicon.entries[c]]) >= config.error_rate)
+        missed = (c for c in tried if _error_rate(outcomes[c][lexicon.entries[c]]) >= ERROR_RATE)
         return sorted(missed, key=str)
 
     missed = transcribe(covering, {context for index in covering for context in contexts[index]})
@@ -109,14 +110,12 @@ def _keep_best(lexicon: PronunciationLexicon, outcomes: dict[Context, defaultdic
     return changed
 
 
-def _covering(
-    sentences: Sequence[Sentence], contexts: Sequence[Sequence[Context]], config: AsrFeedbackConfig
-) -> list[int]:
-    """Sentences that hold the most used entries up to `repeats` times each."""
+def _covering(sentences: Sequence[Sentence], contexts: Sequence[Sequence[Context]], limit: int) -> list[int]:
+    """Sentences that hold the most used entries up to REPEATS times each."""
     uses: Counter[Context] = Counter()
     for sentence, those in zip(sentences, contexts, strict=True):
         uses.update(dict.fromkeys(those, sentence.count))
-    missing = dict.fromkeys(uses, config.repeats)
+    missing = dict.fromkeys(uses, REPEATS)
 
     def gain(index: int) -> float:
         return sum(uses[context] for context in set(contexts[index]) if missing[context] > 0)
@@ -125,7 +124,7 @@ def _covering(
         for context in set(contexts[index]):
             missing[context] -= 1
 
-    return list(lazy_greedy(len(sentences), gain, take, config.sentences))
+    return list(lazy_greedy(len(sentences), gain, take, limit))
 
 
 def _units(lexicon: PronunciationLexicon, sentence: Sentence) -> IntArray:

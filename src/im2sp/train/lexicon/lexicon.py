@@ -122,11 +122,7 @@ class PronunciationLexicon:
 
     @classmethod
     def load(cls, path: Path) -> PronunciationLexicon:
-        """Read what `save` wrote.
-
-        Raises:
-            Im2SpError: the file is missing or no such table.
-        """
+        """Read what `save` wrote. Raises Im2SpError when the file is missing or no such table."""
         try:
             *contexts, units = (column.to_pylist() for column in pq.read_table(path, schema=_SCHEMA).columns)
         except (OSError, pa.ArrowException) as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
 
 import numpy as np
 
@@ -11,7 +10,8 @@ from im2sp.arrays import HOP, IntArray
 from im2sp.captioner import Captioner
 from im2sp.speech.durations import LONGEST_UNIT
 from im2sp.speech.units import remove_repeats
-from im2sp.train.data.synthesis import Synthesis
+from im2sp.train.data.speech_shards import as_floats
+from im2sp.train.data.synthesis import PiperSynthesizer
 from im2sp.train.evaluate.calibration import SpokenPhrase
 from im2sp.train.evaluate.recogniser import Recogniser
 from im2sp.train.evaluate.words import word_error_rate
@@ -20,21 +20,12 @@ from im2sp.train.lexicon.lexicon import PronunciationLexicon, frames_of, words_o
 
 ABSTAIN = ("I cannot tell what this shows.", "I can't tell what this shows.", "I am not sure what this shows.")
 HEDGE = ("Perhaps, a dog is running.", "Maybe, a dog is running.")  # what precedes the comma is the phrase
-_PCM = 32_768  # int16
-
-
-class Voice(Protocol):
-    """`PiperSynthesizer`, or what speaks like it."""
-
-    def synthesize(self, text: str) -> Synthesis: ...
-
-    def phones(self, text: str) -> list[str]: ...
 
 
 def speak_phrase(
     texts: tuple[str, ...],
     captioner: Captioner,
-    voice: Voice,
+    voice: PiperSynthesizer,
     recogniser: Recogniser,
     lexicon: PronunciationLexicon | None = None,
 ) -> SpokenPhrase:
@@ -60,7 +51,7 @@ def speak_phrase(
 
 
 def _ways(
-    text: str, captioner: Captioner, voice: Voice, lexicon: PronunciationLexicon | None
+    text: str, captioner: Captioner, voice: PiperSynthesizer, lexicon: PronunciationLexicon | None
 ) -> Iterator[tuple[IntArray, int]]:
     """Units int64 [F] of the frames of a text, and how many of them are the phrase, in each way to say it."""
     if lexicon is not None and (words := LexiconSpeaker(lexicon, voice.phones).words(text)) is not None:
@@ -68,7 +59,7 @@ def _ways(
         count = names.index(",") + 1 if "," in names else len(names)
         yield frames_of(words).astype(np.int64), len(frames_of(words[:count]))
     said = voice.synthesize(text)
-    frames = captioner.units((said.waveform / _PCM).astype(np.float32))
+    frames = captioner.units(as_floats(said.waveform))
     count = said.phones.index(",") + 1 if "," in said.phones else len(said.phones)
     yield frames, min(len(frames), round(int(said.phone_samples[:count].sum()) / HOP))
 

@@ -11,19 +11,19 @@ from im2sp.train.data.synthesis import END
 from im2sp.train.lexicon.lexicon import SILENCES, Context, contexts_of
 
 _SHARES = (0.4, 0.3, 0.3)  # of the value of a context that each of its first recordings brings
+_MAX_WORDS = 20  # of a sentence, silences included
+_LIMIT = 2000  # of the count of a context, beyond which it is worth no more
+_WEIGHTS = (1.0, 0.5, 0.4, 0.25)  # of contexts, the narrowest first, but for the word alone
+_SILENCE = 0.3  # weight of contexts of the silences
+_WORD = 40.0, 0.5  # value of a word: plus so much times its count
 
 
 @dataclass(frozen=True)
 class SelectionConfig:
-    """What is worth recording: values of a context are its count in the text, up to a limit, times a weight."""
+    """What is worth recording."""
 
     sentences: int = 13_000  # at most
     min_count: int = 3  # of a context in the text for it to be worth recordings
-    max_words: int = 20  # of a sentence, silences included
-    limit: int = 2000  # of the count
-    weights: tuple[float, ...] = (1.0, 0.5, 0.4, 0.25)  # of contexts, the narrowest first, but for the word alone
-    silence: float = 0.3  # weight of contexts of the silences
-    word: tuple[float, float] = (40.0, 0.5)  # value of a word: plus so much times its count
 
 
 def select_sentences(
@@ -39,16 +39,14 @@ def select_sentences(
     for text, count in texts.items():
         for contexts in contexts_of(words[text]):
             counts.update(dict.fromkeys(contexts, count))
-    candidates = [text for text in texts if 4 <= len(words[text]) <= config.max_words and words[text].count(END) == 1]
-    values = [dict(_values(words[text], counts, config)) for text in candidates]
+    candidates = [text for text in texts if 4 <= len(words[text]) <= _MAX_WORDS and words[text].count(END) == 1]
+    values = [dict(_values(words[text], counts, config.min_count)) for text in candidates]
     lengths = [sum(len(word) + 1 for word in words[text]) for text in candidates]
     recorded: Counter[Context] = Counter()
 
     def gain(index: int) -> float:
-        shares = (
-            value * _SHARES[recorded[context]] for context, value in values[index].items() if recorded[context] < 3
-        )
-        return sum(shares) / lengths[index]
+        shares = ((value, recorded[context]) for context, value in values[index].items())
+        return sum(value * _SHARES[known] for value, known in shares if known < len(_SHARES)) / lengths[index]
 
     def take(index: int) -> None:
         recorded.update(values[index].keys())
@@ -76,14 +74,11 @@ def lazy_greedy(count: int, gain: Callable[[int], float], take: Callable[[int], 
         yield index
 
 
-def _values(
-    words: Sequence[str], counts: Mapping[Context, int], config: SelectionConfig
-) -> Iterator[tuple[Context, float]]:
-    """What recordings of each context in a sentence are worth."""
-    for contexts in contexts_of(words):
-        *narrow, alone = contexts
-        silence = alone[1] in SILENCES
-        for context, weight in zip(narrow, config.weights, strict=True):
-            if counts[context] >= config.min_count:
-                yield context, (config.silence if silence else 1) * weight * min(counts[context], config.limit)
-        yield alone, config.word[0] * min(1, counts[alone] / 5) + config.word[1] * min(counts[alone], config.limit)
+def _values(words: Sequence[str], counts: Mapping[Context, int], min_count: int) -> Iterator[tuple[Context, float]]:
+    """What recordings of each context in a sentence are worth: its count in the text, up to a limit, times a weight."""
+    for *narrow, alone in contexts_of(words):
+        factor = _SILENCE if alone[1] in SILENCES else 1.0
+        for context, weight in zip(narrow, _WEIGHTS, strict=True):
+            if counts[context] >= min_count:
+                yield context, factor * weight * min(counts[context], _LIMIT)
+        yield alone, _WORD[0] * min(1, counts[alone] / 5) + _WORD[1] * min(counts[alone], _LIMIT)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from im2sp.train.data.photo_corpora import PhotoCorpora
 from im2sp.train.data.synthesis import clean_text
@@ -19,43 +18,31 @@ _TEMPLATES = (
     "A close up of {} sitting on the ground.",
     "Perhaps {}.",
 )
-_CLASS_COUNT = 2  # how often a sentence of a class counts
+_ABSTAIN = "I cannot tell what this shows."
+_CLASS_SENTENCES = 3  # for each class of ImageNet
+_CLASS_COUNT = 2  # how often such a sentence counts
+_HELD_OUT = 1000  # captions that are never recorded, to measure on
 
 
-@dataclass(frozen=True)
-class TextConfig:
-    """Section [texts]: what is covered beside captions."""
-
-    more: tuple[str, ...] = ("I cannot tell what this shows.",)
-    class_sentences: int = 3  # for each class of ImageNet
-    held_out: int = 1000  # captions that are never recorded, to measure on
-
-
-def read_texts(corpora: PhotoCorpora, config: TextConfig, rng: random.Random) -> tuple[Counter[str], list[str]]:
+def read_texts(corpora: PhotoCorpora, rng: random.Random) -> tuple[Counter[str], list[str]]:
     """Texts as they are spoken and how often each occurs; and captions that are held out.
 
     Captions of dev photos are in neither.
     """
-    captions = Counter(filter(None, map(clean_text, _captions(corpora))))
-    held_out = rng.sample(sorted(captions), min(config.held_out, len(captions) // 10))
+    said = [text for captions in corpora.captions.values() for texts in captions.values() for text in texts]
+    captions = Counter(filter(None, map(clean_text, [*said, *(caption.text for caption in corpora.text)])))
+    held_out = rng.sample(sorted(captions), min(_HELD_OUT, len(captions) // 10))
     for text in held_out:
         del captions[text]
-    for text in (*config.more, *_class_sentences(corpora.class_names, config, rng)):
+    for text in (_ABSTAIN, *_class_sentences(corpora.class_names, rng)):
         captions[clean_text(text)] += _CLASS_COUNT
     return captions, held_out
 
 
-def _captions(corpora: PhotoCorpora) -> Iterator[str]:
-    for captions in corpora.captions.values():
-        for texts in captions.values():
-            yield from texts
-    yield from (caption.text for caption in corpora.text)
-
-
-def _class_sentences(names: list[str], config: TextConfig, rng: random.Random) -> Iterator[str]:
+def _class_sentences(names: list[str], rng: random.Random) -> Iterator[str]:
     """Sentences with the name of each class."""
     for name in names:
         thing = ("an " if name[0].lower() in "aeiou" else "a ") + name
-        for template in rng.sample(_TEMPLATES, config.class_sentences):
+        for template in rng.sample(_TEMPLATES, _CLASS_SENTENCES):
             text = template.format(thing)
             yield text[0].upper() + text[1:]

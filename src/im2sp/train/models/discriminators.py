@@ -1,6 +1,6 @@
-"""Discriminators of vocoders and of the image tokenizer: used in training only.
+"""Discriminators of vocoders, used in training only.
 
-Those of vocoders take a waveform float32 [B, samples] and return scores and feature maps of each discriminator.
+They take a waveform float32 [B, samples] and return scores and feature maps of each discriminator.
 """
 
 from __future__ import annotations
@@ -150,26 +150,3 @@ def fold(waveform: Tensor, period: int) -> Tensor:
     missing = -waveform.shape[1] % period
     rows = F.pad(waveform, (0, missing), mode="reflect").view(len(waveform), 1, -1, period)
     return rows.transpose(2, 3).contiguous()
-
-
-class PatchDiscriminator(nn.Module):
-    """Tells photos from reconstructions by patches: pixels [B, 3, H, W] in [0, 1] -> scores [B, 1, H / 8, W / 8]."""
-
-    def __init__(self, width: int = 32) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Conv2d(3, width, 4, 2, 1),
-            nn.LeakyReLU(0.2),
-            nn.Conv2d(width, 2 * width, 4, 2, 1),
-            nn.GroupNorm(8, 2 * width),
-            nn.LeakyReLU(0.2),
-            nn.Conv2d(2 * width, 4 * width, 4, 2, 1),
-            nn.GroupNorm(8, 4 * width),
-            nn.LeakyReLU(0.2),
-            nn.Conv2d(4 * width, 1, 3, 1, 1),
-        )
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Scores, high for photos."""
-        scores: Tensor = self.layers(2 * pixels - 1)
-        return scores.float()

@@ -13,7 +13,6 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from im2sp.arrays import FloatArray, IntArray
 from im2sp.bundle import Bundle, find_bundle
 from im2sp.captioner import Captioner
 from im2sp.files import write_json
@@ -26,7 +25,7 @@ from im2sp.train.lexicon.lexicon import words_of
 from im2sp.train.lexicon.medoids import RecordedPronunciations, align
 from im2sp.train.lexicon.recordings import read_recordings, record
 from im2sp.train.lexicon.selection import SelectionConfig, select_sentences
-from im2sp.train.lexicon.texts import TextConfig, read_texts
+from im2sp.train.lexicon.texts import read_texts
 from im2sp.train.stages import BaseRecipe, Stage
 
 log = logging.getLogger(__name__)
@@ -35,15 +34,9 @@ SENTENCES, RECORDINGS, LEXICON = "sentences", "recordings", "lexicon"
 SELECTED = "selected.json"  # sentences to record, the most useful first
 HELD_OUT = "held_out.json"  # captions that are never recorded
 LEXICON_FILE = "lexicon.parquet"
-
-
-@dataclass(frozen=True)
-class EntryConfig:
-    """Section [entries]."""
-
-    min_recordings: int = 3  # of a word between the same neighbours for an entry of its own
-    min_gain: float = 0.08  # of an entry over that of the next wider context
-    recogniser: str = "base"
+MIN_RECORDINGS = 3  # of a word between the same neighbours for an entry of its own
+MIN_GAIN = 0.08  # of an entry over that of the next wider context
+RECOGNISER = "base"
 
 
 @dataclass(frozen=True)
@@ -52,10 +45,8 @@ class Recipe(BaseRecipe):
 
     voice: str = "default"  # a bundle
     lists: Path = Path("recipes/captioner")  # folder of things.txt and imagenet_classes.txt
-    texts: TextConfig = field(default_factory=TextConfig)
     selection: SelectionConfig = field(default_factory=SelectionConfig)
     synthesis: SynthesisConfig = field(default_factory=SynthesisConfig)
-    entries: EntryConfig = field(default_factory=EntryConfig)
     asr_feedback: AsrFeedbackConfig = field(default_factory=AsrFeedbackConfig)
 
 
@@ -78,21 +69,18 @@ def make_recordings(recipe: Recipe, out: Path) -> None:
 def make_lexicon(recipe: Recipe, out: Path) -> None:
     """Take the medoid of each context, and replace what the recogniser does not understand."""
     words = (align(one.phones, one.phone_samples, one.units) for one in read_recordings(recipe.runs / RECORDINGS))
-    recorded = RecordedPronunciations(words, recipe.entries.min_recordings, random.Random(recipe.seed))
-    lexicon = recorded.lexicon(recipe.entries.min_gain)
+    recorded = RecordedPronunciations(words, MIN_RECORDINGS, random.Random(recipe.seed))
+    lexicon = recorded.lexicon(MIN_GAIN)
     if recipe.asr_feedback.sentences:
-        captioner = _captioner(recipe)
-
-        def speak(units: IntArray) -> FloatArray:
-            return captioner.speak(units).waveform
-
+        captioner, voice = _captioner(recipe), PiperSynthesizer(recipe.synthesis)
+        texts, _ = _texts(recipe)
         changed = apply_asr_feedback(
             lexicon,
             recorded,
-            _sentences(recipe),
+            [Sentence(text, words_of(voice.phones(text)), count) for text, count in texts.items()],
             recipe.asr_feedback,
-            speak,
-            open_recogniser(recipe.entries.recogniser),
+            lambda units: captioner.speak(units).waveform,
+            open_recogniser(RECOGNISER),
             out / "transcripts.jsonl",
         )
         log.info("ASR feedback changed %d of %d entries", changed, len(lexicon))
@@ -102,13 +90,7 @@ def make_lexicon(recipe: Recipe, out: Path) -> None:
 def _texts(recipe: Recipe) -> tuple[Counter[str], list[str]]:
     """Texts and how often each occurs; captions that are held out."""
     corpora = read_photo_corpora(recipe.data, recipe.lists)
-    return read_texts(corpora, recipe.texts, random.Random(recipe.seed))
-
-
-def _sentences(recipe: Recipe) -> list[Sentence]:
-    """All texts with the phones of their words."""
-    voice = PiperSynthesizer(recipe.synthesis)
-    return [Sentence(text, words_of(voice.phones(text)), count) for text, count in _texts(recipe)[0].items()]
+    return read_texts(corpora, random.Random(recipe.seed))
 
 
 def _captioner(recipe: Recipe) -> Captioner:

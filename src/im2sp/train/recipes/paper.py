@@ -6,23 +6,21 @@ to continue the image tokens with speech units, without text. See recipes/paper/
 
 from __future__ import annotations
 
-import json
-import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
-from im2sp.bundle import VocabularyConfig
+from im2sp.bundle import SPECIAL_TOKENS, VocabularyConfig
 from im2sp.errors import Im2SpError
 from im2sp.image.encoder import pixels_of
 from im2sp.train.convert.git import Git, GitVision, PublishedVision, git_vision
 from im2sp.train.data.caption_targets import Target
 from im2sp.train.data.corpora import read_corpus
+from im2sp.train.data.corpora.flickr8k import PHOTO_FOLDER
 from im2sp.train.data.corpora.items import ignore
 from im2sp.train.data.photo_units import PhotoArrays, write_arrays
 from im2sp.train.data.recordings import RecordingOptions, import_recordings
@@ -30,25 +28,22 @@ from im2sp.train.data.synthesis import SynthesisConfig
 from im2sp.train.data.text_tokenizer import BOS, EOS
 from im2sp.train.data.unit_table import iterate_unit_tables
 from im2sp.train.export import BundleOptions, BundleParts, ImageModules, TrainedVoice, export_bundle
-from im2sp.train.image_encoders import ImageEncoder, token_vit, vit_vqgan_modules
+from im2sp.train.image_encoders import require_converted, vit_vqgan_modules
 from im2sp.train.launch import is_main_process
 from im2sp.train.model_card import Facts
 from im2sp.train.models.git import GitDecoder, GitDecoderConfig
 from im2sp.train.models.saving import CONFIG
-from im2sp.train.models.speech_encoder import SpeechEncoder
+from im2sp.train.models.speech_encoder import CLUSTERS, Clusters
 from im2sp.train.models.token_vit import TokenVit
 from im2sp.train.models.vit_vqgan import VitVqgan
 from im2sp.train.precision import products
-from im2sp.train.speech_units import Quantizer, quantize
+from im2sp.train.speech_units import quantize
 from im2sp.train.stages import BaseRecipe, Stage
 from im2sp.train.tasks.captioner import CaptionerTask, CaptionerTraining, PhotoBatch, next_token_loss
 from im2sp.train.trainer import adamw, train
 
-log = logging.getLogger(__name__)
-
 RECORDINGS, UNITS, FEATURES, CAPTIONER, BUNDLE = "recordings", "units", "features", "captioner", "bundle"
 ENCODER, VOCODER = "speech_encoder", "vocoder"  # folders of a voice
-FIRST_UNIT = 3  # tokens before the units: pad, BOS, EOS
 VIEW = "whole"  # photos are seen as they are
 BETAS = (0.9, 0.999)  # of AdamW
 DEV_PHOTOS = 300  # whose loss is logged
@@ -69,31 +64,12 @@ class Recipe(BaseRecipe):
     bundle: BundleOptions = field(default_factory=BundleOptions)
 
 
-class PhotoFeatures(PhotoArrays):
-    """Image features of photos, in the place of image units."""
-
-    def units(self, photos: Sequence[str], views: Sequence[int] | int = 0) -> Tensor:
-        """Features float32 [B, image_tokens, width]."""
-        return torch.from_numpy(self.batch(photos, views).astype(np.float32))
-
-
 class FeatureCaptionerTask(CaptionerTask):
-    """Training of a decoder that sees image features, with the optimizer of the paper's code: all parameters decay."""
-
-    def __init__(
-        self,
-        config: CaptionerTraining,
-        model: GitDecoder,
-        features: PhotoFeatures,
-        targets: Sequence[Target],
-        dev: Mapping[str, Sequence[Target]],
-    ) -> None:
-        super().__init__(config, model, features, targets, dev)  # type: ignore[arg-type]  # `_sum` is its own
-        self.optimizers = {"model": adamw([model], config, BETAS, decays=lambda name, parameter: True)}
+    """Training of a decoder that sees image features, float [image_tokens, width] of each photo, in place of units."""
 
     def _sum(self, batch: PhotoBatch, smoothing: float, random: np.random.Generator | None = None) -> Tensor:
         tokens, photo = (tensor.to(self.device) for tensor in batch.tensors())
-        features = self.units.units(batch.photos, batch.views).to(self.device)
+        features = torch.from_numpy(self.units.batch(batch.photos, batch.views).astype(np.float32)).to(self.device)
         with self.autocast():
             return next_token_loss(self.captioner, features, tokens, photo, smoothing)
 
@@ -108,19 +84,21 @@ def make_units(recipe: Recipe, out: Path) -> None:
     folder = Path(recipe.voice) / ENCODER
     if not (folder / CONFIG).is_file():
         raise Im2SpError(f"{folder} holds no speech encoder: run im2sp convert hubert HUBERT --clusters KM -o {folder}")
-    quantize(recipe.runs / RECORDINGS, Quantizer.of_folder(folder), out)
+    quantize(recipe.runs / RECORDINGS, folder, out)
 
 
 def make_features(recipe: Recipe, out: Path) -> None:
     """Encode the photos with the frozen image encoder: in bfloat16 where that is fast, kept as float16."""
-    encoder = image_encoder(recipe)
+    modules = image_modules(recipe)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model, image = encoder.load().to(device), encoder.image
+    backbone, tokenizer = modules.backbone.to(device), (modules.tokenizer or nn.Identity()).to(device)
 
     def encode(photos: Sequence[tuple[str, Path]], view: str) -> np.ndarray:
-        arrays = [pixels_of(path, image) for _, path in photos]
-        with torch.inference_mode(), products(device):
-            features: np.ndarray = model(torch.from_numpy(np.stack(arrays)).to(device)).float().cpu().numpy()
+        arrays = [pixels_of(path, modules.image) for _, path in photos]
+        with torch.inference_mode():
+            seen = tokenizer(torch.from_numpy(np.stack(arrays)).to(device))  # not in bfloat16: it would change units
+            with products(device):
+                features: np.ndarray = backbone(seen).float().cpu().numpy()
         return features
 
     known = {row.image_id for row in iterate_unit_tables(recipe.runs / UNITS)}
@@ -129,29 +107,31 @@ def make_features(recipe: Recipe, out: Path) -> None:
     write_arrays(photos, [VIEW], encode, out)
 
 
-def image_encoder(recipe: Recipe) -> ImageEncoder:
+def image_modules(recipe: Recipe) -> ImageModules:
     """The frozen image encoder. Raises Im2SpError when its checkpoint is missing or does not fit."""
-    if recipe.token_vit:
-        return token_vit(Path(recipe.image_tokenizer), Path(recipe.token_vit))
-    return git_vision(Path(recipe.git) / "vision")
+    if not recipe.token_vit:
+        return git_vision(Path(recipe.git) / "vision")
+    tokenizer, token_vit = Path(recipe.image_tokenizer), Path(recipe.token_vit)
+    require_converted(tokenizer, f"im2sp convert vit-vqgan TOKENIZER --codebook CODEBOOK -o {tokenizer}")
+    require_converted(token_vit, f"im2sp convert seit CHECKPOINT -o {token_vit}")
+    name = f"{recipe.bundle.name}-vit-vqgan"
+    return vit_vqgan_modules(VitVqgan.load(tokenizer), TokenVit.load(token_vit), name)
 
 
 def make_captioner(recipe: Recipe, out: Path) -> None:
     """Train the decoder from GIT's weights, vocabulary apart, by cross-entropy on the next unit."""
-    features = PhotoFeatures(recipe.runs / FEATURES, [VIEW])
-    width = features.batch(list(features.rows)[:1]).shape[-1]
+    features = PhotoArrays(recipe.runs / FEATURES, [VIEW])
     source = GitDecoder.load(Path(recipe.git) / "decoder")
-    torch.manual_seed(recipe.seed)
-    model = GitDecoder(
-        replace(
-            source.config,
-            vocabulary_size=FIRST_UNIT + _unit_count(recipe),
-            image_width=width,
-            max_positions=recipe.max_positions,
-            image_dropout=0.0,
-            tied=True,
-        )
+    sizes = replace(
+        source.config,
+        vocabulary_size=SPECIAL_TOKENS + _unit_count(recipe),
+        image_width=features.batch(list(features.rows)[:1]).shape[-1],
+        max_positions=recipe.max_positions,
+        image_dropout=0.0,
+        tied=True,
     )
+    torch.manual_seed(recipe.seed)
+    model = GitDecoder(sizes)
     model.transfer(source)
     known = dict(model.named_children())
     for name in recipe.frozen:
@@ -159,8 +139,10 @@ def make_captioner(recipe: Recipe, out: Path) -> None:
             raise Im2SpError(f"`frozen` of the recipe names {name!r}: the decoder has {', '.join(known)}")
         known[name].requires_grad_(False)
     dev = {"dev": sentences(recipe, "dev")[:DEV_PHOTOS]}
-    train_split = sentences(recipe, "train")
-    task = FeatureCaptionerTask(recipe.captioner, model, features, train_split, dev)
+    targets = sentences(recipe, "train")
+    task = FeatureCaptionerTask(recipe.captioner, model, features, targets, dev)  # type: ignore[arg-type]  # a decoder
+    # as in the paper's code, all parameters decay
+    task.optimizers = {"model": adamw([model], recipe.captioner, BETAS, decays=lambda name, parameter: True)}
     train(task, out)
     if is_main_process():
         model.save(out)
@@ -173,18 +155,12 @@ def sentences(recipe: Recipe, split: str) -> list[Target]:
         units = row.speech_units.astype(int)
         kept = units[np.diff(units, prepend=-1) != 0]
         if 0 < len(kept) <= recipe.max_positions - 2:
-            found.setdefault(row.image_id, []).append([BOS, *(FIRST_UNIT + kept).tolist(), EOS])
+            found.setdefault(row.image_id, []).append([BOS, *(SPECIAL_TOKENS + kept).tolist(), EOS])
     return [Target(photo, captions, 1.0) for photo, captions in found.items()]
 
 
 def make_bundle(recipe: Recipe, out: Path) -> None:
     """Export the decoder with the converted image encoder and the voice."""
-    encoder = image_encoder(recipe)
-    if recipe.token_vit:
-        tokenizer = VitVqgan.load(Path(recipe.image_tokenizer))
-        image = vit_vqgan_modules(tokenizer, TokenVit.load(Path(recipe.token_vit)), f"{recipe.bundle.name}-vit-vqgan")
-    else:
-        image = ImageModules(encoder.image, encoder.load())
     voice = TrainedVoice.load(Path(recipe.voice) / VOCODER, Path(recipe.voice) / ENCODER)
     count = _unit_count(recipe)
     vocabulary = VocabularyConfig(units=count, subwords=[[unit] for unit in range(count)])
@@ -193,15 +169,15 @@ def make_bundle(recipe: Recipe, out: Path) -> None:
         "corpus": f"{' and '.join(corpus.layout for corpus in corpora)}, train split",
         "photos": len(learned),
         "spoken captions": sum(len(target.sentences) for target in learned),
-        "image encoder": encoder.description,
+        "image encoder": f"{'token ViT on image units' if recipe.token_vit else 'that of a GIT'}, frozen",
         "steps": recipe.captioner.steps,
     }
-    parts = BundleParts(image, GitDecoder.load(recipe.runs / CAPTIONER), vocabulary, voice)
+    parts = BundleParts(image_modules(recipe), GitDecoder.load(recipe.runs / CAPTIONER), vocabulary, voice)
     export_bundle(parts, recipe.bundle, training, out)
 
 
 def _unit_count(recipe: Recipe) -> int:
-    return SpeechEncoder.load(Path(recipe.voice) / ENCODER).units
+    return len(Clusters.load(Path(recipe.voice) / ENCODER / CLUSTERS))
 
 
 STAGES = [
@@ -214,24 +190,22 @@ STAGES = [
 
 
 def smoke(folder: Path) -> Recipe:
-    """Write a random GIT and photos to the recordings of the tiny voice; return a recipe that trains in seconds."""
+    """Write a random GIT; return a recipe that trains in seconds on the tiny voice and photos of the tiny corpora."""
     sizes = PublishedVision(
         hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=32, patch_size=16
     )
     decoder = GitDecoderConfig(40, image_width=16, width=16, layers=1, heads=2, feed_forward=16, max_positions=64)
     Git(GitVision(sizes), GitDecoder(decoder)).save(folder / "git")
-    rows = [{"wav": path.name, "image_id": path.stem} for path in sorted((folder / "recordings").glob("*.wav"))]
-    for number, row in enumerate(rows):
-        colour = (20 * number, 90, 200 - 10 * number)
-        Image.new("RGB", (40, 30), colour).save(folder / "recordings" / f"{row['image_id']}.jpg")
-    (folder / "recordings" / "table.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    wavs, photos = (sorted(folder.glob(pattern)) for pattern in ("recordings/*.wav", f"data/flickr8k/{PHOTO_FOLDER}/*"))
+    rows = [f"{wav.name},{photo.stem}\n" for wav, photo in zip(wavs, photos, strict=True)]
+    (folder / "recordings" / "table.csv").write_text("wav,image_id\n" + "".join(rows))
     return Recipe(
         "paper",
         data=folder / "recordings",
         runs=folder / "paper",
         git=str(folder / "git"),
         voice=str(folder / "voice"),
-        recordings=RecordingOptions("table", "table.jsonl", dev_percent=25),
+        recordings=RecordingOptions("table", "table.csv", f"../data/flickr8k/{PHOTO_FOLDER}", dev_percent=25),
         max_positions=64,
         captioner=CaptionerTraining(steps=4, warm_up=1, photos=4, captions=1, log_every=2),
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -31,14 +31,12 @@ from im2sp.train.data.unit_table import iterate_unit_tables
 from im2sp.train.distributed import Distributed
 from im2sp.train.launch import is_main_process
 from im2sp.train.models.saving import CONFIG, WEIGHTS
+from im2sp.train.models.speech_encoder import CLUSTERS, Clusters, SpeechEncoder, edge_padding, small_hubert_config
 from im2sp.train.models.speech_encoder import CONFIG as ENCODER_CONFIG
-from im2sp.train.models.speech_encoder import Clusters, SpeechEncoder, edge_padding, small_hubert_config
 from im2sp.train.models.unit_hifigan import UnitHifigan, UnitHifiganConfig
 from im2sp.train.models.unit_vocoder import DurationPredictor, UnitVocoder, VocoderConfig, save_vocoder
 from im2sp.train.speech_units import (
     Features,
-    Quantizer,
-    best_layer,
     fit_clusters,
     layer_features,
     mfcc_features,
@@ -81,7 +79,6 @@ class EncoderOptions:
     smoothing: int = 5  # frames averaged before clustering (see SpeechEncoder); 1 for none
     kmeans_minutes: float = 15.0  # speech that k-means sees
     probe_clips: int = 200  # dev clips on which layers are compared
-    layer: int = 0  # to take units from; 0: the best by phone information, without phones the middle of the upper half
     seed: int = 0
 
 
@@ -134,13 +131,9 @@ def make_encoder(recipe: Recipe, out: Path) -> None:
     probe = list(read_shards(recipe.runs / RECORDINGS, "dev", options.probe_clips))
     if not clips or not probe:
         raise Im2SpError(f"{recipe.runs / RECORDINGS} must hold recordings of both splits, train and dev")
-    if not 0 <= options.layer <= options.layers:
-        raise Im2SpError(f"[speech_encoder] has layer = {options.layer}: choose one of 1 to {options.layers}, or 0")
-    training = HubertIterations(clips, probe, options, recipe.hubert, out)
-    encoder = training.run()
+    encoder = HubertIterations(clips, probe, options, recipe.hubert, out).run()
     if is_main_process():
         encoder.save(out)
-        write_json(out / "layers.json", {"layer": encoder.layer, "quality": training.quality})
 
 
 class HubertIterations:
@@ -156,7 +149,6 @@ class HubertIterations:
     ) -> None:
         self.clips, self.probe, self.options, self.training, self.out = clips, probe, options, training, out
         self.processes = Distributed()
-        self.quality: dict[str, dict[str, float]] = {}  # of the units of each layer that was compared
 
     def run(self) -> SpeechEncoder:
         """Train all iterations that are not finished; return the speech encoder."""
@@ -176,7 +168,7 @@ class HubertIterations:
         self, number: int, steps: int, hubert: HubertModel, features: Features, clusters: Clusters
     ) -> HubertModel:
         folder = self.out / f"iteration-{number}"
-        if not (folder / "model.safetensors").is_file():
+        if not (folder / WEIGHTS).is_file():
             with self.processes.main_first():
                 targets = self._targets(folder / "targets.safetensors", features, clusters)
             torch.manual_seed(self.training.seed + number)
@@ -198,19 +190,20 @@ class HubertIterations:
         return np.split(load_file(path)["targets"], edges[:-1])
 
     def _choose_layer(self, number: int, hubert: HubertModel, count: int) -> tuple[int, Clusters]:
-        """Fit k-means on each layer of the upper half and take the best; or on the layer that was named."""
+        """Fit k-means on each layer of the upper half; take the best by phones, without phones the middle one."""
         options = self.options
-        layers = [options.layer] if options.layer else range(options.layers // 2 + 1, options.layers + 1)
-        found, scores = {}, {}
-        for layer in layers:
-            name = f"iteration-{number}-layer-{layer}"
-            features = layer_features(hubert, layer, options.smoothing)
-            found[layer] = self._clusters(name, features, count, hubert.config.hidden_size)
-            scores[layer] = probe_quality(self.probe, features, found[layer])
-            self.quality[name] = asdict(scores[layer])
-            log.info("%s: %s", name, scores[layer])
-        best = best_layer(scores, self.probe)
-        return best, found[best]
+        upper = list(range(options.layers // 2 + 1, options.layers + 1))
+        if not any(clip.phones for clip in self.probe):
+            upper = [upper[len(upper) // 2]]
+        found: dict[int, tuple[float, Clusters]] = {}
+        for layer in upper:
+            name, features = f"iteration-{number}-layer-{layer}", layer_features(hubert, layer, options.smoothing)
+            clusters = self._clusters(name, features, count, hubert.config.hidden_size)
+            quality = probe_quality(self.probe, features, clusters)
+            log.info("%s: %s", name, quality)
+            found[layer] = quality.phone_information, clusters
+        best = max(found, key=lambda layer: found[layer][0])
+        return best, found[best][1]
 
     def _clusters(self, name: str, features: Features, count: int, hubert_width: int = 0) -> Clusters:
         options, path = self.options, self.out / "clusters" / f"{name}.safetensors"
@@ -228,7 +221,7 @@ def make_units(recipe: Recipe, out: Path) -> None:
         source = UnitFiles(recipe.data / options.folder, options.count, recipe.recordings)
         import_corpus(recipe.data, recipe.recordings, source.read, source.write, out)
     else:
-        quantize(recipe.runs / RECORDINGS, Quantizer.of_folder(recipe.runs / ENCODER), out)
+        quantize(recipe.runs / RECORDINGS, recipe.runs / ENCODER, out)
 
 
 def make_durations(recipe: Recipe, out: Path) -> None:
@@ -251,16 +244,18 @@ def make_vocoder(recipe: Recipe, out: Path) -> None:
     with Distributed().main_first():
         clips = store_clips(recipe.runs / RECORDINGS, recipe.runs / UNITS, "train", out / CLIPS)
     torch.manual_seed(recipe.seed)
-    if kind == "hifigan":
-        _train_hifigan(recipe, clips, out)
-        return
+    (_train_hifigan if kind == "hifigan" else _train_own_vocoder)(recipe, clips, out)
+    if is_main_process():
+        (out / CLIPS).unlink()
+
+
+def _train_own_vocoder(recipe: Recipe, clips: StoredClips, out: Path) -> None:
     task = VocoderTask(recipe.own_vocoder_training, UnitVocoder(_sizes(recipe)), clips)
     train(task, out)
     predictor = DurationPredictor(_sizes(recipe))
     predictor.load_state_dict(load_torch_file(recipe.runs / DURATIONS / WEIGHTS))
     if is_main_process():
         save_vocoder(task.model, predictor, out)
-        (out / CLIPS).unlink()
 
 
 def _train_hifigan(recipe: Recipe, clips: StoredClips, out: Path) -> None:
@@ -272,14 +267,12 @@ def _train_hifigan(recipe: Recipe, clips: StoredClips, out: Path) -> None:
     if is_main_process():
         task.fold_weight_norm().save(out)
         write_json(out / SPEAKERS, clips.speakers)
-        (out / CLIPS).unlink()
 
 
 def copy_published(folder: str, needs: str, command: str, out: Path) -> None:
     """Copy the files of a converted checkpoint.
 
-    Raises:
-        Im2SpError: there is none.
+    Raises Im2SpError when there is none.
     """
     if not folder or not (Path(folder) / needs).is_file():
         raise Im2SpError(f"{folder or 'an empty `folder`'} holds no {needs}: give what `{command}` wrote")
@@ -290,23 +283,23 @@ def copy_published(folder: str, needs: str, command: str, out: Path) -> None:
 def _unit_count(recipe: Recipe) -> int:
     if recipe.units.source == "unit-files":
         return recipe.units.count
-    return SpeechEncoder.load(recipe.runs / ENCODER).units
+    return len(Clusters.load(recipe.runs / ENCODER / CLUSTERS))
 
 
 def _sizes(recipe: Recipe) -> VocoderConfig:
     return replace(recipe.own_vocoder, units=_unit_count(recipe))
 
 
-def _trains_encoder(recipe: Recipe) -> bool:
-    return recipe.speech_encoder.source == "train"
-
-
 def _trains_vocoder(recipe: Recipe) -> bool:
     return recipe.vocoder.kind != "published"
 
 
+def _trains(recipe: Recipe) -> bool:
+    return _trains_vocoder(recipe) or recipe.speech_encoder.source == "train"
+
+
 STAGES = [
-    Stage[Recipe]("recordings", RECORDINGS, make_recordings, when=lambda r: _trains_encoder(r) or _trains_vocoder(r)),
+    Stage[Recipe]("recordings", RECORDINGS, make_recordings, when=_trains),
     Stage[Recipe]("hubert", ENCODER, make_encoder, (RECORDINGS,), distributed=True),
     Stage[Recipe]("quantize", UNITS, make_units, (RECORDINGS, ENCODER), when=_trains_vocoder),
     Stage[Recipe](

@@ -56,20 +56,15 @@ def draw_segments(
         (clip := clips[int(index)], int(rng.integers(max(1, len(clip.units) - length + 1))))
         for index in rng.integers(len(clips), size=config.batch)
     ]
-    frames = np.zeros((len(drawn), length), dtype=np.int64)
-    for row, (clip, start) in enumerate(drawn):
-        piece = clip.units[start : start + length]
-        frames[row, : len(piece)] = piece
-        frames[row, len(piece) :] = clip.units[-1]
+    pieces = [(clip.units[start : start + length], start, clip) for clip, start in drawn]
+    frames = np.stack([np.pad(units, (0, length - len(units)), "edge") for units, _, _ in pieces]).astype(np.int64)
     changes = (frames[:, 1:] != frames[:, :-1]).sum(1)
     rows = part.rows(config.batch)
-    waveforms = np.zeros((len(drawn[rows]), length * HOP), dtype=np.float32)
-    for row, (clip, start) in enumerate(drawn[rows]):
-        samples = clip.waveform[start * HOP : min(start + length, len(clip.units)) * HOP]
-        waveforms[row, : len(samples)] = as_floats(samples)
+    sounds = [clip.waveform[start * HOP : (start + len(units)) * HOP] for units, start, clip in pieces[rows]]
+    waveforms = np.stack([np.pad(samples, (0, length * HOP - len(samples))) for samples in sounds])
     return Segments(
         torch.from_numpy(frames[rows]).to(device),
-        torch.from_numpy(waveforms).to(device),
+        torch.from_numpy(as_floats(waveforms)).to(device),
         torch.tensor([clip.speaker for clip, _ in drawn[rows]], device=device),
         int(np.maximum(changes - 1, 0).sum()),
     )

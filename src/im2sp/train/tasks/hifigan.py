@@ -6,7 +6,7 @@ in training; it is folded into the weights at the end, as `im2sp convert hifigan
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -96,19 +96,15 @@ def _normed(model: UnitHifigan) -> list[nn.Module]:
 def load_partial(folder: Path, model: UnitHifigan) -> None:
     """Load the weights of another vocoder, except the embeddings of its speakers.
 
-    Raises:
-        Im2SpError: there is no such model in `folder`, or it has other sizes.
+    Raises Im2SpError when there is no such model in `folder`, or it has other sizes.
     """
     if not (folder / CONFIG).is_file():
         raise Im2SpError(f"{folder} holds no vocoder to start from: give what `im2sp convert hifigan` wrote")
-    other = UnitHifigan.load(folder)
-    speakers = other.config.speakers and model.config.speakers  # either has one voice, or both have several
-    if replace(other.config, speakers=speakers) != replace(model.config, speakers=speakers) or bool(
-        other.config.speakers
-    ) != bool(model.config.speakers):
+    state = {name: value for name, value in UnitHifigan.load(folder).state_dict().items() if name != SPEAKERS}
+    try:
+        model.load_state_dict(model.state_dict() | state)
+    except RuntimeError as error:
         raise Im2SpError(
-            f"the vocoder in {folder} has other sizes than [hifigan_sizes] ({other.config}, not {model.config}): make "
-            "them the same; only the number of speakers may differ, where both have several"
-        )
-    state = {name: value for name, value in other.state_dict().items() if name != SPEAKERS}
-    model.load_state_dict(model.state_dict() | state)
+            f"the vocoder in {folder} has other sizes than [hifigan]: make them the same; only the number of speakers "
+            "may differ, where both have several"
+        ) from error

@@ -15,9 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from im2sp.errors import Im2SpError
 from im2sp.train.data.photo_units import PhotoArrays
-from im2sp.train.data.token_augmentation import TokenAugmentation, TokenAugmenter
+from im2sp.train.data.token_augmentation import TokenAugmenter
 from im2sp.train.models.token_vit import StemFromUnits, TokenVit
 from im2sp.train.trainer import MicroBatch, Task, TrainConfig
 
@@ -37,36 +36,12 @@ class SeitTraining(TrainConfig):
     held_out_photos: int = 200  # on which the error is logged
 
 
-class FeatureHead(nn.Module):
-    """Image tokens of a token ViT -> features of a coarser square grid.
-
-    Raises:
-        Im2SpError: the features are of no square grid, or of a finer one.
-    """
-
-    def __init__(self, grid: int, width: int, cells: int, feature_width: int) -> None:
-        super().__init__()
-        self.grid, self.side = grid, math.isqrt(cells)
-        if self.side**2 != cells or self.side > grid:
-            raise Im2SpError(
-                f"features of {cells} cells cannot be predicted from {grid} x {grid} image tokens: take a square grid "
-                "that is not finer"
-            )
-        self.linear = nn.Linear(width, feature_width)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Tokens [B, 1 + grid * grid, width], the class token first -> float32 [B, cells, feature_width], by rows."""
-        places = tokens[:, 1:].transpose(1, 2).unflatten(2, (self.grid, self.grid))
-        features: Tensor = self.linear(F.adaptive_avg_pool2d(places, self.side).flatten(2).transpose(1, 2))
-        return features.float()
-
-
 class SeitTask(Task):
-    """Token ViT with a feature head.
+    """Token ViT with a linear layer that reads features off its image tokens.
 
     Args:
         units: image units of photos [units], of a square grid.
-        features: of the same photos in the same views [cells, width].
+        features: of the same photos in the same views [cells, width], of a coarser square grid.
         train, held_out: photos.
         codebook: float32 [codes, code_width] of the tokenizer that made the units.
     """
@@ -83,16 +58,15 @@ class SeitTask(Task):
         train: Sequence[str],
         held_out: Sequence[str],
         codebook: Tensor,
-        augmentation: TokenAugmentation,
     ) -> None:
         some = torch.from_numpy(features.batch(train[:SCALE_PHOTOS]).astype(np.float32))
-        cells, width = some.shape[1:]
-        self.head = FeatureHead(model.config.grid, model.config.width, cells, width)
+        self.side = math.isqrt(some.shape[1])
+        self.head = nn.Linear(model.config.width, some.shape[2])
         super().__init__(config, model, head=self.head)
         self.units, self.features = units, features
         self.train, self.held_out = train, held_out[: config.held_out_photos]
         grid, crop = math.isqrt(units.batch(train[:1]).shape[1]), model.config.crop
-        self.augment = TokenAugmenter(codebook, grid, crop, augmentation)
+        self.augment = TokenAugmenter(codebook, grid, crop)
         self.stem = StemFromUnits(codebook, grid, crop)
         self.mean = some.flatten(0, 1).mean(0)
         self.std = max(float((some - self.mean).square().mean().sqrt()), 1e-6)
@@ -120,5 +94,7 @@ class SeitTask(Task):
         features = torch.from_numpy(self.features.batch(photos, views).astype(np.float32))
         wanted = ((features - self.mean) / self.std).to(self.device)
         with self.autocast():
-            predicted = self.head(self.model(vectors.to(self.device)))
-        return F.mse_loss(predicted, wanted)
+            tokens = self.model(vectors.to(self.device))[:, 1:]  # without the class token
+            places = tokens.transpose(1, 2).unflatten(2, (self.model.config.grid, -1))
+            predicted = self.head(F.adaptive_avg_pool2d(places, self.side).flatten(2).transpose(1, 2))
+        return F.mse_loss(predicted.float(), wanted)

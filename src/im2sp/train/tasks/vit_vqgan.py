@@ -1,8 +1,8 @@
 """Training of the image tokenizer: photos -> `VitVqgan`.
 
 Units are chosen in the forward pass and skipped in the backward pass (straight-through). Reconstructions are compared
-with the photos by pixels, by the features of a frozen image network and, at last, by a discriminator. Codes that no
-patch chooses are moved onto outputs of the encoder.
+with the photos by pixels and by the features of a frozen image network; there is no discriminator. Codes that no patch
+chooses are moved onto outputs of the encoder.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from torch.nn import functional as F
 
 from im2sp.image.loading import load_image, to_pixels
 from im2sp.train.data.photo_units import random_crop
-from im2sp.train.models.discriminators import PatchDiscriminator
 from im2sp.train.models.image_backbone import ImageBackbone
 from im2sp.train.models.vit_vqgan import VitVqgan
 from im2sp.train.trainer import Losses, MicroBatch, Task, TrainConfig, Update, adamw
@@ -36,12 +35,10 @@ class VitVqganTraining(TrainConfig):
     steps: int = 6000
     learning_rate: float = 5e-4
     warm_up: int = 200
-    adversarial_from: int = 5000  # step at which the discriminator joins
     batch: int = 16
     smallest_crop: float = 0.6  # fraction of a photo's area
     commitment: float = 0.25  # weight of pulling the encoder to the codes, against pulling the codes to the encoder
     perceptual_weight: float = 0.3  # against the errors of pixels
-    adversarial_weight: float = 0.05
     revive_every: int = 50  # steps; a code that was not chosen in that time is moved
 
 
@@ -61,17 +58,6 @@ def quantise(model: VitVqgan, outputs: Tensor, commitment: float) -> Quantised:
     to_codes = (codes - ours.detach()).square().sum(-1).mean()
     to_encoder = (ours - codes.detach()).square().sum(-1).mean()
     return Quantised(units, ours + (codes - ours).detach(), to_codes + commitment * to_encoder)
-
-
-def codebook_usage(counts: Tensor) -> dict[str, float]:
-    """How evenly codes are used, by how often each was chosen: int64 [codes].
-
-    Returns:
-        codes_used: fraction of the codes that were chosen; perplexity: as many evenly used codes have the same entropy.
-    """
-    shares = counts[counts > 0].double() / counts.sum().clamp(min=1)
-    entropy = -(shares * shares.log()).sum()
-    return {"codes_used": float((counts > 0).double().mean()), "perplexity": float(entropy.exp())}
 
 
 def perceptual_distance(backbone: ImageBackbone, made: Tensor, photos: Tensor) -> Tensor:
@@ -97,7 +83,7 @@ def resized_pixels(image: Image.Image, side: int) -> Tensor:
 
 
 class VitVqganTask(Task):
-    """Image tokenizer and discriminator.
+    """Image tokenizer.
 
     Args:
         photos: paths; a step crops each photo of its batch at random and mirrors half of them.
@@ -110,21 +96,17 @@ class VitVqganTask(Task):
     def __init__(
         self, config: VitVqganTraining, model: VitVqgan, photos: Sequence[Path], backbone: ImageBackbone
     ) -> None:
-        discriminator = PatchDiscriminator()
-        super().__init__(config, model, discriminator=discriminator)
-        self.photos, self.backbone, self.discriminator = photos, backbone.eval().requires_grad_(False), discriminator
-        self.optimizers = {
-            # Only the direction of a code counts, so weight decay would only change what a token ViT reads.
-            "model": adamw([model], config, (0.9, 0.99), decays=lambda name, p: p.dim() > 1 and name != CODEBOOK),
-            "discriminator": adamw([discriminator], config, (0.5, 0.9), decays=lambda name, p: True),
-        }
+        super().__init__(config, model)
+        self.photos, self.backbone = photos, backbone.eval().requires_grad_(False)
+        # Only the direction of a code counts, so weight decay would only change what a token ViT reads.
+        optimizer = adamw([model], config, (0.9, 0.99), decays=lambda name, value: value.dim() > 1 and name != CODEBOOK)
+        self.optimizers = {"model": optimizer}
         self.recent = torch.zeros(model.config.codebook_size, dtype=torch.int64)  # choices since codes were last moved
 
     def pixels(self, step: int, part: MicroBatch) -> Tensor:
         """Crops of a micro-batch float32 [B, 3, side, side] in [0, 1]; each photo comes once an epoch.
 
-        Raises:
-            ImageError: a photo cannot be read.
+        Raises ImageError when a photo cannot be read.
         """
         config, side = self.config, self.model.config.image_size
         crops = []
@@ -138,51 +120,29 @@ class VitVqganTask(Task):
             crops.append(resized_pixels(ImageOps.mirror(crop) if random.random() < 0.5 else crop, side))
         return torch.stack(crops).to(self.device)
 
-    def updates(self, step: int) -> list[Update]:
-        """The tokenizer; before it, once it joins, the discriminator."""
+    def updates(self, step: int) -> Sequence[Update]:
+        """The one of the tokenizer, after codes have been moved."""
         if step % self.config.revive_every == 0:
             self.revive(step)
-        tokenizer = Update("model", self.loss, self.config.max_grad_norm)
-        if step < self.config.adversarial_from:
-            return [tokenizer]
-        return [Update("discriminator", self.discriminate), tokenizer]
+        return super().updates(step)
 
     def loss(self, step: int, part: MicroBatch) -> Losses:
-        """Loss of the tokenizer."""
+        """Errors of pixels, of perceptual features and of codes."""
         config, photos = self.config, self.pixels(step, part)
-        quantised, made = self._reconstruct(photos)
+        with self.autocast():
+            outputs = self.model.before_codes(photos)
+        quantised = quantise(self.model, outputs.float(), self.config.commitment)
+        with self.autocast():
+            made = self.model.pixels_of(quantised.directions).float()
         chosen = torch.bincount(quantised.units.flatten(), minlength=len(self.recent))
         self.recent += self.sum_over_processes(chosen).cpu()
         with self.autocast():
             perceptual = perceptual_distance(self.backbone.to(self.device), made, photos)
         pixels = (made - photos).abs().mean() + (made - photos).square().mean()
         losses = {"pixels": pixels, "perceptual": perceptual, "codes": quantised.loss}
-        loss = pixels + config.perceptual_weight * perceptual + quantised.loss
-        if step >= config.adversarial_from:
-            self.discriminator.requires_grad_(False)
-            with self.autocast():
-                losses["adversarial"] = -self.discriminator(made).mean()
-            self.discriminator.requires_grad_(True)
-            loss = loss + config.adversarial_weight * losses["adversarial"]
+        losses["loss"] = pixels + config.perceptual_weight * perceptual + quantised.loss
         share = part.share(config.batch)
-        return {"loss": loss * share} | {name: value * share for name, value in losses.items()}
-
-    def discriminate(self, step: int, part: MicroBatch) -> Tensor:
-        """Hinge loss of the discriminator."""
-        photos = self.pixels(step, part)
-        with torch.no_grad():
-            _, made = self._reconstruct(photos)
-        with self.autocast():
-            loss = F.relu(1 - self.discriminator(photos)).mean() + F.relu(1 + self.discriminator(made)).mean()
-        return loss * part.share(self.config.batch)
-
-    def _reconstruct(self, photos: Tensor) -> tuple[Quantised, Tensor]:
-        with self.autocast():
-            outputs = self.model.before_codes(photos)
-        quantised = quantise(self.model, outputs.float(), self.config.commitment)
-        with self.autocast():
-            made = self.model.pixels_of(quantised.directions).float()
-        return quantised, made
+        return {name: value * share for name, value in losses.items()}
 
     @torch.no_grad()
     def revive(self, step: int) -> None:

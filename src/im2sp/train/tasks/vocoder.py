@@ -89,12 +89,6 @@ class DurationTask(Task):
 def _padded(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[Tensor, Tensor, Tensor]:
     """Pairs of units and durations -> int64, float32 and bool [B, longest]; the mask is false in the padding."""
     longest = -(-max(len(units) for units, _ in pairs) // LENGTH_STEP) * LENGTH_STEP
-    units = torch.zeros(len(pairs), longest, dtype=torch.int64)
-    durations = torch.zeros(len(pairs), longest)
-    mask = torch.zeros(len(pairs), longest, dtype=torch.bool)
-    for row, (sentence, lengths) in enumerate(pairs):
-        units[row, : len(sentence)] = torch.from_numpy(np.asarray(sentence, dtype=np.int64))
-        units[row, len(sentence) :] = int(sentence[-1])
-        durations[row, : len(sentence)] = torch.from_numpy(np.asarray(lengths, dtype=np.float32))
-        mask[row, : len(sentence)] = True
-    return units, durations, mask
+    units = np.stack([np.pad(units, (0, longest - len(units)), "edge") for units, _ in pairs])
+    durations = np.stack([np.pad(lengths, (0, longest - len(lengths))) for _, lengths in pairs])
+    return torch.from_numpy(units), torch.from_numpy(durations).float(), torch.from_numpy(durations > 0)

@@ -49,8 +49,7 @@ class CorpusOptions:
 def read_corpus(data: Path, options: CorpusOptions, report: Report) -> Iterator[CorpusItem]:
     """Captions of a corpus, and of those that are read as one with it.
 
-    Raises:
-        Im2SpError: there is nothing at the path, or a list of the corpus cannot be read.
+    Raises Im2SpError when there is nothing at the path, or a list of the corpus cannot be read.
     """
     parts = [open_corpus(data, part, report) for part in (options, *options.more)]
     return chain.from_iterable(part.items(report) for part in parts)

@@ -95,8 +95,7 @@ class Corpus(ABC):
         What is wrong with one of them is reported and never ends the stream. Memory: one string for each caption and
         each photo, 0.1 GB for the 600,000 captions of SpokenCOCO, beside the list.
 
-        Raises:
-            Im2SpError: a file that lists the corpus is missing or is not what it should be.
+        Raises Im2SpError when a file that lists the corpus is missing or is not what it should be.
         """
         captions: set[str] = set()
         splits: dict[str, str] = {}

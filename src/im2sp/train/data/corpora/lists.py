@@ -22,8 +22,7 @@ T = TypeVar("T")
 def read_list(path: Path) -> bytes:
     """The content of a list, without the byte order mark.
 
-    Raises:
-        Im2SpError: the file is missing, cannot be read, or has more than MAX_BYTES.
+    Raises Im2SpError when the file is missing, cannot be read, or has more than MAX_BYTES.
     """
     try:
         with open_regular(path, MAX_BYTES) as file:
@@ -42,8 +41,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
 def json_entries(path: Path, array: str, kind: type[T], report: Report = ignore) -> Iterator[tuple[str, T]]:
     """(where, value) of the entries of a JSON object's array at the key `array`; what is no `kind` is reported.
 
-    Raises:
-        Im2SpError: as `read_list` does, or it is no JSON or lacks the array.
+    Raises Im2SpError as `read_list` does, or it is no JSON or lacks the array.
     """
     try:
         values = msgspec.json.decode(read_list(path), type=dict[str, msgspec.Raw])
