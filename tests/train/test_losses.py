@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from im2sp.train.losses import discriminator_loss, generator_losses, log_mel, mel_loss
-from im2sp.train.models.discriminators import MultiPeriodAndScaleDiscriminators
+from im2sp.train.models.discriminators import Discriminators
 
 
 def _waveforms(seed: int, samples: int = 2560) -> Tensor:
@@ -48,7 +48,7 @@ def test_mel_loss_is_the_formula() -> None:
 
 def test_adversarial_losses_are_sums_over_discriminators_and_maps() -> None:
     torch.manual_seed(0)
-    discriminators = MultiPeriodAndScaleDiscriminators(128)
+    discriminators = Discriminators(128)
     with torch.inference_mode():
         real, generated = discriminators(_waveforms(0)), discriminators(_waveforms(1))
     teaching = learning = matching = 0.0
@@ -57,13 +57,13 @@ def test_adversarial_losses_are_sums_over_discriminators_and_maps() -> None:
         teaching += ((r - 1) ** 2).mean() + (g**2).mean()
         learning += ((g - 1) ** 2).mean()
         matching += sum(np.abs((a - b).numpy()).mean() for a, b in zip(real_maps, generated_maps, strict=True))
-    assert discriminator_loss(real, generated, torch.sum).item() == pytest.approx(teaching, rel=1e-5)
-    found = [loss.item() for loss in generator_losses(real, generated, torch.sum)]
+    assert discriminator_loss(real, generated).item() == pytest.approx(teaching, rel=1e-5)
+    found = [loss.item() for loss in generator_losses(real, generated)]
     assert found == pytest.approx([learning, matching], rel=1e-5)
 
 
 def test_discriminators_of_hifigan_have_the_published_sizes() -> None:
-    discriminators = MultiPeriodAndScaleDiscriminators()
+    discriminators = Discriminators()
     weights = [
         sum(each.numel() for name, each in member.named_parameters() if not name.endswith("original0"))
         for member in discriminators.members
@@ -75,7 +75,7 @@ def test_discriminators_of_hifigan_have_the_published_sizes() -> None:
 
 def test_discriminators_are_convolutions_of_every_nth_sample_and_of_coarser_waveforms() -> None:
     torch.manual_seed(0)
-    discriminators, wave = MultiPeriodAndScaleDiscriminators(128), _waveforms(0, 2501)
+    discriminators, wave = Discriminators(128), _waveforms(0, 2501)
     with torch.inference_mode():
         found = discriminators(wave)
         members = discriminators.members
@@ -104,7 +104,7 @@ def _plain_maps(discriminator: nn.Module, wave: Tensor, period: int, strides: li
 
 
 def test_spectral_norms_change_when_told_only() -> None:
-    discriminators = MultiPeriodAndScaleDiscriminators(128).train()
+    discriminators = Discriminators(128).train()
     before = {name: value.clone() for name, value in discriminators.named_buffers() if "layers" in name}
     assert before
     for step, changes in ((discriminators, False), (lambda waveform: discriminators.update_norms(), True)):

@@ -5,7 +5,7 @@ Waveforms are float32 [B, samples] at 16 kHz.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
@@ -21,7 +21,6 @@ HARMONIC_WINDOW = 1024  # samples; windows from here on resolve the harmonics, w
 MEL_WINDOW, MEL_HOP, MEL_BANDS = 1024, 256, 80  # of HiFi-GAN (arXiv 2010.05646)
 
 DiscriminatorOutput = tuple[Tensor, list[Tensor]]  # of one discriminator: scores [B, ...], feature maps
-Reduce = Callable[[Tensor], Tensor]  # the losses of all discriminators [N] -> []: torch.mean or torch.sum
 
 
 @lru_cache(maxsize=16)
@@ -78,22 +77,20 @@ def mel_loss(generated: Tensor, real: Tensor) -> Tensor:
     return F.l1_loss(log_mel(generated), log_mel(real))
 
 
-def discriminator_loss(
-    real: Sequence[DiscriminatorOutput], generated: Sequence[DiscriminatorOutput], reduce: Reduce
-) -> Tensor:
+def discriminator_loss(real: Sequence[DiscriminatorOutput], generated: Sequence[DiscriminatorOutput]) -> Tensor:
     """Least-squares loss that pulls scores of real speech to 1 and of generated speech to 0."""
     losses = [((r - 1) ** 2).mean() + (g**2).mean() for (r, _), (g, _) in zip(real, generated, strict=True)]
-    return reduce(torch.stack(losses))
+    return torch.stack(losses).sum()
 
 
 def generator_losses(
-    real: Sequence[DiscriminatorOutput], generated: Sequence[DiscriminatorOutput], reduce: Reduce
+    real: Sequence[DiscriminatorOutput], generated: Sequence[DiscriminatorOutput]
 ) -> tuple[Tensor, Tensor]:
     """(least-squares loss that pulls scores of generated speech to 1, feature-matching loss)."""
-    adversarial = reduce(torch.stack([((scores - 1) ** 2).mean() for scores, _ in generated]))
+    adversarial = torch.stack([((scores - 1) ** 2).mean() for scores, _ in generated]).sum()
     distances = [
         F.l1_loss(ours, theirs.detach())
         for (_, generated_maps), (_, real_maps) in zip(generated, real, strict=True)
         for ours, theirs in zip(generated_maps, real_maps, strict=True)
     ]
-    return adversarial, reduce(torch.stack(distances))
+    return adversarial, torch.stack(distances).sum()

@@ -13,8 +13,8 @@ import torch
 
 from im2sp.errors import Im2SpError
 from im2sp.train.models.unit_hifigan import UnitHifigan, UnitHifiganConfig
-from im2sp.train.tasks import adversarial
-from im2sp.train.tasks.hifigan import HifiganTask, HifiganTraining, split_units
+from im2sp.train.tasks.hifigan import MATCHING_WEIGHT, HifiganTask, HifiganTraining, split_units
+from im2sp.train.tasks.segments import BETAS, Segments
 from im2sp.train.trainer import train
 from tests.train.tasks.clips import tone_clips
 
@@ -36,8 +36,8 @@ def test_the_published_values_are_the_defaults() -> None:
     training, config = HifiganTraining(), UnitHifiganConfig()
     assert training.segment_frames * config.hop == 8960
     assert (training.batch, training.learning_rate, training.lr_decay) == (16, 2e-4, 0.999)
-    assert (training.adversarial_from, training.spectral_weight, adversarial.MATCHING_WEIGHT) == (0, 45, 2)
-    assert (training.ema_decay, training.bf16, adversarial.BETAS) == (0, False, (0.8, 0.99))
+    assert (training.spectral_weight, MATCHING_WEIGHT) == (45, 2)
+    assert (training.ema_decay, training.bf16, BETAS) == (0, False, (0.8, 0.99))
     assert (config.units, config.hop, config.duration_dropout) == (200, 320, 0.5)
 
 
@@ -61,7 +61,7 @@ def test_durations_are_compared_by_their_logarithms_without_the_first_and_the_la
             expected += (predicted[place].item() - np.log(runs[place][1] + 1)) ** 2
     speakers = torch.zeros(4, dtype=torch.int64)
     with torch.inference_mode():
-        _, errors = task.generate(adversarial.Segments(FRAMES, torch.zeros(4, 8 * 320), speakers, 0))
+        _, errors = task.generate(Segments(FRAMES, torch.zeros(4, 8 * 320), speakers, 0))
     assert errors.item() == pytest.approx(expected, rel=1e-5)
     units, durations, known = split_units(FRAMES)
     assert units[0, :4].tolist() == [4, 7, 1, 4]

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from im2sp.train.models.unit_vocoder import DurationPredictor, UnitVocoder, VocoderConfig
-from im2sp.train.tasks.adversarial import draw_segments
+from im2sp.train.tasks.segments import draw_segments
 from im2sp.train.tasks.vocoder import DurationTask, DurationTraining, VocoderTask, VocoderTraining
 from im2sp.train.trainer import MicroBatch, train
 from tests.train.tasks.clips import tone_clips
@@ -20,15 +20,12 @@ CONFIG = VocoderConfig(
 )
 
 
-def test_the_vocoder_learns_with_and_without_discriminators(tmp_path: Path) -> None:
-    training = VocoderTraining(
-        steps=24, adversarial_from=20, batch=4, segment_frames=16, learning_rate=5e-3, warm_up=2, log_every=4
-    )
+def test_the_vocoder_learns(tmp_path: Path) -> None:
+    training = VocoderTraining(steps=32, batch=4, segment_frames=16, learning_rate=5e-3, warm_up=2, log_every=4)
     torch.manual_seed(0)
     train(VocoderTask(training, UnitVocoder(CONFIG), tone_clips()), tmp_path)
     log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-    assert log[-1]["spectral"] < 0.8 * log[0]["spectral"]
-    assert ["discriminators_loss" in row for row in log] == [False] * 5 + [True]
+    assert log[-1]["loss"] < 0.8 * log[0]["loss"]
 
 
 def test_the_duration_predictor_aims_at_the_mean(tmp_path: Path) -> None:

@@ -1,7 +1,4 @@
-"""Discriminators of vocoders, used in training only.
-
-They take a waveform float32 [B, samples] and return scores and feature maps of each discriminator.
-"""
+"""Discriminators of HiFi-GAN, used in training only: waveform -> scores and feature maps of each discriminator."""
 
 from __future__ import annotations
 
@@ -12,15 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
-from im2sp.train.losses import DiscriminatorOutput, stft
-
-# (kernel, stride, padding) over (frequency, time): halve the frequencies each time, the frames once.
-SPECTROGRAM_LAYERS = (
-    ((7, 5), (2, 1), (3, 2)),
-    ((5, 3), (2, 1), (2, 1)),
-    ((5, 3), (2, 2), (2, 1)),
-    ((5, 3), (2, 1), (2, 1)),
-)
+from im2sp.train.losses import DiscriminatorOutput
 
 # HiFi-GAN (arXiv 2010.05646, appendix A): (divisor of the widest channels, kernel, stride, groups) of each layer.
 PERIODS = (2, 3, 5, 7, 11)
@@ -30,53 +19,6 @@ PERIOD_LAYERS = ((32, 5, 3, 1), (8, 5, 3, 1), (2, 5, 3, 1), (1, 5, 3, 1), (1, 5,
 SCALE_LAYERS = (
     (8, 15, 1, 1), (8, 41, 2, 4), (4, 41, 2, 16), (2, 41, 4, 16), (1, 41, 4, 16), (1, 41, 1, 16), (1, 5, 1, 1),
 )  # fmt: skip
-
-
-class Discriminators(nn.Module):
-    """Several discriminators of waveforms."""
-
-    members: nn.ModuleList
-
-    def update_norms(self) -> None:
-        """Called once before each step in which they are trained."""
-
-    def forward(self, waveform: Tensor) -> list[DiscriminatorOutput]:
-        """Waveform [B, samples] -> scores and feature maps of each member."""
-        return [member(waveform) for member in self.members]
-
-
-class SpectrogramDiscriminator(nn.Module):
-    """Strided 2-D convolutions over one complex spectrogram."""
-
-    def __init__(self, window: int, channels: int) -> None:
-        super().__init__()
-        self.window = window
-        widths = (2, channels, channels, 2 * channels, 2 * channels)
-        self.layers = nn.ModuleList(
-            weight_norm(nn.Conv2d(inner, outer, kernel, stride, padding))
-            for (inner, outer), (kernel, stride, padding) in zip(pairwise(widths), SPECTROGRAM_LAYERS, strict=True)
-        )
-        self.last = weight_norm(nn.Conv2d(widths[-1], 1, 3, padding=1))
-
-    def forward(self, waveform: Tensor) -> DiscriminatorOutput:
-        """Waveform [B, samples] -> (scores [B, 1, f, t], feature maps)."""
-        spectrogram = stft(waveform, self.window, self.window // 4)
-        # Cube root of the magnitude, phase kept.
-        scale = (spectrogram.abs() + 1e-5) ** (-2 / 3)
-        x = torch.view_as_real(spectrogram).permute(0, 3, 1, 2) * scale[:, None]
-        maps = []
-        for layer in self.layers:
-            x = F.leaky_relu(layer(x), 0.1)
-            maps.append(x)
-        return self.last(x), maps
-
-
-class MultiResolutionDiscriminators(Discriminators):
-    """One spectrogram discriminator a resolution, as UnivNet and Vocos have them."""
-
-    def __init__(self, windows: tuple[int, ...] = (1024, 512, 256), channels: int = 24) -> None:
-        super().__init__()
-        self.members = nn.ModuleList(SpectrogramDiscriminator(window, channels) for window in windows)
 
 
 class WaveformDiscriminator(nn.Module):
@@ -107,7 +49,7 @@ class WaveformDiscriminator(nn.Module):
         return scores, [*maps, scores]
 
 
-class MultiPeriodAndScaleDiscriminators(Discriminators):
+class Discriminators(nn.Module):
     """HiFi-GAN's: one for each period, then one for each scale, of which the first has spectral norm."""
 
     def __init__(self, channels: int = CHANNELS) -> None:
@@ -120,7 +62,7 @@ class MultiPeriodAndScaleDiscriminators(Discriminators):
         self.members = nn.ModuleList([*periods, *scales])
         self.eval()
 
-    def train(self, mode: bool = True) -> MultiPeriodAndScaleDiscriminators:
+    def train(self, mode: bool = True) -> Discriminators:
         """Stay in evaluation mode, in which spectral norms do not change.
 
         Otherwise they, and with them a step, would depend on how often the discriminators are called in it.

@@ -330,6 +330,6 @@ def smoke(folder: Path) -> Recipe:
         own_vocoder=VocoderConfig(
             width=32, feed_forward=64, slow_blocks=1, fast_blocks=1, duration_width=32, duration_blocks=1
         ),
-        own_vocoder_training=VocoderTraining(steps=6, adversarial_from=4, batch=2, segment_frames=16, warm_up=2),
+        own_vocoder_training=VocoderTraining(steps=6, batch=2, segment_frames=16, warm_up=2),
         durations=DurationTraining(steps=6, batch=4, warm_up=2),
     )

@@ -15,17 +15,19 @@ from torch.nn.utils import parametrizations, parametrize
 
 from im2sp.errors import Im2SpError
 from im2sp.train.data.clips import Clips
-from im2sp.train.losses import mel_loss
-from im2sp.train.models.discriminators import CHANNELS, MultiPeriodAndScaleDiscriminators
+from im2sp.train.losses import discriminator_loss, generator_losses, mel_loss
+from im2sp.train.models.discriminators import CHANNELS, Discriminators
 from im2sp.train.models.saving import CONFIG
 from im2sp.train.models.unit_hifigan import UnitHifigan
-from im2sp.train.tasks.adversarial import AdversarialTask, AdversarialTraining, Segments
+from im2sp.train.tasks.segments import BETAS, Segments, SegmentTraining, draw_segments
+from im2sp.train.trainer import Losses, MicroBatch, Task, Update, adamw
 
+MATCHING_WEIGHT = 2.0  # of feature matching, against adversarial 1
 SPEAKERS = "spkr.weight"  # embeddings of speakers
 
 
 @dataclass(frozen=True)
-class HifiganTraining(AdversarialTraining):
+class HifiganTraining(SegmentTraining):
     """Options of the HiFi-GAN; the defaults are the published ones."""
 
     steps: int = 500_000
@@ -33,6 +35,7 @@ class HifiganTraining(AdversarialTraining):
     ema_decay: float = 0.0  # the last weights are kept
     bf16: bool = False
     lr_decay: float = 0.999  # of the learning rate, an epoch: as many segments as there are clips
+    spectral_weight: float = 45.0  # against adversarial 1 and feature matching 2
     discriminator_channels: int = CHANNELS  # of the widest layers, a multiple of 128
     init_from: str = ""  # folder of a vocoder that `im2sp convert hifigan` or this task wrote, to start from
 
@@ -55,7 +58,7 @@ def split_units(frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return units, durations, (number > 0) & (number < last)
 
 
-class HifiganTask(AdversarialTask):
+class HifiganTask(Task):
     """Unit HiFi-GAN with an embedding for each speaker; `fold_weight_norm` makes the model that is kept."""
 
     config: HifiganTraining
@@ -66,12 +69,49 @@ class HifiganTask(AdversarialTask):
             load_partial(Path(config.init_from), vocoder)
         for module in _normed(vocoder):
             parametrizations.weight_norm(module)
-        discriminators = MultiPeriodAndScaleDiscriminators(config.discriminator_channels)
-        super().__init__(config, vocoder, discriminators, clips, mel_loss, torch.sum)
+        self.clips, self.discriminators = clips, Discriminators(config.discriminator_channels)
+        super().__init__(config, vocoder, discriminators=self.discriminators)
+        self.optimizers = {
+            name: adamw([module], config, BETAS, decays=lambda name, parameter: True)
+            for name, module in self.modules.items()
+        }
 
     def learning_rate_factor(self, step: int) -> float:
         """Exponential decay by epochs."""
         return float(self.config.lr_decay ** (step // max(1, len(self.clips) // self.config.batch)))
+
+    def updates(self, step: int) -> list[Update]:
+        """The discriminators, then the generator; no gradients are clipped."""
+        self.discriminators.update_norms()
+        return [Update("discriminators", self.discriminate), Update("model", self.loss)]
+
+    def discriminate(self, step: int, part: MicroBatch) -> Tensor:
+        """Loss of the discriminators."""
+        segments = self._segments(step, part)
+        with self.autocast():
+            with torch.no_grad():
+                generated, _ = self.generate(segments)
+            real, fake = self.discriminators(segments.waveforms), self.discriminators(generated)
+            return discriminator_loss(real, fake) * part.share(self.config.batch)
+
+    def loss(self, step: int, part: MicroBatch) -> Losses:
+        """Loss of the generator, by discriminators whose weights get no gradients."""
+        segments, share = self._segments(step, part), part.share(self.config.batch)
+        with self.autocast():
+            generated, duration_errors = self.generate(segments)
+        spectral = mel_loss(generated, segments.waveforms)
+        self.discriminators.requires_grad_(False)
+        with self.autocast():
+            with torch.no_grad():
+                real = self.discriminators(segments.waveforms)
+            adversarial, matching = generator_losses(real, self.discriminators(generated))
+        self.discriminators.requires_grad_(True)
+        durations = duration_errors / max(1, segments.known_durations)
+        total = adversarial + MATCHING_WEIGHT * matching + self.config.spectral_weight * spectral
+        return {"loss": total * share + durations, "spectral": spectral * share, "durations": durations}
+
+    def _segments(self, step: int, part: MicroBatch) -> Segments:
+        return draw_segments(self.clips, self.config, step, part, self.device)
 
     def generate(self, segments: Segments) -> tuple[Tensor, Tensor]:
         """Waveforms, and squared errors of log(frames + 1) over the units whose durations are known."""

@@ -12,25 +12,22 @@ from torch import Tensor, nn
 from im2sp.speech.units import remove_repeats
 from im2sp.train.data.clips import Clips
 from im2sp.train.losses import spectral_loss
-from im2sp.train.models.discriminators import MultiResolutionDiscriminators
 from im2sp.train.models.unit_vocoder import DurationPredictor, UnitVocoder
-from im2sp.train.tasks.adversarial import AdversarialTask, AdversarialTraining, Segments
-from im2sp.train.trainer import MicroBatch, Task, TrainConfig
+from im2sp.train.tasks.segments import BETAS, SegmentTraining, draw_segments
+from im2sp.train.trainer import MicroBatch, Task, TrainConfig, adamw
 
 LENGTH_STEP = 16  # units that batches are padded to a multiple of: kernels are compiled for every length
 
 
 @dataclass(frozen=True)
-class VocoderTraining(AdversarialTraining):
+class VocoderTraining(SegmentTraining):
     """Options of the vocoder."""
 
     steps: int = 6000
-    adversarial_from: int = 5000
     batch: int = 12
     segment_frames: int = 64  # 1.28 s
     learning_rate: float = 1e-3
     warm_up: int = 200
-    spectral_weight: float = 15.0
 
 
 @dataclass(frozen=True)
@@ -46,18 +43,23 @@ class DurationTraining(TrainConfig):
     log_every: int = 250
 
 
-class VocoderTask(AdversarialTask):
-    """Our vocoder. All speakers sound alike; durations are learned apart."""
+class VocoderTask(Task):
+    """Our vocoder, by distances of spectra alone. All speakers sound alike; durations are learned apart."""
 
+    config: VocoderTraining
     model: UnitVocoder
 
     def __init__(self, config: VocoderTraining, vocoder: UnitVocoder, clips: Clips) -> None:
-        discriminators = MultiResolutionDiscriminators()
-        super().__init__(config, vocoder, discriminators, clips, spectral_loss, torch.mean, (1.0, 10.0))
+        super().__init__(config, vocoder)
+        self.clips = clips
+        self.optimizers = {"model": adamw([vocoder], config, BETAS, decays=lambda name, parameter: True)}
 
-    def generate(self, segments: Segments) -> tuple[Tensor, None]:
-        """Waveforms of segments."""
-        return self.model(segments.frames), None
+    def loss(self, step: int, part: MicroBatch) -> Tensor:
+        """Distance of spectra."""
+        segments = draw_segments(self.clips, self.config, step, part, self.device)
+        with self.autocast():
+            generated = self.model(segments.frames)
+        return spectral_loss(generated, segments.waveforms) * part.share(self.config.batch)
 
 
 class DurationTask(Task):
