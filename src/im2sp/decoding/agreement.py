@@ -9,15 +9,13 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from im2sp.decoding.cache import KVCache
 from im2sp.decoding.search import StepFunction
 from im2sp.decoding.vocabulary import SpecialTokens
 
 SAMPLES = 12
-_LONGER = 2  # a sample goes on for so many times the tokens of the caption
 
 
-def draw_samples(step: StepFunction[KVCache], specials: SpecialTokens, positions: int, seed: int = 0) -> list[set[int]]:
+def draw_samples(step: StepFunction, specials: SpecialTokens, positions: int, seed: int = 0) -> list[set[int]]:
     """Draw SAMPLES sentences side by side, each cut at `positions` tokens; return the tokens of each."""
     random = np.random.default_rng(seed)
     tokens, cache = np.array([specials.bos]), None
@@ -43,8 +41,3 @@ def agreement(tokens: Sequence[int], samples: Sequence[set[int]], frequent: Coll
     """Return the mean share of samples that hold a token of the caption, `frequent` tokens aside; 0 to 1."""
     telling = set(tokens).difference(frequent) or set(tokens)
     return sum(token in sample for sample in samples for token in telling) / (len(samples) * len(telling))
-
-
-def sample_length(tokens: int, positions: int) -> int:
-    """Return the tokens of a sample at most, for a caption of so many tokens."""
-    return min(positions, _LONGER * tokens)

@@ -18,7 +18,6 @@ class DecodingOptions:
     beam: int = 5  # hypotheses side by side; 1 is greedy search
     length_penalty: float = 1.0  # hypotheses rank by log probability / length ** length_penalty
     temperature: float = 0.0  # above 0: sample (without a beam) from logits / temperature
-    top_k: int = 0  # sample among so many likeliest tokens; 0: among all
     seed: int = 0  # of the sampling
     max_tokens: int = 512  # tokens of a sentence, its end included; the decoder's own limit holds too
     min_tokens: int = 1  # the sentence cannot end by itself before so many tokens
@@ -43,7 +42,6 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("beam", 1, 64),
     ("length_penalty", 0, 10),
     ("temperature", 0, 100),
-    ("top_k", 0, 2**31),
     ("seed", 0, 2**63),
     ("max_tokens", 1, 2**31),
     ("min_tokens", 0, 2**31),

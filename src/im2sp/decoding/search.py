@@ -1,56 +1,31 @@
 """Search: a step function in, the tokens of one sentence out, by greedy search, beam search or sampling.
 
-Logit filters forbid tokens, a strategy proposes the next ones (both in `strategies`), and hypotheses are ranked by
-length-normalised log probability. A search always ends, never returns an empty sentence, cuts loops and never emits a
-padding or begin token. While it runs, `stable_prefix` has the tokens that cannot change any more.
+A strategy proposes the next tokens, and hypotheses are ranked by length-normalised log probability. A search always
+ends, never returns an empty sentence, cuts loops and never emits a padding or begin token. While it runs,
+`stable_prefix` has the tokens that cannot change any more.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
-from typing import Generic, Protocol, Self, TypeVar
+from typing import Any
 
 import numpy as np
 
 from im2sp.arrays import FloatArray, IntArray
 from im2sp.decoding.loops import length_before_repeat, length_without_loop
 from im2sp.decoding.options import DecodingOptions, DecodingResult, Ending
-from im2sp.decoding.strategies import (
-    BeamSearch,
-    DoubleArray,
-    GreedySearch,
-    LogitFilter,
-    Sampling,
-    Strategy,
-    SuppressEarlyEnd,
-    SuppressSpecials,
-)
+from im2sp.decoding.strategies import DoubleArray, strategy_for
 from im2sp.decoding.vocabulary import SpecialTokens
 from im2sp.errors import BundleError
 
-
-class Cache(Protocol):
-    """KV cache of a step function, one row for each hypothesis."""
-
-    def reorder(self, indices: IntArray) -> Self:
-        """Row i of the result is row `indices[i]` of this cache; indices: int64 [new batch]."""
-        ...
-
-
-C = TypeVar("C", bound=Cache)
-
-
-class StepFunction(Protocol[C]):
-    """The model, one token at a time."""
-
-    def __call__(self, tokens: IntArray, position: int, cache: C | None, /) -> tuple[FloatArray, FloatArray, C]:
-        """(last tokens int64 [batch], their position from 0 = BOS, cache or None before BOS) ->
-        (logits float32 [batch, vocabulary], attention float32 [batch, image_tokens], cache with one position more).
-        """
-        ...
+# The model, one token at a time: (last tokens int64 [batch], their position from 0 = BOS, cache or None before BOS) ->
+# (logits float32 [batch, vocabulary], attention float32 [batch, image_tokens], cache with one position more). Row i of
+# `cache.reorder(indices)` is row `indices[i]` of the cache.
+StepFunction = Callable[[IntArray, int, Any], tuple[FloatArray, FloatArray, Any]]
 
 
 @dataclass(frozen=True)
@@ -97,20 +72,14 @@ class Hypothesis:
         )
 
 
-class DecodingTask(Generic[C]):
+class DecodingTask:
     """The search for one sentence with one step function."""
 
-    def __init__(
-        self, step: StepFunction[C], specials: SpecialTokens, options: DecodingOptions, strategy: Strategy | None = None
-    ) -> None:
+    def __init__(self, step: StepFunction, specials: SpecialTokens, options: DecodingOptions) -> None:
         self._step = step
         self._specials = specials
         self._options = options
-        self._strategy = strategy or strategy_for(options)
-        self._filters: tuple[LogitFilter, ...] = (
-            SuppressSpecials(specials),
-            SuppressEarlyEnd(specials, options.min_tokens),
-        )
+        self._propose, self._width = strategy_for(options)
         self._limit = options.max_tokens  # tokens; less where the decoder has fewer positions
         self._live: list[Hypothesis] = [Hypothesis()]
         self._ended: list[Hypothesis] = []  # by EOS, best first, at most `width`
@@ -170,8 +139,9 @@ class DecodingTask(Generic[C]):
         filtered = logits.astype(np.float64)
         if not (filtered.max(axis=-1) < np.inf).all():  # the maximum of what holds a NaN is NaN
             raise BundleError(f"the decoder gave logits that are not numbers after {length} tokens: export it again")
-        for rule in self._filters:
-            rule.apply(filtered, length)
+        filtered[:, [self._specials.pad, self._specials.bos]] = -np.inf
+        if length < max(1, self._options.min_tokens):
+            filtered[:, self._specials.eos] = -np.inf
         highest = filtered.max(axis=-1, keepdims=True)
         if np.isneginf(highest).any():
             raise BundleError(f"the decoder rules out every token after {length} tokens: export it again")
@@ -184,15 +154,15 @@ class DecodingTask(Generic[C]):
     ) -> tuple[list[Hypothesis], IntArray]:
         """Extend hypotheses by one token; return those that continue, and the row of `live` that each comes from."""
         totals = np.array([hypothesis.total for hypothesis in live])
-        places = self._strategy.width
+        places = self._width
         following: list[Hypothesis] = []
         parents: list[int] = []
-        for rank, (row, token) in enumerate(zip(*self._strategy.propose(totals, log_probabilities), strict=True)):
+        for rank, (row, token) in enumerate(zip(*self._propose(totals, log_probabilities), strict=True)):
             if places == 0:
                 break
             log_probability = float(log_probabilities[row, token])
             if token == self._specials.eos:
-                if rank < self._strategy.width:  # as in transformers: less likely ends are none
+                if rank < self._width:  # as in transformers: less likely ends are none
                     self._ended.append(live[row].end(log_probability))
                 continue
             places -= 1
@@ -202,25 +172,13 @@ class DecodingTask(Generic[C]):
             else:
                 following.append(longer)
                 parents.append(int(row))
-        self._ended = sorted(self._ended, key=self._rank, reverse=True)[: self._strategy.width]
+        self._ended = sorted(self._ended, key=self._rank, reverse=True)[: self._width]
         return following, np.array(parents, dtype=np.int64)
 
     def _is_complete(self) -> bool:
         """Whether nothing continues, or nothing that continues ranks above any of `width` complete sentences."""
-        if not self._live or len(self._ended) < self._strategy.width:
+        if not self._live or len(self._ended) < self._width:
             return not self._live
         if self._options.early_stopping:
             return True
         return max(map(self._rank, self._live)) <= self._rank(self._ended[-1])
-
-
-def decode(step: StepFunction[C], specials: SpecialTokens, options: DecodingOptions, positions: int) -> DecodingResult:
-    """Decode one sentence of at most `positions` tokens."""
-    return DecodingTask(step, specials, options).run(positions)
-
-
-def strategy_for(options: DecodingOptions) -> Strategy:
-    """Choose sampling with a temperature, else beam search with a beam, else greedy search."""
-    if options.temperature > 0:
-        return Sampling(options.temperature, options.top_k, np.random.default_rng(options.seed))
-    return BeamSearch(options.beam) if options.beam > 1 else GreedySearch()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import stat
 import wave
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy.typing as npt
 
 from im2sp.arrays import HOP, SAMPLE_RATE, UNIT_RATE, FloatArray
 from im2sp.errors import AudioError, reason
-from im2sp.files import atomic_write, why_missing
+from im2sp.files import atomic_write, open_regular, why_missing
 
 if TYPE_CHECKING:
     from soundfile import SoundFile
@@ -48,18 +47,22 @@ def read_audio(source: AudioSource) -> FloatArray:
 
     Raises AudioError: missing, a folder, empty, too large, longer than MAX_SECONDS, not a recording, damaged.
     """
-    if isinstance(source, bytes):
-        return _decode(_checked(io.BytesIO(source), len(source), "the given bytes"), "the given bytes")
     if isinstance(source, str | os.PathLike):
-        return _from_path(Path(source))
-    name = getattr(source, "name", None)
-    name = name if isinstance(name, str) else "the given file"
+        try:
+            with open_regular(Path(source), MAX_FILE_BYTES) as opened:
+                return _decode(opened, str(source))
+        except (OSError, ValueError) as error:  # ValueError: a path with a zero byte
+            raise AudioError(f"{source}: cannot be read ({why_missing(str(source), error)})") from error
+    file = io.BytesIO(source) if isinstance(source, bytes) else source
+    name = getattr(file, "name", None)
+    name = name if isinstance(name, str) else "the given recording"
     try:
-        size = source.seek(0, os.SEEK_END)
-        source.seek(0)
+        size = file.seek(0, os.SEEK_END)
     except (AttributeError, OSError, ValueError) as error:
         raise AudioError(f"{name}: is not a binary file that can seek; give a path or the bytes instead") from error
-    return _decode(_checked(source, size, name), name)
+    if size > MAX_FILE_BYTES:
+        raise AudioError(f"{name}: is larger than {MAX_FILE_BYTES // 2**20} MiB, the limit for a recording")
+    return _decode(file, name)
 
 
 def write_wav(path: str | Path, waveform: FloatArray) -> None:
@@ -120,31 +123,14 @@ def _write_pcm16(file: BinaryIO, samples: Pcm16Array) -> None:
         wav.writeframes(samples.tobytes())
 
 
-def _from_path(path: Path) -> FloatArray:
-    try:
-        status = path.stat()
-        if stat.S_ISDIR(status.st_mode):
-            raise AudioError(f"{path}: is a folder, not a recording")
-        if not stat.S_ISREG(status.st_mode):  # a pipe or a device could be read for ever
-            raise AudioError(f"{path}: is not an ordinary file")
-        with path.open("rb") as file:
-            return _decode(_checked(file, status.st_size, str(path)), str(path))
-    except (OSError, ValueError) as error:  # ValueError: a path with a zero byte
-        raise AudioError(f"{path}: cannot be read ({why_missing(str(path), error)})") from error
-
-
-def _checked(file: BinaryIO, size: int, name: str) -> BinaryIO:
-    if size == 0:
-        raise AudioError(f"{name}: is empty (zero bytes)")
-    if size > MAX_FILE_BYTES:
-        raise AudioError(f"{name}: is larger than {MAX_FILE_BYTES // 2**20} MiB, the limit for a recording")
-    return file
-
-
 def _decode(file: BinaryIO, name: str) -> FloatArray:
     import soundfile  # here, so that a bundle's config can be read without loading the codecs
 
     try:
+        file.seek(0)
+        if not file.read(1):
+            raise AudioError(f"{name}: is empty (zero bytes)")
+        file.seek(0)
         with soundfile.SoundFile(file) as recording:
             _check_header(recording, name)
             pieces = list(_resampled(recording, name))

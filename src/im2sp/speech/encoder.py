@@ -10,7 +10,7 @@ from im2sp.arrays import FloatArray, IntArray
 from im2sp.bundle import SpeechEncoderConfig
 from im2sp.errors import AudioError, BundleError
 from im2sp.onnx import Graph
-from im2sp.speech.audio import HOP
+from im2sp.speech.audio import HOP, mono_float32
 
 FRAME = 400  # samples that one unit is computed from; the next one starts HOP samples later
 
@@ -27,8 +27,7 @@ class SpeechEncoder:
 
         Raises AudioError for anything that is not such a waveform or is shorter than 25 ms.
         """
-        if waveform.ndim != 1 or not np.issubdtype(waveform.dtype, np.floating):
-            raise AudioError(f"a waveform is one row of float32 samples, not {waveform.dtype} {list(waveform.shape)}")
+        waveform = mono_float32(waveform)
         if len(waveform) < FRAME:
             raise AudioError(f"{len(waveform)} samples are too short for a unit: give at least {FRAME}")
         if not np.isfinite(waveform).all():
@@ -42,7 +41,7 @@ class SpeechEncoder:
             yield waveform[start : start + (frames - 1) * HOP + FRAME]
 
     def _run(self, piece: FloatArray) -> IntArray:
-        (units,) = self._graph.run(waveform=piece[None].astype(np.float32, copy=False))
+        (units,) = self._graph.run(waveform=piece[None])
         if units.ndim != 2 or units.size == 0 or units.min() < 0 or units.max() >= self._config.units:
             raise BundleError(f"{self._graph.label} gave units that config.json rules out: export it again")
         return np.asarray(units[0], dtype=np.int64)

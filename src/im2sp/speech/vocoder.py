@@ -16,7 +16,6 @@ from im2sp.speech.units import check_units, expand
 
 LONGEST_SPEECH = 30 * 60 * UNIT_RATE  # frames in one request, half an hour
 PIECE_FRAMES = 20 * UNIT_RATE  # a caption is one piece; longer speech takes no more memory than this much
-STREAM_FRAMES = UNIT_RATE // 2  # half a second: small enough to start at once, large enough to outrun playback
 FIRST_FRAMES = 3  # frames of the first chunk of a stream: the next is ready in a third of its 0.06 s on one core
 MAX_CHUNK_FRAMES = 2 * UNIT_RATE  # of a stream
 
@@ -52,35 +51,25 @@ class Vocoder:
 
         Raises Im2SpError for units or durations that cannot be spoken.
         """
-        unit_array, duration_array = self._plan(units, durations, rate)
-        pieces = list(self.synthesize(expand(unit_array, duration_array)))
+        unit_array = check_units(units, self._config.units)
+        if durations is None:
+            duration_array = self.durations(rate).extend(unit_array, complete=True)
+        else:
+            duration_array = np.asarray(durations, dtype=np.int64)
+            if rate != 1:
+                rounding = ErrorDiffusion(self._config.duration_tolerance, rate)
+                duration_array = rounding.round(duration_array.astype(np.float32))
+        check_length(duration_array)
+        frames = expand(unit_array, duration_array)
+        starts = range(0, len(frames), PIECE_FRAMES)
+        pieces = [self.synthesize(frames, start, min(start + PIECE_FRAMES, len(frames))) for start in starts]
         return Speech(np.concatenate(pieces), unit_array, duration_array)
 
-    def stream(
-        self,
-        units: Sequence[int] | IntArray,
-        durations: Sequence[int] | IntArray | None = None,
-        chunk_frames: int = STREAM_FRAMES,
-    ) -> Iterator[FloatArray]:
-        """Synthesize in pieces of `chunk_frames` frames, each as soon as it is ready; joined they equal `speak`."""
-        return self.synthesize(expand(*self._plan(units, durations)), chunk_frames)
-
-    def predict_durations(self, units: IntArray, rate: float = 1.0) -> IntArray:
-        """Predict durations: units int64 [U] -> int64 [U] in frames of 20 ms, 1 to LONGEST_UNIT."""
-        return self.streaming_durations(rate).extend(units, complete=True)
-
-    def streaming_durations(self, rate: float = 1.0) -> StreamingDurations:
-        """Predict durations of a growing sequence of units, equal to `predict_durations` of all of it."""
+    def durations(self, rate: float = 1.0) -> StreamingDurations:
+        """Predict durations of a growing sequence of units."""
         return StreamingDurations(self._expected_frames, self._config, rate)
 
-    def synthesize(self, frames: IntArray, chunk_frames: int = PIECE_FRAMES) -> Iterator[FloatArray]:
-        """Synthesize frames int64 [F] -> waveforms float32 [chunk_frames * 320] (the last may be shorter)."""
-        if chunk_frames < 1:
-            raise Im2SpError(f"a piece of {chunk_frames} frames cannot be spoken: give at least 1")
-        starts = range(0, len(frames), chunk_frames)
-        return (self.synthesize_piece(frames, start, min(start + chunk_frames, len(frames))) for start in starts)
-
-    def synthesize_piece(self, frames: IntArray, start: int, stop: int) -> FloatArray:
+    def synthesize(self, frames: IntArray, start: int, stop: int) -> FloatArray:
         """Synthesize frames[start:stop] of frames int64 [F] -> waveform float32 [(stop - start) * 320].
 
         `context_frames` frames on both sides are synthesized too and cut away. The vocoder looks no further, so a
@@ -88,29 +77,16 @@ class Vocoder:
         """
         context, hop = self._config.context_frames, self._config.hop
         first = max(0, start - context)
-        waveform = self._run(frames[first : stop + context])
-        return waveform[(start - first) * hop : (stop - first) * hop]
+        graph, part = self._graphs.open("vocoder"), frames[first : stop + context]
+        (waveform,) = graph.run(frames=part[None])
+        if waveform.shape != (1, len(part) * hop) or not np.isfinite(waveform).all():
+            raise BundleError(f"{graph.label} gave a waveform that its config.json rules out: export it again")
+        return np.clip(waveform[0, (start - first) * hop : (stop - first) * hop], -1, 1)
 
     @property
     def context_frames(self) -> int:
         """Frames of 20 ms that a sample depends on, on each side of its own."""
         return self._config.context_frames
-
-    def _plan(
-        self, units: Sequence[int] | IntArray, durations: Sequence[int] | IntArray | None, rate: float = 1.0
-    ) -> tuple[IntArray, IntArray]:
-        """Return units int64 [U] and durations int64 [U] in frames of 20 ms, checked or predicted."""
-        unit_array = check_units(units, self._config.units)
-        if durations is None:
-            duration_array = self.predict_durations(unit_array, rate)
-        else:
-            duration_array = np.asarray(durations, dtype=np.int64)
-            if rate != 1:
-                duration_array = ErrorDiffusion(self._config.duration_tolerance, rate).round(
-                    duration_array.astype(np.float32)
-                )
-        check_length(duration_array)
-        return unit_array, duration_array
 
     def _expected_frames(self, units: IntArray) -> FloatArray:
         graph = self._graphs.open("duration_predictor")
@@ -120,14 +96,6 @@ class Vocoder:
         with np.errstate(over="ignore"):
             frames: FloatArray = np.exp(log_durations[0]) - 1
         return frames
-
-    def _run(self, frames: IntArray) -> FloatArray:
-        graph = self._graphs.open("vocoder")
-        (waveform,) = graph.run(frames=frames[None])
-        if waveform.shape != (1, len(frames) * self._config.hop) or not np.isfinite(waveform).all():
-            raise BundleError(f"{graph.label} gave a waveform that its config.json rules out: export it again")
-        clipped: FloatArray = np.clip(waveform[0], -1, 1)
-        return clipped
 
 
 class StreamingVocoder:
@@ -140,7 +108,7 @@ class StreamingVocoder:
     def __init__(self, vocoder: Vocoder, rate: float = 1.0) -> None:
         """`rate`: how fast to speak."""
         self._vocoder = vocoder
-        self._predictor = vocoder.streaming_durations(rate)
+        self._predictor = vocoder.durations(rate)
         self._units = np.zeros(0, dtype=np.int64)
         self._durations = np.zeros(0, dtype=np.int64)  # the final ones, of the first units
         self._frames = np.zeros(0, dtype=np.int64)  # these units, repeated by their durations
@@ -195,7 +163,7 @@ class StreamingVocoder:
         return self._spoken + min(max(FIRST_FRAMES, 3 * self._spoken), MAX_CHUNK_FRAMES)
 
     def _synthesize(self, stop: int) -> Speech:
-        waveform = self._vocoder.synthesize_piece(self._frames, self._spoken, stop)
+        waveform = self._vocoder.synthesize(self._frames, self._spoken, stop)
         completed = int(np.searchsorted(np.cumsum(self._durations), stop, side="right"))
         part = slice(self._completed, completed)
         self._chunks.append(waveform)

@@ -17,7 +17,7 @@ from transformers import CLIPImageProcessorPil, GitForCausalLM
 from im2sp.bundle import DecoderConfig
 from im2sp.decoding.decoder import DecoderStep, Prefix
 from im2sp.decoding.options import DecodingOptions
-from im2sp.decoding.search import decode
+from im2sp.decoding.search import DecodingTask
 from im2sp.decoding.vocabulary import SpecialTokens
 from im2sp.image.encoder import pixels_of
 from im2sp.onnx import Graph, Signature
@@ -142,7 +142,8 @@ def test_runtime_decoding_equals_generate_token_by_token(
     for pixels in photos(12):
         expected = generated(published, pixels, options, [BERT.pad, BERT.bos])
         keys, values = encoder.run(pixels=pixels[None].numpy())
-        found = decode(DecoderStep(decoder, sizes, Prefix(keys, values)), BERT, options, sizes.max_tokens)
+        step = DecoderStep(decoder, sizes, Prefix(keys, values))
+        found = DecodingTask(step, BERT, options).run(sizes.max_tokens)
         ending = [BERT.eos] if found.ending == "eos" else []
         assert ending or beam == 1
         assert [BERT.bos, *found.tokens.tolist(), *ending] == expected
