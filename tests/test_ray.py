@@ -20,6 +20,7 @@ import im2sp.ray
 from im2sp.batch import CaptionerConfig
 from im2sp.captioner import Captioner
 from im2sp.errors import BundleError, Im2SpError, OutputError
+from im2sp.image.finding import Survey
 from im2sp.image.listing import Collection, list_photos
 from im2sp.image.unit_table import UnitTable
 from im2sp.installing import install_command
@@ -101,8 +102,12 @@ def test_a_resumed_run_with_a_killed_worker(
         assert rows[name]["wav"] == encode_wav(caption.waveform)
 
     assert caption_collection(list_photos([folder]), out, config).skipped == 24  # without Ray
-    with pytest.raises(OutputError, match="was made with another bundle or other options; go on with the same"):
-        caption_collection(list_photos([folder]), out, CaptionerConfig(config.model, 1, (("beam", 1),)))
+    greedy, few = CaptionerConfig(config.model, 1, (("beam", 1),)), list_photos([folder / "03.png"])
+    with pytest.raises(OutputError, match="was made with another bundle, other options or of other photos"):
+        caption_collection(list_photos([folder]), out, greedy)
+    assert caption_collection(few, out, config, force=True).done == 1
+    assert sorted(row["image_id"] for row in rows_of(out)) == sorted(rows)
+    assert caption_collection(list_photos([folder]), out, greedy, force=True).done == 24
 
 
 @pytest.mark.slow
@@ -196,7 +201,7 @@ def test_what_ends_the_run_is_one_sentence(tmp_path: Path, config: CaptionerConf
     assert call("caption", tmp_path / "in", "--ray", "--play")[0] == 2
     assert call("tokenize", tmp_path / "in", "-o", tmp_path / "out", "--ray")[0] == 2
     assert sorted(os.listdir(tmp_path)) == ["in"]
-    assert caption_collection(Collection(frozenset()), tmp_path / "out", config).done == 0
+    assert caption_collection(Collection(frozenset(), Survey(0, ()), ()), tmp_path / "out", config).done == 0
 
 
 def test_ray_is_loaded_only_when_it_is_used(tmp_path: Path, tiny_bundle: Path) -> None:

@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from im2sp import tokenizing
 from im2sp.batch import Result
 from im2sp.captioner import Captioner
-from im2sp.errors import BundleError, OutputError
-from im2sp.image.finding import Photos
+from im2sp.errors import BundleError, OutputError, TableError
+from im2sp.image.listing import list_photos
 from im2sp.image.unit_table import UnitTable, write_unit_table
 from im2sp.image.units import ImageUnits
 from im2sp.manifest import CAPTIONS, locked
 from im2sp.speech.audio import read_audio
 from im2sp.tokenizing import tokenize_photos
-from tests.cli.test_commands import call, command, sentence
+from tests.cli.test_commands import call, sentence
 from tests.tiny_bundle import write_tiny_bundle
 
 GOOD = ["a.png", "b.png", "deep/a.png", "deep/c.png"]
@@ -46,7 +43,7 @@ def photos(tmp_path: Path) -> Path:
 
 def run(photos: Path, table: Path, captioner: Captioner, most: int = 10**6) -> list[Result]:
     """Tokenize; stop after `most` photos."""
-    results = tokenize_photos(Photos([photos]), table, captioner)
+    results = tokenize_photos(list_photos([photos]), table, captioner)
     found = [result for _, result in zip(range(most), results, strict=False)]
     results.close()
     return found
@@ -83,15 +80,15 @@ def test_bad_photos_have_no_row(photos: Path, tmp_path: Path, captioner: Caption
     assert sorted(os.listdir(tmp_path)) == ["in", "units.parquet"]
 
 
-@pytest.mark.parametrize("torn", [b"", b'{"image_id": "b.p'])
-def test_it_continues_where_it_stopped(photos: Path, tmp_path: Path, captioner: Captioner, torn: bytes) -> None:
+def test_it_continues_where_it_stopped(
+    photos: Path, tmp_path: Path, captioner: Captioner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokenizing, "ROWS_PER_FILE", 2)
     table, other = tmp_path / "units.parquet", tmp_path / "other.parquet"
-    run(photos, table, captioner, most=2)
-    run(photos, other, captioner, most=2)
+    run(photos, table, captioner, most=3)
+    run(photos, other, captioner, most=3)
     assert not table.exists()
-    with (tmp_path / "units.parquet.part" / "rows.jsonl").open("ab") as file:
-        file.write(torn)
-    assert [result.skipped for result in run(photos, table, captioner)] == [True, True, False, False]
+    assert [result.skipped for result in run(photos, table, captioner)] == [True, True, True, False]
     assert ids(table) == GOOD
     run(photos, tmp_path / "whole.parquet", captioner)
     assert table.read_bytes() == (tmp_path / "whole.parquet").read_bytes()
@@ -105,9 +102,6 @@ def test_what_is_refused_before_anything_is_done(
     photos: Path, tmp_path: Path, captioner: Captioner, tiny_bundle: Path
 ) -> None:
     table = tmp_path / "units.parquet"
-    twice = Photos([photos / "a.png", photos / "deep" / "a.png"])
-    with pytest.raises(OutputError, match=r"would both be a.png in .*: give the folder that holds both"):
-        next(tokenize_photos(twice, table, captioner))
     with pytest.raises(BundleError, match="has no image units"):
         run(photos, table, Captioner.from_pretrained(tiny_bundle, threads=1))
     assert os.listdir(tmp_path) == ["in"]
@@ -126,46 +120,13 @@ def test_what_was_begun_otherwise_is_not_gone_on_with(photos: Path, tmp_path: Pa
     table, work = tmp_path / "units.parquet", tmp_path / "units.parquet.part"
     run(photos, table, captioner, most=2)
     other = Captioner.from_pretrained(write_tiny_bundle(tmp_path / "other", seed=1, image_units=True), threads=1)
-    with pytest.raises(OutputError, match="was begun with another tokenizer"):
-        run(photos, table, other)
-    with pytest.raises(OutputError, match=r"holds .*in/a.png as a.png"):
-        run(photos / "deep", table, captioner)
-    (work / "rows.jsonl").write_text("[]\n")
-    with pytest.raises(OutputError, match="line 1 is damaged; delete its folder"):
+    for source, tokenizes in ((photos, other), (photos / "deep", captioner)):
+        with pytest.raises(OutputError, match="was made with another bundle, other options or of other photos"):
+            run(source, table, tokenizes)
+    next(work.glob("units-*.parquet")).write_bytes(b"[]")
+    with pytest.raises(TableError, match="is not a Parquet file"):
         run(photos, table, captioner)
     assert not table.exists()
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_a_run_that_is_ended(photos: Path, tmp_path: Path, unit_bundle: Path, number: int) -> None:
-    picture = (photos / "a.png").read_bytes()
-    for index in range(2_000):
-        (photos / f"x{index}.png").write_bytes(picture)
-    table, rows = tmp_path / "units.parquet", tmp_path / "units.parquet.part" / "rows.jsonl"
-    words = [sys.executable, "-m", "im2sp", "tokenize", photos, "-o", table, "--model", unit_bundle, "--threads", "1"]
-    process = subprocess.Popen(
-        words,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # also in a background run
-    )
-    while not (rows.exists() and rows.read_bytes().count(b"\n") > 3):
-        assert process.poll() is None
-        time.sleep(0.01)
-    process.send_signal(number)
-    _, stderr = process.communicate(timeout=60)
-    assert not table.exists()
-    if number == signal.SIGINT:
-        assert process.returncode == 130
-        assert sentence(stderr).startswith("stopped: ")
-        assert "run the same command again to go on" in stderr
-    for path in sorted(photos.glob("x*.png"))[20:]:  # the others are enough
-        path.unlink()
-    code, stdout, _ = call("tokenize", photos, "-o", table, "--model", unit_bundle)
-    assert code == 0
-    assert "skipped (tokenized before), 72 bits each" in stdout
-    assert sorted(ids(table)) == sorted(path.relative_to(photos).as_posix() for path in photos.rglob("*.png"))
 
 
 def test_the_command(photos: Path, tmp_path: Path, unit_bundle: Path) -> None:
@@ -174,9 +135,9 @@ def test_the_command(photos: Path, tmp_path: Path, unit_bundle: Path) -> None:
     code, stdout, stderr = call("tokenize", photos, "-o", table, "--model", unit_bundle)
     assert (code, stdout) == (1, f"{table}: 4 photos tokenized, 1 failed, 72 bits each\n")
     assert sentence(stderr).startswith(f"{photos / 'bad.png'}: is not a picture")
-    code, stdout, stderr = call("tokenize", photos, "-o", table, "--model", unit_bundle)
-    assert (code, stdout) == (1, "")
-    assert "is there already" in sentence(stderr)
+    assert "is there already" in sentence(call("tokenize", photos, "-o", table, "--model", unit_bundle)[2])
+    told = json.loads(call("info", "--model", unit_bundle, "--json")[1])["image_units"]
+    assert (told["tokenizer"], told["units"], told["bits"]) == ("tiny-semantic", 18, 72)
     assert call("tokenize", photos, "-o", tmp_path / "units", "--model", unit_bundle)[0] == 2
     assert call("tokenize", photos, "-o", tmp_path / "x.parquet")[::2] == (
         1,
@@ -255,19 +216,3 @@ def test_pictures_from_a_table(
     for path, image_id in zip(paths, GOOD, strict=True):
         units = ImageUnits(captioner.tokenize(photos / image_id), captioner.image_tokenizer)
         np.testing.assert_array_equal(np.asarray(Image.open(path)), captioner.reconstruct(units))
-
-
-# ---- info ----
-
-
-def test_info_tells_the_bits(unit_bundle: Path, tiny_bundle: Path) -> None:
-    code, stdout, _ = call("info", "--model", unit_bundle, "--json")
-    assert code == 0
-    told = json.loads(stdout)["image_units"]
-    assert (told["tokenizer"], told["units"], told["bits"]) == ("tiny-semantic", 18, 72)
-    assert json.loads(call("info", "--model", tiny_bundle, "--json")[1])["image_units"] is None
-    stdout = command("info", "--model", unit_bundle, env={**os.environ, "COLUMNS": "200"}).stdout
-    assert (
-        "tiny-semantic (semantic): a grid of 3 x 3 cells with 2 each, codebooks of 16; 18 units, 72 bits a photo"
-        in stdout
-    )

@@ -12,19 +12,10 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from im2sp.bundle import Bundle, find_bundle
-from im2sp.errors import (
-    BundleError,
-    GraphError,
-    Im2SpError,
-    OutputError,
-    PlaybackError,
-    about,
-    reason,
-    unexpected,
-)
+from im2sp.errors import BundleError, GraphError, Im2SpError, OutputError, PlaybackError, about, reason, unexpected
 from im2sp.files import CHECKSUMS, CHECKSUMS_LIMIT, open_regular
 from im2sp.interrupts import Interrupts, follow_parent, sigint_blocked
 from im2sp.manifest import Manifest, Row, Version
@@ -34,8 +25,6 @@ from im2sp.playback import play
 from im2sp.speech.whisper import WordRecogniser
 
 if TYPE_CHECKING:
-    from concurrent.futures import Future
-
     from im2sp.captioner import Captioner, SpeechCaption
     from im2sp.decoding.options import DecodingOptions
     from im2sp.image.loading import ImageSource
@@ -85,99 +74,112 @@ class Result:
     skipped: bool = False  # captioned by an earlier run
 
 
+@dataclass(frozen=True)
+class _Job:
+    """A photo to be captioned."""
+
+    photo: Path
+    image: ImageUnits | None  # in the place of the photo
+    version: Version  # as it was before
+
+
 def caption_photos(
-    photos: Iterable[Path | StoredPhoto],
-    manifest: Manifest,
-    config: CaptionerConfig,
-    workers: int = 1,
-    *,
-    force: bool = False,
-) -> Generator[Result, None, None]:
-    """Caption each photo that the manifest does not list as it is, with these options, or all of them with `force`.
-
-    Each result is yielded when it is recorded.
-
-    A photo that cannot be captioned gives a result with its error. When the generator is closed early, photos in
-    progress are finished and recorded. Ctrl-C takes effect between photos, a second Ctrl-C at once.
-
-    Raises BundleError for an unusable bundle, OutputError when the folder cannot be written (a full disk), Im2SpError
-    when a worker process dies.
-    """
-    executor: _Executor = _Inline(config) if workers == 1 else _Processes(config.for_workers(workers), workers)
-    running: set[Future[Result]] = set()
-    versions = _Versions(config)
-    with Interrupts() as interrupts:
-        try:
-            for photo, image in map(_key_and_image, photos):
-                interrupts.check()
-                if manifest.has(photo, versions.note(photo, image)) and not force:
-                    versions.of.pop(photo)
-                    yield Result(photo, skipped=True)
-                    continue
-                for result in _wait(running, executor.waiting):
-                    yield _recorded(result, manifest, versions)
-                running.add(executor.submit(photo, manifest.wav_for(photo), image))
-                for result in _wait(running, executor.running):
-                    yield _recorded(result, manifest, versions)
-            for result in _wait(running, 0):
-                yield _recorded(result, manifest, versions)
-                interrupts.check()
-        finally:
-            executor.shutdown()
-            for future in running:
-                if not future.cancelled() and future.exception() is None:
-                    with suppress(OutputError):  # the error that ended the run has been raised already
-                        _recorded(future.result(), manifest, versions)
-
-
-def caption_live(
     photos: Iterable[Path | StoredPhoto],
     config: CaptionerConfig,
     manifest: Manifest | None = None,
     sink: Sink | None = None,
+    *,
+    workers: int = 1,
+    force: bool = False,
 ) -> Generator[Result, None, None]:
-    """Caption each photo as it comes, aloud where there is a sink, recorded where there is a manifest.
+    """Caption photos, aloud where there is a sink, into the folder of a manifest where there is one.
 
-    Unlike `caption_photos`, this loads the captioner before it asks for the first photo, captions photos of the
-    manifest again, and stops at once on Ctrl-C. Raises the errors of `caption_photos`, and PlaybackError.
+    Each result is yielded when it is recorded. A photo that cannot be captioned gives a result with its error. Photos
+    that the manifest lists as they are, with these options, are skipped, unless with `force`. When the generator is
+    closed early, photos in progress in other processes are finished and recorded.
+
+    Without `workers` the captioner is loaded, and with `force` its graphs are opened, before the first photo is asked
+    for; `force` fits photos that appear one by one, too. `workers` above 1 need a manifest and take no sink.
+
+    Raises BundleError for an unusable bundle, OutputError when the folder cannot be written, PlaybackError when the
+    sink fails, Im2SpError when a worker process dies.
     """
+    if workers > 1 and manifest is not None:
+        yield from _in_processes(_jobs(photos, config, manifest, force), config.for_workers(workers), manifest, workers)
+        return
     worker = CaptionWorker(config)
-    worker.warm_up()
-    versions = _Versions(config)
-    for photo, image in map(_key_and_image, photos):
-        if manifest is None:
-            yield worker.caption(photo, None, sink, image)
+    if force:
+        worker.warm_up()
+    for job in _jobs(photos, config, manifest, force):
+        if isinstance(job, Result):
+            yield job
             continue
-        versions.note(photo, image)
-        yield _recorded(worker.caption(photo, manifest.wav_for(photo), sink, image), manifest, versions)
+        result = worker.caption(job.photo, manifest.wav_for(job.photo) if manifest else None, sink, job.image)
+        yield _recorded(result, job.version, manifest)
 
 
-def _key_and_image(photo: Path | StoredPhoto) -> tuple[Path, ImageUnits | None]:
-    return (photo, None) if isinstance(photo, Path) else (photo.key, photo.units)
-
-
-class _Versions:
-    """Versions of the photos that are being captioned, as they were before that."""
-
-    def __init__(self, config: CaptionerConfig) -> None:
-        self.of: dict[Path, Version] = {}
-        self._options = config.digest()
-
-    def note(self, photo: Path, image: ImageUnits | None) -> Version:
-        """Look at a photo; image units in its place are a part of the options."""
+def _jobs(
+    photos: Iterable[Path | StoredPhoto], config: CaptionerConfig, manifest: Manifest | None, force: bool
+) -> Iterator[_Job | Result]:
+    """Yield what is to be captioned, and results of photos that are skipped."""
+    options = config.digest() if manifest else ""
+    for stored in photos:
+        photo, image = (stored, None) if isinstance(stored, Path) else (stored.key, stored.units)
         if image is None:
-            self.of[photo] = Version.of(photo, self._options)
-        else:
-            digest = hashlib.sha256(self._options.encode() + image.units.tobytes()).hexdigest()[:16]
-            self.of[photo] = Version(len(image.units), 0, digest)
-        return self.of[photo]
+            version = Version.of(photo, options)
+        else:  # the units are a part of the options
+            digest = hashlib.sha256(options.encode() + image.units.tobytes()).hexdigest()[:16]
+            version = Version(len(image.units), 0, digest)
+        skip = manifest is not None and not force and manifest.has(photo, version)
+        yield Result(photo, skipped=True) if skip else _Job(photo, image, version)
 
 
-def _recorded(result: Result, manifest: Manifest, versions: _Versions) -> Result:
-    version = versions.of.pop(result.photo, None)  # None: the photo was given twice
-    if result.row is not None:
-        manifest.append(result.row, version or Version.of(result.photo, ""))
+def _recorded(result: Result, version: Version, manifest: Manifest | None) -> Result:
+    if result.row is not None and manifest is not None:
+        manifest.append(result.row, version)
     return result
+
+
+def _in_processes(
+    jobs: Iterable[_Job | Result], config: CaptionerConfig, manifest: Manifest, workers: int
+) -> Generator[Result, None, None]:
+    """Caption in several processes, each with a captioner of its own. Ctrl-C takes effect between photos."""
+    import multiprocessing  # a single photo need not wait for these
+    from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, wait
+
+    spawn = multiprocessing.get_context("spawn")  # fork would copy locks of the runtime's threads
+    pool = ProcessPoolExecutor(workers, mp_context=spawn, initializer=follow_parent)
+    running: dict[Future[Result], Version] = {}
+
+    def finished(most: int) -> Iterator[Result]:
+        """Yield results until at most `most` photos are in progress."""
+        while len(running) > most:
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                yield _recorded(future.result(), running.pop(future), manifest)
+
+    with Interrupts() as interrupts:
+        try:
+            for job in jobs:
+                interrupts.check()
+                if isinstance(job, Result):
+                    yield job
+                    continue
+                yield from finished(workers)  # one in the queue keeps all processes busy; more would delay a stop
+                with sigint_blocked():
+                    future = pool.submit(_caption_in_process, config, job, manifest.wav_for(job.photo))
+                running[future] = job.version
+            for result in finished(0):
+                yield result
+                interrupts.check()
+        except BrokenExecutor as error:
+            sentence = "a worker process was ended from outside, perhaps for want of memory; use fewer --workers"
+            raise Im2SpError(sentence) from error
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+            for future, version in running.items():
+                if not future.cancelled() and future.exception() is None:
+                    with suppress(OutputError):  # the error that ended the run has been raised already
+                        _recorded(future.result(), version, manifest)
 
 
 class CaptionWorker:
@@ -260,86 +262,8 @@ def _save(caption: SpeechCaption, wav: Path) -> None:
         raise OutputError(str(error)) from error
 
 
-class _Executor(Protocol):
-    """Runs CaptionWorker.caption in this process or in others."""
-
-    waiting: int  # photos in progress at most before another one is submitted
-    running: int  # photos in progress at most before another one is asked for
-
-    def submit(self, photo: Path, wav: Path, image: ImageUnits | None) -> Future[Result]: ...
-
-    def shutdown(self) -> None:
-        """Finish the photos in progress, cancel the others."""
-        ...
-
-
-class _Inline:
-    """Captions in this process; loads the captioner for the first photo."""
-
-    waiting = running = 0
-
-    def __init__(self, config: CaptionerConfig) -> None:
-        self._config = config
-        self._worker: CaptionWorker | None = None
-
-    def submit(self, photo: Path, wav: Path, image: ImageUnits | None) -> Future[Result]:
-        from concurrent.futures import Future
-
-        self._worker = self._worker or CaptionWorker(self._config)
-        future: Future[Result] = Future()
-        future.set_result(self._worker.caption(photo, wav, image=image))
-        return future
-
-    def shutdown(self) -> None:
-        pass
-
-
-class _Processes:
-    """Captions in several processes, each with a captioner of its own."""
-
-    def __init__(self, config: CaptionerConfig, count: int) -> None:
-        import multiprocessing  # a single photo need not wait for these
-        from concurrent.futures import ProcessPoolExecutor
-
-        self._config = config
-        self.waiting = count  # one photo in the queue keeps all processes busy; more would delay a stop
-        self.running = count + 1
-        spawn = multiprocessing.get_context("spawn")  # fork would copy locks of the runtime's threads
-        self._pool = ProcessPoolExecutor(count, mp_context=spawn, initializer=follow_parent)
-
-    def submit(self, photo: Path, wav: Path, image: ImageUnits | None) -> Future[Result]:
-        from concurrent.futures import BrokenExecutor
-
-        try:
-            with sigint_blocked():
-                return self._pool.submit(_caption_in_process, self._config, photo, wav, image)
-        except BrokenExecutor as error:
-            raise _worker_died() from error
-
-    def shutdown(self) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _wait(running: set[Future[Result]], most: int) -> Iterator[Result]:
-    """Yield results until at most `most` photos are in progress."""
-    from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, wait
-
-    while len(running) > most:
-        for future in wait(running, return_when=FIRST_COMPLETED).done:
-            running.discard(future)
-            try:
-                result = future.result()
-            except BrokenExecutor as error:
-                raise _worker_died() from error
-            yield result
-
-
-def _worker_died() -> Im2SpError:
-    return Im2SpError("a worker process was ended from outside, perhaps for want of memory; use fewer --workers")
-
-
 _worker_of_process = lru_cache(maxsize=1)(CaptionWorker)
 
 
-def _caption_in_process(config: CaptionerConfig, photo: Path, wav: Path, image: ImageUnits | None) -> Result:
-    return _worker_of_process(config).caption(photo, wav, image=image)
+def _caption_in_process(config: CaptionerConfig, job: _Job, wav: Path) -> Result:
+    return _worker_of_process(config).caption(job.photo, wav, image=job.image)

@@ -8,11 +8,10 @@ import os
 import stat
 import sys
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from im2sp.errors import OutputError, reason
 from im2sp.files import PART
@@ -22,6 +21,7 @@ LOCK = ".im2sp.lock"
 
 _BINARY = getattr(os, "O_BINARY", 0)  # Windows would write other line ends
 _STEM_BYTES = 180  # of a photo's name in the name of its file; file systems end at 255, suffixes need room
+_START = b'{"image": "'  # of each line
 _WAV_HEADER = 44  # bytes; a wav without samples is incomplete
 
 
@@ -60,16 +60,42 @@ class Row:
 
 
 class Manifest:
-    """captions.jsonl of one folder, open for appending. Made by `open_manifest`."""
+    """captions.jsonl of one folder, open for appending; a line is written whole or not at all. See `open_manifest`."""
 
-    def __init__(self, folder: Path, log: JsonLog, wavs: dict[str, str], versions: dict[str, Version | None]) -> None:
-        """`wavs`, `versions`: {absolute path of a photo: name of its wav, version} of the lines that are there."""
+    def __init__(self, folder: Path, descriptor: int) -> None:
+        """Read the lines that are there, and cut off a last one that a crash left incomplete.
+
+        Raises OutputError for a line that is no caption, or names a file elsewhere.
+        """
         self.folder = folder
+        self.path = folder / CAPTIONS
         self.added = 0  # lines written by this run
-        self._log = log
-        self._versions = versions
-        self._names = wavs
-        self._free = FileNames(wavs.values())
+        self._descriptor = descriptor
+        self._versions: dict[str, Version] = {}  # by absolute path of the photo
+        self._names: dict[str, str] = {}  # of wavs, by the same
+        complete = 0  # bytes
+        with open(descriptor, "rb", closefd=False) as file:
+            for number, line in enumerate(file, start=1):
+                if not line.endswith(b"\n") and (line.startswith(_START) or _START.startswith(line)):
+                    break
+                self._read(number, line)
+                complete += len(line)
+        os.ftruncate(descriptor, complete)
+        self._free = FileNames(self._names.values())
+
+    def _read(self, number: int, line: bytes) -> None:
+        try:
+            values = json.loads(line)
+            image, wav = values["image"], values["wav"]
+            if not (line.endswith(b"\n") and isinstance(image, str) and isinstance(wav, str)):
+                raise TypeError
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            what = f"line {number} is not a caption; repair the file or choose another folder"
+            raise OutputError(f"{self.path}: {what}") from error
+        if wav in ("", ".", "..") or wav != os.path.basename(wav) or "\\" in wav or ":" in wav:
+            raise OutputError(f"{self.path}: line {number} names {wav!r}, which is no file in that folder")
+        self._names[image] = wav  # the last line of a photo counts
+        self._versions[image] = Version(*(values.get(name) for name in ("size", "modified", "options")))
 
     def has(self, photo: Path, version: Version) -> bool:
         """Return whether the photo has its line, of that version, and its wav."""
@@ -93,64 +119,8 @@ class Manifest:
 
     def append(self, row: Row, version: Version) -> None:
         """Add a line; its wav must be in place. Raises OutputError, also where captions.jsonl has been removed."""
-        self._log.append(asdict(row) | asdict(version))
-        self._versions[row.image] = version
-        self.added += 1
-
-
-@contextmanager
-def open_manifest(folder: Path) -> Iterator[Manifest]:
-    """Create the folder if needed, lock it against other runs, and remove what a killed run left unfinished.
-
-    Raises OutputError: not writable, used by another run, or with a captions.jsonl that im2sp did not write.
-    """
-    wavs: dict[str, str] = {}
-    versions: dict[str, Version | None] = {}
-
-    def read(number: int, line: dict[str, Any]) -> None:
-        image, wav = line["image"], line["wav"]
-        if not isinstance(image, str) or not isinstance(wav, str):
-            raise TypeError
-        if wav in ("", ".", "..") or wav != os.path.basename(wav) or "\\" in wav or ":" in wav:
-            raise OutputError(f"{folder / CAPTIONS}: line {number} names {wav!r}, which is no file in that folder")
-        wavs[image] = wav  # the last line of a photo counts
-        known = all(name in line for name in ("size", "modified", "options"))
-        versions[image] = Version(line["size"], line["modified"], line["options"]) if known else None
-
-    with locked(folder):
-        try:
-            with os.scandir(folder) as entries:
-                for entry in entries:
-                    if PART.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
-                        os.unlink(entry)
-        except OSError as error:
-            raise OutputError(f"{folder}: cannot be written to ({reason(error)})") from error
-        wrong = "not a caption; repair the file or choose another folder"
-        with open_log(folder / CAPTIONS, read, b'{"image": "', wrong) as log:
-            yield Manifest(folder, log, wavs, versions)
-            log.check()
-
-
-class JsonLog:
-    """JSON Lines file open for appending; a line is written whole or not at all. Made by `open_log`."""
-
-    def __init__(self, path: Path, descriptor: int) -> None:
-        self.path = path
-        self._descriptor = descriptor
-
-    def check(self) -> None:
-        """Raise OutputError where the file is not at its path any more: what is written to it would be lost."""
-        try:
-            there = os.path.samestat(os.stat(self.path), os.fstat(self._descriptor))
-        except OSError:
-            there = False
-        if not there:
-            raise OutputError(f"{self.path}: was removed during the run; run the same command again")
-
-    def append(self, values: dict[str, Any]) -> None:
-        """Add a line. Raises OutputError."""
         self.check()
-        rest = memoryview(json.dumps(values).encode("ascii") + b"\n")
+        rest = memoryview(json.dumps(asdict(row) | asdict(version)).encode("ascii") + b"\n")
         before = os.fstat(self._descriptor).st_size
         try:
             while rest:  # the system may take less than all of it
@@ -161,39 +131,43 @@ class JsonLog:
             if isinstance(error, OSError):
                 raise OutputError(f"{self.path}: cannot be written ({reason(error)})") from error
             raise
+        self._versions[row.image] = version
+        self.added += 1
+
+    def check(self) -> None:
+        """Raise OutputError where captions.jsonl is not at its path any more: what is written would be lost."""
+        try:
+            there = os.path.samestat(os.stat(self.path), os.fstat(self._descriptor))
+        except OSError:
+            there = False
+        if not there:
+            raise OutputError(f"{self.path}: was removed during the run; run the same command again")
 
 
 @contextmanager
-def open_log(path: Path, read: Callable[[int, dict[str, Any]], None], start: bytes, wrong: str) -> Iterator[JsonLog]:
-    """Open a JSON Lines file, created if needed; cut off a last line that a crash left incomplete.
+def open_manifest(folder: Path) -> Iterator[Manifest]:
+    """Create the folder if needed, lock it against other runs, and remove what a killed run left unfinished.
 
-    `read` gets the number (from 1) and the values of each line that is there, and raises ValueError, KeyError or
-    TypeError for a foreign one. `start`: how each line begins. `wrong`: what the message says of a foreign line.
-    Raises OutputError for a foreign line, or where the file cannot be written.
+    Raises OutputError: not writable, used by another run, or with a captions.jsonl that im2sp did not write.
     """
-    try:
-        if path.exists() and not path.is_file():
-            raise OutputError(f"{path}: is not an ordinary file; choose another folder")
-        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | _BINARY, 0o666)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({reason(error)})") from error
-    try:
-        complete = 0  # bytes
-        with open(descriptor, "rb", closefd=False) as file:
-            for number, line in enumerate(file, start=1):
-                try:
-                    if not line.endswith(b"\n"):  # only the last line can lack its end
-                        if not line.startswith(start) and not start.startswith(line):
-                            raise ValueError
-                        break
-                    read(number, json.loads(line))
-                except (ValueError, KeyError, TypeError, RecursionError) as error:
-                    raise OutputError(f"{path}: line {number} is {wrong}") from error
-                complete += len(line)
-        os.ftruncate(descriptor, complete)
-        yield JsonLog(path, descriptor)
-    finally:
-        os.close(descriptor)
+    with locked(folder):
+        path = folder / CAPTIONS
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if PART.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+                        os.unlink(entry)
+            if path.exists() and not path.is_file():
+                raise OutputError(f"{path}: is not an ordinary file; choose another folder")
+            descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | _BINARY, 0o666)
+        except OSError as error:
+            raise OutputError(f"{path}: cannot be written ({reason(error)})") from error
+        try:
+            manifest = Manifest(folder, descriptor)
+            yield manifest
+            manifest.check()
+        finally:
+            os.close(descriptor)
 
 
 @contextmanager
@@ -208,15 +182,6 @@ def locked(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise OutputError(f"{folder}: cannot be written to ({reason(error)})") from error
     try:
-        _lock(lock, folder)
-        yield
-    finally:
-        os.close(lock)  # releases it; the file stays, since deleting it could release the lock of another run
-
-
-def _lock(lock: int, folder: Path) -> None:
-    """Take the lock; the system releases it when this process ends, however it ends."""
-    try:
         if sys.platform == "win32":
             import msvcrt
 
@@ -225,12 +190,17 @@ def _lock(lock: int, folder: Path) -> None:
             import fcntl
 
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError) as error:
-        raise OutputError(
-            f"{folder}: another im2sp is writing there; wait until it is done or choose another folder"
-        ) from error
     except OSError as error:
-        raise OutputError(f"{folder}: cannot be locked against other runs ({reason(error)})") from error
+        os.close(lock)
+        if isinstance(error, BlockingIOError | PermissionError):
+            sentence = "another im2sp is writing there; wait until it is done or choose another folder"
+        else:
+            sentence = f"cannot be locked against other runs ({reason(error)})"
+        raise OutputError(f"{folder}: {sentence}") from error
+    try:
+        yield
+    finally:
+        os.close(lock)  # releases it; the file stays, since deleting it could release the lock of another run
 
 
 class FileNames:

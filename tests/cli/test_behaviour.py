@@ -84,7 +84,6 @@ ONCE = [  # arguments, exit code, pattern of stdout, pattern of stderr
     ("caption photo.png photo.png -o -", 2, "", ".*one photo goes to one NAME.wav or -.*"),
     ("caption - -o out", 2, "", ".*one photo goes to one NAME.wav or -.*"),
     ("caption cut.png -o -", 1, "", "cut.png: is cut short.*\n"),
-    ("caption photo.png -o out --ray --force", 2, "", ".*what Ray makes goes to tables in a folder.*"),
     ("caption mixed -o out", 1, "out: 1 photo spoken\n", r"2 left out: JPEG XL \(1\), SVG \(1\)\n"),
     ("caption cut.png -o out", 1, "", "cut.png: is cut short; the file ends before the picture does\n"),
     ("caption bomb.png -o out", 1, "", r"bomb.png: is too large \(the limit is 64 megapixels\); make it .*\n"),

@@ -239,7 +239,7 @@ def test_length_without_loop(tokens: list[int], repeats: int, length: int) -> No
 
 
 @pytest.mark.parametrize(
-    ("units", "reason"),
+    ("units", "why"),
     [([np.nan, 0, 0], "not numbers"), ([np.inf, 0, 0], "not numbers"), ([-np.inf] * 3, "rules out")],
 )
 def test_logits_that_cannot_be_decoded_are_said(units: list[float], why: str) -> None:

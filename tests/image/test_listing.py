@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from im2sp.bundle import ImageTokenizer
 from im2sp.errors import Im2SpError, ImageError, OutputError, TableError
 from im2sp.image import listing
+from im2sp.image.finding import Survey
 from im2sp.image.listing import Place, list_photos
 from im2sp.image.unit_table import write_unit_table
 from tests.image.collections import picture, write_photos, write_table, write_tar
@@ -33,7 +34,7 @@ def test_a_folder_of_photos(tmp_path: Path) -> None:
     folder = write_photos(tmp_path / "in", 2)
     (folder / os.fsdecode(b"caf\xe9.png")).write_bytes(picture(2))
     collection = list_photos([folder])
-    assert collection.count == 3
+    assert len(collection.ids) == 3
     assert collection.places[0] == Place("00.png", bytes(folder / "00.png"))
     assert collection.places[2] == Place("caf\\xe9.png", bytes(folder) + b"/caf\xe9.png")
 
@@ -61,7 +62,7 @@ def test_links_and_folders_in_a_tar_are_passed_over(tmp_path: Path) -> None:
             member.type, member.linkname = kind, "/etc/passwd"
             tar.addfile(member)
     collection = list_photos([tmp_path / "a.tar"])
-    assert (collection.count, collection.problems) == (0, (f"{tmp_path / 'a.tar'}: holds no photos",))
+    assert collection.survey == Survey(0, (f"{tmp_path / 'a.tar'}: holds no photos",))
 
 
 @pytest.mark.parametrize(("kind", "size"), [(tarfile.XHDTYPE, 2**40), (tarfile.REGTYPE, -1_024)])
@@ -122,7 +123,7 @@ def test_tables_that_are_refused(
     monkeypatch.setattr(listing, "_MOST_BYTES", 2**20)
     table = write_table(tmp_path / "a.parquet", columns)
     if not reason:
-        assert list_photos([table]).problems == (f"{table}: holds no photos",)
+        assert list_photos([table]).survey.problems == (f"{table}: holds no photos",)
         return
     with pytest.raises(Im2SpError, match=reason):
         list_photos([table])

@@ -28,52 +28,50 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from im2sp.cli.options import CaptionOptions
+    from im2sp.image.listing import Collection
     from im2sp.manifest import Manifest
     from im2sp.playback import AudioPlayer
 
 
-def caption_photo(photo: Path, options: CaptionOptions) -> None:
-    """Caption one photo aloud or, where nothing can be played, into a wav in the working directory."""
-    from im2sp.playback import AudioPlayer
+def caption_photo(source: Path, options: CaptionOptions, raw: bool) -> None:
+    """Caption one photo, or that on standard input, to one wav or standard output, aloud, or both.
 
-    try:
-        with AudioPlayer() as player:
-            result = CaptionWorker(replace(options, play=True).config()).caption(photo, None, player)
-        out = None
-    except PlaybackError as error:
-        out, wav = Path(), _free_name(Path(f"{photo.stem}.wav"))
-        result = CaptionWorker(options.config()).caption(photo, wav)
-        if not options.quiet and result.error is None:
-            click.echo(f"written to {wav}, as {error}", err=True)
-    show_result(result, out, options)
-    if result.error is not None:
-        fail(result.error)
+    With neither, aloud or, where nothing can be played, into a wav in the working directory. `raw`: write 16-bit
+    samples without a header. Ends in exit code 1 when it fails.
+    """
+    from im2sp.image.loading import MAX_FILE_BYTES
+
+    out, player, note = options.out, None, None
+    image, name = source, str(source)
+    if is_standard_stream(source):
+        image, name = standard_input(MAX_FILE_BYTES), "standard input"
+    with ExitStack() as opened:
+        if options.play or out is None:
+            from im2sp.playback import AudioPlayer
+
+            try:
+                player = opened.enter_context(AudioPlayer())
+            except PlaybackError as error:
+                if options.play:
+                    raise
+                out = _free_name(Path(f"{source.stem}.wav"))
+                note = f"written to {out}, as {error}"
+        worker = CaptionWorker(replace(options, play=player is not None).config())
+        caption = worker.try_caption(image, name, player)
+        if isinstance(caption, str):
+            fail(caption)
+        if out is not None:
+            write_waveform(out, caption.waveform, raw=raw)
+    if note and not options.quiet:
+        click.echo(note, err=True)
+    result = Result(source, worker.row(caption, source, out.name if out else ""))
+    show_result(result, out.parent if out else None, options, err=is_standard_stream(out))
 
 
 def _free_name(wav: Path) -> Path:
     """Return the name itself or, where it is taken, with the first number that is free."""
     names = (wav.with_stem(f"{wav.stem}-{number}") for number in count(2))
     return next(name for name in chain([wav], names) if not os.path.lexists(name))
-
-
-def caption_to_file(source: Path, options: CaptionOptions, raw: bool) -> None:
-    """Caption one photo, or that on standard input, to one wav or standard output. Ends in exit code 1 when it fails.
-
-    `raw`: write 16-bit samples without a header.
-    """
-    from im2sp.image.loading import MAX_FILE_BYTES
-
-    config, out = options.config(), options.out
-    image = standard_input(MAX_FILE_BYTES) if is_standard_stream(source) else source
-    with _outputs(None, options.play) as (_, player):
-        worker = CaptionWorker(config)
-        caption = worker.try_caption(image, str(source) if image is source else "standard input", player)
-        if isinstance(caption, str):
-            fail(caption)
-        if out is not None:
-            write_waveform(out, caption.waveform, raw=raw)
-    result = Result(source, worker.row(caption, source, out.name if out else ""))
-    show_result(result, out.parent if out else None, options, err=is_standard_stream(out))
 
 
 def caption_photos(sources: Sequence[Path], options: CaptionOptions, workers: int, force: bool) -> None:
@@ -90,10 +88,7 @@ def caption_photos(sources: Sequence[Path], options: CaptionOptions, workers: in
         _outputs(out, play) as (manifest, player),
         progress(survey.count, "speaking", "spoken", resumable=resumable, quiet=options.quiet) as counts,
     ):
-        if manifest is not None and player is None:
-            results = batch.caption_photos(photos, manifest, config, workers, force=force)
-        else:
-            results = batch.caption_live(photos, config, manifest, player)
+        results = batch.caption_photos(photos, config, manifest, player, workers=workers, force=force or play)
         try:
             with closing(results):
                 for result in results:
@@ -123,7 +118,7 @@ def caption_new_photos(folder: Path, options: CaptionOptions) -> None:
             click.echo(f"{folder}: waiting for new photos until Ctrl-C")
         left_out: Counter[str] = Counter()
         try:
-            for result in batch.caption_live(photos, config, manifest, player):
+            for result in batch.caption_photos(photos, config, manifest, player, force=True):
                 show_result(result, out, options)
                 if result.error is not None:
                     click.echo(result.error, err=True)
@@ -133,69 +128,66 @@ def caption_new_photos(folder: Path, options: CaptionOptions) -> None:
             finish(Survey(1, (), left_out), failed=False)
 
 
-def tokenize_photos(sources: Sequence[Path], out: Path, model: str, threads: int) -> None:
+def tokenize_photos(sources: Sequence[Path], out: Path, config: CaptionerConfig) -> None:
     """Write the image units of photos to one table. Ends in exit code 1 when a photo failed."""
     from im2sp.captioner import Captioner
     from im2sp.tokenizing import tokenize_photos
 
-    _check_table_name(out)
-    photos = Photos(sources)
-    survey = photos.survey()
-    show_problems(survey)
-    captioner = Captioner.from_pretrained(model, threads=threads)
+    photos, _ = _collection(sources, out, config)
+    captioner = Captioner.from_pretrained(config.model, threads=config.threads)
     with (
-        progress(survey.count, "tokenizing", "tokenized") as counts,
+        progress(photos.survey.count, "tokenizing", "tokenized") as counts,
         closing(tokenize_photos(photos, out, captioner)) as results,
     ):
         for result in results:
             counts.add(result)
     if counts.done or counts.skipped:
         click.echo(f"{out}: {counts}, {captioner.image_tokenizer.bits:,} bits each")
-    finish(survey, failed=counts.failed > 0)
+    finish(photos.survey, failed=counts.failed > 0)
 
 
-def caption_on_ray(sources: Sequence[Path], out: Path, config: CaptionerConfig, workers: int) -> None:
+def caption_on_ray(sources: Sequence[Path], out: Path, config: CaptionerConfig, workers: int, force: bool) -> None:
     """Caption photos on Ray Data. Ends in exit code 1 when a photo failed."""
-    from im2sp.image.listing import list_photos
     from im2sp.ray import caption_collection
 
-    bundle = Bundle.load(find_bundle(config.model))
-    config = replace(config, model=str(bundle.folder.absolute()))  # one folder for all workers
-    photos = list_photos(sources, bundle.config.image_units)
-    survey = Survey(photos.count, photos.problems, photos.left_out)
-    show_problems(survey)
+    photos, bundle = _collection(sources, None, config)
     with _resumable():
-        made = caption_collection(photos, out, config, workers)
+        made = caption_collection(photos, out, _for_ray(config, bundle), workers, force=force)
     click.echo(f"{out}: {counts_line('spoken', made.done, made.skipped, len(made.errors))}")
     if made.errors:
         click.echo(f"{len(made.errors)} failed: the column error of {out}/captions-*.parquet says why", err=True)
-    finish(survey, failed=bool(made.errors))
+    finish(photos.survey, failed=bool(made.errors))
 
 
 def tokenize_on_ray(sources: Sequence[Path], out: Path, config: CaptionerConfig, workers: int) -> None:
     """Write the image units of photos to one table, on Ray Data. Ends in exit code 1 when a photo failed."""
-    from im2sp.image.listing import list_photos
     from im2sp.ray import tokenize_collection
 
-    _check_table_name(out)
-    bundle = Bundle.load(find_bundle(config.model))
-    config = replace(config, model=str(bundle.folder.absolute()))
-    photos = list_photos(sources)
-    survey = Survey(photos.count, photos.problems, photos.left_out)
-    show_problems(survey)
+    photos, bundle = _collection(sources, out, config)
     with _resumable():
-        made = tokenize_collection(photos, out, config, workers)
+        made = tokenize_collection(photos, out, _for_ray(config, bundle), workers)
     for error in made.errors:
         click.echo(error, err=True)
     if made.done or made.skipped:
         counts = counts_line("tokenized", made.done, made.skipped, len(made.errors))
         click.echo(f"{out}: {counts}, {bundle.image_tokenizer.bits:,} bits each")
-    finish(survey, failed=bool(made.errors))
+    finish(photos.survey, failed=bool(made.errors))
 
 
-def _check_table_name(out: Path) -> None:
-    if out.suffix.lower() != SUFFIX:
+def _collection(sources: Sequence[Path], table: Path | None, config: CaptionerConfig) -> tuple[Collection, Bundle]:
+    """List photos for captions, or for a table of image units, and load the bundle; print what is wrong with them."""
+    from im2sp.image.listing import list_photos
+
+    if table is not None and table.suffix.lower() != SUFFIX:
         raise click.BadParameter(f"the name of a table ends in {SUFFIX}", param_hint="--out")
+    bundle = Bundle.load(find_bundle(config.model))
+    photos = list_photos(sources, None if table else bundle.config.image_units)
+    show_problems(photos.survey)
+    return photos, bundle
+
+
+def _for_ray(config: CaptionerConfig, bundle: Bundle) -> CaptionerConfig:
+    return replace(config, model=str(bundle.folder.absolute()))  # one folder for all workers
 
 
 @contextmanager

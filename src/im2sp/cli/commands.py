@@ -89,36 +89,29 @@ def caption(photos: tuple[Path, ...], options: CaptionOptions, force: bool, raw:
     """
     if options.play and workers > 1:
         raise click.BadParameter("only one can speak aloud at a time; give --play or --workers", param_hint="--workers")
-    if ray:
-        _caption_on_ray(photos, options, workers, force)
-        return
-    from im2sp.cli.batch import caption_photo, caption_photos, caption_to_file
+    from im2sp.cli.batch import caption_on_ray, caption_photo, caption_photos
     from im2sp.cli.streams import is_standard_stream
     from im2sp.image.unit_table import is_table
 
+    if ray:
+        if options.play or options.out is None or options.as_json or options.words:
+            wrong = "what Ray makes goes to tables in a folder; give --out, not --play, --json or --words"
+            raise click.BadParameter(wrong, param_hint="--ray")
+        caption_on_ray(photos, options.out, options.config(), workers, force)
+        return
     single = len(photos) == 1 and not photos[0].is_dir() and not is_table(photos[0])
     to_file = options.out is not None and _is_file(options.out)
-    if to_file or any(map(is_standard_stream, photos)):
-        if not single or not (to_file or options.play):
-            raise click.BadParameter("one photo goes to one NAME.wav or -, several to a folder", param_hint="--out")
-        caption_to_file(photos[0], options, raw)
-    elif raw:
+    stream = any(map(is_standard_stream, photos))
+    if raw and not to_file:
         raise click.BadParameter("samples without a header go to one file; give -o - or a name", param_hint="--raw")
+    if single and (to_file or (stream and options.play) or (options.out is None and not stream)):
+        caption_photo(photos[0], options, raw)
+    elif to_file or stream:
+        raise click.BadParameter("one photo goes to one NAME.wav or -, several to a folder", param_hint="--out")
     elif options.out is not None or options.play:
         caption_photos(photos, options, workers, force)
-    elif single:
-        caption_photo(photos[0], options)
     else:
         raise click.BadParameter("say where the speech goes: give --out, --play or both", param_hint="--out")
-
-
-def _caption_on_ray(photos: tuple[Path, ...], options: CaptionOptions, workers: int, force: bool) -> None:
-    from im2sp.cli.batch import caption_on_ray
-
-    if options.play or options.out is None or options.as_json or options.words or force:
-        wrong = "what Ray makes goes to tables in a folder; give --out, not --play, --json, --words or --force"
-        raise click.BadParameter(wrong, param_hint="--ray")
-    caption_on_ray(photos, options.out, options.config(), workers)
 
 
 def _is_file(out: Path) -> bool:
@@ -166,7 +159,7 @@ def tokenize(photos: tuple[Path, ...], out: Path, model: str, threads: int, work
     if ray:
         tokenize_on_ray(photos, out, CaptionerConfig(model, threads), workers)
     else:
-        tokenize_photos(photos, out, model, threads)
+        tokenize_photos(photos, out, CaptionerConfig(model, threads))
 
 
 @app.command(short_help="Show what image units hold of photos.")

@@ -10,16 +10,15 @@ import io
 import os
 import sys
 import tarfile
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from im2sp.bundle import ImageTokenizer
 from im2sp.errors import Im2SpError, ImageError, OutputError, TableError, reason
 from im2sp.files import NamedBytes
-from im2sp.image.finding import IMAGE_SUFFIXES, Photos
+from im2sp.image.finding import IMAGE_SUFFIXES, Photos, Survey
 from im2sp.image.loading import MAX_FILE_BYTES
 from im2sp.image.unit_table import SUFFIX, UnitTables, check_id, read_ids
 from im2sp.parquet import opened_parquet, pyarrow_modules
@@ -62,17 +61,12 @@ class Collection:
     """Photos of one kind: `places`, or the rows of `tables`. Made by `list_photos`."""
 
     ids: frozenset[str]
+    survey: Survey
+    sources: tuple[str, ...]  # absolute paths
     places: tuple[Place, ...] = ()
     tables: tuple[Path, ...] = ()
     columns: tuple[str, str] = UNIT_COLUMNS  # of tables: id and photo
     tokenizer: ImageTokenizer | None = None  # of image units in the place of photos
-    problems: tuple[str, ...] = ()  # sentences: folders without photos
-    left_out: Counter[str] = field(default_factory=Counter)  # pictures in folders that cannot be read, by kind
-
-    @property
-    def count(self) -> int:
-        """Number of photos."""
-        return len(self.ids)
 
 
 def list_photos(sources: Sequence[Path], tokenizer: ImageTokenizer | None = None) -> Collection:
@@ -90,20 +84,23 @@ def list_photos(sources: Sequence[Path], tokenizer: ImageTokenizer | None = None
     packed = tuple(dict.fromkeys(path.absolute() for path in found))
     if kinds == {SUFFIX}:
         return _list_tables(packed, tokenizer)
-    left_out: Counter[str] = Counter()
     if kinds == {TAR}:
         places = tuple(place for path in packed for place in _in_tar(path))
-        problems = () if places else tuple(f"{path}: holds no photos" for path in packed)
+        survey = _survey(packed, len(places))
     else:
         photos = Photos(sources)
         places = tuple(Place(image_id, os.fsencode(path.absolute())) for path, image_id in photos.named())
         survey = photos.survey()
-        problems, left_out = survey.problems, survey.left_out
-    ids = unique_ids((place.image_id, os.fsdecode(place.path)) for place in places)
-    return Collection(ids, places, problems=problems, left_out=left_out)
+    ids = _unique_ids((place.image_id, os.fsdecode(place.path)) for place in places)
+    return Collection(ids, survey, tuple(map(os.path.abspath, sources)), places)
 
 
-def unique_ids(named: Iterable[tuple[str, str]], where: Path = Path("the output")) -> frozenset[str]:
+def _survey(paths: tuple[Path, ...], count: int) -> Survey:
+    """Complain of all tars or tables where none of them has a photo."""
+    return Survey(count, () if count else tuple(f"{path}: holds no photos" for path in paths))
+
+
+def _unique_ids(named: Iterable[tuple[str, str]]) -> frozenset[str]:
     """Return the ids of (id, source) pairs.
 
     Raises OutputError where two are the same, TableError for an id that is empty or too long.
@@ -113,10 +110,9 @@ def unique_ids(named: Iterable[tuple[str, str]], where: Path = Path("the output"
         if image_id in found:
             if found[image_id] == source:
                 raise OutputError(f"{source}: has two photos that are called {image_id}")
-            raise OutputError(
-                f"{found[image_id]} and {source} would both be {image_id} in {where}: give the folder that holds both"
-            )
-        check_id(where, image_id)
+            both = f"{found[image_id]} and {source} would both be {image_id} in the output"
+            raise OutputError(f"{both}: give the folder that holds both")
+        check_id(Path("the output"), image_id)
         found[image_id] = source
     return frozenset(found)
 
@@ -178,9 +174,8 @@ def _list_tables(paths: tuple[Path, ...], tokenizer: ImageTokenizer | None) -> C
         named = ((name, str(table.path)) for table in tables for ids, _ in table.batches() for name in ids)
     else:
         named = ((name, str(path)) for path in paths for name in _table_ids(path, key))
-    ids = unique_ids(named)
-    problems = () if ids else tuple(f"{path}: holds no photos" for path in paths)
-    return Collection(ids, (), paths, (key, photo), tokenizer, problems)
+    ids = _unique_ids(named)
+    return Collection(ids, _survey(paths, len(ids)), tuple(map(str, paths)), (), paths, (key, photo), tokenizer)
 
 
 def _columns(path: Path) -> tuple[str, str]:

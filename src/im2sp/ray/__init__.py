@@ -10,13 +10,9 @@ photos of a tar in memory. Tables are read by Ray Data. `ray` is imported only w
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
-import shutil
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,24 +22,22 @@ import numpy as np
 from im2sp.batch import CaptionerConfig, CaptionWorker
 from im2sp.bundle import ImageTokenizer
 from im2sp.captioner import Captioner
-from im2sp.errors import Im2SpError, ImageError, OutputError, TableError, about, debugging, reason
+from im2sp.errors import Im2SpError, ImageError, about, debugging, reason
 from im2sp.files import NamedBytes
 from im2sp.image.listing import UNIT_COLUMNS, Collection, Place
-from im2sp.image.unit_table import METADATA_KEY
 from im2sp.image.units import ImageUnits
 from im2sp.manifest import locked
-from im2sp.parquet import opened_parquet, pyarrow_modules
+from im2sp.parquet import pyarrow_modules
 from im2sp.ray.cluster import cluster
+from im2sp.row_files import RowFiles
 from im2sp.speech.audio import encode_wav
-from im2sp.tokenizing import finish_table, try_tokenize, working_folder
+from im2sp.tokenizing import try_tokenize, unit_rows
 
 if TYPE_CHECKING:
     from im2sp.image.loading import ImageSource
 
 BATCH = 32  # photos of a task: what is done again when a worker dies
 ROWS_PER_FILE = 512  # at least, but for the last file; about 35 MB with wavs of 2 s
-_FILE = "table of im2sp"
-_PARTS = ".parts"  # folder in the output for files that are being written
 _MOST_DEATHS = 3  # of workers that had the same photo in hand; then it is left out
 _BLOCK = 2**24  # bytes of a block of rows
 
@@ -57,8 +51,10 @@ class Counts:
     errors: tuple[str, ...]  # sentences: photos without caption, of this and of earlier runs
 
 
-def caption_collection(collection: Collection, out: Path, config: CaptionerConfig, workers: int = 1) -> Counts:
-    """Caption photos into `out`/captions-*.parquet; photos that have a row there are left out.
+def caption_collection(
+    collection: Collection, out: Path, config: CaptionerConfig, workers: int = 1, *, force: bool = False
+) -> Counts:
+    """Caption photos into `out`/captions-*.parquet; photos that have a row there are left out, unless with `force`.
 
     Columns: image_id, wav (the bytes of a wav file), units, durations, score, confidence, hedged, abstained; and error,
     which says why a photo has none of the others. Every photo has one row, also when a worker is killed. Files appear
@@ -72,110 +68,45 @@ def caption_collection(collection: Collection, out: Path, config: CaptionerConfi
     files = {name: sha for name, sha in captioner.bundle.checksums.items() if not name.endswith(".md")}
     settings = {"bundle": files, "options": asdict(config.options(captioner))}
     numbers = pa.list_(pa.int32())
-    columns = {"image_id": pa.string(), "wav": pa.binary(), "units": numbers, "durations": numbers}
-    columns |= {"score": pa.float32(), "confidence": pa.float32(), "hedged": pa.bool_(), "abstained": pa.bool_()}
-    columns |= {"error": pa.string()}
+    columns = {"wav": pa.binary(), "units": numbers, "durations": numbers, "score": pa.float32()}
+    columns |= {"confidence": pa.float32(), "hedged": pa.bool_(), "abstained": pa.bool_()}
     with locked(out):
-        output = _Output(out, "captions", columns, settings)
-        before = output.finished()
-        output.add(collection, before.keys(), _Captions, config, workers)
-        return _counts(collection, before, output.finished())
+        rows = RowFiles(out, "captions", columns, settings)
+        if force:
+            rows.forget(collection.ids)
+        return _complete(collection, rows, _Captions, config, workers)
 
 
 def tokenize_collection(collection: Collection, table: Path, config: CaptionerConfig, workers: int = 1) -> Counts:
     """Write a table with the image units of each photo that can be read, sorted by id.
 
-    Until the table appears, finished photos are kept in the folder `<table>.part`. Apart from that, as
-    `caption_collection`; also raises BundleError for a bundle without image units.
+    As `im2sp.tokenizing.tokenize_photos`. `config.model` is a folder.
     """
-    pa = _pyarrow()
-    tokenizer = Captioner.from_pretrained(config.model).image_tokenizer
-    columns = {"image_id": pa.string(), "image_units": pa.list_(pa.uint16()), "error": pa.string()}
-    with working_folder(table) as work:
-        output = _Output(work, "units", columns, tokenizer.described())
-        before = output.finished()
-        output.add(collection, before.keys(), _Units, config, workers)
-        after = output.finished()
-        finish_table(work, table, tokenizer, output.units(collection.ids))
-    return _counts(collection, before, after)
+    with unit_rows(collection, table, Captioner.from_pretrained(config.model)) as rows:
+        return _complete(collection, rows, _Units, config, workers)
 
 
 def _pyarrow() -> Any:
     return pyarrow_modules("collections on Ray", "ray")[0]
 
 
-def _counts(collection: Collection, before: dict[str, str], after: dict[str, str]) -> Counts:
-    errors = tuple(error for image_id, error in sorted(after.items()) if error and image_id in collection.ids)
-    skipped = sum(before.get(image_id) == "" for image_id in collection.ids)
-    return Counts(len(collection.ids) - skipped - len(errors), skipped, errors)
-
-
-class _Output:
-    """Folder of Parquet files with one row a photo; complete files only."""
-
-    def __init__(self, folder: Path, name: str, columns: dict[str, Any], settings: dict[str, Any]) -> None:
-        """`settings`: stand in the metadata of each file. Raises OutputError where the folder cannot be written."""
-        pa = _pyarrow()
-        self.schema = pa.schema(list(columns.items()), metadata={METADATA_KEY: json.dumps(settings).encode()})
-        self._folder, self._name, self._parts = folder, name, (folder / _PARTS).absolute()
-        self._collect()
-
-    def add(
-        self, collection: Collection, done: Iterable[str], worker: type[_Worker], config: CaptionerConfig, workers: int
-    ) -> None:
-        """Make the rows of the photos that are not done; complete files are kept also when this is stopped."""
-        if collection.ids <= (finished := set(done)):
-            return
+def _complete(
+    collection: Collection, rows: RowFiles, worker: type[_Worker], config: CaptionerConfig, workers: int
+) -> Counts:
+    """Make the rows of the photos that are not done; complete files are kept also when this is stopped."""
+    before = rows.finished()
+    if not collection.ids <= before.keys():
         on_cluster = bool(os.environ.get("RAY_ADDRESS"))  # which divides its cores itself
         config = replace(config, threads=config.threads or 1) if on_cluster else config.for_workers(workers)
         try:
-            self._parts.mkdir(exist_ok=True)
-            work = _Work(config, self.schema, self._parts, collection.tokenizer)
-            _make_rows(collection, finished, worker, work, workers)
+            rows.parts.mkdir(exist_ok=True)
+            work = _Work(config, rows.schema, rows.parts, collection.tokenizer)
+            _make_rows(collection, set(before), worker, work, workers)
         finally:
-            self._collect()
-
-    def finished(self) -> dict[str, str]:
-        """Return {image id: error, or ""}. Raises OutputError for files of other settings."""
-        found: dict[str, str] = {}
-        for path in self._files():
-            with opened_parquet(path, _FILE) as file:
-                if (file.metadata.metadata or {}).get(METADATA_KEY) != self.schema.metadata[METADATA_KEY]:
-                    raise OutputError(
-                        f"{path}: was made with another bundle or other options; go on with the same, or choose "
-                        "another output"
-                    )
-                for batch in file.iter_batches(columns=["image_id", "error"]):
-                    found.update((row["image_id"], row["error"] or "") for row in batch.to_pylist())
-        return found
-
-    def units(self, ids: frozenset[str]) -> Iterator[tuple[str, Any]]:
-        """Yield image ids and units int64 [units] of photos without error, sorted by id."""
-        pa = _pyarrow()
-        tables = [self.schema.empty_table()]
-        for path in self._files():
-            with opened_parquet(path, _FILE) as file:
-                tables.append(file.read())
-        for batch in pa.concat_tables(tables).sort_by("image_id").to_batches(1024):
-            for row in batch.to_pylist():
-                if row["error"] is None and row["image_id"] in ids:
-                    yield row["image_id"], np.array(row["image_units"])
-
-    def _files(self) -> list[Path]:
-        return sorted(self._folder.glob(f"{self._name}-*.parquet"))
-
-    def _collect(self) -> None:
-        """Move complete files of a run that ended into the folder, delete the others."""
-        try:
-            for path in self._parts.glob("*.parquet"):
-                with suppress(TableError):
-                    with opened_parquet(path, _FILE):
-                        pass  # the footer, which is written last, is there
-                    os.replace(path, self._folder / f"{self._name}-{path.name}")
-            if self._parts.exists():
-                shutil.rmtree(self._parts)
-        except OSError as error:
-            raise OutputError(f"{self._folder}: cannot be written to ({reason(error)})") from error
+            rows.collect()
+    errors = tuple(error for image_id, error in sorted(rows.finished().items()) if error and image_id in collection.ids)
+    skipped = sum(before.get(image_id) == "" for image_id in collection.ids)
+    return Counts(len(collection.ids) - skipped - len(errors), skipped, errors)
 
 
 def _make_rows(collection: Collection, done: set[str], worker: type[_Worker], work: _Work, workers: int) -> None:
@@ -303,7 +234,7 @@ class _Units(_Worker):
         self._captioner = Captioner.from_pretrained(work.config.model, threads=work.config.threads)
 
     def row(self, image: ImageSource | ImageUnits, image_id: str) -> dict[str, Any]:
-        units = try_tokenize(self._captioner, image, image_id)
+        units = try_tokenize(self._captioner, lambda: image, image_id)
         return {"error": units} if isinstance(units, str) else {"image_units": units.tolist()}
 
 

@@ -81,7 +81,8 @@ class Vocoder:
         (waveform,) = graph.run(frames=part[None])
         if waveform.shape != (1, len(part) * hop) or not np.isfinite(waveform).all():
             raise BundleError(f"{graph.label} gave a waveform that its config.json rules out: export it again")
-        return np.clip(waveform[0, (start - first) * hop : (stop - first) * hop], -1, 1)
+        clipped: FloatArray = np.clip(waveform[0, (start - first) * hop : (stop - first) * hop], -1, 1)
+        return clipped
 
     @property
     def context_frames(self) -> int:
