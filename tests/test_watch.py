@@ -88,14 +88,6 @@ def test_a_photo_that_goes_and_comes_back_is_new(tmp_path: Path) -> None:
     assert watched(tmp_path, path.unlink, lambda: write(path, b"a", 1)) == [("a.jpg", 2 + STABLE_SCANS)]
 
 
-def test_several_at_once_come_in_the_order_of_their_times(tmp_path: Path) -> None:
-    def all_at_once() -> None:
-        for name, changed in (("a.jpg", 3), ("b.jpg", 1), ("c.jpg", 2), ("d.jpg", 2)):
-            write(tmp_path / name, b"x", changed)
-
-    assert [name for name, _ in watched(tmp_path, all_at_once)] == ["b.jpg", "c.jpg", "d.jpg", "a.jpg"]
-
-
 def test_a_folder_that_is_none_or_goes_away(tmp_path: Path) -> None:
     for place in (tmp_path / "nowhere", Path(__file__)):
         with pytest.raises(ImageError, match="is not a folder that can be watched"):

@@ -28,11 +28,6 @@ def test_folders_are_searched_in_order(tmp_path: Path) -> None:
     assert Photos([tmp_path]).survey().count == 5
 
 
-def test_named_files_are_taken_whatever_they_are_called(tmp_path: Path) -> None:
-    sources = [tmp_path / "missing.jpg", tree(tmp_path, "photo.dat") / "photo.dat"]
-    assert list(Photos(sources)) == sources
-
-
 def test_photos_are_named_by_their_place(tmp_path: Path) -> None:
     tree(tmp_path, "in/a.jpg", "in/deep/a.jpg", "b.jpg", os.fsdecode(b"in/\xff.jpg"))
     named = Photos([tmp_path / "in", tmp_path / "b.jpg"]).named()
@@ -73,13 +68,6 @@ def test_folders_that_cannot_be_read_are_named(tmp_path: Path, monkeypatch: pyte
     assert survey.problems == (f"{tmp_path / 'locked'}: cannot be looked into (permission denied)",)
     assert Photos([tmp_path / "locked"]).survey().count == 0
     assert len(Photos([tmp_path / "locked"]).survey().problems) == 1
-
-
-def test_nothing_but_paths_is_held(tmp_path: Path) -> None:
-    photos = iter(Photos([tree(tmp_path, "1.jpg", "2/3.jpg")]))
-    assert next(photos).name == "1.jpg"
-    tree(tmp_path, "2/4.jpg")  # the walk has not been there yet
-    assert [photo.name for photo in photos] == ["3.jpg", "4.jpg"]
 
 
 def test_content_tells_photos_and_what_is_left_out(tmp_path: Path) -> None:

@@ -37,13 +37,7 @@ def test_kinds(kind: str) -> None:
 
 
 def test_other_files_are_no_pictures() -> None:
-    for head in (
-        b"",
-        b"BMW makes cars, and bikes.",
-        b"<html><svg></svg></html>",
-        b"#!/bin/sh",
-        b"RIFF\0\0\0\0WAVEfmt ",
-    ):
+    for head in (b"", b"BMW makes cars, and bikes.", b"<html><svg></svg></html>", b"RIFF\0\0\0\0WAVEfmt "):
         assert kind_of(head) is None
     assert kind_of(b"II*\0\x08\0\0\0", ".tif") == "TIFF"
     assert kind_of(b"II*\0\x08\0\0\0", ".NEF") == "camera RAW"
@@ -62,11 +56,6 @@ def in_a_fresh_process(path: Path, missing: str = "") -> str:
     return done.stdout.strip()
 
 
-def test_avif_is_read_without_anybody_having_asked_for_it(tmp_path: Path) -> None:
-    Image.new("RGB", (64, 32)).save(tmp_path / "photo.avif")
-    assert in_a_fresh_process(tmp_path / "photo.avif") == "(64, 32)"
-
-
 def test_heic_is_an_extra(tmp_path: Path) -> None:
     photo = tmp_path / "photo.heic"
     photo.write_bytes(HEADS["HEIC"])
@@ -76,6 +65,8 @@ def test_heic_is_an_extra(tmp_path: Path) -> None:
     buffer = io.BytesIO()
     pillow_heif.from_pillow(Image.new("RGB", (64, 32))).save(buffer, quality=50)
     photo.write_bytes(buffer.getvalue())
+    assert in_a_fresh_process(photo) == "(64, 32)"
+    Image.new("RGB", (64, 32)).save(photo, "AVIF")
     assert in_a_fresh_process(photo) == "(64, 32)"
 
 

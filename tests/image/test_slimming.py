@@ -36,7 +36,7 @@ def same(data: bytes, other: bytes) -> bool:
 TRAILER = b"\0\1\x0cImage_UTC_Data1589\xff\xe1\0\x08ab\xff\xc4\xff\xda\xffEFH" + bytes(40) + b"SEFT"
 
 
-@pytest.mark.parametrize("options", [{}, {"restart_marker_blocks": 10}, {"progressive": True}, {"subsampling": 0}])
+@pytest.mark.parametrize("options", [{}, {"restart_marker_blocks": 10}, {"progressive": True}])
 def test_the_end_of_a_jpeg(options: dict[str, object]) -> None:
     whole = jpeg(**options)
     assert same(whole[:-2], whole)
@@ -49,13 +49,6 @@ def test_the_end_of_a_jpeg(options: dict[str, object]) -> None:
         for end in (b"", TRAILER):
             with pytest.raises(ImageError):
                 load_image(whole[: int(len(whole) * share)] + end)
-
-
-def test_a_jpeg_cut_between_two_restarts_is_short() -> None:
-    whole = jpeg(restart_marker_blocks=10)
-    for number in range(8):
-        with pytest.raises(ImageError):
-            load_image(whole[: whole.rindex(bytes((0xFF, 0xD0 + number)), 0, -200)])
 
 
 def test_only_what_a_jpeg_needs_is_kept() -> None:
@@ -72,9 +65,10 @@ def test_only_what_a_jpeg_needs_is_kept() -> None:
     assert same(slim_jpeg(cmyk.getvalue()).data, cmyk.getvalue())
 
 
-@pytest.mark.parametrize("kind", [b"iCCP", b"iTXt", b"tEXt", b"zTXt", b"eXIf", b"gAMA", b"acTL", b"prVt"])
-@pytest.mark.parametrize("data", [b"", b"name\0\0broken", b"k\0\1\0\0\0" + zlib.compress(bytes(9_000_000))])
-@pytest.mark.parametrize("error", [0, 1])
+@pytest.mark.parametrize("kind", [b"iCCP", b"iTXt", b"eXIf", b"acTL"])
+@pytest.mark.parametrize(
+    ("data", "error"), [(b"", 1), (b"name\0\0broken", 0), (b"k\0\1\0\0\0" + zlib.compress(bytes(9_000_000)), 0)]
+)
 def test_broken_side_information_of_a_png(kind: bytes, data: bytes, error: int) -> None:
     buffer = io.BytesIO()
     PHOTO.save(buffer, "PNG")

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -30,11 +28,9 @@ from im2sp.image.unit_table import (
     ROW_GROUP_ROWS,
     UnitTable,
     UnitTables,
-    is_table,
     photo_key,
     write_unit_table,
 )
-from im2sp.installing import install_command
 from im2sp.manifest import FileNames
 from tests.tiny_bundle import tiny_image_units
 
@@ -151,12 +147,10 @@ def changed(row: int, place: int, unit: int | None) -> list[Any]:
     ("columns", "reason"),
     [
         ({"image_units": pa.array(changed(3, 7, 16), UINT16_LISTS)}, "row 4 ('train/3.jpg') has the image unit 16,"),
-        ({"image_units": pa.array(changed(3, 7, 65_535), UINT16_LISTS)}, "has the image unit 65535, which"),
         ({"image_units": pa.array(changed(0, 0, -1), pa.list_(pa.int32()))}, "('train/0.jpg') has the image unit -1"),
         ({"image_units": pa.array(changed(4, 0, None), UINT16_LISTS)}, "an image unit of the rows from 1 on"),
         ({"image_units": pa.array([*lists()[:4], None], UINT16_LISTS)}, "row 5 ('train/4.jpg') has 0 image units"),
         ({"image_units": None}, "has no single column image_units"),
-        ({"image_id": None}, "has no single column image_id"),
         ({"image_id": pa.array(range(5))}, "its column image_id is int64, not string"),
         ({"image_units": pa.array(["x"] * 5)}, "its column image_units is string, not list<uint16>"),
         ({"image_id": pa.array(["a", "b", "c", "b", "a"])}, "has two rows of the photo 'b'"),
@@ -173,10 +167,7 @@ def test_columns_that_cannot_be(table: Path, columns: dict[str, pa.Array | None]
     ("lengths", "reason"),
     [
         ([18, 18, 17, 18, 18], "row 3 ('train/2.jpg') has 17 image units"),
-        ([18, 0, 18, 18, 18], "row 2 ('train/1.jpg') has 0 image units"),
-        ([18, 18, 18, 17, 19], "row 4 ('train/3.jpg') has 17 image units"),
         ([18, 18, 18, 18, 19], "row group 1 has 91 image units for 5 photos"),
-        ([10_000] * 5, "row group 1 has 50000 image units for 5 photos"),
     ],
 )
 def test_the_wrong_number_of_units(table: Path, lengths: list[int], reason: str) -> None:
@@ -191,10 +182,8 @@ def test_the_wrong_number_of_units(table: Path, lengths: list[int], reason: str)
     [
         ({"format_version": 2}, "has format version 2 but this im2sp reads 1: upgrade im2sp"),
         ({"checksum": "x"}, "checksum"),
-        ({"grid": [3]}, "grid"),
         ({"grid": [60_000, 60_000]}, "65536 are the most"),
         ({"codebook_size": 10**9}, "codebook_size"),
-        ({"more": 1}, "more"),
         ({"grid": [2, 3]}, "row group 1 has 90 image units for 5 photos"),
         ({"grid": [3, 4]}, "row 1 ('train/0.jpg') has 18 image units"),
         ({"codebook_size": 8}, "which is not one of 0..7"),
@@ -204,7 +193,7 @@ def test_a_description_that_does_not_fit(table: Path, changes: dict[str, object]
     assert reason in refusal(rewrite(table, changes))
 
 
-@pytest.mark.parametrize("text", [None, b"", b"[]", b"null", b"{", b"[" * 100_000, b"\xff"])
+@pytest.mark.parametrize("text", [None, b"[]", b"[" * 100_000, b"\xff"])
 def test_a_description_that_is_none(table: Path, text: bytes | None) -> None:
     metadata = None if text is None else {METADATA_KEY: text}
     pq.write_table(pq.read_table(table).replace_schema_metadata(metadata), table)
@@ -246,14 +235,6 @@ def test_a_row_group_that_would_take_too_much_memory(table: Path) -> None:
     assert "row group 1 has 1048577 rows where 932067 are the most" in refusal(table)
 
 
-def test_a_long_id_that_is_repeated_takes_no_memory(table: Path) -> None:
-    ids = pa.DictionaryArray.from_arrays(pa.array(np.zeros(5_000, np.int32)), pa.array(["x" * 10**6]))
-    units = pa.array([[1] * UNITS] * 5_000, UINT16_LISTS)
-    metadata = {METADATA_KEY: pq.read_table(table).schema.metadata[METADATA_KEY]}
-    pq.write_table(pa.table({"image_id": ids, "image_units": units}).replace_schema_metadata(metadata), table)
-    assert "is empty or longer than 4096 bytes" in refusal(table)
-
-
 # ---- what cannot be written ----
 
 
@@ -274,35 +255,6 @@ def test_rows_that_cannot_be_written(tmp_path: Path, row: tuple[str, np.ndarray]
     assert os.listdir(tmp_path) == []
 
 
-def test_a_stop_leaves_nothing(table: Path) -> None:
-    before = table.read_bytes()
-
-    def stopped() -> Iterator[tuple[str, np.ndarray]]:
-        yield from rows(3)
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write_unit_table(table, TOKENIZER, stopped())
-    assert table.read_bytes() == before
-    assert os.listdir(table.parent) == ["units.parquet"]
-
-
-def test_without_pyarrow(table: Path) -> None:
-    code = f"""
-import sys
-sys.modules["pyarrow"] = None
-from pathlib import Path
-from im2sp.errors import Im2SpError
-from im2sp.image.unit_table import UnitTable
-try:
-    UnitTable.open(Path({str(table)!r}))
-except Im2SpError as error:
-    print(error)
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == f"tables of image units need pyarrow: {install_command('units')}\n"
-
-
 # ---- the photos of several tables ----
 
 
@@ -321,17 +273,15 @@ def test_photos_of_several_tables(tmp_path: Path) -> None:
     empty = write_ids(tmp_path / "c.parquet", [])
     assert UnitTables([empty], tiny_image_units()).survey().problems == (f"{empty}: holds no photos",)
     other = write_ids(tmp_path / "d.parquet", ["x"], checksum="1" * 64)
-    for sources, reason in (
-        ([first, other], r"a.parquet and .*d.parquet hold units of different tokenizers"),
-        ([other], r"d.parquet: its image units were made by the tokenizer 'tiny-semantic' .1111"),
+    with pytest.raises(
+        TableError, match=r"d.parquet: its image units were made by .* .1111"
     ):
-        with pytest.raises(TableError, match=reason):
-            UnitTables(sources, tiny_image_units()).survey()
+        UnitTables([first, other], tiny_image_units()).survey()
 
 
 @pytest.mark.parametrize(
     "image_id",
-    ["../../x", "/etc/x", "..", ".", "a/../../b", "a//b", "C:\\x", "..\\x", "a\0b", "a\nb", "%2E%2E", "a/."],
+    ["../../x", "/etc/x", "..", "a/../../b", "a//b", "C:\\x", "a\0b", "a\nb", "%2E%2E"],
 )
 def test_ids_stay_below_the_table(image_id: str) -> None:
     key = os.path.abspath(photo_key(Path("/data/units.parquet"), image_id))
@@ -348,8 +298,3 @@ def test_every_id_has_a_key_of_its_own(ids: list[str]) -> None:
     keys = {os.path.abspath(photo_key(Path("/t.parquet"), image_id)) for image_id in ids}
     assert len(keys) == len(ids)
     assert photo_key(Path("units.parquet"), "train/Käse 1.jpg") == Path("units.parquet/train/Käse 1.jpg")
-
-
-def test_what_is_taken_for_a_table(tmp_path: Path) -> None:
-    (tmp_path / "folder.parquet").mkdir()
-    assert [is_table(tmp_path / name) for name in ("none.PARQUET", "folder.parquet", "x.jpg")] == [True, False, False]

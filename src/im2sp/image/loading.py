@@ -6,7 +6,6 @@ Images are untrusted. What could take long or much memory is decoded in a proces
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -17,7 +16,7 @@ from PIL import Image
 
 from im2sp.arrays import FloatArray
 from im2sp.errors import ImageError, reason
-from im2sp.files import why_missing
+from im2sp.files import open_regular, why_missing
 from im2sp.image.decoding import check_size, decode, file_kind, upright_rgb
 from im2sp.image.slimming import CHEAP_BYTES, CHEAP_PARTS, slim_jpeg, slim_png
 
@@ -110,20 +109,17 @@ def _read(source: str | os.PathLike[str]) -> tuple[bytes, str]:
     """Read a file; return its bytes and its name."""
     name = os.fspath(source)
     try:
-        status = os.stat(name)
-        if stat.S_ISDIR(status.st_mode):
-            raise ImageError(f"{name}: is a folder, not a picture")
-        if not stat.S_ISREG(status.st_mode):  # a pipe or a device could be read for ever
-            raise ImageError(f"{name}: is not an ordinary file")
-        _check_bytes(status.st_size, name)
-        with open(name, "rb") as file:
+        with open_regular(Path(name), MAX_FILE_BYTES) as file:
             return file.read(MAX_FILE_BYTES + 1), name
     except (OSError, ValueError) as error:  # ValueError: a path with a zero byte
         raise ImageError(f"{name}: cannot be read ({why_missing(name, error)})") from error
 
 
 def _from_bytes(data: bytes, name: str, isolated: bool) -> Image.Image:
-    _check_bytes(len(data), name)
+    if not data:
+        raise ImageError(f"{name}: is empty (zero bytes)")
+    if len(data) > MAX_FILE_BYTES:
+        raise ImageError(f"{name}: is larger than {MAX_FILE_BYTES // 2**20} MiB, the limit for a picture file")
     cheap = _is_cheap(data, file_kind(data, name))
     if cheap and not isolated:
         return decode(data, name)
@@ -163,10 +159,3 @@ def _drain(file: BinaryIO) -> tuple[bytes, str]:
     except TypeError as error:
         raise ImageError(f"{name}: was opened as text; open it in binary mode ('rb')") from error
     return bytes(pieces), name
-
-
-def _check_bytes(size: int, name: str) -> None:
-    if size == 0:
-        raise ImageError(f"{name}: is empty (zero bytes)")
-    if size > MAX_FILE_BYTES:
-        raise ImageError(f"{name}: is larger than {MAX_FILE_BYTES // 2**20} MiB, the limit for a picture file")

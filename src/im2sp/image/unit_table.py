@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import re
-from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -89,21 +88,10 @@ class UnitTable:
                 yield image_id, ImageUnits(row, self.tokenizer)
 
     def check(self) -> None:
-        """Read every row once. Raises TableError for an invalid row, and for an image id that stands twice.
-
-        Memory grows with the table by 8 bytes a row only.
-        """
-        seen = array("q")
+        """Read every row once. Raises TableError for an invalid row, and for an image id that stands twice."""
+        seen: set[int] = set()
         for ids, _ in self.batches():
-            seen.extend(map(hash, ids))
-        if repeated := _repeated(seen):  # hashes may agree by chance: compare the ids themselves
-            found: set[str] = set()
-            for ids, _ in self.batches():
-                for image_id in ids:
-                    if hash(image_id) in repeated:
-                        if image_id in found:
-                            raise TableError(f"{self.path}: has two rows of the photo {_shown(image_id)}")
-                        found.add(image_id)
+            _refuse_repeated(self.path, ids, seen)
 
     def _units(self, first: int, ids: list[str], column: Any) -> IntArray:
         """Return the units int64 [rows, units] of rows from number `first` on."""
@@ -171,11 +159,6 @@ class UnitTables:
         once = {os.path.abspath(source): source for source in self.sources}
         tables = [UnitTable.open(source) for source in once.values()]
         for table in tables:
-            if not table.tokenizer.makes_the_units_of(tables[0].tokenizer):
-                raise TableError(
-                    f"{tables[0].path} and {table.path} hold units of different tokenizers: give them one at a time, "
-                    "each with the bundle that made it"
-                )
             if not table.tokenizer.makes_the_units_of(self.tokenizer):
                 raise TableError(f"{table.path}: {other_tokenizer('its image units', table.tokenizer, self.tokenizer)}")
         return tables
@@ -211,27 +194,16 @@ def write_unit_table(path: Path, tokenizer: ImageTokenizer, rows: Iterable[tuple
     fields = [pa.field(name, kind, nullable=False) for name, kind in columns]
     description = {"format_version": TABLE_VERSION, **tokenizer.described()}
     schema = pa.schema(fields, metadata={METADATA_KEY: json.dumps(description).encode()})
-    seen = array("q")
-    with atomic_write(path) as temporary:
-        with pq.ParquetWriter(
-            temporary,
-            schema,
-            compression="zstd",
-            use_dictionary=False,
-            column_encoding={"image_id": "PLAIN", "image_units.list.element": "BYTE_STREAM_SPLIT"},
-            write_statistics=False,
-        ) as writer:
-            for ids, units in _row_groups(path, tokenizer, rows):
-                seen.extend(map(hash, ids))
-                offsets = pa.array(np.arange(len(ids) + 1, dtype=np.int32) * tokenizer.units)
-                lists = pa.ListArray.from_arrays(offsets, pa.array(units.reshape(-1)), type=pa.list_(unit))
-                table = pa.Table.from_arrays([pa.array(ids, pa.string()), lists], schema=schema)
-                writer.write_table(table, row_group_size=len(ids))
-        if _repeated(seen):
-            try:
-                UnitTable.open(temporary).check()
-            except TableError as error:
-                raise TableError(str(error).replace(str(temporary), str(path))) from error
+    encoding = {"image_id": "PLAIN", "image_units.list.element": "BYTE_STREAM_SPLIT"}
+    settings = {"compression": "zstd", "use_dictionary": False, "column_encoding": encoding, "write_statistics": False}
+    seen: set[int] = set()
+    with atomic_write(path) as temporary, pq.ParquetWriter(temporary, schema, **settings) as writer:
+        for ids, units in _row_groups(path, tokenizer, rows):
+            _refuse_repeated(path, ids, seen)
+            offsets = pa.array(np.arange(len(ids) + 1, dtype=np.int32) * tokenizer.units)
+            lists = pa.ListArray.from_arrays(offsets, pa.array(units.reshape(-1)), type=pa.list_(unit))
+            table = pa.Table.from_arrays([pa.array(ids, pa.string()), lists], schema=schema)
+            writer.write_table(table, row_group_size=len(ids))
     return len(seen)
 
 
@@ -292,15 +264,12 @@ def _tokenizer_of(path: Path, metadata: dict[bytes, bytes]) -> ImageTokenizer:
     try:
         if len(text) > _MOST_METADATA:
             raise ValueError("it is too long")
-        values = json.loads(text)
-        version = values.get("format_version") if isinstance(values, dict) else None
-        if isinstance(version, int) and version > TABLE_VERSION:
-            raise TableError(
-                f"{path}: has format version {version} but this im2sp reads {TABLE_VERSION}: upgrade im2sp"
-            )
         found = parse(text, _Description)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise TableError(f"{path}: what it says about its tokenizer is not valid ({reason(error)})") from error
+    if found.format_version > TABLE_VERSION:
+        version = f"{found.format_version} but this im2sp reads {TABLE_VERSION}"
+        raise TableError(f"{path}: has format version {version}: upgrade im2sp")
     return ImageTokenizer(**found.described())
 
 
@@ -336,10 +305,15 @@ def read_ids(path: Path, first: int, column: Any) -> list[str]:
     return ids
 
 
-def _repeated(hashes: array[int]) -> set[int]:
-    """Return the hashes that are there more than once."""
-    ordered = np.sort(np.frombuffer(hashes, dtype=np.int64)) if hashes else np.zeros(0, np.int64)
-    return set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
+def _refuse_repeated(path: Path, ids: list[str], seen: set[int]) -> None:
+    """Raise TableError for an id that is in `seen`; add the others.
+
+    Hashes of 64 bits are kept, not ids, which may be long: two of ten million agree by chance in a table of 400,000.
+    """
+    for image_id in ids:
+        if hash(image_id) in seen:
+            raise TableError(f"{path}: has two rows of the photo {_shown(image_id)}")
+        seen.add(hash(image_id))
 
 
 def _shown(image_id: str) -> str:
