@@ -14,7 +14,7 @@ from msgspec.structs import asdict
 
 from im2sp.arrays import SAMPLE_RATE, FloatArray, IntArray
 from im2sp.bundle import Bundle, ImageUnitsConfig, find_bundle
-from im2sp.confidence import Confidence, Thresholds, share_in_words
+from im2sp.confidence import Answer, Confidence, Thresholds, share_in_words
 from im2sp.decoding.agreement import draw_samples
 from im2sp.decoding.decoder import DecoderStep, Prefix
 from im2sp.decoding.options import DecodingOptions, DecodingResult
@@ -101,10 +101,7 @@ class SpeechChunk:
 
 
 class Captioner:
-    """Photos -> image tokens -> speech units -> waveform, with the graphs of one bundle.
-
-    In a bundle with image units every photo goes through them, so stored units give the same caption as the photo.
-    """
+    """Photos -> image tokens -> speech units -> waveform, with the graphs of one bundle."""
 
     def __init__(self, bundle: Bundle, *, threads: int = 0, graphs: Graphs | None = None) -> None:
         """`graphs`: those of the bundle, where they are being opened already; they have their own `threads`."""
@@ -150,12 +147,11 @@ class Captioner:
         prefix = self._prefix(image)
         result = self.decode(prefix, options)
         confidence = self.confidence(prefix, result)
-        answer, shown = self._thresholds(options).answer(confidence), _shown(image)
-        if answer == "abstained":
-            return _caption(result, self._abstention(options), started, confidence, shown, abstained=True)
-        speech = self.vocoder.speak(self.vocabulary.decode(result.tokens), rate=options.rate)
-        hedge = self._hedge(options) if answer == "hedged" else None
-        return _caption(result, speech, started, confidence, shown, hedge=hedge)
+        phrase = self._phrase(self._thresholds(options).answer(confidence), options)
+        speech = phrase.speech
+        if not phrase.abstained:
+            speech = join_speech(speech, self.vocoder.speak(self.vocabulary.decode(result.tokens), rate=options.rate))
+        return _caption(result, speech, phrase, confidence, started, _shown(image))
 
     def caption_batch(
         self, images: Iterable[ImageSource], options: DecodingOptions | None = None
@@ -167,7 +163,8 @@ class Captioner:
         captions: list[SpeechCaption] = []
         left = iter(images)
         while batch := list(islice(left, BATCH)):
-            prefixes = self.encode_pixels(np.stack([self.pixels(image) for image in batch]))
+            pixels = np.stack([self.image_encoder.pixels(image) for image in batch])
+            prefixes = self.image_encoder.encode_pixels(pixels)
             for image, prefix in zip(batch, prefixes, strict=True):
                 captions.append(replace(self.caption(prefix, options), image=_shown(image)))
         return captions
@@ -193,8 +190,8 @@ class Captioner:
     def tokenize(self, image: ImageSource) -> IntArray:
         """Tokenize an image: image units int64 [units], as `image_tokenizer` describes them.
 
-        `ImageUnits(units, captioner.image_tokenizer)` is what `caption`, `stream` and `encode` take. Raises ImageError
-        for an image that cannot be read, BundleError when the bundle has no image units.
+        `ImageUnits(units, captioner.image_tokenizer)` says what the photo says. Raises ImageError for an image that
+        cannot be read, BundleError when the bundle has no image units.
         """
         return self.image_encoder.tokenize(image)
 
@@ -216,14 +213,6 @@ class Captioner:
         Raises what `caption` raises.
         """
         return self.image_encoder.encode(image)
-
-    def pixels(self, image: ImageSource) -> FloatArray:
-        """Load, resize and normalise an image: float32 [3, height, width]. Raises ImageError."""
-        return self.image_encoder.pixels(image)
-
-    def encode_pixels(self, pixels: FloatArray) -> list[Prefix]:
-        """Encode several images at once: pixels float32 [batch, 3, height, width] -> one prefix each."""
-        return self.image_encoder.encode_pixels(pixels)
 
     def decode(self, prefix: Prefix, options: DecodingOptions | None = None) -> DecodingResult:
         """Decode an image prefix into tokens of speech units."""
@@ -286,18 +275,14 @@ class Captioner:
     def _thresholds(self, options: DecodingOptions) -> Thresholds:
         return Thresholds.of(self.bundle.config.confidence, options)
 
-    def _abstention(self, options: DecodingOptions) -> Speech:
-        """Return the speech that replaces a caption when the captioner abstains."""
+    def _phrase(self, answer: Answer, options: DecodingOptions) -> _Phrase:
+        """Return what is said before the caption, or in its place."""
         config = self.bundle.config.confidence
-        assert config is not None  # `check` saw to it
-        return self.speak(config.abstain_units, config.abstain_durations, options.rate)
-
-    def _hedge(self, options: DecodingOptions) -> Speech:
-        """Return the speech before a doubtful caption."""
-        config = self.bundle.config.confidence
-        assert config is not None
-        assert config.hedge_units is not None  # as there is a threshold
-        return self.speak(config.hedge_units, config.hedge_durations, options.rate)
+        if answer == "abstained" and config:
+            return _Phrase(self.speak(config.abstain_units, config.abstain_durations, options.rate), abstained=True)
+        if answer == "hedged" and config and config.hedge_units:
+            return _Phrase(self.speak(config.hedge_units, config.hedge_durations, options.rate))
+        return _Phrase(Speech(np.zeros(0, np.float32), np.zeros(0, np.int64), np.zeros(0, np.int64)))
 
     def _chunks(
         self, prefix: Prefix, options: DecodingOptions, started: float, image: ImageSource | None
@@ -310,17 +295,18 @@ class Captioner:
                     yield SpeechChunk(speech.waveform, speech.units, speech.durations)
         result = task.result()
         confidence = self.confidence(prefix, result)
-        answer = thresholds.answer(confidence)
-        if answer == "abstained":
-            caption = _caption(result, self._abstention(options), started, confidence, image, abstained=True)
-            yield SpeechChunk(caption.waveform, caption.units, caption.durations, caption)
+        phrase = self._phrase(thresholds.answer(confidence), options)
+        first = phrase.speech
+        if phrase.abstained:
+            caption = _caption(result, first, phrase, confidence, started, image)
+            yield SpeechChunk(first.waveform, first.units, first.durations, caption)
             return
-        hedge = self._hedge(options) if answer == "hedged" else None
-        if hedge:
-            yield SpeechChunk(hedge.waveform, hedge.units, hedge.durations)
+        if len(first.units):
+            yield SpeechChunk(first.waveform, first.units, first.durations)
         for speech in streaming.finish(self.vocabulary.decode(result.tokens)):
-            done = streaming.is_finished
-            whole = _caption(result, streaming.speech, started, confidence, image, hedge=hedge) if done else None
+            whole = None
+            if streaming.is_finished:
+                whole = _caption(result, join_speech(first, streaming.speech), phrase, confidence, started, image)
             yield SpeechChunk(speech.waveform, speech.units, speech.durations, whole)
 
 
@@ -329,18 +315,22 @@ def _shown(image: ImageSource | ImageUnits | Prefix) -> ImageSource | None:
     return None if isinstance(image, ImageUnits | Prefix) or hasattr(image, "read") else image
 
 
+@dataclass(frozen=True)
+class _Phrase:
+    """What is said before a caption, which may be nothing, or in its place."""
+
+    speech: Speech
+    abstained: bool = False
+
+
 def _caption(
     result: DecodingResult,
     speech: Speech,
-    started: float,
+    phrase: _Phrase,
     confidence: float | None,
+    started: float,
     image: ImageSource | None,
-    *,
-    hedge: Speech | None = None,
-    abstained: bool = False,
 ) -> SpeechCaption:
-    if hedge:
-        speech = join_speech(hedge, speech)
     return SpeechCaption(
         waveform=speech.waveform,
         sample_rate=SAMPLE_RATE,
@@ -351,7 +341,7 @@ def _caption(
         attention=result.attention,
         seconds=time.perf_counter() - started,
         confidence=confidence,
-        hedge_units=len(hedge.units) if hedge else 0,
-        abstained=abstained,
+        hedge_units=0 if phrase.abstained else len(phrase.speech.units),
+        abstained=phrase.abstained,
         image=image,
     )

@@ -273,9 +273,7 @@ def test_photos_of_several_tables(tmp_path: Path) -> None:
     empty = write_ids(tmp_path / "c.parquet", [])
     assert UnitTables([empty], tiny_image_units()).survey().problems == (f"{empty}: holds no photos",)
     other = write_ids(tmp_path / "d.parquet", ["x"], checksum="1" * 64)
-    with pytest.raises(
-        TableError, match=r"d.parquet: its image units were made by .* .1111"
-    ):
+    with pytest.raises(TableError, match=r"d.parquet: its image units were made by .* .1111"):
         UnitTables([first, other], tiny_image_units()).survey()
 
 

@@ -109,7 +109,7 @@ def test_a_bundle_of_modules(
     captioner = Captioner.from_pretrained(folder, threads=1)
     assert captioner.image_tokenizer.reconstructs is reconstructs
     photos = np.random.default_rng(0).integers(0, 256, (3, 50, 70, 3), dtype=np.uint8)
-    pixels = np.stack([captioner.pixels(photo) for photo in photos])
+    pixels = np.stack([captioner.image_encoder.pixels(photo) for photo in photos])
     with torch.inference_mode():
         expected = quantiser(torch.from_numpy(pixels))
         keys, _ = ImagePrefix(modules.backbone, translator)(expected)
@@ -123,4 +123,4 @@ def test_a_bundle_of_modules(
         if reconstructs:
             wanted = pictures[index].permute(1, 2, 0).numpy() * 255
             assert np.abs(captioner.reconstruct(units) - wanted).max() <= 0.51
-    assert len(captioner.encode_pixels(pixels)) == len(photos)
+    assert len(captioner.image_encoder.encode_pixels(pixels)) == len(photos)
