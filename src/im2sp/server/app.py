@@ -19,9 +19,9 @@ import im2sp
 from im2sp.captioner import Captioner
 from im2sp.errors import ImageError
 from im2sp.server.guard import Guard
-from im2sp.server.metrics import Metrics, Observer
+from im2sp.server.metrics import Metrics
 from im2sp.server.responses import Refusal
-from im2sp.server.routes import add_routes
+from im2sp.server.routes import add_captions, add_live, add_stream
 from im2sp.server.service import Service
 from im2sp.server.settings import Settings
 from im2sp.speech.whisper import WordRecogniser
@@ -47,11 +47,10 @@ def create_app(captioner: Captioner, settings: Settings, recogniser: WordRecogni
         docs_url=None,  # its page would load scripts from elsewhere
         redoc_url=None,
     )
-    app.add_middleware(Guard, settings=settings)
-    app.add_middleware(Observer, metrics=service.metrics)  # added last, so it stands first
+    app.add_middleware(Guard, settings=settings, metrics=service.metrics)
     _add_error_handlers(app)
-    add_routes(app, service)
-    _add_state(app, service)
+    for add in (add_captions, add_stream, add_live, _add_state):
+        add(app, service)
     _add_page(app)
     return app
 

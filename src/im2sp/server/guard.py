@@ -1,15 +1,17 @@
-"""ASGI middleware in front of the application: who may ask, security headers, and answers to exceptions."""
+"""ASGI middleware in front of the application: who may ask, security headers, answers to exceptions, and counts."""
 
 from __future__ import annotations
 
 import hmac
 import logging
+import time
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from im2sp.errors import unexpected
+from im2sp.server.metrics import Metrics
 from im2sp.server.responses import Refusal
 from im2sp.server.settings import Settings
 
@@ -32,23 +34,25 @@ SECURITY_HEADERS = {
 
 
 class Guard:
-    """Checks Host, Origin and token of every request; adds security headers to every response."""
+    """Checks Host, Origin and token of every request; adds security headers to every response, and counts it."""
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, metrics: Metrics) -> None:
         self._app = app
         self._settings = settings
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse the request or pass it on. An exception becomes a sentence in the log and a plain 500."""
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        started = False
+        arrived, started, status = time.perf_counter(), False, 0
 
         async def send_secured(message: Message) -> None:
-            nonlocal started
+            nonlocal started, status
             started = True
             if message["type"] in ("http.response.start", "websocket.http.response.start"):
+                status = message["status"]
                 headers = MutableHeaders(scope=message)
                 headers.update(SECURITY_HEADERS)
                 headers.setdefault("Cache-Control", "no-store")
@@ -64,6 +68,9 @@ class Guard:
             if not started:  # otherwise uvicorn closes the connection: the client sees that the answer is not whole
                 sentence = "something went wrong in the service, not with your request; its log says what"
                 await _refuse(Refusal(500, sentence), scope, receive, send_secured)
+        finally:
+            if scope["type"] == "http":
+                self._metrics.count_request(scope, status, time.perf_counter() - arrived)
 
     def _check(self, scope: Scope) -> None:
         headers, path = Headers(scope=scope), scope["path"]

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Scope
 
 _SECONDS = (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
 _METHODS = frozenset(("GET", "HEAD", "POST", "OPTIONS"))
@@ -17,10 +16,8 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
-        counter, histogram = (
-            partial(Counter, registry=registry),
-            partial(Histogram, buckets=_SECONDS, registry=registry),
-        )
+        counter = partial(Counter, registry=registry)
+        histogram = partial(Histogram, buckets=_SECONDS, registry=registry)
         self.requests = counter("im2sp_requests", "Requests answered.", ["method", "route", "status"])
         self.answer_seconds = histogram("im2sp_answer_seconds", "From request to the end of its answer.", ["route"])
         self.first_sound_seconds = histogram("im2sp_first_sound_seconds", "From a photo to the first of its speech.")
@@ -30,36 +27,13 @@ class Metrics:
         self.sockets = Gauge("im2sp_sockets", "WebSockets open.", registry=registry)
         self.queue = Gauge("im2sp_queue", "Photos being received, waiting or being spoken about.", registry=registry)
 
+    def count_request(self, scope: Scope, status: int, seconds: float) -> None:
+        """Count an answer. Only words of ours become labels: a stranger could fill the memory with others."""
+        route = getattr(scope.get("route"), "path", "none") or "none"
+        method = scope["method"] if scope["method"] in _METHODS else "other"
+        self.requests.labels(method, route, status).inc()
+        self.answer_seconds.labels(route).observe(seconds)
+
     def exposition(self) -> bytes:
         """Return the numbers in Prometheus' text format."""
         return generate_latest(self.registry)
-
-
-class Observer:
-    """ASGI middleware that counts requests and the time until they are answered."""
-
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        self._app = app
-        self._metrics = metrics
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on; count it when it is answered."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        started, status = time.perf_counter(), 0
-
-        async def watched(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        try:
-            await self._app(scope, receive, watched)
-        finally:
-            # Only words of ours become labels: a stranger could fill the memory with others.
-            route = getattr(scope.get("route"), "path", "none") or "none"
-            method = scope["method"] if scope["method"] in _METHODS else "other"
-            self._metrics.requests.labels(method, route, status).inc()
-            self._metrics.answer_seconds.labels(route).observe(time.perf_counter() - started)

@@ -141,7 +141,9 @@ async def encode_stream(
     `captioner`: adds its attention to the LINES. `listen`: adds a last line with the words that it heard, if any.
     """
     if kind == WAV:
-        yield streamed_wav_header()
+        header = bytearray(encode_wav(np.zeros(0, dtype=np.float32)))  # 44 bytes
+        header[4:8] = header[40:44] = b"\xff" * 4  # the lengths of the file and of its samples are not known
+        yield bytes(header)
     async for chunk in chunks:
         if kind == LINES:
             yield _line({"pcm": base64.b64encode(pcm(chunk.waveform, big_endian=False)).decode()})
@@ -152,13 +154,6 @@ async def encode_stream(
                     yield _line({"heard": heard})
         else:
             yield pcm(chunk.waveform, big_endian=kind == PCM)
-
-
-def streamed_wav_header() -> bytes:
-    """Return the header of a 16-bit WAV file of unknown length."""
-    header = bytearray(encode_wav(np.zeros(0, dtype=np.float32)))  # 44 bytes
-    header[4:8] = header[40:44] = b"\xff" * 4  # the lengths of the file and of its samples
-    return bytes(header)
 
 
 def pcm(waveform: FloatArray, *, big_endian: bool) -> bytes:

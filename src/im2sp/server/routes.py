@@ -87,14 +87,9 @@ class CaptionQuery(StreamQuery):
     audio: bool = Field(False, description="Put the speech into the JSON.")
 
 
-def add_routes(app: FastAPI, service: Service) -> None:
-    """Add the three routes to an application."""
-    _add_captions(app, service)
-    _add_stream(app, service)
-    _add_live(app, service)
+def add_captions(app: FastAPI, service: Service) -> None:
+    """Add the route of whole captions."""
 
-
-def _add_captions(app: FastAPI, service: Service) -> None:
     @app.post(
         "/v1/captions",
         summary="Speak about a photo",
@@ -116,7 +111,9 @@ def _add_captions(app: FastAPI, service: Service) -> None:
         return Response(encode_wav(caption.waveform), media_type=responses.WAV, headers=headers)
 
 
-def _add_stream(app: FastAPI, service: Service) -> None:
+def add_stream(app: FastAPI, service: Service) -> None:
+    """Add the route of streams."""
+
     @app.post(
         "/v1/captions/stream",
         summary="Speak about a photo while the rest is still being decided",
@@ -135,7 +132,8 @@ def _add_stream(app: FastAPI, service: Service) -> None:
         return StreamingResponse(body, media_type=responses.PCM_TYPE if kind == responses.PCM else kind)
 
 
-def _add_live(app: FastAPI, service: Service) -> None:
+def add_live(app: FastAPI, service: Service) -> None:
+    """Add the WebSocket."""
     opened: Counter[str] = Counter()  # by client
     service.metrics.sockets.set_function(opened.total)
 

@@ -10,7 +10,7 @@ import asyncio
 import ipaddress
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import replace
@@ -47,29 +47,19 @@ class Job:
         self.cancelled = False
         self._place = place.pop_all()
         self._loop = asyncio.get_running_loop()
-        self._items: asyncio.Queue[SpeechChunk | Exception] = asyncio.Queue()
-
-    async def chunks(self) -> AsyncIterator[SpeechChunk]:
-        """Yield the speech; the last chunk has the caption. Raises the captioner's errors, or ClientDisconnect."""
-        while True:
-            item = await self._items.get()
-            if isinstance(item, Exception):
-                raise item
-            yield item
-            if item.caption is not None:
-                return
+        self.items: asyncio.Queue[SpeechChunk | Exception] = asyncio.Queue()
 
     def cancel(self) -> None:
         """Give up and give the place back, in the event loop. What waits for a thread takes no memory any more."""
         self.cancelled = True
         self.photo = self.image = None
         self._place.close()
-        self._items.put_nowait(ClientDisconnect())
+        self.items.put_nowait(ClientDisconnect())
 
     def deliver(self, item: SpeechChunk | Exception) -> None:
         """Hand over the next chunk, or what went wrong, from the thread."""
         with suppress(RuntimeError):  # the loop has been closed: nobody is left to tell
-            self._loop.call_soon_threadsafe(self._items.put_nowait, item)
+            self._loop.call_soon_threadsafe(self.items.put_nowait, item)
 
     def finish(self) -> None:
         """Give the place back, from the thread."""
@@ -164,14 +154,15 @@ class Service:
         del photo  # the thread lets go of it as soon as it is decoded
         watch = asyncio.create_task(_cancel_after(gone, job))
         self._decoding.submit(self._decode, job, options, streamed)
-        chunks = job.chunks()
         deadline = asyncio.get_running_loop().time() + self.settings.request_seconds
         try:
             while True:
                 async with asyncio.timeout_at(deadline):
-                    chunk = await anext(chunks)
-                yield chunk
-                if chunk.caption is not None:
+                    item = await job.items.get()
+                if isinstance(item, Exception):
+                    raise item
+                yield item
+                if item.caption is not None:
                     return
         except TimeoutError as error:
             sentence = f"there was no speech within {self.settings.request_seconds:g} seconds; try again later"
