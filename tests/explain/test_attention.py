@@ -11,7 +11,6 @@ from im2sp.decoding.vocabulary import Vocabulary
 from im2sp.errors import Im2SpError
 from im2sp.explain.attention import (
     MAX_SEGMENTS,
-    attention_maps,
     describe_peak,
     segment_attention,
     segment_edges,
@@ -31,19 +30,10 @@ def token(*units: int) -> int:
     return FIRST + SUBWORDS.index(list(units))
 
 
-def test_a_token_sounds_as_long_as_its_units() -> None:
-    tokens = ints(token(3, 7), token(5), token(1, 2, 3))
-    assert token_boundaries(tokens, ints(2, 4, 1, 3, 3, 5), VOCABULARY).tolist() == [0, 6, 7, 18]
-
-
 def test_a_unit_that_two_tokens_share_sounds_with_the_first() -> None:
     tokens = ints(token(3, 7), token(7, 3), token(3), token(1))  # units 3 7 3 1
     assert VOCABULARY.decode(tokens).tolist() == [3, 7, 3, 1]
     assert token_boundaries(tokens, ints(2, 4, 1, 3), VOCABULARY).tolist() == [0, 6, 7, 7, 10]
-
-
-def test_special_tokens_take_no_time() -> None:
-    assert token_boundaries(ints(1, token(4), 2, token(4), 0), ints(9), VOCABULARY).tolist() == [0, 0, 9, 9, 9, 9]
 
 
 @given(st.lists(st.integers(0, VOCABULARY.size - 1), min_size=1, max_size=30))
@@ -64,11 +54,6 @@ def test_segments_cover_the_speech(frames: int, count: int) -> None:
     edges = segment_edges(frames)
     assert (edges[0], edges[-1], len(edges)) == (0, frames, count + 1)
     assert np.ptp(np.diff(edges)) <= 1
-
-
-def test_maps_are_the_grid_after_global_tokens() -> None:
-    attention = np.arange(14, dtype=np.float32).reshape(2, 7)
-    assert attention_maps(attention, (2, 3))[1].tolist() == [[8, 9, 10], [11, 12, 13]]
 
 
 def test_a_segment_weighs_tokens_by_their_time_in_it() -> None:

@@ -97,7 +97,6 @@ def test_the_command(photo: Path, tmp_path: Path, tiny_bundle: Path) -> None:
     assert pages[0] == tmp_path / "photo.explained.html"
     assert re.fullmatch(r"photo-[0-9a-f]{8}\.explained\.html", pages[1].name)
     assert all(page.read_text(encoding="utf-8").startswith("<!doctype html>") for page in pages)
-    assert all(Image.open(page.with_suffix(".png")).width == 1632 for page in pages)
     assert Image.open(photo).size == (60, 40)  # the photo itself is untouched
     assert not list(tmp_path.glob(".*.part"))
 

@@ -26,17 +26,6 @@ def test_a_tone_is_a_line() -> None:
     assert levels.max() == 1
 
 
-def test_a_click_is_where_it_sounds() -> None:
-    waveform = np.zeros(SAMPLE_RATE, dtype=np.float32)
-    waveform[8000] = 1
-    assert spectrogram(waveform).sum(axis=0).argmax() == 8000 // STEP
-
-
-def test_silence_and_a_single_sample() -> None:
-    assert spectrogram(np.zeros(1000, dtype=np.float32)).max() < 1e-6
-    assert spectrogram(np.ones(1, dtype=np.float32)).shape[1] == 1
-
-
 def test_the_words_have_a_track_of_their_own(tiny_bundle: Path) -> None:
     explanation = explain(Captioner.from_pretrained(tiny_bundle, threads=1), PHOTO)
     heights = [plot_tracks(replace(explanation, words=words)).height for words in (None, (), WORDS)]

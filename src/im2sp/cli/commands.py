@@ -189,7 +189,7 @@ def reconstruct(tables: tuple[Path, ...], out: Path, model: str, threads: int) -
 
 @app.command(short_help="Show what is said when, and why.")
 @photos_argument
-@out_option("Folder for the pages and pictures.")
+@out_option("Folder for the pages.")
 @model_option
 @beam_option
 @threads_option
@@ -201,7 +201,7 @@ def reconstruct(tables: tuple[Path, ...], out: Path, model: str, threads: int) -
 def explain(
     photos: tuple[Path, ...], out: Path, model: str, beam: int | None, threads: int, words: bool | None
 ) -> None:
-    """Show what is said about photos, when, and where the model looked: OUT/<name>.explained.html and .png for each.
+    """Show what is said about photos, when, and where the model looked: OUT/<name>.explained.html for each.
 
     PHOTO is a photo, or a folder to look through.
     """

@@ -1,4 +1,4 @@
-"""Pages of explanations: photos in; <name>.explained.html, which needs nothing else, and <name>.explained.png out."""
+"""Pages of explanations: photos in; <name>.explained.html, which needs nothing else, out."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from im2sp.decoding.options import DecodingOptions
 from im2sp.embedding import data_uri, picture_uri
 from im2sp.errors import ImageError, OutputError, reason
 from im2sp.explain.attention import AttentionTimeline, describe_peak, rounded_rows, segment_attention
-from im2sp.explain.plots import Explanation, heat_colours, plot_sheet, plot_tracks
+from im2sp.explain.plots import Explanation, heat_colours, plot_tracks
 from im2sp.files import atomic_write
 from im2sp.image.loading import load_image, seen_part
 from im2sp.manifest import FileNames
@@ -70,12 +70,10 @@ def write_explanations(
             yield error
             continue
         page = out / names.name(os.path.abspath(photo), SUFFIX)
-        text, sheet = render_page(explanation), plot_sheet(explanation)
+        text = render_page(explanation)
         try:
             with atomic_write(page) as temporary:
                 temporary.write_text(text, encoding="utf-8", newline="\n")
-            with atomic_write(page.with_suffix(".png")) as temporary:
-                sheet.save(temporary, "PNG")
         except OSError as error:
             raise OutputError(f"{page}: cannot be written ({reason(error)})") from error
         yield page

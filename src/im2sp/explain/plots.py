@@ -1,4 +1,4 @@
-"""Plots of an explanation: waveform, spectrogram, units and words on one time axis; heat maps; all on one picture."""
+"""Plots of an explanation: waveform, spectrogram, units and words on one time axis, and the colours of heat."""
 
 from __future__ import annotations
 
@@ -17,11 +17,9 @@ from im2sp.speech.audio import SAMPLE_RATE, UNIT_RATE
 from im2sp.speech.whisper import TimedWord
 
 WIDTH = 1600  # pixels of the time axis, whatever the length of the speech
-MARGIN = 16  # pixels
 _WAVEFORM, _SPECTROGRAM, _UNITS, _WORDS, _AXIS = 120, 200, 44, 60, 28  # pixels, heights
 _WORD_LINE = 20  # pixels
 _LABEL = 22  # pixels above each plot
-_PHOTO_HEIGHT = 480  # pixels
 _INK, _PAPER, _LINE = (24, 24, 27), (255, 255, 255), (0, 84, 166)
 # Dark blue, violet, red, orange, pale yellow: grows lighter all the way, so it can be read without colours, too.
 _HEAT = np.array([(12, 10, 50), (90, 20, 110), (190, 45, 75), (245, 130, 30), (252, 250, 170)], dtype=np.float32)
@@ -63,31 +61,6 @@ def plot_tracks(explanation: Explanation) -> Image.Image:
     )
 
 
-def plot_heat(photo: Image.Image, attention: FloatArray) -> Image.Image:
-    """Lay attention float32 [rows, columns] over a photo: dark where the model looked least, bright where most."""
-    highest = float(attention.max())
-    grey = np.rint(attention / highest * 255 if highest > 0 else attention * 0).astype(np.uint8)
-    smooth = Image.fromarray(grey).resize(photo.size, Image.Resampling.BICUBIC)
-    return Image.blend(photo, Image.fromarray(heat_colours(np.asarray(smooth))), 0.55)
-
-
-def plot_sheet(explanation: Explanation) -> Image.Image:
-    """Plot the whole explanation as one RGB picture: photo, heat map of each segment above its time, and tracks."""
-    photo = explanation.photo
-    top = Image.new("RGB", (WIDTH, _fit(photo.size, WIDTH, _PHOTO_HEIGHT)[1]), _PAPER)
-    top.paste(photo.resize(_fit(photo.size, WIDTH, _PHOTO_HEIGHT)), (0, 0))
-    body = _stack(
-        (
-            (_one_line(explanation.title), top),
-            ("where the model looked in each part of the speech below", _plot_segments(explanation)),
-            ("", plot_tracks(explanation)),
-        )
-    )
-    sheet = Image.new("RGB", (body.width + 2 * MARGIN, body.height + 2 * MARGIN), _PAPER)
-    sheet.paste(body, (MARGIN, MARGIN))
-    return sheet
-
-
 def heat_colours(levels: Bytes) -> Bytes:
     """levels uint8 [H, W] -> colours uint8 [H, W, 3]."""
     places = np.linspace(0, 255, len(_HEAT))
@@ -105,17 +78,6 @@ def spectrogram(waveform: FloatArray) -> FloatArray:
     power = np.abs(np.fft.rfft(frames * np.hanning(WINDOW).astype(np.float32), FFT)) ** 2 / FFT
     decibels = 10 * np.log10(power.T + 1e-20)
     return np.asarray(((decibels - max(decibels.max(), -100.0)) / RANGE + 1).clip(0, 1), dtype=np.float32)
-
-
-def _plot_segments(explanation: Explanation) -> Image.Image:
-    timeline = explanation.timeline
-    lefts = timeline.edges[:-1] * WIDTH // max(1, explanation.frames)
-    widest = WIDTH // len(timeline.segment_maps) - 8
-    small = explanation.photo.resize(_fit(explanation.photo.size, widest, _PHOTO_HEIGHT // 2))
-    row = Image.new("RGB", (WIDTH, small.height), _PAPER)
-    for left, attention in zip(lefts.tolist(), timeline.segment_maps, strict=True):
-        row.paste(plot_heat(small, attention), (left, 0))
-    return row
 
 
 def _plot_waveform(waveform: FloatArray) -> Image.Image:
@@ -200,12 +162,6 @@ def _stack(parts: Sequence[tuple[str, Image.Image]]) -> Image.Image:
         whole.paste(image, (0, bottom + height - image.height))
         bottom += height
     return whole
-
-
-def _fit(size: tuple[int, int], width: int, height: int) -> tuple[int, int]:
-    """Return the largest size of the same shape inside width x height, at least one pixel a side."""
-    scale = min(width / size[0], height / size[1])
-    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 def _one_line(text: str) -> str:
