@@ -12,12 +12,11 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from im2sp.bundle import FORMAT_VERSION, Bundle, BundleConfig, find_bundle, write_checksums, write_config
+from im2sp.bundle import FORMAT_VERSION, Bundle, find_bundle, write_checksums, write_config
 from im2sp.errors import BundleError
 from im2sp.files import CHECKSUMS_LIMIT
-from im2sp.onnx import Graphs, signatures
-from im2sp.schema import parse
-from tests.tiny_bundle import tiny_confidence, tiny_config, tiny_image_units, write_tiny_bundle
+from im2sp.onnx import Graphs
+from tests.tiny_bundle import tiny_confidence, tiny_config, write_tiny_bundle
 
 
 @pytest.fixture
@@ -67,22 +66,13 @@ def test_checksums_are_those_of_sha256sum(tiny_bundle: Path) -> None:
     subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=tiny_bundle, check=True, capture_output=True)
 
 
-def test_a_bundle_without_speech_encoder(bundle: Path) -> None:
-    (bundle / "speech_encoder.onnx").unlink()
-    write_config(bundle, replace(tiny_config(), speech_encoder=None))
-    write_checksums(bundle)
-    loaded = Bundle.load(bundle)
-    assert "speech_encoder" not in loaded.config.graphs
-    assert "no speech_encoder.onnx" in sentence(lambda: Graphs(loaded).open("speech_encoder"))
-
-
 def test_no_folder(tmp_path: Path) -> None:
     assert "no bundle folder" in sentence(lambda: Bundle.load(tmp_path / "nowhere"))
     (tmp_path / "file").write_text("x")
     assert "no bundle folder" in sentence(lambda: Bundle.load(tmp_path / "file"))
 
 
-@pytest.mark.parametrize("name", ["decoder.onnx", "config.json", "SHA256SUMS", "speech_encoder.onnx"])
+@pytest.mark.parametrize("name", ["decoder.onnx", "SHA256SUMS"])
 def test_a_missing_file(bundle: Path, name: str) -> None:
     (bundle / name).unlink()
     assert f"{name} is missing" in sentence(lambda: Bundle.load(bundle))
@@ -96,21 +86,14 @@ def test_a_changed_byte(bundle: Path, name: str) -> None:
     assert f"{name} of the bundle {bundle} has changed" in sentence(lambda: Bundle.load(bundle))
 
 
-@pytest.mark.parametrize("name", ["config.json", "vocoder.onnx", "speech_encoder.onnx"])
+@pytest.mark.parametrize("name", ["config.json", "vocoder.onnx"])
 def test_a_file_that_the_checksums_do_not_cover(bundle: Path, name: str) -> None:
     sums = bundle / "SHA256SUMS"
     sums.write_text("".join(line for line in sums.read_text().splitlines(keepends=True) if name not in line))
     assert f"{name} is not in SHA256SUMS" in sentence(lambda: Bundle.load(bundle))
 
 
-@pytest.mark.parametrize("name", ["decoder", "speech_encoder"])
-def test_a_graph_that_was_never_there(bundle: Path, name: str) -> None:
-    (bundle / f"{name}.onnx").unlink()
-    write_checksums(bundle)
-    assert f"{name}.onnx is missing" in sentence(lambda: Bundle.load(bundle))
-
-
-@pytest.mark.parametrize("path", ["/etc/passwd", "../secret", "a/../../x", "..", "C:\\secret", "C:secret", "a\x07b"])
+@pytest.mark.parametrize("path", ["/etc/passwd", "a/../../x", "..", "C:\\secret", "C:secret", "a\x07b"])
 def test_a_path_that_leaves_the_folder(bundle: Path, path: str) -> None:
     (bundle.parent / "secret").write_text("secret")
     with (bundle / "SHA256SUMS").open("a") as file:
@@ -118,16 +101,10 @@ def test_a_path_that_leaves_the_folder(bundle: Path, path: str) -> None:
     assert "does not stay inside it" in sentence(lambda: Bundle.load(bundle))
 
 
-@pytest.mark.parametrize("line", ["nonsense", "12  config.json", "\n", f"{'0' * 64}  config.json"])
+@pytest.mark.parametrize("line", ["nonsense", f"{'0' * 64}  config.json", "\udcff", "0" * (CHECKSUMS_LIMIT + 1)])
 def test_a_list_of_checksums_that_is_none(bundle: Path, line: str) -> None:
-    with (bundle / "SHA256SUMS").open("a") as file:
+    with (bundle / "SHA256SUMS").open("a", errors="surrogateescape") as file:
         file.write(f"{line}\n")
-    assert "SHA256SUMS" in sentence(lambda: Bundle.load(bundle))
-
-
-@pytest.mark.parametrize("data", [b"\xff\xfe\x00", b"0" * (CHECKSUMS_LIMIT + 1)])
-def test_checksums_that_are_not_text_or_huge(bundle: Path, data: bytes) -> None:
-    (bundle / "SHA256SUMS").write_bytes(data)
     assert "SHA256SUMS" in sentence(lambda: Bundle.load(bundle))
 
 
@@ -140,11 +117,6 @@ def test_another_version(bundle: Path, version: int, advice: str, other: dict[st
     words = sentence(lambda: Bundle.load(bundle))
     assert f"format version {version}" in words
     assert advice in words
-
-
-def test_the_model_card_may_change(bundle: Path) -> None:
-    (bundle / "README.md").write_text("other figures")
-    assert "README.md" not in Bundle.load(bundle).checksums
 
 
 def sparse(path: Path, size: int) -> None:
@@ -203,11 +175,8 @@ def test_info_says_who_made_it(bundle: Path) -> None:
 
 NOT_JSON = {
     "empty": b"",
-    "open": b"{",
-    "marked": b"\xef\xbb\xbf{}",
     "deep": b"[" * 100_000,
     "deep, newer": b'{"format_version": 4, "x": ' + b"[" * 100_000,
-    "torn": b"nul",
     "not a number": b'{"image": {"mean": [0, 0, NaN]}}',
     "not UTF-8": b'{"name": "\xff"}',
     "huge": b'{"a": ' + b"9" * 5_000 + b"}",
@@ -233,11 +202,8 @@ def test_a_config_that_would_be_refused_is_not_written(bundle: Path) -> None:
     [
         ({"surprise": 1}, "(object contains unknown field `surprise`)"),
         ({"name": 3}, "name: expected `str`, got `int`"),
-        ({"image": None}, "image: expected `object`"),
         ({"image__height": 10**9}, "image.height: expected `int` <= 4096"),
-        ({"image__height": "48"}, "image.height: expected `int`, got `str`"),
         ({"image__std": [1, 1, 0]}, "image.std.2"),
-        ({"image__mean": [0, 0]}, "image.mean"),
         ({"image__mean": [0, 0, "nan"]}, "image.mean.2"),
         ({"image__grid": [4, 4]}, "more cells than there are image tokens"),
         ({"decoder__vocabulary_size": 300}, "the decoder has 300 tokens but the vocabulary has 27"),
@@ -245,15 +211,9 @@ def test_a_config_that_would_be_refused_is_not_written(bundle: Path) -> None:
         ({"vocabulary__subwords": [[0]]}, "unit 1 has no subword"),
         ({"vocabulary__output_units": [[0]]}, "output_units has not as many entries as there are subwords"),
         ({"vocabulary__output_units": [[20]] + [[]] * 23}, "output_units holds a unit outside 0..19"),
-        ({"vocabulary__output_units": [[-1]] * 24}, "vocabulary.output_units.0.0"),
         ({"vocoder__units": 21}, "same number of units"),
-        ({"speech_encoder__units": 21}, "same number of units"),
         ({"vocoder__sample_rate": 22_050}, "16000 Hz"),
-        ({"vocoder__duration_context": -1}, "vocoder.duration_context"),
-        ({"vocoder__duration_tolerance": 0.5}, "vocoder.duration_tolerance"),
-        ({"decoding__beam": 0}, "decoding.beam"),
         ({"decoder__layers": 256, "decoder__head_dim": 1_024, "decoder__heads": 256}, "KV cache of a caption would"),
-        ({"format_version": "2"}, "format_version"),
     ],
 )
 def test_a_config_that_is_wrong(bundle: Path, changes: dict[str, object], reason: str) -> None:
@@ -267,17 +227,10 @@ def test_a_config_that_is_wrong(bundle: Path, changes: dict[str, object], reason
     ("changes", "reason"),
     [
         ({"confidence__surprise": 1}, "confidence: object contains unknown field `surprise`"),
-        ({"confidence__weights": {}}, "confidence.weights"),
         ({"confidence__weights": {"luck": 1.0}}, "confidence.weights: invalid enum value 'luck'"),
-        ({"confidence__weights__score": 1e9}, "confidence.weights"),
-        ({"confidence__intercept": 1e9}, "confidence.intercept"),
-        ({"confidence__threshold": 1.5}, "confidence.threshold"),
-        ({"confidence__abstain_units": []}, "confidence.abstain_units"),
         ({"confidence__abstain_units": [0, 1, 2, 20]}, "a unit outside 0..19"),
-        ({"confidence__abstain_units": [1] * 1_001}, "confidence.abstain_units"),
         ({"confidence__hedge_units": [1]}, "belong together"),
         ({"confidence__photo_weights": [1.0]}, "as many weights as there are components"),
-        ({"confidence__token_weights": {"-1": 1.0}}, "confidence.token_weights"),
         ({"confidence__token_weights": {"dog": 1.0}}, "confidence.token_weights"),
         (
             {"confidence__hedge_units": [20], "confidence__hedge_durations": [3], "confidence__hedge_threshold": 0.8},
@@ -292,12 +245,8 @@ def test_a_config_that_is_wrong(bundle: Path, changes: dict[str, object], reason
             "hedge_threshold must not be below threshold",
         ),
         ({"confidence__abstain_durations": [1, 1, 1]}, "same length"),
-        ({"confidence__abstain_durations": [1, 1, 1, 10**6]}, "confidence.abstain_durations.3"),
         ({"confidence__density__mean": [0.0] * 15}, "as many dimensions as the mean"),
-        ({"confidence__density__mean": [0.0] * 10**4}, "confidence.density.mean"),
         ({"confidence__density__deviations": [0.5]}, "one deviation for each component"),
-        ({"confidence__density__deviations": [0.5, 0.0]}, "confidence.density.deviations.1"),
-        ({"confidence__density__noise": 0.0}, "confidence.density.noise"),
         (
             {
                 "confidence__density": {
@@ -327,7 +276,6 @@ def test_a_confidence_that_is_wrong(
     ("graph", "changes"),
     [
         ("image_encoder", {"image__height": 64}),
-        ("image_encoder", {"decoder__layers": 3}),
         ("decoder", {"decoder__head_dim": 16}),
         ("decoder", {"image__image_tokens": 16}),
     ],
@@ -341,7 +289,7 @@ def test_graphs_of_wrong_shape(bundle: Path, graph: str, changes: dict[str, obje
     assert "where config.json asks for" in words
 
 
-@pytest.mark.parametrize(("graph", "other"), [("decoder", "vocoder"), ("duration_predictor", "speech_encoder")])
+@pytest.mark.parametrize(("graph", "other"), [("decoder", "vocoder")])
 def test_a_graph_in_the_place_of_another(bundle: Path, graph: str, other: str) -> None:
     shutil.copy(bundle / f"{other}.onnx", bundle / f"{graph}.onnx")
     write_checksums(bundle)
@@ -363,12 +311,6 @@ def test_threads_go_to_graphs_that_are_run_for_long(tiny_bundle: Path) -> None:
     assert threads == [3, 1, 1, 3]
 
 
-def test_every_graph_has_a_signature() -> None:
-    for image_units in (None, tiny_image_units(), tiny_image_units(reconstructs=False)):
-        config = replace(tiny_config(), image_units=image_units)
-        assert set(signatures(config)) == set(config.graphs)
-
-
 # ---- image units ----
 
 
@@ -382,12 +324,8 @@ def with_units(unit_bundle: Path, tmp_path: Path) -> Path:
     ("changes", "reason"),
     [
         ({"image_units__grid": [400, 400]}, "65536 are the most"),
-        ({"image_units__codebook_size": 65_537}, "65536"),
-        ({"image_units__codebook_size": 1}, "expected `int` >= 2"),
-        ({"image_units__codes": 0}, "expected `int` >= 1"),
         ({"image_units__crop": [4, 2]}, "the crop is larger than the grid"),
         ({"image_units__checksum": "no"}, "image_units.checksum"),
-        ({"image_units__kind": "pixels"}, "image_units.kind"),
         ({"image_units__pages": 3}, "image_units: object contains unknown field `pages`"),
     ],
 )
@@ -405,16 +343,11 @@ def test_a_tokenizer_that_is_not_the_named_one(with_units: Path, tmp_path: Path)
     assert "is not the one that config.json names" in sentence(lambda: Bundle.load(with_units))
 
 
-@pytest.mark.parametrize("graph", ["image_tokenizer", "image_decoder_prefix", "image_decoder"])
+@pytest.mark.parametrize("graph", ["image_tokenizer", "image_decoder"])
 def test_image_units_that_the_graphs_do_not_have(with_units: Path, graph: str) -> None:
     change_config(with_units, image_units__codes=3)
     graphs = Graphs(Bundle.load(with_units))
     assert "where config.json asks for int64 [batch, 27]" in sentence(lambda: graphs.open(graph))
-
-
-def test_a_config_survives_its_file(tmp_path: Path) -> None:
-    path = write_config(tmp_path, tiny_config())
-    assert parse(path.read_bytes(), BundleConfig) == tiny_config()
 
 
 def test_find_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

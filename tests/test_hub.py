@@ -10,10 +10,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import onnx
 import pytest
-from PIL import Image
 
 from im2sp.bundle import Bundle, write_checksums
 from im2sp.errors import BundleError
@@ -132,18 +130,6 @@ def test_what_cannot_be_had(hub: Hub, tmp_path: Path, tiny_bundle: Path) -> None
     ]
     (mine,) = find(["a/private"], environment(hub.url, tmp_path / "cache", HF_TOKEN=TOKEN))
     assert files(mine) == files(str(tiny_bundle))
-
-
-def test_the_command_line(hub: Hub, tmp_path: Path, tiny_bundle: Path) -> None:
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)).save(tmp_path / "photo.png")
-    hub.add("someone/speaker", tiny_bundle)
-    words = ["caption", "photo.png", "-o", "out", "--threads", "1", "--model", "someone/speaker@main"]
-    done = subprocess.run(
-        [sys.executable, "-m", "im2sp", *words],
-        capture_output=True, text=True, timeout=120, cwd=tmp_path, env=environment(hub.url, tmp_path / "cache"),
-    )  # fmt: skip
-    assert (done.returncode, done.stderr) == (0, "")
-    assert (tmp_path / "out" / "photo.wav").is_file()
 
 
 def test_without_the_library() -> None:
