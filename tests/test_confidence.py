@@ -46,6 +46,10 @@ def plain_distance(pooled: np.ndarray) -> float:
 def test_the_probability_is_what_plain_arithmetic_gives(captioner: Captioner, photo: np.ndarray) -> None:
     prefix = captioner.encode(photo)
     translation = captioner.decode(prefix)
+    assert [share_in_words(p) for p in (0.0, 0.716)] == [
+        f"of captions like this, {n} of 100 were right" for n in (1, 72)
+    ]
+    assert [logistic(x) for x in (-1e12, 0, 1e12)] == pytest.approx([0, 0.5, 1])
     values = prefix.values[0, 0]  # [heads, image tokens, head_dim]
     pooled = np.array([values[head, :, place].mean() for head in range(2) for place in range(WIDTH // 2)])
     np.testing.assert_allclose(pool(prefix), pooled, rtol=1e-5)
@@ -89,12 +93,6 @@ def test_what_is_near_is_not_strange_and_what_is_far_is_bounded() -> None:
         assert (values["score"], values["lowest"], values["length"]) == (-2.5, -3.0, math.log(2))
         assert values["ood_score"] == expected
         assert "agreement" not in values
-
-
-def test_no_weights_overflow() -> None:
-    assert logistic(-1e12) == pytest.approx(0)
-    assert logistic(1e12) == pytest.approx(1)
-    assert logistic(0) == 0.5
 
 
 def test_the_captioner_abstains_below_the_threshold_only(captioner: Captioner, photo: np.ndarray) -> None:
@@ -167,11 +165,6 @@ def test_what_is_unlikely_is_not_told_by_default(tmp_path: Path, photo: np.ndarr
     (only,) = captioner.stream(photo)
     assert only.units.tolist() == tiny_confidence().abstain_units
     assert captioner.caption(photo, replace(captioner.default_options, min_confidence=0)).hedged
-
-
-def test_a_share_of_captions_is_never_none_nor_all() -> None:
-    assert share_in_words(0.716) == "of captions like this, 72 of 100 were right"
-    assert [share_in_words(p).split()[4] for p in (0.0, 1.0)] == ["1", "99"]
 
 
 def test_a_bundle_that_is_not_calibrated(tiny_bundle: Path, photo: np.ndarray) -> None:

@@ -18,7 +18,6 @@ from im2sp.installing import install_command, require_extra
     ("url", "wanted"),
     [
         ("file:///home/a%20b/im2sp", "'/home/a b/im2sp[serve]'"),
-        ("file:///tmp/im2sp-1-py3-none-any.whl", "'/tmp/im2sp-1-py3-none-any.whl[serve]'"),
         (None, f"'{Path(installing.__file__).parents[2]}[serve]'"),
     ],
 )

@@ -35,14 +35,6 @@ def parse(text: bytes, schema: type[S]) -> S:
         raise NotJsonError("it is not JSON") from error
 
 
-def checked(values: object, schema: type[S]) -> S:
-    """Convert the result of `json.loads` into a value of that schema. Raises SchemaError."""
-    try:
-        return msgspec.convert(values, schema, strict=True)
-    except msgspec.ValidationError as error:
-        raise SchemaError(_sentence(str(error))) from error
-
-
 def _sentence(message: str) -> str:
     """msgspec's "Expected `int`, got `str` - at `$.image.mean[0]`" with the path first."""
     what, _, place = message.partition(" - at ")

@@ -16,11 +16,10 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from im2sp import DecodingOptions
 from im2sp.captioner import Captioner
 from im2sp.cli import app
 from im2sp.manifest import CAPTIONS
-from im2sp.playback import PAUSE, AudioPlayer
+from im2sp.playback import AudioPlayer
 from im2sp.speech.audio import SAMPLE_RATE, read_audio, write_wav
 from tests.test_playback import FAKE, heard, use_device
 
@@ -78,18 +77,6 @@ def test_a_write_that_really_fails(photo: Path, tmp_path: Path, tiny_bundle: Pat
     assert done.returncode == 1
     assert sentence(done.stderr) == f"{tmp_path / 'out' / 'photo.wav'}: cannot be written (file too large)"
     assert [path.suffix for path in (tmp_path / "out").iterdir() if path.suffix in (".wav", ".part")] == []
-
-
-def test_a_photo_is_spoken_aloud(
-    photo: Path, tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    use_device(monkeypatch, str(tmp_path / "heard"))
-    code, stdout, stderr = call("caption", photo, "--play", "--model", tiny_bundle)
-    assert (code, stderr) == (0, "")
-    assert stdout.startswith(f"{photo}: ")
-    greedy = Captioner.from_pretrained(tiny_bundle).caption(photo, DecodingOptions(beam=1, max_tokens=40))
-    np.testing.assert_allclose(heard(tmp_path / "heard"), greedy.waveform, atol=1e-5)
-    assert (tmp_path / "heard").stat().st_size >= (len(greedy.waveform) + PAUSE) * 4
 
 
 def test_a_photo_alone(photo: Path, tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from im2sp.cli import app
-from im2sp.cli.group import LAZY_COMMANDS, Group, LazyCommand
+from im2sp.cli.group import LAZY_COMMANDS, Group
 from im2sp.errors import Im2SpError
 from im2sp.installing import install_command
 
@@ -93,16 +93,3 @@ def test_exceptions_become_sentences(
 def test_tracebacks_come_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IM2SP_DEBUG", "1")
     assert "Traceback" in failing(ZeroDivisionError())[1]
-
-
-def test_a_lazy_command_is_imported_when_it_is_called() -> None:
-    lazy = {"later": LazyCommand("im2sp.nowhere:command", "Come later.", "train")}
-
-    @click.group(cls=Group, lazy=lazy)
-    def group() -> None:
-        pass
-
-    assert "Come later." in CliRunner().invoke(group, ["--help"]).stdout
-    result = CliRunner().invoke(group, ["later"])
-    assert result.exit_code == 1
-    assert "im2sp.nowhere" in result.stderr

