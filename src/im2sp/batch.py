@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from im2sp.bundle import Bundle, find_bundle
 from im2sp.errors import BundleError, GraphError, Im2SpError, OutputError, PlaybackError, about, reason, unexpected
 from im2sp.files import CHECKSUMS, CHECKSUMS_LIMIT, open_regular
-from im2sp.interrupts import Interrupts, follow_parent, sigint_blocked
+from im2sp.interrupts import deferred_interrupts, follow_parent, sigint_blocked
 from im2sp.manifest import Manifest, Row, Version
 from im2sp.onnx import Graphs
 from im2sp.onnx.cache import GraphCache
@@ -157,10 +157,10 @@ def _in_processes(
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 yield _recorded(future.result(), running.pop(future), manifest)
 
-    with Interrupts() as interrupts:
+    with deferred_interrupts() as check:
         try:
             for job in jobs:
-                interrupts.check()
+                check()
                 if isinstance(job, Result):
                     yield job
                     continue
@@ -170,7 +170,7 @@ def _in_processes(
                 running[future] = job.version
             for result in finished(0):
                 yield result
-                interrupts.check()
+                check()
         except BrokenExecutor as error:
             sentence = "a worker process was ended from outside, perhaps for want of memory; use fewer --workers"
             raise Im2SpError(sentence) from error

@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Self
 
 
 def follow_parent() -> None:
@@ -39,32 +38,30 @@ def sigint_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-class Interrupts:
-    """Ctrl-C, deferred until `check`; a second one is raised at once.
+@contextmanager
+def deferred_interrupts() -> Iterator[Callable[[], None]]:
+    """Defer Ctrl-C to the next call of what is yielded; a second one is raised at once.
 
     Raised inside the process pool it could leave a lock taken, and the run would hang.
     """
+    noted = False
+    before = signal.getsignal(signal.SIGINT)
 
-    def __init__(self) -> None:
-        self._noted = False
-        self._before = signal.getsignal(signal.SIGINT)
-        main = threading.current_thread() is threading.main_thread()  # other threads may not set handlers
-        self._ours = main and callable(self._before)  # a background job may ignore Ctrl-C
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal noted
+        noted = True
+        signal.signal(signal.SIGINT, before)
 
-    def __enter__(self) -> Self:
-        if self._ours:
-            signal.signal(signal.SIGINT, self._note)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._ours:
-            signal.signal(signal.SIGINT, self._before)
-
-    def check(self) -> None:
-        """Raise KeyboardInterrupt if there was one."""
-        if self._noted:
+    def check() -> None:
+        if noted:
             raise KeyboardInterrupt
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self._noted = True
-        signal.signal(signal.SIGINT, self._before)
+    main = threading.current_thread() is threading.main_thread()  # other threads may not set handlers
+    ours = main and callable(before)  # a background job may ignore Ctrl-C
+    if ours:
+        signal.signal(signal.SIGINT, note)
+    try:
+        yield check
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, before)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from im2sp.cli.options import CaptionOptions
+    from im2sp.files import NamedBytes
     from im2sp.image.listing import Collection
     from im2sp.manifest import Manifest
     from im2sp.playback import AudioPlayer
@@ -42,7 +43,8 @@ def caption_photo(source: Path, options: CaptionOptions, raw: bool) -> None:
     from im2sp.image.loading import MAX_FILE_BYTES
 
     out, player, note = options.out, None, None
-    image, name = source, str(source)
+    image: Path | NamedBytes = source
+    name = str(source)
     if is_standard_stream(source):
         image, name = standard_input(MAX_FILE_BYTES), "standard input"
     with ExitStack() as opened:

@@ -54,7 +54,7 @@ def _show_version(context: click.Context, option: click.Parameter, wanted: bool)
     cls=Group,
     lazy=LAZY_COMMANDS,
     no_args_is_help=True,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
     epilog="Language and voice are the bundle's: see im2sp info. Completion: see docs/howto/command-line.md.",
 )
 @click.option(

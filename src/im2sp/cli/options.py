@@ -41,7 +41,6 @@ ANY_PATH = _AnyPath()
 model_option = click.option(
     "--model",
     default="default",
-    show_default=True,
     metavar="MODEL",
     help="Name of a packaged bundle, a bundle folder, or owner/name[@revision] on the hub.",
 )
@@ -49,7 +48,6 @@ threads_option = click.option(
     "--threads",
     type=click.IntRange(0, 1024),
     default=0,
-    show_default=True,
     help="CPU threads of each process; 0 takes what is there.",
 )
 beam_option = click.option("--beam", type=click.IntRange(1, 64), help="Beam size; 1 is greedy and fastest.")
@@ -57,14 +55,12 @@ workers_option = click.option(
     "--workers",
     type=click.IntRange(1, 256),
     default=1,
-    show_default=True,
     help="Processes, each with its own copy of the model.",
 )
 rate_option = click.option(
     "--rate",
     type=click.FloatRange(0.5, 3),
     default=1.0,
-    show_default=True,
     help="Speed; the pitch stays. Above 1.5, listeners need practice.",
 )
 quiet_option = click.option("--quiet", "-q", is_flag=True, help="Print errors only.")
@@ -128,10 +124,9 @@ def caption_options(command: AnyCommand) -> AnyCommand:
         "--temperature",
         type=click.FloatRange(0, 100),
         default=0.0,
-        show_default=True,
         help="Above 0: sample, without a beam.",
     )
-    @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the sampling.")
+    @click.option("--seed", type=click.IntRange(0), default=0, help="Of the sampling.")
     @click.option(
         "--min-confidence",
         type=click.FloatRange(0, 1),

@@ -36,15 +36,23 @@ class Graph:
 
     def __init__(self, label: str, signature: Signature, session: onnxruntime.InferenceSession) -> None:
         self.label = label  # for messages: file and bundle
-        self._outputs = list(signature.outputs)
+        self._outputs = signature.outputs
         self._session = session
 
     def run(self, **inputs: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
-        """Run on named arrays; return the outputs in the order of the signature. Raises BundleError when it fails."""
+        """Run on named arrays; return the outputs in the order of the signature.
+
+        Raises BundleError when it fails, or gives other shapes than it declares.
+        """
         try:
-            return list(self._session.run(self._outputs, inputs))
+            found = list(self._session.run(list(self._outputs), inputs))
         except Exception as error:  # onnxruntime raises classes of its own without a common public base
             raise BundleError(f"{self.label} failed: {_why(error)}") from error
+        for (name, tensor), array in zip(self._outputs.items(), found, strict=True):
+            if not _fits(list(array.shape), tensor.dims, free=False):
+                shapes = f"{name} {list(array.shape)} where config.json asks for {_show(tensor.dims)}"
+                raise BundleError(f"{self.label} gave {shapes}: export it again")
+        return found
 
 
 class Graphs:

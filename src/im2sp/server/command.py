@@ -39,29 +39,26 @@ _WARM_UP = np.full((64, 64, 3), 128, dtype=np.uint8)
 @click.option(
     "--host",
     default="127.0.0.1",
-    show_default=True,
     help="Address to listen on; other machines get in only with a token.",
 )
-@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, help="0 takes a free one.")
 @click.option("--token-file", type=ANY_PATH, help="File with the token that clients must send; or set IM2SP_TOKEN.")
 @click.option("--allow-host", "allowed_hosts", multiple=True, help="A name by which clients call it; may be repeated.")
 @click.option("--certificate", type=ANY_PATH, help="For https: the certificate, PEM.")
 @click.option("--key", type=ANY_PATH, help="For https: its key, PEM.")
-@click.option("--queue", type=click.IntRange(1, 1024), default=16, show_default=True, help="Photos accepted at a time.")
-@click.option(
-    "--max-per-client", type=click.IntRange(1, 1024), default=8, show_default=True, help="Of them, by one client."
-)
+@click.option("--queue", type=click.IntRange(1, 1024), default=16, help="Photos accepted at a time.")
+@click.option("--max-per-client", type=click.IntRange(1, 1024), default=8, help="Of them, by one client.")
 @model_option
 @threads_option
 @click.option(
     "--words/--no-words",
-    default=WordRecogniser.is_installed,
+    default=None,
     help="Show what a recogniser heard (extra `words`). By default where it is installed.",
 )
 def serve(
     model: str,
     threads: int,
-    words: bool,
+    words: bool | None,
     token_file: Path | None,
     certificate: Path | None,
     key: Path | None,
@@ -75,7 +72,8 @@ def serve(
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # until the server listens to it
     settings = Settings(token=read_token(token_file), **values)
     captioner = Captioner.from_pretrained(model, threads=threads)
-    recogniser = WordRecogniser(captioner.bundle.config.language, threads or 1) if words else None
+    wanted = WordRecogniser.is_installed() if words is None else words
+    recogniser = WordRecogniser(captioner.bundle.config.language, threads or 1) if wanted else None
     with listen(settings.host, settings.port) as listener:
         logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
         logging.getLogger("asyncio").setLevel(logging.ERROR)  # it warns of every write to a client who left

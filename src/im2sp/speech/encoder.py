@@ -42,6 +42,6 @@ class SpeechEncoder:
 
     def _run(self, piece: FloatArray) -> IntArray:
         (units,) = self._graph.run(waveform=piece[None])
-        if units.ndim != 2 or units.size == 0 or units.min() < 0 or units.max() >= self._config.units:
+        if units.size == 0 or units.min() < 0 or units.max() >= self._config.units:
             raise BundleError(f"{self._graph.label} gave units that config.json rules out: export it again")
         return np.asarray(units[0], dtype=np.int64)
