@@ -45,13 +45,13 @@ def lanes(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[isolation._Lane, ..
 
 def test_the_child_says_what_this_process_says(lanes: tuple[isolation._Lane, ...]) -> None:
     load_image(encoded(Image.new("L", (9, 9)), "GIF"))
-    child = lanes[1].child
+    child = lanes[1].process
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 90, 3), np.uint8))
     for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"):
         data = encoded(noise, kind)
         with Image.open(io.BytesIO(data)) as image:
             assert load_image(data, isolated=True).tobytes() == image.convert("RGB").tobytes()
-    assert lanes[1].child is child  # one for all of them
+    assert lanes[1].process is child  # one for all of them
     for refused, words in ((b"no picture", "not a picture"), (b"%PDF-1.7", "document"), (b"GIF89a", "damaged")):
         with pytest.raises(ImageError, match=f"^name \udcff: .*{words}"):
             decode_isolated(refused, "name \udcff")
@@ -95,8 +95,8 @@ def test_memory_has_a_limit(lanes: tuple[isolation._Lane, ...]) -> None:
     with pytest.raises(ImageError, match="takes more memory than a picture may"):
         load_image(bomb)
     assert load_image(encoded(Image.new("1", (8_000, 8_000)), "PNG")).size == (1_143, 1_143)
-    assert lanes[1].child is not None
-    peak = Path(f"/proc/{lanes[1].child._process.pid}/status").read_text().partition("VmHWM:")[2].split()[0]
+    assert lanes[1].process is not None
+    peak = Path(f"/proc/{lanes[1].process.pid}/status").read_text().partition("VmHWM:")[2].split()[0]
     assert int(peak) * 1024 < isolation.MEMORY
 
 
@@ -104,9 +104,9 @@ def test_a_child_that_breaks_down_is_replaced(lanes: tuple[isolation._Lane, ...]
     data = encoded(Image.new("RGB", (9, 9)), "GIF")
     load_image(data)
     for number, words in ((signal.SIGSEGV, "broke down"), (signal.SIGKILL, "")):
-        assert lanes[1].child is not None
-        os.kill(lanes[1].child._process.pid, number)
-        lanes[1].child._process.wait()
+        assert lanes[1].process is not None
+        os.kill(lanes[1].process.pid, number)
+        lanes[1].process.wait()
         if words:
             with pytest.raises(ImageError, match=words):
                 load_image(data)

@@ -59,23 +59,31 @@ class _Lane:
 
     def __init__(self, seconds: int) -> None:
         self.seconds = seconds  # of processor time for a picture
-        self.child: _Child | None = None
+        self.process: subprocess.Popen[bytes] | None = None
         self._turn = threading.Lock()
         self._ended = False
 
     def decode(self, data: bytes, name: str) -> Image.Image:
-        """Decode a picture when the child is free. Raises ImageError and _TooSlowError."""
+        """Decode a picture when the child is free. Raises ImageError, and _TooSlowError when the child was ended."""
         with self._turn:
+            process = self.process = self.process or _start(name)
+            timer = threading.Timer(_WALL * self.seconds, process.kill)
+            timer.start()
             try:
-                self.child = self.child or _Child(name)
                 if self._ended:
                     raise ImageError(f"{name}: is not decoded any more, since the program ends")
-                found = self.child.decode(data, name, self.seconds)
-            except BaseException:  # also Ctrl-C: half a reply is of no use
-                if self.child is not None:
-                    self.child.end()
-                    self.child = None
-                raise
+                found = _exchange(process, data, name, self.seconds)
+            except BaseException as error:  # also Ctrl-C: half a reply is of no use
+                broken = isinstance(error, OSError | EOFError | ValueError)  # ValueError: the pipes have been closed
+                self.process = None
+                _end(process, _GRACE if broken else 0)
+                if not broken:
+                    raise
+                if sys.platform == "win32" or process.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
+                    raise _TooSlowError from error
+                raise ImageError(f"{name}: is damaged; its decoder broke down") from error
+            finally:
+                timer.cancel()
         if isinstance(found, str):
             raise ImageError(found)
         return found
@@ -83,9 +91,8 @@ class _Lane:
     def end(self) -> None:
         """End the child, whatever it does."""
         self._ended = True
-        child = self.child
-        if child is not None:
-            child.end()
+        if (process := self.process) is not None:
+            _end(process)
 
 
 _lanes_of: dict[int, tuple[_Lane, ...]] = {}  # by process: one that was forked has none of its parent's children
@@ -102,62 +109,44 @@ def _lanes() -> tuple[_Lane, ...]:
         return lanes
 
 
-class _Child:
-    """A child process, and the pipes to it."""
+def _start(name: str) -> subprocess.Popen[bytes]:
+    """Start a child. Raises ImageError about the picture `name` when that fails."""
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-P", "-c", "from im2sp.image.isolation import serve; serve()"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,  # decoders print there what they think of a file
+            env={**os.environ, **_ENVIRONMENT, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        )
+    except OSError as error:
+        raise ImageError(f"{name}: no process can be started to decode it in ({reason(error)})") from error
 
-    def __init__(self, name: str) -> None:
-        """Start it. Raises ImageError about the picture `name` when that fails."""
-        path = os.pathsep.join(filter(None, sys.path))
-        try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-c", "from im2sp.image.isolation import serve; serve()"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,  # decoders print there what they think of a file
-                env={**os.environ, **_ENVIRONMENT, "PYTHONPATH": path},
-            )
-        except OSError as error:
-            raise ImageError(f"{name}: no process can be started to decode it in ({reason(error)})") from error
 
-    def decode(self, data: bytes, name: str, seconds: int) -> Image.Image | str:
-        """Return the image, or a sentence that says why there is none.
+def _exchange(process: subprocess.Popen[bytes], data: bytes, name: str, seconds: int) -> Image.Image | str:
+    """Return the image, or a sentence that says why there is none."""
+    stdin, stdout = process.stdin, process.stdout
+    assert stdin is not None
+    assert stdout is not None
+    label = name.encode("utf-8", "surrogateescape")
+    for piece in (_REQUEST.pack(seconds, len(label), len(data)), label, data):
+        stdin.write(piece)
+    stdin.flush()
+    width, height = _REPLY.unpack(_read(stdout, _REPLY.size))
+    if not width:
+        return _read(stdout, height).decode("utf-8", "surrogateescape")
+    return Image.frombytes("RGB", (width, height), _read(stdout, 3 * width * height))
 
-        Raises _TooSlowError when the child was ended, ImageError when it broke down.
-        """
-        timer = threading.Timer(_WALL * seconds, self._process.kill)
-        timer.start()
-        try:
-            return self._exchange(data, name, seconds)
-        except (OSError, EOFError, ValueError) as error:  # ValueError: the pipes have been closed
-            self.end(_GRACE)
-            if sys.platform == "win32" or self._process.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
-                raise _TooSlowError from error
-            raise ImageError(f"{name}: is damaged; its decoder broke down") from error
-        finally:
-            timer.cancel()
 
-    def _exchange(self, data: bytes, name: str, seconds: int) -> Image.Image | str:
-        stdin, stdout = self._process.stdin, self._process.stdout
-        assert stdin is not None
-        assert stdout is not None
-        label = name.encode("utf-8", "surrogateescape")
-        for piece in (_REQUEST.pack(seconds, len(label), len(data)), label, data):
-            stdin.write(piece)
-        stdin.flush()
-        width, height = _REPLY.unpack(_read(stdout, _REPLY.size))
-        if not width:
-            return _read(stdout, height).decode("utf-8", "surrogateescape")
-        return Image.frombytes("RGB", (width, height), _read(stdout, 3 * width * height))
-
-    def end(self, grace: float = 0) -> None:
-        """End the process, unless it ends by itself within `grace` seconds."""
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(grace)
-        self._process.kill()
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):  # after that: another thread may wait for them
-            with suppress(OSError):
-                pipe.close()  # type: ignore[union-attr]
+def _end(process: subprocess.Popen[bytes], grace: float = 0) -> None:
+    """End a child, unless it ends by itself within `grace` seconds."""
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(grace)
+    process.kill()
+    process.wait()
+    for pipe in (process.stdin, process.stdout):  # after that: another thread may wait for them
+        with suppress(OSError):
+            pipe.close()  # type: ignore[union-attr]
 
 
 def _read(file: IO[bytes], size: int) -> bytes:
@@ -185,8 +174,8 @@ def serve() -> None:
                 replies.write(_REPLY.pack(*image.size) + image.tobytes())
             except (ImageError, MemoryError) as error:
                 sentence = str(error) or f"{name}: takes more memory than a picture may; make it smaller first"
-                replies.write(_REPLY.pack(0, len(sentence.encode("utf-8", "surrogateescape"))))
-                replies.write(sentence.encode("utf-8", "surrogateescape"))
+                encoded = sentence.encode("utf-8", "surrogateescape")
+                replies.write(_REPLY.pack(0, len(encoded)) + encoded)
             replies.flush()
 
 
