@@ -27,13 +27,13 @@ def test_counts_and_failures(terminal: bool, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(sys, "stderr", Terminal() if terminal else io.StringIO())
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setenv("TERM", "xterm")
-    with progress(4, "speaking", "spoken") as counts:
+    with progress(4, "spoken") as counts:
         for result in RESULTS:
             counts.add(result)
     assert str(counts) == "2 photos spoken, 1 skipped (spoken before), 1 failed"
     shown = sys.stderr.getvalue()  # type: ignore[attr-defined]
     if terminal:
-        assert all(part in shown for part in ("speaking", "3/3", "a.png: is empty"))
+        assert all(part in shown for part in ("spoken", "4/4", "a.png: is empty"))
     else:
         assert shown == "a.png: is empty\n"
 
@@ -50,7 +50,7 @@ def test_what_ends_it_comes_with_the_counts(
     error: BaseException, resumable: bool, sentence: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def interrupted() -> None:
-        with progress(2, "speaking", "spoken", resumable=resumable) as counts:
+        with progress(2, "spoken", resumable=resumable) as counts:
             counts.add(RESULTS[0])
             raise error
 

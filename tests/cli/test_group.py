@@ -15,7 +15,7 @@ from im2sp.cli.group import LAZY_COMMANDS, Group
 from im2sp.errors import Im2SpError
 from im2sp.installing import install_command
 
-HEAVY = "{'fastapi', 'numpy', 'onnxruntime', 'PIL', 'pydantic', 'rich', 'soundfile', 'torch', 'typer'}"
+HEAVY = "{'fastapi', 'numpy', 'onnxruntime', 'PIL', 'pydantic', 'soundfile', 'torch', 'typer'}"
 
 
 @pytest.mark.parametrize("arguments", [["--help"], *([name, "--help"] for name in ("caption", "watch", "info"))])

@@ -23,8 +23,6 @@ from im2sp.bundle.folder import (
     CONFIG,
     CONFIG_LIMIT,
     Bundle,
-    BundleDescription,
-    BundleFile,
     find_bundle,
     tokenizer_checksum,
     write_config,
@@ -32,8 +30,8 @@ from im2sp.bundle.folder import (
 from im2sp.files import write_checksums
 
 __all__ = [
-    "CONFIG", "CONFIG_LIMIT", "FORMAT_VERSION", "SPECIAL_TOKENS", "Bundle", "BundleConfig", "BundleDescription",
-    "BundleFile", "ConfidenceConfig", "DecoderConfig", "DecodingDefaults", "ImageConfig", "ImageTokenizer",
-    "ImageUnitsConfig", "PPCAConfig", "Resampling", "Signal", "SpeechEncoderConfig", "VocabularyConfig",
-    "VocoderConfig", "find_bundle", "tokenizer_checksum", "write_checksums", "write_config",
+    "CONFIG", "CONFIG_LIMIT", "FORMAT_VERSION", "SPECIAL_TOKENS", "Bundle", "BundleConfig", "ConfidenceConfig",
+    "DecoderConfig", "DecodingDefaults", "ImageConfig", "ImageTokenizer", "ImageUnitsConfig", "PPCAConfig",
+    "Resampling", "Signal", "SpeechEncoderConfig", "VocabularyConfig", "VocoderConfig", "find_bundle",
+    "tokenizer_checksum", "write_checksums", "write_config",
 ]  # fmt: skip

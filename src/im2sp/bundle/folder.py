@@ -23,30 +23,6 @@ _PACKAGED = Path(__file__).parents[1] / "bundles"
 
 
 @dataclass(frozen=True)
-class BundleFile:
-    """One file of a bundle."""
-
-    name: str
-    size: int  # bytes
-    sha256: str
-
-
-@dataclass(frozen=True)
-class BundleDescription:
-    """Config and files of a bundle, for `im2sp info`."""
-
-    folder: Path
-    config: BundleConfig
-    files: tuple[BundleFile, ...]
-    made_by: str  # who answers for it; a bundle is code to be trusted
-
-    @property
-    def size(self) -> int:
-        """Bytes of all files together."""
-        return sum(file.size for file in self.files)
-
-
-@dataclass(frozen=True)
 class Bundle:
     """A folder whose checksums and config have been verified."""
 
@@ -82,10 +58,14 @@ class Bundle:
             raise BundleError(f"the bundle {self.folder} has no image units: use a bundle that has them")
         return self.config.image_units
 
-    def describe(self) -> BundleDescription:
-        """Add size and checksum of every listed file to the config."""
-        files = [BundleFile(name, (self.folder / name).stat().st_size, sha) for name, sha in self.checksums.items()]
-        return BundleDescription(self.folder, self.config, tuple(files), _made_by(self.folder))
+    @property
+    def made_by(self) -> str:
+        """Who made this bundle, by where it lies: only the package and the hub know. It is code to be trusted."""
+        if self.folder.parent == _PACKAGED:
+            return "the im2sp project: it comes with this package"
+        if hub := re.search(r"/models--(\w[\w.-]*?)--(\w[\w.-]*)/snapshots/\w+$", self.folder.as_posix()):
+            return f"{hub[1]} on the hub, as {hub[1]}/{hub[2]}"
+        return "unknown: trust it as far as the one who gave you this folder"
 
 
 def tokenizer_checksum(checksums: Mapping[str, str]) -> str:
@@ -97,15 +77,6 @@ def tokenizer_checksum(checksums: Mapping[str, str]) -> str:
     if weights not in checksums:
         return checksums[graph]
     return hashlib.sha256(format_checksums({name: checksums[name] for name in (graph, weights)}).encode()).hexdigest()
-
-
-def _made_by(folder: Path) -> str:
-    """Tell by where it lies who made a bundle: only the package and the hub know."""
-    if folder.parent == _PACKAGED:
-        return "the im2sp project: it comes with this package"
-    if hub := re.search(r"/models--(\w[\w.-]*?)--(\w[\w.-]*)/snapshots/\w+$", folder.as_posix()):
-        return f"{hub[1]} on the hub, as {hub[1]}/{hub[2]}"
-    return "unknown: trust it as far as the one who gave you this folder"
 
 
 def write_config(folder: Path, config: BundleConfig) -> Path:

@@ -88,7 +88,7 @@ def caption_photos(sources: Sequence[Path], options: CaptionOptions, workers: in
     resumable = out is not None and not play
     with (
         _outputs(out, play) as (manifest, player),
-        progress(survey.count, "speaking", "spoken", resumable=resumable, quiet=options.quiet) as counts,
+        progress(survey.count, "spoken", resumable=resumable, quiet=options.quiet) as counts,
     ):
         results = batch.caption_photos(photos, config, manifest, player, workers=workers, force=force or play)
         try:
@@ -138,7 +138,7 @@ def tokenize_photos(sources: Sequence[Path], out: Path, config: CaptionerConfig)
     photos, _ = _collection(sources, out, config)
     captioner = Captioner.from_pretrained(config.model, threads=config.threads)
     with (
-        progress(photos.survey.count, "tokenizing", "tokenized") as counts,
+        progress(photos.survey.count, "tokenized") as counts,
         closing(tokenize_photos(photos, out, captioner)) as results,
     ):
         for result in results:

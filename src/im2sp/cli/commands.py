@@ -304,8 +304,8 @@ def info(model: str, as_json: bool) -> None:
     from im2sp.bundle import Bundle, find_bundle
     from im2sp.cli.console import bundle_json, show_bundle
 
-    description = Bundle.load(find_bundle(model)).describe()
+    bundle = Bundle.load(find_bundle(model))
     if as_json:
-        click.echo(bundle_json(description))
+        click.echo(bundle_json(bundle))
     else:
-        show_bundle(description)
+        show_bundle(bundle)

@@ -23,25 +23,22 @@ from im2sp.speech.audio import UNIT_RATE
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from rich.progress import Progress
+    from click._termui_impl import ProgressBar
 
     from im2sp.batch import Result
-    from im2sp.bundle import BundleDescription, ConfidenceConfig, ImageUnitsConfig
+    from im2sp.bundle import Bundle, ConfidenceConfig, ImageUnitsConfig
     from im2sp.cli.options import CaptionOptions
     from im2sp.image.finding import Survey
     from im2sp.manifest import Row
 
-# Rich is imported where something is drawn: the speech about one photo need not wait for it.
-
 
 class Counts:
-    """Photos that were done, skipped or failed. Shows a bar on a terminal, and prints failures on stderr."""
+    """Photos that were done, skipped or failed. Moves a bar, and prints failures on stderr."""
 
-    def __init__(self, total: int | None, done: str, bar: Progress | None = None) -> None:
-        """`done`: the participle, such as "spoken". `bar`: with one task."""
+    def __init__(self, verb: str, bar: ProgressBar[int] | None = None) -> None:
+        """`verb`: a participle, such as "spoken"."""
         self.done = self.skipped = self.failed = 0
-        self._total = total
-        self._verb = done
+        self._verb = verb
         self._bar = bar
 
     def add(self, result: Result) -> None:
@@ -52,16 +49,9 @@ class Counts:
             self.done += 1
         else:
             self.failed += 1
-            if self._bar:
-                self._bar.console.print(result.error, markup=False, highlight=False, soft_wrap=True)
-            else:
-                click.echo(result.error, err=True)
-        self._draw()
-
-    def _draw(self) -> None:
-        if self._bar:  # what was skipped leaves the total, or it would spoil the rate and the time left
-            total = None if self._total is None else self._total - self.skipped
-            self._bar.update(self._bar.task_ids[0], completed=self.done + self.failed, total=total)
+            click.echo(f"\r\033[K{result.error}" if self._bar else result.error, err=True)  # in place of the bar
+        if self._bar:
+            self._bar.update(1)
 
     def __str__(self) -> str:
         return counts_line(self._verb, self.done, self.skipped, self.failed)
@@ -78,33 +68,23 @@ def counts_line(verb: str, done: int, skipped: int, failed: int) -> str:
 
 
 @contextmanager
-def progress(
-    total: int | None, doing: str, done: str, *, resumable: bool = True, quiet: bool = False
-) -> Iterator[Counts]:
+def progress(total: int, verb: str, *, resumable: bool = True, quiet: bool = False) -> Iterator[Counts]:
     """Count photos during the block, with a bar on a terminal unless there is one photo only or `quiet` is set.
 
     Ctrl-C and Im2SpError end the command with a sentence that has the counts; `resumable`: and says how to go on.
     """
-    counts = Counts(total, done)
+    counts = Counts(verb)
     try:
-        if quiet or (total is not None and total < 2) or not sys.stderr.isatty():
+        if quiet or total < 2 or not sys.stderr.isatty():
             yield counts
         else:
-            with _bar() as bar:
-                bar.add_task(doing, total=total)
-                counts._bar = bar
+            with click.progressbar(length=total, label=verb, show_pos=True, file=sys.stderr) as bar:
+                counts = Counts(verb, bar)
                 yield counts
     except KeyboardInterrupt:
         fail(f"stopped: {counts}{'; run the same command again to go on' if resumable else ''}", INTERRUPTED)
     except Im2SpError as error:
         fail(f"{error} ({counts})" if counts.done else str(error))
-
-
-def _bar() -> Progress:
-    from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress
-
-    return Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=Console(stderr=True), transient=True)
 
 
 def show_problems(survey: Survey) -> None:
@@ -151,42 +131,17 @@ def _result_line(row: Row, out: Path | None) -> str:
     )
 
 
-def show_bundle(description: BundleDescription) -> None:
-    """Print a table about a bundle on stdout."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    config = description.config
-    table = Table(title=f"{config.name} {config.version}", show_header=False, title_justify="left")
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    sections: dict[str, Mapping[str, object]] = {
-        "what it is": _facts(description),
-        "what it was trained on": config.training,
-        "parameters": {graph: f"{number:,}" for graph, number in config.parameters.items()},
-        "files, checksums verified": {
-            file.name: f"{_megabytes(file.size)} {file.sha256}" for file in description.files
-        },
-    }
-    for title, rows in sections.items():
-        table.add_row(Text(title, style="bold"))
-        for name, value in rows.items():
-            table.add_row(Text(f"  {name}"), Text(str(value)))
-        table.add_section()
-    Console().print(table)
-
-
-def _facts(description: BundleDescription) -> dict[str, str]:
-    config = description.config
-    return {
+def show_bundle(bundle: Bundle) -> None:
+    """Print what a bundle is on stdout."""
+    config, files = bundle.config, _files(bundle)
+    facts = {
         "description": config.description,
-        "made by": description.made_by,
+        "made by": bundle.made_by,
         "license": config.license,
         "language": config.language,
         "created": config.created,
-        "folder": str(description.folder),
-        "size": _megabytes(description.size),
+        "folder": bundle.folder,
+        "size": _megabytes(sum(files.values())),
         "picture": f"{config.image.width} x {config.image.height} pixels, {config.image.image_tokens} image tokens",
         "image units": _image_units(config.image_units),
         "speech": f"{config.vocabulary.units} units, {config.decoder.vocabulary_size} tokens, "
@@ -195,6 +150,24 @@ def _facts(description: BundleDescription) -> dict[str, str]:
         "decoding": ", ".join(f"{name} {value}" for name, value in asdict_struct(config.decoding).items()),
         "confidence": _confidence(config.confidence),
     }
+    sections: dict[str, Mapping[str, object]] = {
+        f"{config.name} {config.version}": facts,
+        "what it was trained on": config.training,
+        "parameters": {graph: f"{number:,}" for graph, number in config.parameters.items()},
+        "files, checksums verified": {
+            name: f"{_megabytes(size)} {bundle.checksums[name]}" for name, size in files.items()
+        },
+    }
+    for title, rows in sections.items():
+        click.echo(title)
+        for name, value in rows.items():
+            line = f"  {name:<26} {value}"  # a bundle from elsewhere may hold anything
+            click.echo("".join(character if character.isprintable() else "?" for character in line))
+
+
+def _files(bundle: Bundle) -> dict[str, int]:
+    """Return the bytes of each file that the checksums list."""
+    return {name: (bundle.folder / name).stat().st_size for name in bundle.checksums}
 
 
 def _confidence(config: ConfidenceConfig | None) -> str:
@@ -205,18 +178,18 @@ def _confidence(config: ConfidenceConfig | None) -> str:
     return f'calibrated; "perhaps" below {config.hedge_threshold:g}, "I cannot tell" below {config.threshold:g}'
 
 
-def bundle_json(description: BundleDescription) -> str:
+def bundle_json(bundle: Bundle) -> str:
     """Return the config and files of a bundle as JSON, without the long tables of subwords and of the confidence."""
-    config: dict[str, Any] = to_builtins(description.config)
+    config: dict[str, Any] = to_builtins(bundle.config)
     for part, name in (("vocabulary", "subwords"), ("confidence", "density")):
         if config[part]:
             del config[part][name]
-    if description.config.image_units is not None:
-        units = description.config.image_units
+    if (units := bundle.config.image_units) is not None:
         config["image_units"] |= {"units": units.units, "bits": units.bits}
-    files = [{"name": file.name, "size": file.size, "sha256": file.sha256} for file in description.files]
-    about = {"made_by": description.made_by, "folder": str(description.folder), "size": description.size}
-    return json.dumps({**config, **about, "files": files}, indent=1)
+    files = _files(bundle)
+    listed = [{"name": name, "size": size, "sha256": bundle.checksums[name]} for name, size in files.items()]
+    about = {"made_by": bundle.made_by, "folder": str(bundle.folder), "size": sum(files.values())}
+    return json.dumps({**config, **about, "files": listed}, indent=1)
 
 
 def _image_units(config: ImageUnitsConfig | None) -> str:
