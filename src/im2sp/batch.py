@@ -95,11 +95,9 @@ def caption_photos(
     """Caption photos, aloud where there is a sink, into the folder of a manifest where there is one.
 
     Each result is yielded when it is recorded. A photo that cannot be captioned gives a result with its error. Photos
-    that the manifest lists as they are, with these options, are skipped, unless with `force`. When the generator is
-    closed early, photos in progress in other processes are finished and recorded.
-
-    Without `workers` the captioner is loaded, and with `force` its graphs are opened, before the first photo is asked
-    for; `force` fits photos that appear one by one, too. `workers` above 1 need a manifest and take no sink.
+    that the manifest lists as they are, with these options, are skipped, unless with `force`, which also opens the
+    graphs before the first photo is asked for. `workers` above 1 need a manifest and take no sink; when the generator
+    is closed early, their photos in progress are finished and recorded.
 
     Raises BundleError for an unusable bundle, OutputError when the folder cannot be written, PlaybackError when the
     sink fails, Im2SpError when a worker process dies.
@@ -205,10 +203,9 @@ class CaptionWorker:
         sink: Sink | None = None,
         image: ImageSource | ImageUnits | None = None,
     ) -> Result:
-        """Caption a photo, play it where there is a sink, and write its wav where `wav` is a path.
+        """Caption a photo, or the `image` that it stands for; play it where there is a sink; write its `wav`.
 
-        `image`: what to caption where `photo` is only a key of the manifest. Raises OutputError when the wav cannot be
-        written, PlaybackError when the sink fails, GraphError for a broken bundle.
+        Raises OutputError when the wav cannot be written, PlaybackError when the sink fails, GraphError.
         """
         caption = self.try_caption(photo if image is None else image, str(photo), sink)
         if isinstance(caption, str):

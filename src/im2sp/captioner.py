@@ -59,10 +59,7 @@ class SpeechCaption:
         return self.hedge_units > 0
 
     def save(self, target: str | Path | BinaryIO) -> None:
-        """Write a 16-bit mono WAV to a path, whole or not at all, or to a binary file object.
-
-        Raises AudioError for a path that cannot be written or whose suffix promises another format.
-        """
+        """Write a 16-bit mono WAV to a path, whole or not at all, or to a binary file. Raises AudioError."""
         from im2sp.speech.audio import write_wav
 
         if isinstance(target, str | Path):
@@ -120,23 +117,20 @@ class Captioner:
     ) -> Captioner:
         """Load a packaged bundle ("default"), a bundle folder, or `owner/name` from the hub.
 
-        `revision`: branch, tag or commit of one on the hub. `threads`: CPU threads; 0 takes the cores that this
-        process may use. Checksums and config are verified here, each graph when it is first needed. Raises BundleError
-        for a bundle that is missing, damaged, of another format or inconsistent, or that cannot be fetched.
+        `revision`: branch, tag or commit on the hub. `threads`: CPU threads; 0 takes the cores that this process may
+        use. Raises BundleError for a bundle that is missing, damaged or inconsistent, or that cannot be fetched.
         """
         return cls(Bundle.load(find_bundle(name_or_dir, revision)), threads=threads)
 
     def caption(
         self, image: ImageSource | ImageUnits | Prefix, options: DecodingOptions | None = None
     ) -> SpeechCaption:
-        """Caption an image: a path, bytes, binary file, PIL image or uint8 array; its image units; or its prefix.
+        """Caption an image: a path, bytes, binary file, PIL image or array; its image units; or what `encode` returns.
 
-        An array is [H, W], [H, W, 3] or [H, W, 4], in RGB order; OpenCV's BGR becomes that by `array[:, :, ::-1]`. A
-        prefix is what `encode` returns.
+        An array is uint8 [H, W], [H, W, 3] or [H, W, 4], in RGB order; OpenCV has BGR: `array[:, :, ::-1]`.
 
-        A calibrated bundle with a hedge gives one of three answers: the caption; "perhaps" before it, where it is
-        doubtful; or its sentence for "I cannot tell what this shows", where it is unlikely to be right or less likely
-        than `min_confidence`. With `always_speak` it is always the caption.
+        A calibrated bundle says "perhaps" before a doubtful caption, and that it cannot tell in place of an unlikely
+        one, or one less likely than `min_confidence`; not so with `always_speak`.
 
         Raises ImageError for an image that cannot be read and for units of another tokenizer, BundleError for units
         where the bundle has none, Im2SpError for a `min_confidence` with a bundle that has no calibration.
@@ -156,10 +150,7 @@ class Captioner:
     def caption_batch(
         self, images: Iterable[ImageSource], options: DecodingOptions | None = None
     ) -> list[SpeechCaption]:
-        """Caption several images; their encoder runs on BATCH of them at once. Equals `caption` of each.
-
-        Raises what `caption` raises, for the first image that fails.
-        """
+        """Caption several images, BATCH of them at once in the encoder. Raises what `caption` raises for the first."""
         captions: list[SpeechCaption] = []
         left = iter(images)
         while batch := list(islice(left, BATCH)):
@@ -175,10 +166,8 @@ class Captioner:
         """Caption an image in chunks while the rest of the sentence is still being decoded; greedily by default.
 
         Joined, the chunks equal `caption` with the same options: tokens, units and durations exactly, samples to 1e-5.
-        The first chunk is short. The last carries the whole caption, whose `seconds` include the caller's time between
-        chunks. With a beam, only the common prefix of all hypotheses is spoken, so speech starts later. Where the
-        answer depends on the confidence, doubt comes first, so speech starts when the sentence is decoded. Close the
-        generator to stop early.
+        The last carries the whole caption. With a beam, speech starts later; where doubt comes first, when the sentence
+        is decoded. Close the generator to stop early.
 
         Raises what `caption` raises: here, not when the first chunk is asked for.
         """
@@ -208,10 +197,7 @@ class Captioner:
         return self.image_encoder.reconstruct(image)
 
     def encode(self, image: ImageSource | ImageUnits) -> Prefix:
-        """Encode an image or its image units: keys and values float32 [layers, 1, heads, image_tokens, head_dim].
-
-        Raises what `caption` raises.
-        """
+        """Encode an image or its image units. Raises what `caption` raises."""
         return self.image_encoder.encode(image)
 
     def decode(self, prefix: Prefix, options: DecodingOptions | None = None) -> DecodingResult:
@@ -219,10 +205,7 @@ class Captioner:
         return self._task(prefix, options or self.default_options).run(self.bundle.config.decoder.max_tokens)
 
     def confidence(self, prefix: Prefix, result: DecodingResult) -> float | None:
-        """Compute the calibrated probability that a decoded caption is right; None without calibration.
-
-        It was fitted to the bundle's recommended decoding; other options have other odds.
-        """
+        """Compute the probability that a caption is right, calibrated for the recommended decoding, if it is at all."""
         if self._confidence is None:
             return None
         samples = self.sample(prefix, len(result.tokens)) if self._confidence.needs_samples else []

@@ -33,10 +33,8 @@ def signals(
 ) -> dict[Signal, float]:
     """Compute what tells a right caption from a wrong one.
 
-    Args:
-        pooled: float32 [width], see `pool`.
-        samples: tokens of other sentences about the same image; with none, there is no agreement.
-        frequent: tokens that say nothing about agreement.
+    `pooled`: see `pool`. `samples`: tokens of other sentences about the image; without them there is no agreement.
+    `frequent`: tokens that say nothing about it.
     """
     distance = float(density.distances(pooled[None])[0])
     found: dict[Signal, float] = {

@@ -95,11 +95,7 @@ def write_json(path: Path, value: object) -> None:
 def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """Yield an empty folder beside `path`; move it there when the block succeeds, delete it otherwise.
 
-    Args:
-        replace: delete what is at `path` before.
-
-    Raises:
-        Im2SpError: there is something at `path` already, or nothing can be written there.
+    Raises Im2SpError where it cannot be written, or is there already and not to `replace`.
     """
     if path.exists() and not replace:
         raise Im2SpError(f"{path} exists already: give the name of a new folder, or delete it")
@@ -124,10 +120,7 @@ def sha256_of(path: Path) -> str:
 
 @contextmanager
 def open_regular(path: Path, limit: int) -> Iterator[BufferedReader]:
-    """Open a file from outside, or what a link leads to, for reading.
-
-    Raises OSError also for what is no regular file, where reading might never end, and for more than `limit` bytes.
-    """
+    """Open a file from outside for reading. Raises OSError also for what is no regular file, or larger than `limit`."""
     nonblocking = getattr(os, "O_NONBLOCK", 0)  # a FIFO would be waited for
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | nonblocking)) as file:
         status = os.fstat(file.fileno())
@@ -161,8 +154,7 @@ def format_checksums(checksums: Mapping[str, str]) -> str:
 def verify_checksums(folder: Path) -> dict[str, str]:
     """Check every file that `folder`/SHA256SUMS lists; return {relative path: hexadecimal SHA-256}.
 
-    Raises BundleError for a list that is missing, unreadable or points outside `folder`, and for files that are
-    missing or changed.
+    Raises BundleError for a list that cannot be read or leaves the folder, and for files that are missing or changed.
     """
     checksums = _read_checksums(folder)
     _check_sizes(folder, checksums)

@@ -172,10 +172,7 @@ def open_manifest(folder: Path) -> Iterator[Manifest]:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Create the folder if needed and lock it against other runs within the block.
-
-    Raises OutputError: not writable, or used by another run.
-    """
+    """Create the folder if needed and lock it against other runs within the block. Raises OutputError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)

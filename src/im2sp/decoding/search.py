@@ -110,11 +110,9 @@ class DecodingTask:
         self._cut.extend(hypothesis.cut(len(hypothesis.tokens), "length") for hypothesis in self._live)
 
     def stable_prefix(self) -> tuple[int, ...]:
-        """Return the tokens that the sentence begins with, whatever comes: the common prefix of all hypotheses that
-        may still win.
+        """Return the tokens that the sentence begins with, whatever comes: what all that may still win have in common.
 
-        Before one has ended by EOS, a loop may be cut, which takes back all but the first copy of its cycle. After
-        that, hypotheses that get into a loop are out.
+        Before one has ended by EOS, a loop may be cut, which takes back all but the first copy of its cycle.
         """
         if self._ended:
             rivals = [self._ended[0].tokens, *(hypothesis.tokens for hypothesis in self._live)]

@@ -47,9 +47,7 @@ class Photos:
         return (photo for photo, _ in self._walk(lambda problem: None, Counter()))
 
     def named(self) -> Iterator[tuple[Path, str]]:
-        """Paths in the same order, each with a name: where it lies below its source folder, "train/a.jpg", or the name
-        of the file. Names of different photos may be the same.
-        """
+        """Paths in the same order, each with its place below its source folder, "train/a.jpg", or the file's name."""
         return ((photo, _name(photo, source)) for photo, source in self._walk(lambda problem: None, Counter()))
 
     def survey(self) -> Survey:

@@ -29,17 +29,13 @@ LONGEST = 32  # times the shorter side; of longer pictures that are cropped, the
 def load_image(source: ImageSource, *, isolated: bool = False) -> Image.Image:
     """Load an image as RGB, upright, on white where it is transparent.
 
-    `source`: a path, the bytes of a file, a binary file object, a PIL image (its current frame) or an array uint8
-    [H, W, 3], [H, W, 4] or [H, W]. Of an animation the first frame counts. 16-bit grey is scaled to 8 bits; 32-bit and
-    floating point grey is stretched from its darkest to its brightest pixel. Images with both sides over
-    2 * DRAFT_SIDE come back reduced; a JPEG is decoded at that scale, so a 40 megapixel photo takes a few megabytes (a
-    progressive one three bytes a pixel, other formats at most four).
+    Of an animation the first frame counts, of a PIL image its current one. 32-bit and floating point grey is stretched
+    from its darkest to its brightest pixel. Images with both sides over 2 * DRAFT_SIDE come back reduced.
 
     Small JPEG and PNG files are decoded in this process, what may take longer in another (`isolation`), within 10 s of
     processor time and 500 MB. `isolated`: decode every file there.
 
-    Raises ImageError: missing, a folder, empty, too large, not a picture, of a kind that is not read, damaged or cut
-    short, or beyond these limits.
+    Raises ImageError: missing, too large, not a picture or of a kind that is not read, damaged, or beyond these limits.
     """
     if isinstance(source, Image.Image):
         return upright_rgb(source, "the given picture", drafted=False)
@@ -66,14 +62,9 @@ def to_pixels(
     shorter_side: int | None = None,
     resampling: str = "bicubic",
 ) -> FloatArray:
-    """Resize an RGB image to `height` x `width` and normalise it: float32 [3, height, width].
+    """Resize an RGB image and normalise it: float32 [3, height, width], (v / 255 - mean) / std of R, G and B.
 
-    A pixel v in 0..255 becomes (v / 255 - mean) / std, with one mean and one std for each of R, G, B.
-
-    Args:
-        shorter_side: pixels that the shorter side is resized to, before the middle is cropped; without it the whole
-            image is resized.
-        resampling: filter, as Pillow names it.
+    `shorter_side`: pixels that the shorter side is resized to before the middle is cropped; None: there is no crop.
     """
     rgb = image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
     if shorter_side is not None:

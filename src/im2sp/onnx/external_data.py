@@ -33,15 +33,9 @@ def graph_bytes(graph: Path) -> int:
 
 
 def check_external_data(graph: Path, *, listed: bool) -> None:
-    """Refuse a graph with weights elsewhere than in itself and in `data_file`.
+    """Refuse a graph with weights elsewhere than in itself and in `data_file`, or with more than that file holds.
 
-    Together they must not be more than that file holds, so that no file is read many times over.
-
-    Args:
-        listed: whether the checksums of the bundle cover `data_file`.
-
-    Raises:
-        BundleError: the graph is damaged, has too many parts, or reads something else, or more.
+    `listed`: whether checksums cover `data_file`. Raises BundleError, also for a graph that is damaged or too complex.
     """
     try:
         with (

@@ -41,11 +41,9 @@ def read_audio(source: AudioSource) -> FloatArray:
     """Read a recording as float32 [samples]: 16 kHz, channels averaged into one, clipped to [-1, 1].
 
     `source`: a path, the bytes of a file or a binary file object that can seek; WAV, FLAC, Ogg, MP3 and what else
-    libsndfile knows. It is decoded and resampled block by block, so a recording costs little more than its result.
+    libsndfile knows. A WAV file that ends before its header says is read as far as it goes.
 
-    A WAV file that ends before its header says is read as far as it goes.
-
-    Raises AudioError: missing, a folder, empty, too large, longer than MAX_SECONDS, not a recording, damaged.
+    Raises AudioError: missing, empty, too large, longer than MAX_SECONDS, not a recording, damaged.
     """
     if isinstance(source, str | os.PathLike):
         try:
@@ -68,9 +66,8 @@ def read_audio(source: AudioSource) -> FloatArray:
 def write_wav(path: str | Path, waveform: FloatArray) -> None:
     """Write waveform (float32 [samples], 16 kHz; clipped to [-1, 1]) as a 16-bit mono WAV file, whole or not at all.
 
-    When this returns, the file is on the disk under its name. Raises AudioError when the waveform is not one channel
-    of finite numbers, when the name promises another format, or when the file cannot be written (its `__cause__` is
-    then the OSError).
+    Raises AudioError when the waveform is not one channel of finite numbers, when the name promises another format, or
+    when the file cannot be written.
     """
     if Path(path).suffix.lower() not in ("", ".wav"):
         raise AudioError(f"{path}: only WAV is written; give a name that ends in .wav")

@@ -21,13 +21,10 @@ _START_UNITS = 30  # by then the 0.6 s that the vocoder looks ahead are known; m
 class ErrorDiffusion:
     """Round durations to whole frames; carry the rounding error.
 
-    Most units last one or two frames. Rounded one by one, a run of units of 1.4 frames each would lose a third of its
-    time. So the error is carried, and a duration is adjusted by one frame when it exceeds `tolerance`.
-
-    Args:
-        tolerance: frames, more than 0.5. Above half a frame, near-integer durations of regular sentences stay as they
-            are; at 100 every duration is rounded by itself, as in published vocoders. Holds at rate 1 only.
-        rate: divides the expected durations. Above 1, units that would be shorter than a frame are left out in turn.
+    Rounded one by one, a run of units of 1.4 frames each would lose a third of its time. So the error is carried, and a
+    duration is adjusted by one frame when it exceeds `tolerance` frames: more than 0.5, so that near-integer durations
+    stay as they are; 100 rounds each by itself, as in published vocoders; for rate 1 only. `rate` divides the expected
+    durations; above 1, units that would be shorter than a frame are left out in turn.
     """
 
     def __init__(self, tolerance: float, rate: float = 1.0) -> None:
@@ -54,12 +51,8 @@ class ErrorDiffusion:
 class StreamingDurations:
     """Durations of a growing sequence of units.
 
-    The predictor runs in windows that depend on nothing but a unit's index, each with `duration_context` units on both
-    sides. So a growing sentence gets the same numbers, to the last bit, as a complete one.
-
-    Args:
-        predict: units int64 [U] -> expected durations, floats [U] in frames.
-        rate: how fast to speak; 1 is as the voice learned it.
+    The predictor (units int64 [U] -> floats [U] in frames) runs in windows that depend on nothing but a unit's index,
+    each with `duration_context` units on both sides. So a growing sentence gets the same numbers as a complete one.
     """
 
     def __init__(self, predict: Callable[[IntArray], FloatArray], config: VocoderConfig, rate: float = 1.0) -> None:
@@ -68,11 +61,9 @@ class StreamingDurations:
         self._known = 0  # units whose durations are final
 
     def extend(self, units: IntArray, *, complete: bool) -> IntArray:
-        """Take all units known so far, int64 [U], U > 0, without repeats; return int64 durations that are now final.
+        """Take all units known so far, int64 [U], U > 0; return int64 durations that have become final.
 
-        They follow those of the last call, and reach the end if the units are `complete`.
-
-        Raises Im2SpError for units that cannot be spoken.
+        They reach the end if the units are `complete`. Raises Im2SpError for units that cannot be spoken.
         """
         units = check_units(units, self._config.units)
         expected: list[FloatArray] = [np.zeros(0, np.float32), *self._final(units, complete=complete)]

@@ -45,9 +45,7 @@ class Vocoder:
     def speak(
         self, units: Sequence[int] | IntArray, durations: Sequence[int] | IntArray | None = None, rate: float = 1.0
     ) -> Speech:
-        """Synthesize units int64 [U]; durations (int64 [U], frames) are predicted unless given.
-
-        `rate`: how fast to speak; durations are divided by it.
+        """Synthesize units int64 [U]; durations (int64 [U], frames) are predicted unless given, and divided by `rate`.
 
         Raises Im2SpError for units or durations that cannot be spoken.
         """
@@ -102,12 +100,10 @@ class Vocoder:
 class StreamingVocoder:
     """Synthesizes a growing sequence of units. Its chunks, joined, equal `Vocoder.speak` of the whole to 1e-5.
 
-    Units never change when the sequence grows. A duration is final when the predictor's context is known, a sample
-    when the frames of the vocoder's context are.
+    A duration is final when the predictor's context is known, a sample when the frames of the vocoder's context are.
     """
 
     def __init__(self, vocoder: Vocoder, rate: float = 1.0) -> None:
-        """`rate`: how fast to speak."""
         self._vocoder = vocoder
         self._predictor = vocoder.durations(rate)
         self._units = np.zeros(0, dtype=np.int64)
