@@ -10,14 +10,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import onnx
 import pytest
 
-from im2sp.bundle import Bundle, write_checksums
 from im2sp.errors import BundleError
-from im2sp.hub import FILES, SIZE_LIMIT, HubId, bundle_files, check_sizes
+from im2sp.hub import SIZE_LIMIT, HubId
 from im2sp.installing import install_command
-from im2sp.onnx import Graphs
 from tests.hub_stand_in import TOKEN, Hub, serving_hub
 from tests.tiny_bundle import write_tiny_bundle
 
@@ -144,23 +141,6 @@ def test_without_the_library() -> None:
     )
 
 
-def test_weights_outside_of_their_graph_in_the_layout_of_the_cache(tmp_path: Path, tiny_bundle: Path) -> None:
-    bundle = shutil.copytree(tiny_bundle, tmp_path / "bundle")
-    model = onnx.load(bundle / "vocoder.onnx")
-    onnx.save(
-        model, bundle / "vocoder.onnx", save_as_external_data=True, location="vocoder.onnx.data", size_threshold=1024
-    )
-    write_checksums(bundle)
-    snapshot = tmp_path / "models--a--b" / "snapshots" / "0"
-    blobs = tmp_path / "models--a--b" / "blobs"
-    snapshot.mkdir(parents=True)
-    blobs.mkdir()
-    for number, path in enumerate(sorted(bundle.iterdir())):
-        shutil.copy(path, blobs / str(number))
-        (snapshot / path.name).symlink_to(f"../../blobs/{number}")
-    Graphs(Bundle.load(snapshot), threads=1).check()
-
-
 def test_names() -> None:
     assert HubId.parse("owner/name") == HubId("owner/name")
     assert HubId.parse("owner/na.me-1@refs/pr/2") == HubId("owner/na.me-1", "refs/pr/2")
@@ -170,13 +150,3 @@ def test_names() -> None:
         assert HubId.parse(other) is None
     with pytest.raises(BundleError, match="a revision each"):
         HubId.parse("owner/name@v1", "v2")
-
-
-def test_files_and_sizes() -> None:
-    needed = {"config.json": 1, "SHA256SUMS": 1, "decoder.onnx": 2, "decoder.onnx.data": SIZE_LIMIT - 5, "README.md": 1}
-    others: dict[str, int | None] = {"a.py": SIZE_LIMIT, "b/c.onnx": SIZE_LIMIT, "x.bin": None, "config.json.gz": 9}
-    assert bundle_files([*needed, *others]) == list(needed)
-    check_sizes("a/b", needed | others)
-    with pytest.raises(BundleError, match="8 GB at most"):
-        check_sizes("a/b", needed | {"more.onnx": 1})
-    assert not any("*.p" in pattern for pattern in FILES)  # nothing that Python would run

@@ -124,35 +124,6 @@ def test_folders_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyP
         pass
 
 
-@pytest.mark.parametrize(
-    ("error", "raised"),
-    [(OSError(errno.ENOSPC, "No space left on device"), OutputError), (KeyboardInterrupt(), KeyboardInterrupt)],
-)
-def test_no_half_line_is_left(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, raised: type[BaseException]
-) -> None:
-    write = os.write
-    room = 100
-
-    def limited(descriptor: int, data: bytes) -> int:
-        nonlocal room
-        if room == 0:
-            raise error
-        written = write(descriptor, data[:room])
-        room -= written
-        return written
-
-    with open_manifest(tmp_path) as manifest:
-        record(manifest, Path("/a.jpg"))
-        monkeypatch.setattr(os, "write", limited)
-        with pytest.raises(raised):
-            manifest.append(Row("/" + "b" * 100 + ".jpg", "b.wav", [1], [1], 0, 0), VERSION)
-        monkeypatch.undo()
-        assert images(tmp_path) == ["/a.jpg"]
-        record(manifest, Path("/c.jpg"))
-    assert images(tmp_path) == ["/a.jpg", "/c.jpg"]
-
-
 @pytest.mark.parametrize("wav", ["../../x", "..", "", "..\\x.wav", "C:x.wav"])
 def test_a_manifest_names_no_file_outside_its_folder(wav: str, tmp_path: Path) -> None:
     line = json.dumps({"image": "/a.jpg", "wav": wav}) + "\n"

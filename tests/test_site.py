@@ -9,7 +9,6 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import urlsplit
-from xml.etree import ElementTree
 
 import pytest
 
@@ -106,9 +105,3 @@ def test_figure_shows_a_photo_its_units_and_their_sound(tiny_bundle: Path, tmp_p
     words = (tmp_path / "figure.svg").read_text(encoding="utf-8")
     for label in ("A photo", "9 image tokens", "speech units", "The waveform", "seconds"):
         assert label in words
-
-
-def test_the_figure_in_the_documents_is_drawn_by_the_script() -> None:
-    figure = ElementTree.parse(ROOT / "docs" / "images" / "photo-to-speech.svg").getroot()
-    assert figure.find(f"{SVG}title") is not None
-    assert not [value for node in figure.iter() for name, value in node.items() if name == "href" and is_outside(value)]

@@ -13,11 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import structs
 
-from im2sp import Captioner, DecodingOptions, Im2SpError, SpeechCaption, SpeechChunk
+from im2sp import Captioner, DecodingOptions, SpeechCaption, SpeechChunk
 from im2sp.bundle import Bundle, write_checksums, write_config
 from im2sp.errors import ImageError
 from im2sp.onnx import Graph
-from im2sp.speech import vocoder as vocoder_module
 from im2sp.speech.audio import HOP
 from im2sp.speech.vocoder import FIRST_FRAMES, MAX_CHUNK_FRAMES, StreamingVocoder, Vocoder
 from tests.tiny_bundle import UNITS
@@ -157,14 +156,6 @@ def test_a_bad_picture_is_said_at_once(captioner: Captioner) -> None:
         captioner.stream(b"not a picture")
 
 
-def test_speech_that_is_too_long_is_refused(
-    captioner: Captioner, photo: np.ndarray, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(vocoder_module, "LONGEST_SPEECH", 30)
-    with pytest.raises(Im2SpError, match="minutes"):
-        list(captioner.stream(photo, DecodingOptions(temperature=1, **LONG)))
-
-
 UNIT_LISTS = st.lists(st.integers(0, UNITS - 1), min_size=1, max_size=90).map(
     lambda units: [unit for unit, before in zip(units, [-1, *units[:-1]], strict=True) if unit != before]
 )
@@ -192,13 +183,3 @@ def test_durations_do_not_depend_on_when_units_come(
     assert np.concatenate([chunk.durations for chunk in chunks]).tolist() == expected.tolist()
     whole = vocoder.speak(array).waveform
     np.testing.assert_allclose(growing.speech.waveform, whole, rtol=0, atol=TOLERANCE)
-
-
-def test_a_vocoder_without_look_ahead_still_has_a_last_chunk(tmp_path: Path, captioner: Captioner) -> None:
-    config = structs.replace(captioner.bundle.config.vocoder, duration_context=0, context_frames=0)
-    growing = StreamingVocoder(Vocoder(captioner.graphs, config))
-    units = np.arange(16) % 5
-    list(growing.extend(units))
-    assert not growing.is_finished
-    assert len(list(growing.finish(units))) >= 1
-    assert growing.is_finished

@@ -82,12 +82,6 @@ def test_a_photo_that_changes_comes_again(tmp_path: Path) -> None:
     assert [name for name, _ in news] == ["camera.jpg"] * 2
 
 
-def test_a_photo_that_goes_and_comes_back_is_new(tmp_path: Path) -> None:
-    path = tmp_path / "a.jpg"
-    write(path, b"a", 1)
-    assert watched(tmp_path, path.unlink, lambda: write(path, b"a", 1)) == [("a.jpg", 2 + STABLE_SCANS)]
-
-
 def test_a_folder_that_is_none_or_goes_away(tmp_path: Path) -> None:
     for place in (tmp_path / "nowhere", Path(__file__)):
         with pytest.raises(ImageError, match="is not a folder that can be watched"):

@@ -16,11 +16,9 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from im2sp.captioner import Captioner
 from im2sp.cli import app
 from im2sp.manifest import CAPTIONS
-from im2sp.playback import AudioPlayer
-from im2sp.speech.audio import SAMPLE_RATE, read_audio, write_wav
+from im2sp.speech.audio import read_audio
 from tests.test_playback import FAKE, heard, use_device
 
 
@@ -47,25 +45,6 @@ def photo(tmp_path: Path) -> Path:
     noise = np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)
     Image.fromarray(noise).save(tmp_path / "photo.png")
     return tmp_path / "photo.png"
-
-
-def test_what_is_unlikely_is_withheld(photo: Path, tmp_path: Path, calibrated_bundle: Path) -> None:
-    plain, withheld = tmp_path / "plain", tmp_path / "withheld"
-    code, stdout, _ = call("caption", photo, "-o", plain, "--model", calibrated_bundle)
-    assert (code, "of 100 were right" in stdout, "cannot tell" in stdout) == (0, True, False)
-    said = json.loads((plain / CAPTIONS).read_text())
-    assert 0 < said["confidence"] < 1
-    assert said["abstained"] is False
-
-    code, stdout, _ = call("caption", photo, "-o", withheld, "--model", calibrated_bundle, "--min-confidence", 1)
-    assert code == 0
-    assert stdout.startswith(f"{withheld / 'photo.wav'}: cannot tell what it shows, 0.5 s of speech, 4 units")
-    abstained = json.loads((withheld / CAPTIONS).read_text())
-    assert abstained == said | {
-        "units": [3, 7, 3, 1], "durations": [5, 4, 6, 9], "abstained": True, "seconds": abstained["seconds"],
-        "options": abstained["options"]
-    }  # fmt: skip
-    assert len(read_audio(withheld / "photo.wav")) == 24 * SAMPLE_RATE // 50
 
 
 def test_a_write_that_really_fails(photo: Path, tmp_path: Path, tiny_bundle: Path) -> None:
@@ -124,14 +103,13 @@ def test_a_line_of_json_for_each_photo(
     assert plain.endswith(' samples"\n')
 
 
-@pytest.mark.parametrize(("shell", "answer"), [("bash", "plain,caption"), ("zsh", "caption")])
-def test_completion(shell: str, answer: str) -> None:
+def test_completion() -> None:
     words = {"COMP_WORDS": "im2sp cap", "COMP_CWORD": "1"}
-    environment = {**os.environ, "_IM2SP_COMPLETE": f"{shell}_complete", **words}
+    environment = {**os.environ, "_IM2SP_COMPLETE": "bash_complete", **words}
     done = subprocess.run(
         [sys.executable, "-c", "from im2sp.cli import main; main()"], capture_output=True, text=True, env=environment
     )
-    assert answer in done.stdout
+    assert "plain,caption" in done.stdout
 
 
 def test_aloud_and_on_record(photo: Path, tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,30 +124,6 @@ def test_aloud_and_on_record(photo: Path, tmp_path: Path, tiny_bundle: Path, mon
         lengths.append(len(heard(tmp_path / "heard")))
     assert lengths == [len(read_audio(out / "photo.wav")), 2 * len(read_audio(out / "photo.wav"))]
     assert len((out / CAPTIONS).read_text().splitlines()) == 2
-
-
-def test_ctrl_c_while_speaking_aloud(
-    photo: Path, tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    use_device(monkeypatch, str(tmp_path / "heard"))
-    aborted: list[AudioPlayer] = []
-    write, abort = AudioPlayer.write, AudioPlayer.abort
-    second = tmp_path / "second.png"
-    shutil.copy(photo, second)
-
-    def interrupted(self: AudioPlayer, waveform: np.ndarray) -> None:
-        write(self, waveform)
-        if not waveform.any():  # the pause after the first photo
-            monkeypatch.setattr(AudioPlayer, "write", stopped)
-
-    def stopped(self: AudioPlayer, waveform: np.ndarray) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(AudioPlayer, "write", interrupted)
-    monkeypatch.setattr(AudioPlayer, "abort", lambda self: aborted.append(self) or abort(self))
-    code, stdout, stderr = call("caption", photo, second, "--play", "--model", tiny_bundle)
-    assert (code, stdout, sentence(stderr)) == (130, "", "stopped: 1 photo spoken")
-    assert len(aborted) == 1
 
 
 def test_no_device(photo: Path, tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,20 +181,3 @@ def test_names_that_cannot_be_printed(photo: Path, tmp_path: Path, tiny_bundle: 
     done = command("caption", odd, "-o", tmp_path / "out", "--model", tiny_bundle)
     assert (done.returncode, done.stderr) == (0, "")
     assert "ph\\udcffoto.wav" in done.stdout
-
-
-def test_units(tmp_path: Path, tiny_bundle: Path) -> None:
-    noise = np.random.default_rng(0).uniform(-0.3, 0.3, SAMPLE_RATE).astype(np.float32)
-    write_wav(tmp_path / "speech.wav", noise)
-    frames = Captioner.from_pretrained(tiny_bundle).units(read_audio(tmp_path / "speech.wav")).tolist()
-    kept = call("units", tmp_path / "speech.wav", "--keep-repeats", "--model", tiny_bundle)
-    assert kept == (0, " ".join(map(str, frames)) + "\n", "")
-    reduced = [unit for unit, before in zip(frames, [None, *frames], strict=False) if unit != before]
-    assert call("units", tmp_path / "speech.wav", "--model", tiny_bundle)[1].split() == [str(u) for u in reduced]
-    found = json.loads(call("units", tmp_path / "speech.wav", "--json", "--model", tiny_bundle)[1])
-    assert found["units"] == reduced
-    assert sum(found["durations"]) == len(frames)
-    assert found["unit_rate"] == 50
-    code, _, stderr = call("units", tmp_path / "none.wav", "--model", tiny_bundle)
-    assert code == 1
-    assert sentence(stderr) == f"{tmp_path / 'none.wav'}: cannot be read (there is no such file)"

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from im2sp.decoding.loops import length_before_repeat, length_without_loop
+from im2sp.decoding.loops import length_without_loop
 from im2sp.decoding.options import DecodingOptions, DecodingResult
 from im2sp.decoding.search import DecodingTask
 from im2sp.decoding.vocabulary import SpecialTokens
@@ -147,23 +147,6 @@ def test_greedy_tokens_are_stable_at_once_unless_they_repeat() -> None:
     assert search(Stuck(0), beam=4, max_repeats=3).ending == "eos"  # rather than cut
     # Of 3 4 5 5 4 3 4 3 4 3: the second 5, 4 and 3 might be first in a copy until what follows them shows otherwise.
     assert lengths == [1, 2, 3, 3, 4, 5, 5, 6, 6]
-
-
-@given(
-    tokens=st.lists(st.integers(0, 2), min_size=1, max_size=24),
-    more=st.lists(st.integers(0, 2), max_size=24),
-    max_repeats=st.integers(2, 5),
-)
-def test_no_loop_reaches_before_the_repeat(tokens: list[int], more: list[int], max_repeats: int) -> None:
-    limit = len(tokens) + len(more)
-    if any(length_without_loop(tokens[:said], max_repeats) < said for said in range(1, len(tokens) + 1)):
-        return  # in a loop already
-    kept = length_before_repeat(tokens, max_repeats, limit)
-    for said in range(len(tokens), limit + 1):
-        length = length_without_loop([*tokens, *more][:said], max_repeats)
-        assert length >= kept
-        if length < said:
-            break
 
 
 def test_sampling_without_a_choice_is_greedy() -> None:

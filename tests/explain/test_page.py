@@ -46,13 +46,6 @@ def uris(page: str, kind: str) -> list[bytes]:
     return [base64.b64decode(data) for data in re.findall(rf'"data:{kind};base64,([^"]*)"', page)]
 
 
-def test_an_explanation_is_the_caption_laid_out(explanation: Explanation) -> None:
-    caption, timeline = explanation.caption, explanation.timeline
-    assert explanation.frames == caption.durations.sum() == timeline.edges[-1]
-    assert timeline.maps.shape == (len(caption.tokens), 3, 3)
-    assert np.array_equal(timeline.maps.reshape(len(caption.tokens), -1), caption.attention)
-
-
 def test_a_page_holds_everything(explanation: Explanation) -> None:
     page = render_page(explanation)
     spoken = read_audio(uris(page, "audio/wav")[0])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tarfile
 from contextlib import suppress
 from pathlib import Path
@@ -18,7 +17,7 @@ from im2sp.bundle import ImageTokenizer
 from im2sp.errors import Im2SpError, ImageError, OutputError, TableError
 from im2sp.image import listing
 from im2sp.image.finding import Survey
-from im2sp.image.listing import Place, list_photos
+from im2sp.image.listing import list_photos
 from im2sp.image.unit_table import write_unit_table
 from tests.image.collections import picture, write_photos, write_table, write_tar
 from tests.tiny_bundle import tiny_image_units
@@ -28,15 +27,6 @@ TOKENIZER = ImageTokenizer(**tiny_image_units().described())
 
 def names(*sources: Path) -> list[str]:
     return [place.image_id for place in list_photos(sources).places]
-
-
-def test_a_folder_of_photos(tmp_path: Path) -> None:
-    folder = write_photos(tmp_path / "in", 2)
-    (folder / os.fsdecode(b"caf\xe9.png")).write_bytes(picture(2))
-    collection = list_photos([folder])
-    assert len(collection.ids) == 3
-    assert collection.places[0] == Place("00.png", bytes(folder / "00.png"))
-    assert collection.places[2] == Place("caf\\xe9.png", bytes(folder) + b"/caf\xe9.png")
 
 
 def test_pictures_of_a_tar(tmp_path: Path) -> None:

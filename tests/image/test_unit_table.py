@@ -25,13 +25,11 @@ from im2sp.errors import Im2SpError, TableError
 from im2sp.image import unit_table
 from im2sp.image.unit_table import (
     METADATA_KEY,
-    ROW_GROUP_ROWS,
     UnitTable,
     UnitTables,
     photo_key,
     write_unit_table,
 )
-from im2sp.manifest import FileNames
 from tests.tiny_bundle import tiny_image_units
 
 TOKENIZER = ImageTokenizer(**tiny_image_units().described())
@@ -116,22 +114,6 @@ def test_rows_are_written_as_they_come(count: int, tmp_path: Path, monkeypatch: 
     assert sizes == ([10] * 9 + [5] if count else [])
     UnitTable.open(path).check()
     assert [image_id for image_id, _ in UnitTable.open(path)] == [name for name, _ in rows(count)]
-
-
-def test_a_unit_costs_little_more_than_its_bits(tmp_path: Path) -> None:
-    tokenizer = replace(TOKENIZER, codebook_size=256, grid=(8, 8), codes=1)
-    random = np.random.default_rng(0)
-    photos = ((f"{number}", random.integers(0, 256, 64)) for number in range(ROW_GROUP_ROWS))
-    write_unit_table(tmp_path / "units.parquet", tokenizer, photos)
-    group = pq.read_metadata(tmp_path / "units.parquet").row_group(0)
-    assert group.column(1).total_compressed_size < 1.01 * 64 * group.num_rows
-
-
-@pytest.mark.parametrize("kind", [pa.large_list(pa.int64()), pa.list_(pa.uint16(), UNITS), pa.list_(pa.uint8())])
-def test_other_types_of_lists_and_more_columns_are_read(table: Path, kind: pa.DataType) -> None:
-    rewrite(table, image_units=pq.read_table(table)["image_units"].cast(kind), notes=pa.array(["x"] * 5))
-    UnitTable.open(table).check()
-    assert [units.units.tolist() for _, units in UnitTable.open(table)] == lists()
 
 
 # ---- what is wrong with a table ----
@@ -275,20 +257,6 @@ def test_photos_of_several_tables(tmp_path: Path) -> None:
     other = write_ids(tmp_path / "d.parquet", ["x"], checksum="1" * 64)
     with pytest.raises(TableError, match=r"d.parquet: its image units were made by .* .1111"):
         UnitTables([first, other], tiny_image_units()).survey()
-
-
-@pytest.mark.parametrize(
-    "image_id",
-    ["../../x", "/etc/x", "..", "a/../../b", "a//b", "C:\\x", "a\0b", "a\nb", "%2E%2E"],
-)
-def test_ids_stay_below_the_table(image_id: str) -> None:
-    key = os.path.abspath(photo_key(Path("/data/units.parquet"), image_id))
-    assert key.startswith("/data/units.parquet/")
-    names = FileNames()
-    for name in [names.name(key, ".wav") for _ in range(2)]:
-        assert name.isprintable()
-        assert not set(name) & set("/\\:")
-        assert name.strip(".") != ""
 
 
 @given(st.lists(st.text(alphabet="ab./\\%:\0é", min_size=1), unique=True))

@@ -99,14 +99,6 @@ def test_what_another_could_have_written_does_not_count(
     np.testing.assert_array_equal(opened(bundle, cache), expected)
 
 
-def test_it_belongs_to_one_bundle(bundle: Bundle, cache: GraphCache, tmp_path: Path) -> None:
-    opened(bundle, cache)
-    folder = Path(shutil.copytree(bundle.folder, tmp_path / "other"))
-    (folder / "notes.txt").write_text("another")
-    write_checksums(folder)
-    assert cache.find(Bundle.load(folder), NAME) is None
-
-
 def test_a_broken_graph_is_said_and_not_kept(bundle: Bundle, cache: GraphCache, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(bundle.folder, tmp_path / "broken"))
     (folder / f"{NAME}.onnx").write_bytes(b"nonsense" * 100_000)

@@ -11,18 +11,15 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from click.testing import CliRunner
 from google.protobuf.message import DecodeError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 from onnx import TensorProto, helper, numpy_helper
 from onnx.external_data_helper import set_external_data
-from PIL import Image
 
 from im2sp.bundle import Bundle, tokenizer_checksum, write_checksums, write_config
 from im2sp.captioner import Captioner
-from im2sp.cli import app
 from im2sp.errors import BundleError
 from im2sp.onnx import Graphs
 from im2sp.onnx.external_data import check_external_data, data_file
@@ -248,18 +245,6 @@ def test_a_graph_of_empty_nodes_is_walked_for_seconds_only(tmp_path: Path) -> No
     with pytest.raises(BundleError, match="more than 500,000 parts"):
         check_external_data(tmp_path / "nodes.onnx", listed=True)
     assert time.process_time() - started < 10
-
-
-def test_faults_of_external_data_end_a_run_at_the_first_photo(bundle: Path, tmp_path: Path) -> None:
-    changed(bundle, lambda model: set_external_data_of(first_outside(model), location="elsewhere"))
-    photos = [tmp_path / f"{number}.png" for number in range(3)]
-    for photo in photos:
-        Image.fromarray(PHOTO).save(photo)
-    words = ["caption", *map(str, photos), "-o", str(tmp_path / "out"), "--model", str(bundle)]
-    result = CliRunner().invoke(app, words)
-    assert result.exit_code == 1
-    assert result.stdout == ""
-    assert result.stderr.count("elsewhere") == 1
 
 
 @pytest.mark.parametrize("word", [b"frames", b"Gather"])

@@ -9,7 +9,6 @@ import socket
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 
 import httpx
 import numpy as np
@@ -78,29 +77,6 @@ def test_options_reach_the_decoder(served: Served, captioner: Captioner, photo: 
     for params, options in (({"beam": 1}, GREEDY), ({"temperature": 1.5, "seed": 3}, sampled)):
         answer = served.client.post("/v1/captions", content=photo, params=params, headers=JSON).json()
         assert answer["units"] == captioner.caption(photo, options).units.tolist()
-
-
-def test_it_abstains_below_the_confidence_asked_for(calibrated_bundle: Path, photo: bytes) -> None:
-    captioner = Captioner.from_pretrained(calibrated_bundle, threads=1)
-    plain = captioner.caption(photo)
-    abstained = captioner.caption(photo, replace(captioner.default_options, min_confidence=1))
-    with serving(captioner, Settings()) as service:
-        for least, caption in ((0, plain), (1, abstained)):
-
-            def post(path: str, least: int = least, **headers: str) -> httpx.Response:
-                return service.client.post(path, content=photo, params={"min_confidence": least}, headers=headers)
-
-            answer = post("/v1/captions", **JSON).json()
-            assert answer["probability"] == pytest.approx(plain.confidence)
-            assert (answer["abstained"], answer["units"]) == (bool(least), caption.units.tolist())
-            response = post("/v1/captions")
-            assert response.headers["im2sp-abstained"] == str(bool(least)).lower()
-            assert response.content == encode_wav(caption.waveform)
-        first, last = map(json.loads, post("/v1/captions/stream", **LINES).text.splitlines())
-        assert base64.b64decode(first["pcm"]) == encode_wav(abstained.waveform)[44:]
-        assert last["abstained"] is True
-        answer = service.client.post("/v1/captions?min_confidence=1&attention=true", content=photo, headers=JSON).json()
-        assert "attention" not in answer
 
 
 def test_many_at_once_get_each_their_own(captioner: Captioner, served: Served) -> None:

@@ -429,13 +429,6 @@ def test_a_token_is_asked_for(browser: Browser, captioner: Captioner) -> None:
         troubles.clear()
 
 
-def test_a_token_in_the_link(browser: Browser, captioner: Captioner) -> None:
-    with serving(captioner, Settings(token=TOKEN)) as service:
-        page = open_page(browser, service, f"#token={TOKEN}")
-        assert page.url.endswith(f":{service.port}/")
-        describe(page, jpeg(0, 0, 0))
-
-
 @pytest.mark.parametrize("way", ["#shutter", "#choose", "paste"])
 def test_every_way_in_wakes_the_sound(browser: Browser, served: Served, way: str) -> None:
     """The context is made in the handler itself, as iOS demands."""
@@ -452,14 +445,6 @@ def test_every_way_in_wakes_the_sound(browser: Browser, served: Served, way: str
         page.tap(way)
     assert page.evaluate("woken")[0] in ("pointerup", "keydown")
     assert not page.is_visible(".keys")
-
-
-def test_no_camera_over_plain_http(browser: Browser, served: Served) -> None:
-    page = open_page(browser, served)
-    page.evaluate("Object.defineProperty(window, 'isSecureContext', { value: false })")
-    with page.expect_file_chooser():
-        page.click("#shutter")
-    assert page.is_visible("#insecure")
 
 
 def test_the_camera_goes_off_when_nobody_watches(page: Page) -> None:

@@ -97,21 +97,6 @@ def test_huge_headers(served: Served) -> None:
     assert served.client.get("/healthz").status_code == 200
 
 
-def test_a_body_that_breaks_off(served: Served, photo: bytes) -> None:
-    form = b'--x\r\nContent-Disposition: form-data; name="photo"; filename="x"\r\n\r\n' + photo[:200]
-    head = POST + b"Connection: close\r\nContent-Type: multipart/form-data; boundary=x\r\n"
-    whole = talk(served.port, head + b"Content-Length: %d\r\n\r\n" % len(form) + form)
-    assert status(whole) == 400
-    assert b"cut short" in whole
-    for answer in (
-        talk(served.port, head + b"Content-Length: 99999\r\n\r\n" + form, half_close=True),
-        talk(served.port, head + b"Transfer-Encoding: chunked\r\n\r\nffff\r\n" + form, half_close=True),
-        talk(served.port, head + b"Transfer-Encoding: chunked\r\n\r\nxyz\r\n" + form),
-    ):
-        assert answer == b"" or status(answer) == 400
-    served.wait_for("im2sp_queue 0.0")
-
-
 def test_a_hundred_bad_requests_then_a_good_one(served: Served, photo: bytes) -> None:
     noise = random.Random(0)
     bad = [
