@@ -52,6 +52,18 @@ def opened_parquet(path: Path, what: str, **options: Any) -> Iterator[Any]:
         raise TableError(f"{path}: is damaged or no {what} ({reason(error)}); make it again") from error
 
 
+def check_row_groups(path: Path, metadata: Any, limits: dict[str, int]) -> None:
+    """Refuse row groups by the bytes that their columns promise ({name: most}), before memory is taken for them."""
+    for index in range(metadata.num_row_groups):
+        group = metadata.row_group(index)
+        for column in map(group.column, range(group.num_columns)):
+            name = column.path_in_schema.split(".")[0]
+            size = max(column.total_uncompressed_size, column.total_compressed_size)
+            if name in limits and not 0 <= size <= limits[name]:
+                most = f"{limits[name] >> 20} MB in {name}"
+                raise TableError(f"{path}: row group {index + 1} has over {most}; write smaller row groups")
+
+
 def _check_ends(path: Path) -> None:
     try:
         if not path.is_file():

@@ -128,10 +128,10 @@ def changed(row: int, place: int, unit: int | None) -> list[Any]:
 @pytest.mark.parametrize(
     ("columns", "reason"),
     [
-        ({"image_units": pa.array(changed(3, 7, 16), UINT16_LISTS)}, "row 4 ('train/3.jpg') has the image unit 16,"),
-        ({"image_units": pa.array(changed(0, 0, -1), pa.list_(pa.int32()))}, "('train/0.jpg') has the image unit -1"),
-        ({"image_units": pa.array(changed(4, 0, None), UINT16_LISTS)}, "an image unit of the rows from 1 on"),
-        ({"image_units": pa.array([*lists()[:4], None], UINT16_LISTS)}, "row 5 ('train/4.jpg') has 0 image units"),
+        ({"image_units": pa.array(changed(3, 7, 16), UINT16_LISTS)}, "row 4 ('train/3.jpg') has image units out"),
+        ({"image_units": pa.array(changed(0, 0, -1), pa.list_(pa.int32()))}, "('train/0.jpg') has image units outside"),
+        ({"image_units": pa.array(changed(4, 0, None), UINT16_LISTS)}, "has not the 18 image units of a grid"),
+        ({"image_units": pa.array([*lists()[:4], None], UINT16_LISTS)}, "row 5 ('train/4.jpg') or one behind"),
         ({"image_units": None}, "has no single column image_units"),
         ({"image_id": pa.array(range(5))}, "its column image_id is int64, not string"),
         ({"image_units": pa.array(["x"] * 5)}, "its column image_units is string, not list<uint16>"),
@@ -148,8 +148,8 @@ def test_columns_that_cannot_be(table: Path, columns: dict[str, pa.Array | None]
 @pytest.mark.parametrize(
     ("lengths", "reason"),
     [
-        ([18, 18, 17, 18, 18], "row 3 ('train/2.jpg') has 17 image units"),
-        ([18, 18, 18, 18, 19], "row group 1 has 91 image units for 5 photos"),
+        ([18, 18, 17, 18, 18], "row 3 ('train/2.jpg')"),
+        ([18, 18, 18, 18, 19], "row 5 ('train/4.jpg')"),
     ],
 )
 def test_the_wrong_number_of_units(table: Path, lengths: list[int], reason: str) -> None:
@@ -166,9 +166,9 @@ def test_the_wrong_number_of_units(table: Path, lengths: list[int], reason: str)
         ({"checksum": "x"}, "checksum"),
         ({"grid": [60_000, 60_000]}, "65536 are the most"),
         ({"codebook_size": 10**9}, "codebook_size"),
-        ({"grid": [2, 3]}, "row group 1 has 90 image units for 5 photos"),
-        ({"grid": [3, 4]}, "row 1 ('train/0.jpg') has 18 image units"),
-        ({"codebook_size": 8}, "which is not one of 0..7"),
+        ({"grid": [2, 3]}, "has not the 12 image units"),
+        ({"grid": [3, 4]}, "row 1 ('train/0.jpg') or one behind it has not the 24"),
+        ({"codebook_size": 8}, "outside of their codebooks"),
     ],
 )
 def test_a_description_that_does_not_fit(table: Path, changes: dict[str, object], reason: str) -> None:
@@ -214,7 +214,7 @@ def test_a_row_group_that_would_take_too_much_memory(table: Path) -> None:
     many = pa.table({"image_id": pa.array(["x"]).take(pa.array(np.zeros(count, np.int32))), "image_units": units})
     metadata = pq.read_table(table).schema.metadata
     pq.write_table(many.replace_schema_metadata(metadata), table, row_group_size=count)
-    assert "row group 1 has 1048577 rows where 932067 are the most" in refusal(table)
+    assert "has row groups of over 932067 rows" in refusal(table)
 
 
 # ---- what cannot be written ----

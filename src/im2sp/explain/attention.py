@@ -7,7 +7,7 @@ repeats the one before it is dropped: it sounds with the token that comes first.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -42,6 +42,16 @@ class AttentionTimeline:
         maps = attention_maps(caption.attention, captioner.bundle.config.image.grid)
         edges = boundaries[0] + segment_edges(int(boundaries[-1] - boundaries[0]))
         return cls(boundaries, maps, edges, segment_attention(maps, boundaries, edges))
+
+    def described(self) -> dict[str, Any]:
+        """Describe it for JSON: times in seconds, maps as shares row by row, places in words."""
+        return {
+            "boundaries": (self.boundaries / UNIT_RATE).tolist(),
+            "maps": rounded_rows(self.maps),
+            "edges": (self.edges / UNIT_RATE).tolist(),
+            "stretches": rounded_rows(self.segment_maps),
+            "places": [describe_peak(attention)[0] for attention in self.segment_maps],
+        }
 
 
 def token_boundaries(tokens: IntArray, durations: IntArray, vocabulary: Vocabulary) -> IntArray:

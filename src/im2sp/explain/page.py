@@ -146,20 +146,14 @@ def _table(explanation: Explanation) -> str:
 def _json(explanation: Explanation) -> str:
     """Return what the script shows, safe inside a script element: no text in it can end that."""
     timeline, levels = explanation.timeline, np.linspace(0, 255, _COLOURS).round().astype(np.uint8)
-    boundaries, maps = timeline.boundaries, timeline.maps
+    values = timeline.described()
     if explanation.words:  # the heat follows words rather than tokens, which nobody can tell apart
         starts = [round(word.start * UNIT_RATE) for word in explanation.words[1:]]
         boundaries = np.array([0, *starts, explanation.frames]).clip(0, explanation.frames)
-        maps = segment_attention(timeline.maps, timeline.boundaries, boundaries)
-    values = {
-        "boundaries": (boundaries / UNIT_RATE).tolist(),
-        "words": [word.text for word in explanation.words or ()],
-        "edges": (timeline.edges / UNIT_RATE).tolist(),
-        "maps": rounded_rows(maps),
-        "segments": rounded_rows(timeline.segment_maps),
-        "places": [describe_peak(attention)[0] for attention in timeline.segment_maps],
-        "colours": heat_colours(levels[None])[0].tolist(),
-    }
+        values["boundaries"] = (boundaries / UNIT_RATE).tolist()
+        values["maps"] = rounded_rows(segment_attention(timeline.maps, timeline.boundaries, boundaries))
+    values["words"] = [word.text for word in explanation.words or ()]
+    values["colours"] = heat_colours(levels[None])[0].tolist()
     return json.dumps(values, separators=(",", ":")).replace("<", "\\u003c")
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import os
-import sys
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from im2sp.files import NamedBytes
 from im2sp.image.finding import IMAGE_SUFFIXES, Photos, Survey
 from im2sp.image.loading import MAX_FILE_BYTES
 from im2sp.image.unit_table import SUFFIX, UnitTables, check_id, read_ids
-from im2sp.parquet import opened_parquet, pyarrow_modules
+from im2sp.parquet import check_row_groups, opened_parquet, pyarrow_modules
 
 TAR = ".tar"
 ID_COLUMNS = ("image_id", "key", "__key__")  # the first that is there
@@ -190,8 +189,7 @@ def _columns(path: Path) -> tuple[str, str]:
         key = next((name for name in ID_COLUMNS if name in found), None)
         if key is None:
             raise TableError(f"{path}: has no column of ids, which would be one of {', '.join(ID_COLUMNS)}")
-        for index in range(file.metadata.num_row_groups):
-            _check_row_group(path, index, file.metadata.row_group(index), {photo: _MOST_BYTES, key: _MOST_TEXT})
+        check_row_groups(path, file.metadata, {photo: _MOST_BYTES, key: _MOST_TEXT})
         return key, photo
 
 
@@ -201,17 +199,6 @@ def _holds_bytes(kind: Any) -> bool:
     if types.is_struct(kind):
         return kind.get_field_index("bytes") >= 0 and _holds_bytes(kind.field("bytes").type)
     return bool(types.is_binary(kind) or types.is_large_binary(kind))
-
-
-def _check_row_group(path: Path, index: int, group: Any, limits: dict[str, int]) -> None:
-    """Refuse a row group by what the footer promises, before memory is taken for it."""
-    for column in (group.column(number) for number in range(group.num_columns)):
-        name = column.path_in_schema.split(".")[0]
-        most = limits.get(name, sys.maxsize)
-        if not 0 <= max(column.total_uncompressed_size, column.total_compressed_size) <= most:
-            raise TableError(
-                f"{path}: row group {index + 1} has over {most >> 20} MB in {name}; write smaller row groups"
-            )
 
 
 def _table_ids(path: Path, column: str) -> Iterator[str]:

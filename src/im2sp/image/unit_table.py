@@ -24,7 +24,7 @@ from im2sp.errors import ImageError, TableError, reason
 from im2sp.files import atomic_write
 from im2sp.image.finding import Survey
 from im2sp.image.units import ImageUnits, layout, other_tokenizer
-from im2sp.parquet import opened_parquet, pyarrow_modules
+from im2sp.parquet import check_row_groups, opened_parquet, pyarrow_modules
 from im2sp.schema import parse
 
 SUFFIX = ".parquet"
@@ -59,8 +59,11 @@ class UnitTable:
         with opened_parquet(path, _WHAT) as file:
             _check_columns(path, file.schema_arrow)
             tokenizer = _tokenizer_of(path, file.metadata.metadata or {})
-            for index in range(file.metadata.num_row_groups):
-                _check_row_group(path, index, file.metadata.row_group(index), tokenizer)
+            check_row_groups(path, file.metadata, dict.fromkeys(_COLUMNS, _MOST_BYTES))
+            most = max(1, min(_MOST_ROWS, _MOST_UNITS // tokenizer.units))
+            for group in map(file.metadata.row_group, range(file.metadata.num_row_groups)):
+                if not 0 <= group.num_rows <= most:
+                    raise TableError(f"{path}: has row groups of over {most} rows; write smaller ones")
             return cls(path, tokenizer, file.metadata.num_rows)
 
     def batches(self) -> Iterator[tuple[list[str], IntArray]]:
@@ -95,31 +98,20 @@ class UnitTable:
 
     def _units(self, first: int, ids: list[str], column: Any) -> IntArray:
         """Return the units int64 [rows, units] of rows from number `first` on."""
-        wanted, sizes = self.tokenizer.units, np.array(self.tokenizer.codebook_sizes)
+        wanted, values = self.tokenizer.units, column.flatten()
         pa, _ = _pyarrow()
         lengths = pa.compute.list_value_length(column).fill_null(-1).to_numpy(zero_copy_only=False)
-        if (wrong := np.flatnonzero(lengths != wanted)).size:
-            where, length = int(wrong[0]), max(0, int(lengths[wrong[0]]))
-            raise TableError(
-                f"{self._row(first + where, ids[where])} has {length} image units where {layout(self.tokenizer)} needs "
-                f"{wanted}; tokenize that photo again"
-            )
-        values = column.flatten()
-        if values.null_count:
-            raise TableError(f"{self.path}: an image unit of the rows from {first + 1} on is missing; make it again")
-        numbers = values.to_numpy(zero_copy_only=False).reshape(len(ids), wanted)
-        outside = (numbers < 0) | (numbers >= sizes)
+        if values.null_count or (lengths != wanted).any():
+            where = int(np.argmax(lengths != wanted))
+            what = f"row {first + where + 1} ({_shown(ids[where])}) or one behind it"
+            raise TableError(f"{self.path}: {what} has not the {wanted} image units of {layout(self.tokenizer)}")
+        units: IntArray = values.to_numpy(zero_copy_only=False).reshape(len(ids), wanted).astype(np.int64)
+        outside = ((units < 0) | (units >= np.array(self.tokenizer.codebook_sizes))).any(axis=1)
         if outside.any():
-            where, cell = map(int, np.argwhere(outside)[0])
-            raise TableError(
-                f"{self._row(first + where, ids[where])} has the image unit {numbers[where, cell]}, which is not one "
-                f"of 0..{sizes[cell] - 1}; tokenize that photo again"
-            )
-        wide: IntArray = numbers.astype(np.int64)
-        return wide
-
-    def _row(self, number: int, image_id: str) -> str:
-        return f"{self.path}: row {number + 1} ({_shown(image_id)})"
+            where = int(np.argmax(outside))
+            what = f"row {first + where + 1} ({_shown(ids[where])})"
+            raise TableError(f"{self.path}: {what} has image units outside of their codebooks; tokenize it again")
+        return units
 
 
 @dataclass(frozen=True)
@@ -271,23 +263,6 @@ def _tokenizer_of(path: Path, metadata: dict[bytes, bytes]) -> ImageTokenizer:
         version = f"{found.format_version} but this im2sp reads {TABLE_VERSION}"
         raise TableError(f"{path}: has format version {version}: upgrade im2sp")
     return ImageTokenizer(**found.described())
-
-
-def _check_row_group(path: Path, index: int, group: Any, tokenizer: ImageTokenizer) -> None:
-    """Refuse a row group by what the footer promises, before memory is taken for it."""
-    name = f"{path}: row group {index + 1}"
-    most = max(1, min(_MOST_ROWS, _MOST_UNITS // tokenizer.units))
-    if not 0 <= group.num_rows <= most:
-        raise TableError(f"{name} has {group.num_rows} rows where {most} are the most; write smaller row groups")
-    for column in (group.column(number) for number in range(group.num_columns)):
-        kind = column.path_in_schema.split(".")[0]
-        if kind in _COLUMNS and not 0 <= column.total_uncompressed_size <= _MOST_BYTES:
-            raise TableError(f"{name} has over {_MOST_BYTES >> 20} MB in {kind}; write smaller row groups")
-        if kind == "image_units" and column.num_values > group.num_rows * tokenizer.units:
-            raise TableError(
-                f"{name} has {column.num_values} image units for {group.num_rows} photos, where {layout(tokenizer)} "
-                f"has {tokenizer.units} each; tokenize the photos again"
-            )
 
 
 def read_ids(path: Path, first: int, column: Any) -> list[str]:

@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse
 from im2sp.arrays import FloatArray
 from im2sp.captioner import Captioner, SpeechCaption, SpeechChunk
 from im2sp.confidence import share_in_words
-from im2sp.explain.attention import AttentionTimeline, describe_peak, rounded_rows
+from im2sp.explain.attention import AttentionTimeline
 from im2sp.speech.audio import SAMPLE_RATE, UNIT_RATE, encode_wav, to_pcm16
 
 WAV, JSON, PCM, LINES = "audio/wav", "application/json", "audio/L16", "application/x-ndjson"
@@ -61,11 +61,7 @@ def attention_of(caption: SpeechCaption, captioner: Captioner) -> Attention:
         crop=(size.width / size.shorter_side, size.height / size.shorter_side) if size.shorter_side else None,
         rows=timeline.maps.shape[1],
         columns=timeline.maps.shape[2],
-        boundaries=(timeline.boundaries / UNIT_RATE).tolist(),
-        maps=rounded_rows(timeline.maps),
-        edges=(timeline.edges / UNIT_RATE).tolist(),
-        stretches=rounded_rows(timeline.segment_maps),
-        places=[describe_peak(attention)[0] for attention in timeline.segment_maps],
+        **timeline.described(),
     )
 
 

@@ -46,7 +46,7 @@ function show() {
   const key = calm ? `segment ${segment}` : `step ${step}`;
   if (key !== shown) {
     shown = key;
-    paint(calm ? data.segments[segment] : data.maps[step]);
+    paint(calm ? data.stretches[segment] : data.maps[step]);
     now.textContent = data.words[step] ?? "";
   }
   const place = calm ? data.edges[segment] : seconds;
