@@ -243,6 +243,24 @@ def test_a_client_who_leaves_is_not_logged(captioner: Captioner, caplog: pytest.
     assert not caplog.records
 
 
+def test_a_client_who_leaves_a_stream_is_not_logged(
+    captioner: Captioner, photo: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Slow(Captioner):
+        def stream(self, image, options=None):  # type: ignore[no-untyped-def]
+            for chunk in super().stream(image, options):
+                yield chunk
+                time.sleep(0.3)
+
+    with serving(Slow(captioner.bundle, threads=1), Settings()) as service:
+        with socket.create_connection(("127.0.0.1", service.port)) as connection:
+            head = b"POST /v1/captions/stream HTTP/1.1\r\nHost: localhost\r\n"
+            connection.sendall(head + b"Content-Length: %d\r\n\r\n" % len(photo) + photo)
+            assert connection.recv(4096)
+        service.wait_for("im2sp_queue 0.0")
+    assert not caplog.records
+
+
 def test_an_odd_origin_of_a_websocket_is_refused_like_any_other(served: Served) -> None:
     answer = talk(served.port, UPGRADE + b"Origin: http://[\r\n\r\n")
     assert status(answer) == 403

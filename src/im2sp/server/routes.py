@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from functools import partial
 from typing import Annotated, Any
 
@@ -190,8 +190,9 @@ async def _whole(chunks: AsyncGenerator[SpeechChunk, None]) -> SpeechCaption:
 async def _chain(first: SpeechChunk, rest: AsyncGenerator[SpeechChunk, None]) -> AsyncGenerator[SpeechChunk, None]:
     async with aclosing(rest):
         yield first
-        async for chunk in rest:
-            yield chunk
+        with suppress(ClientDisconnect):  # nobody is left to hear the rest
+            async for chunk in rest:
+                yield chunk
 
 
 async def _converse(socket: WebSocket, service: Service, options: Callable[[], DecodingOptions]) -> None:
