@@ -21,10 +21,6 @@ class SchemaError(ValueError):
     """Invalid JSON value and its path: "image.height: expected `int` <= 4096"."""
 
 
-class NotJsonError(SchemaError):
-    """Text that is not JSON."""
-
-
 def parse(text: bytes, schema: type[S]) -> S:
     """Parse JSON into a value of that schema. Raises SchemaError."""
     try:
@@ -32,7 +28,7 @@ def parse(text: bytes, schema: type[S]) -> S:
     except msgspec.ValidationError as error:
         raise SchemaError(_sentence(str(error))) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise NotJsonError("it is not JSON") from error
+        raise SchemaError("it is not JSON") from error
 
 
 def _sentence(message: str) -> str:

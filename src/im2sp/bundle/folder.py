@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import msgspec
 from im2sp.bundle.config import FORMAT_VERSION, BundleConfig, ImageUnitsConfig
 from im2sp.errors import BundleError, reason
 from im2sp.files import CHECKSUMS, format_checksums, open_regular, verify_checksums
-from im2sp.schema import NotJsonError, SchemaError, parse
+from im2sp.schema import SchemaError, parse
 
 CONFIG = "config.json"
 CONFIG_LIMIT = 4 * 2**20  # bytes; a vocabulary of 65536 subwords fits
@@ -141,31 +142,18 @@ def _read_config(path: Path) -> BundleConfig:
             text = file.read(CONFIG_LIMIT)
     except OSError as error:
         raise BundleError(f"{path} cannot be read: {reason(error)}") from error
+    with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # `parse` says what is wrong
+        found = msgspec.json.decode(text, type=_AnyFormat).format_version
+        if found != FORMAT_VERSION:  # before the fields, which in other formats are no mistakes
+            advice = "upgrade im2sp" if found > FORMAT_VERSION else "export the bundle again"
+            raise BundleError(f"{path} has format version {found} but this im2sp reads {FORMAT_VERSION}: {advice}")
     try:
-        config = parse(text, BundleConfig)
-    except NotJsonError as error:
-        raise BundleError(f"{path} is not JSON: get the bundle again") from error
+        return parse(text, BundleConfig)
     except SchemaError as error:
-        _check_version(path, _version_of(text))  # first: the fields of other formats are no mistakes
-        raise BundleError(f"{path} is not a valid config ({error})") from error
-    _check_version(path, config.format_version)
-    return config
+        raise BundleError(f"{path} is not a valid config ({error}): get the bundle again") from error
 
 
 class _AnyFormat(msgspec.Struct):
     """The one field that every format has."""
 
     format_version: int = FORMAT_VERSION
-
-
-def _version_of(text: bytes) -> int:
-    try:
-        return msgspec.json.decode(text, type=_AnyFormat).format_version
-    except (msgspec.DecodeError, RecursionError):
-        return FORMAT_VERSION
-
-
-def _check_version(path: Path, found: int) -> None:
-    if found != FORMAT_VERSION:
-        advice = "upgrade im2sp" if found > FORMAT_VERSION else "export the bundle again"
-        raise BundleError(f"{path} has format version {found} but this im2sp reads {FORMAT_VERSION}: {advice}")

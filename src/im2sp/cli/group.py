@@ -53,8 +53,14 @@ class Group(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Import the command if it is lazy. Raises Im2SpError when its extra is not installed."""
         name, command, rest = super().resolve_command(ctx, args)
-        if name in self._lazy and not (ctx.resilient_parsing and _missing(self._lazy[name])):  # the shell completes
-            command = _load(name, self._lazy[name])
+        if (lazy := self._lazy.get(name or "")) is not None:
+            library = _LIBRARY_OF[lazy.extra]
+            if find_spec(library) is not None:
+                module, _, attribute = lazy.target.partition(":")
+                command = getattr(importlib.import_module(module), attribute)
+            elif not ctx.resilient_parsing:  # as when the shell completes
+                needed = f"im2sp {name} needs {library}, which is not installed"
+                raise Im2SpError(f"{needed}: {install_command(lazy.extra)}")
         return name, command, rest
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -79,18 +85,3 @@ def fail(sentence: str, code: int = 1) -> NoReturn:
     """Print a sentence on stderr and end with an exit code."""
     click.echo(sentence, err=True)
     raise click.exceptions.Exit(code)
-
-
-def _missing(lazy: LazyCommand) -> str | None:
-    """Return the library that a command needs and that is not installed, if any."""
-    library = _LIBRARY_OF[lazy.extra]
-    return library if find_spec(library) is None else None
-
-
-def _load(name: str, lazy: LazyCommand) -> click.Command:
-    library = _missing(lazy)
-    if library:
-        raise Im2SpError(f"im2sp {name} needs {library}, which is not installed: {install_command(lazy.extra)}")
-    module, _, attribute = lazy.target.partition(":")
-    command: click.Command = getattr(importlib.import_module(module), attribute)
-    return command
