@@ -136,6 +136,8 @@ def tokenize_photos(sources: Sequence[Path], out: Path, config: CaptionerConfig)
     from im2sp.tokenizing import tokenize_photos
 
     photos, _ = _collection(sources, out, config)
+    if photos.tables:
+        raise click.BadParameter("tables of photos are read with --ray only; give it", param_hint="PHOTO")
     captioner = Captioner.from_pretrained(config.model, threads=config.threads)
     with (
         progress(photos.survey.count, "tokenized") as counts,
