@@ -225,7 +225,6 @@ def _refuse_unsafe(name: str, folder: Path) -> None:
         or path.is_absolute()
         or ".." in path.parts
         or not name.isprintable()
-        or "\\" in name
-        or ":" in name
+        or {"\\", ":"} & set(name)
     ):
         raise BundleError(f"the bundle {folder} lists {name!r}, a path that does not stay inside it: do not trust it")

@@ -39,7 +39,8 @@ class AttentionTimeline:
         """Build the timeline of a caption that `captioner` made and spoke; it begins after a hedge."""
         hedge, durations = np.split(caption.durations, [caption.hedge_units])
         boundaries = hedge.sum() + token_boundaries(caption.tokens, durations, captioner.vocabulary)
-        maps = attention_maps(caption.attention, captioner.bundle.config.image.grid)
+        rows, columns = captioner.bundle.config.image.grid  # which image tokens cover row by row, after any global ones
+        maps = caption.attention[:, -rows * columns :].reshape(-1, rows, columns)
         edges = boundaries[0] + segment_edges(int(boundaries[-1] - boundaries[0]))
         return cls(boundaries, maps, edges, segment_attention(maps, boundaries, edges))
 
@@ -69,15 +70,6 @@ def token_boundaries(tokens: IntArray, durations: IntArray, vocabulary: Vocabula
         raise Im2SpError(f"the tokens stand for {sum(counts)} units, but there are {len(durations)} durations")
     frames: IntArray = np.concatenate([[0], np.cumsum(durations)]).astype(np.int64)
     return np.asarray(frames[np.concatenate([[0], np.cumsum(counts)])])
-
-
-def attention_maps(attention: FloatArray, grid: tuple[int, int]) -> FloatArray:
-    """attention float32 [T, image_tokens] -> float32 [T, rows, columns] over the picture, without global tokens.
-
-    Image tokens cover the grid row by row, after any global ones (docs/bundle.md).
-    """
-    rows, columns = grid
-    return attention[:, attention.shape[1] - rows * columns :].reshape(-1, rows, columns)
 
 
 def segment_edges(frames: int) -> IntArray:

@@ -49,20 +49,9 @@ def create_app(captioner: Captioner, settings: Settings, recogniser: WordRecogni
     )
     app.add_middleware(Guard, settings=settings, metrics=service.metrics)
     _add_error_handlers(app)
-    for add in (add_captions, add_stream, add_live, _add_state):
+    for add in (add_captions, add_stream, add_live, _add_page):
         add(app, service)
-    _add_page(app)
     return app
-
-
-def _add_state(app: FastAPI, service: Service) -> None:
-    @app.get("/healthz", summary="Whether the service is there", response_model=dict[str, str])
-    async def health() -> dict[str, str]:
-        return {"status": "ok", "model": service.captioner.bundle.config.name}
-
-    @app.get("/metrics", summary="Numbers for Prometheus", response_class=Response)
-    async def metrics() -> Response:
-        return Response(service.metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 class _Files(StaticFiles):
@@ -72,12 +61,22 @@ class _Files(StaticFiles):
         return response
 
 
-def _add_page(app: FastAPI) -> None:
+def _add_page(app: FastAPI, service: Service) -> None:
+    """Add the page, the state and the metrics."""
+
     @app.get("/", include_in_schema=False)
     async def index() -> FileResponse:
         return FileResponse(STATIC / "index.html", headers=_NO_CACHE)
 
     app.mount("/static", _Files(directory=STATIC), name="static")
+
+    @app.get("/healthz", summary="Whether the service is there", response_model=dict[str, str])
+    async def health() -> dict[str, str]:
+        return {"status": "ok", "model": service.captioner.bundle.config.name}
+
+    @app.get("/metrics", summary="Numbers for Prometheus", response_class=Response)
+    async def metrics() -> Response:
+        return Response(service.metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 def _add_error_handlers(app: FastAPI) -> None:

