@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -55,26 +55,15 @@ def write_caption_units(
         voice: name of the speaker.
         description: of the lexicon, for the metadata of the table.
     """
-    left_out = 0
-
-    def rows() -> Iterator[UnitRow]:
-        nonlocal left_out
-        for number, caption in enumerate(captions):
-            if (words := speaker.words(caption.text)) is None:
-                left_out += 1
-                continue
-            units = frames_of(words)
-            yield UnitRow(
-                caption.image_id,
-                f"{caption.image_id}#{number}",
-                units,
-                caption.split,
-                voice,
-                len(units) / UNIT_RATE,
-                caption.text,
-                word_frames=np.array([len(word) for word in words], np.uint16),
-            )
-
-    write_unit_table(path, rows(), description)
+    rows, left_out = [], 0
+    for number, caption in enumerate(captions):
+        if (words := speaker.words(caption.text)) is None:
+            left_out += 1
+            continue
+        units, frames = frames_of(words), np.array([len(word) for word in words], np.uint16)
+        name, seconds = f"{caption.image_id}#{number}", len(units) / UNIT_RATE
+        row = UnitRow(caption.image_id, name, units, caption.split, voice, seconds, caption.text, word_frames=frames)
+        rows.append(row)
+    write_unit_table(path, rows, description)
     log.info("%s: %d captions left out, as a word has no entry", path, left_out)
     return left_out

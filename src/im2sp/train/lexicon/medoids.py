@@ -14,9 +14,7 @@ from rapidfuzz.process import cdist
 from im2sp.speech.units import without_repeats
 from im2sp.train.lexicon.lexicon import ADJACENT, Context, PronunciationLexicon, Units, contexts_of, split_words
 
-UNIT_LEAD = (
-    1.25  # frames that units are ahead of the phones of the voice; least edit distance of sentences to recordings
-)
+UNIT_LEAD = 1.25  # frames that units are ahead of the voice's phones; least edit distance of sentences to recordings
 MEDOID_CANDIDATES = 60  # pronunciations of a context that are compared at most
 
 
