@@ -30,5 +30,5 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
 
 
 def on_post_page(output: str, **_: Any) -> str:
-    """Name the theme's search dialog for screen readers."""
-    return output.replace(_DIALOG, f'{_DIALOG} aria-label="Search"')
+    """Name the theme's search dialog for screen readers, and make the empty corners of tables plain cells."""
+    return output.replace(_DIALOG, f'{_DIALOG} aria-label="Search"').replace("<th></th>", "<td></td>")
