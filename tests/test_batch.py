@@ -19,7 +19,7 @@ from PIL import Image
 from im2sp.batch import CaptionerConfig, Result, caption_photos
 from im2sp.bundle import write_checksums
 from im2sp.captioner import Captioner
-from im2sp.errors import BundleError, OutputError
+from im2sp.errors import BundleError
 from im2sp.manifest import CAPTIONS, open_manifest
 from im2sp.speech.audio import HOP, read_audio
 
@@ -244,20 +244,6 @@ def test_what_changed_is_captioned_again(tmp_path: Path, tiny_bundle: Path) -> N
         forced = list(caption_photos(photos, CaptionerConfig(str(other)), manifest, force=True))
     assert not any(result.skipped for result in forced)
     assert sorted(path.name for path in out.glob("*.wav")) == ["a.wav", "b.wav"]
-
-
-def test_a_folder_that_is_removed_ends_the_run(photos: list[Path], tmp_path: Path, tiny_bundle: Path) -> None:
-    out = tmp_path / "out"
-
-    def run_and_remove() -> None:
-        with open_manifest(out) as manifest:
-            for result in caption_photos(photos, CaptionerConfig(str(tiny_bundle)), manifest):
-                if result.photo == photos[0]:
-                    shutil.rmtree(out)
-
-    with pytest.raises(OutputError, match="was removed during the run"):
-        run_and_remove()
-    assert not out.exists()
 
 
 def test_a_link_in_the_output_folder_leads_nowhere_else(tmp_path: Path, tiny_bundle: Path) -> None:
