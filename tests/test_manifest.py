@@ -170,3 +170,22 @@ def test_what_is_removed_during_a_run_ends_it(what: str, tmp_path: Path) -> None
     for goes_on in (True, False):
         with pytest.raises(OutputError, match="was removed during the run"):
             run(goes_on=goes_on)
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
+def test_no_half_line_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    write, room = os.write, [100, 0]  # bytes that the disk takes
+
+    def limited(descriptor: int, data: bytes) -> int:
+        if not (left := room.pop(0)):
+            raise error
+        return write(descriptor, data[:left])
+
+    with open_manifest(tmp_path) as manifest:
+        record(manifest, Path("/a.jpg"))
+        monkeypatch.setattr(os, "write", limited)
+        with pytest.raises((OutputError, KeyboardInterrupt)):
+            manifest.append(Row("/" + "b" * 100 + ".jpg", "b.wav", [1], [1], 0, 0), VERSION)
+        monkeypatch.undo()
+        record(manifest, Path("/c.jpg"))
+    assert images(tmp_path) == ["/a.jpg", "/c.jpg"]

@@ -11,15 +11,18 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from click.testing import CliRunner
 from google.protobuf.message import DecodeError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 from onnx import TensorProto, helper, numpy_helper
 from onnx.external_data_helper import set_external_data
+from PIL import Image
 
 from im2sp.bundle import Bundle, tokenizer_checksum, write_checksums, write_config
 from im2sp.captioner import Captioner
+from im2sp.cli import app
 from im2sp.errors import BundleError
 from im2sp.onnx import Graphs
 from im2sp.onnx.external_data import check_external_data, data_file
@@ -259,3 +262,15 @@ def test_names_that_are_no_utf8_are_one_sentence_and_onnxruntime_prints_nothing(
     with pytest.raises(BundleError, match="cannot be opened"):
         Graphs(Bundle.load(folder), threads=1).open("vocoder")
     assert capfd.readouterr() == ("", "")
+
+
+def test_faults_of_external_data_end_a_run_at_the_first_photo(bundle: Path, tmp_path: Path) -> None:
+    changed(bundle, lambda model: set_external_data_of(first_outside(model), location="elsewhere"))
+    photos = [tmp_path / f"{number}.png" for number in range(3)]
+    for photo in photos:
+        Image.fromarray(PHOTO).save(photo)
+    words = ["caption", *map(str, photos), "-o", str(tmp_path / "out"), "--model", str(bundle)]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert result.stderr.count("elsewhere") == 1

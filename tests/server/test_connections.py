@@ -11,6 +11,7 @@ import threading
 import time
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -379,3 +380,24 @@ def test_a_websocket_needs_the_token_and_an_origin_of_its_own(captioner: Caption
             assert refused.value.response.status_code == code
         with live(service, additional_headers=allowed):
             pass
+
+
+def test_photos_in_many_pieces_are_whole(served: Served, captioner: Captioner, photo: bytes) -> None:
+    units = captioner.caption(photo, DecodingOptions(beam=1, length_penalty=1.0, max_tokens=40)).units.tolist()
+    chunks = b"".join(b"1\r\n%b\r\n" % bytes([byte]) for byte in photo) + b"0\r\n\r\n"
+    head = b"POST /v1/captions?beam=1 HTTP/1.1\r\nHost: localhost\r\nAccept: application/json\r\n"
+    answer = first_answer(served.port, head + b"Transfer-Encoding: chunked\r\n\r\n" + chunks)
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["units"] == units
+    with live(served) as spoken:
+        spoken.send(bytes([byte]) for byte in photo)
+        while not (isinstance(message := spoken.recv(timeout=20), str) and '"end"' in message):
+            pass
+        assert json.loads(message)["units"] == units
+
+
+def test_a_websocket_withholds_what_is_unlikely(calibrated_bundle: Path, photo: bytes) -> None:
+    captioner = Captioner.from_pretrained(calibrated_bundle, threads=1)
+    with serving(captioner, Settings()) as service, live(service, "?min_confidence=1") as socket:
+        samples, end = ask(socket, photo)
+        assert (end["type"], end["abstained"], end["units"]) == ("end", True, [3, 7, 3, 1])
+        assert len(samples) == 2 * 24 * 320
