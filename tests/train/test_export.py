@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -15,8 +16,9 @@ from transformers import HubertModel
 from im2sp.decoding.cache import GROWTH
 from im2sp.decoding.decoder import DecoderStep, Prefix
 from im2sp.errors import BundleError
-from im2sp.onnx import Graph, Signature
+from im2sp.onnx import Graph
 from im2sp.onnx.external_data import check_external_data, data_file
+from im2sp.onnx.signatures import signatures
 from im2sp.train import onnx_export
 from im2sp.train.export import TrainedVoice, decoder_config, export_decoder, export_speech_encoder, export_vocoder
 from im2sp.train.models.git import DecoderStep as LabDecoderStep
@@ -57,11 +59,13 @@ def _decoder(model: GitDecoder, folder: Path, precision: str, features: Tensor) 
     """The exported decoder as the runtime runs it, for an image."""
     assert export_decoder(model, features.shape[1], folder, precision) > 2 * 12 * 64 * 64
     session = onnxruntime.InferenceSession(str(folder / "decoder.onnx"), providers=["CPUExecutionProvider"])
-    signature = Signature({}, dict.fromkeys(["logits", "keys", "values", "attention"]))  # type: ignore[arg-type]
+    config, image = decoder_config(model.config), SimpleNamespace(image_tokens=features.shape[1], height=1, width=1)
+    bundle = SimpleNamespace(decoder=config, image=image, image_units=None, graphs=["decoder"])
+    signature = signatures(bundle)["decoder"]  # type: ignore[arg-type]
     with torch.inference_mode():
         pairs = model.prefix(features)
     prefix = Prefix(torch.stack([k for k, _ in pairs]).numpy(), torch.stack([v for _, v in pairs]).numpy())
-    return DecoderStep(Graph("decoder", signature, session), decoder_config(model.config), prefix)
+    return DecoderStep(Graph("decoder", signature, session), config, prefix)
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-5), ("fp16", 1e-3), ("int8", 2e-2), ("mixed", 2e-2)])
