@@ -121,6 +121,7 @@ def write_checkpoints(connection: Connection, settings: Settings) -> None:
     """Write the Im2Sp and its vocoder as published, and send the number of parameters."""
     import torch
 
+    from im2sp.train.convert.vit_vqgan import LAYER_NAMES
     from im2sp.train.models.vit_vqgan import VitVqgan, VitVqganConfig
 
     git, work = random_git(settings), settings.work
@@ -128,7 +129,10 @@ def write_checkpoints(connection: Connection, settings: Settings) -> None:
     if settings.reads_units:
         named = VitVqgan(VitVqganConfig(**SIZES[settings.size]["tokenizer"])).state_dict()
         torch.save(named.pop("codebook.weight"), work / "codebook.ckpt")
-        state |= {f"tokenizer.{name}": tensor for name, tensor in named.items()}
+        for name, tensor in named.items():
+            for theirs, ours in LAYER_NAMES.items():
+                name = name.replace(ours, theirs)
+            state[f"tokenizer.{name}"] = tensor
     torch.save({"epoch": 0, "state_dict": state}, work / "last.ckpt")
     git.config.save_pretrained(work)
     write_vocoder(settings)

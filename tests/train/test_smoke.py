@@ -50,7 +50,7 @@ def test_photos_become_a_tokenizer_and_a_token_vit(made: Path) -> None:
     tokenizer, token_vit = VitVqgan.load(runs / "image_tokenizer"), TokenVit.load(runs / "token_vit")
     stem = StemFromUnits(tokenizer.codebook.weight, tokenizer.config.grid, token_vit.config.crop)
     with torch.inference_mode():
-        assert token_vit(stem(tokenizer.encode(torch.rand(2, 3, 64, 64)))).shape == (2, 5, 32)
+        assert token_vit(stem(tokenizer(torch.rand(2, 3, 64, 64)))).shape == (2, 5, 32)
 
 
 def test_a_lexicon_says_the_sentences_that_were_recorded(made: Path) -> None:

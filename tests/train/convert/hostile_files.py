@@ -44,9 +44,5 @@ def joblib_plain(value: object, path: Path) -> None:
     joblib.dump(value, path)
 
 
-def joblib_zlib(value: object, path: Path) -> None:
-    joblib.dump(value, path, compress=3)
-
-
 TORCH_WRITERS: list[Writer] = [torch_zip, torch_legacy]
-WRITERS: list[Writer] = [*TORCH_WRITERS, plain_pickle, joblib_plain, joblib_zlib]
+WRITERS: list[Writer] = [*TORCH_WRITERS, plain_pickle, joblib_plain]

@@ -14,8 +14,8 @@ from transformers import GitForCausalLM, HubertConfig, HubertModel
 
 from im2sp.train.convert.commands import convert
 from tests.train.convert.published_git import random_git
-from tests.train.convert.published_hifigan import CONFIG, audible, published_state, write_published
-from tests.train.models import published_token_vit, published_vit_vqgan
+from tests.train.convert.published_hifigan import CONFIG, Reference, write_published
+from tests.train.convert.published_image_models import codebook_rows, token_vit_state, vit_vqgan_state
 
 UNITS = 200
 WIDTH = 16  # of HuBERT
@@ -43,22 +43,27 @@ def write_published_files(folder: Path, layers: int = 1) -> None:
         torch.save(model.state_dict(), folder / name / "pytorch_model.bin")
     points = np.random.default_rng(0).normal(size=(UNITS, WIDTH)).astype(np.float32)
     joblib.dump(MiniBatchKMeans(UNITS, init=points, n_init=1, max_iter=1).fit(points), folder / "km.bin")
-    write_published(folder, VOICE, audible(published_state(VOICE)))
-    torch.save(published_vit_vqgan.published_state(), folder / "tokenizer.ckpt")
-    torch.save(published_vit_vqgan.published_codebook(), folder / "codebook.ckpt")
-    torch.save({"model": published_token_vit.published_state()}, folder / "SEIT")
-    for name, state in (("raw", of_raw_images(git)), ("units", of_image_units(git))):
-        torch.save({"epoch": 3, "global_step": 100_000, "state_dict": state}, folder / f"{name}.ckpt")
+    write_published(folder, VOICE, Reference(VOICE).state())
+    torch.save(vit_vqgan_state(), folder / "tokenizer.ckpt")
+    torch.save(codebook_rows(), folder / "codebook.ckpt")
+    torch.save({"model": token_vit_state()}, folder / "SEIT")
+    save_im2sp(of_raw_images(git), folder / "raw.ckpt")
+    save_im2sp(of_image_units(random_git(1, tied=True, sees_units=True)), folder / "units.ckpt")
 
 
-def of_raw_images(git: GitForCausalLM) -> dict[str, Tensor]:
+def save_im2sp(state: dict[str, Tensor | None], path: Path) -> Path:
+    """The training framework's file of the paper's code."""
+    whole = {name: tensor for name, tensor in state.items() if tensor is not None}
+    torch.save({"epoch": 3, "global_step": 100_000, "state_dict": whole}, path)
+    return path
+
+
+def of_raw_images(git: GitForCausalLM) -> dict[str, Tensor | None]:
     """State dict of an Im2Sp, as its training framework names it."""
     return {f"model.{name}": tensor for name, tensor in git.state_dict().items()}
 
 
-def of_image_units(git: GitForCausalLM) -> dict[str, Tensor]:
+def of_image_units(git: GitForCausalLM) -> dict[str, Tensor | None]:
     """State dict of an Im2Sp with a token ViT and an image tokenizer."""
-    state = {name: tensor for name, tensor in of_raw_images(git).items() if not name.startswith(VISION)}
-    state |= {VISION + name: tensor for name, tensor in published_token_vit.published_state().items()}
-    state["model.git.visual_projection.visual_projection.0.weight"] = torch.randn(24, 128)
-    return state | {f"tokenizer.{name}": part for name, part in published_vit_vqgan.published_state().items()}
+    state = of_raw_images(git) | {VISION + name: tensor for name, tensor in token_vit_state().items()}
+    return state | {f"tokenizer.{name}": part for name, part in vit_vqgan_state().items()}

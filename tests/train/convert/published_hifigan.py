@@ -1,20 +1,26 @@
-"""Small unit HiFi-GANs in the published layout, for several tests."""
+"""Small unit HiFi-GANs in the published layout: transformers has this vocoder in SeamlessM4T, torch weight norm."""
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
+from transformers import SeamlessM4TConfig
+from transformers.models.seamless_m4t.modeling_seamless_m4t import SeamlessM4THifiGan, SeamlessM4TVariancePredictor
 
+from im2sp.train.convert.published import WEIGHT_NORM, renamed
 from tests.tiny_bundle import UNITS
 
+WIDTH = 8
 CONFIG: dict[str, Any] = {  # the published config at a small size, with keys that we do not need
     "num_embeddings": UNITS,
-    "embedding_dim": 8,
-    "model_in_dim": 8,
+    "embedding_dim": WIDTH,
+    "model_in_dim": WIDTH,
     "upsample_rates": [5, 4, 4, 2, 2],
     "upsample_kernel_sizes": [11, 8, 8, 4, 4],
     "upsample_initial_channel": 64,
@@ -22,8 +28,8 @@ CONFIG: dict[str, Any] = {  # the published config at a small size, with keys th
     "resblock_kernel_sizes": [3, 7, 11],
     "resblock_dilation_sizes": [[1, 3, 5], [1, 3, 5], [1, 3, 5]],
     "dur_predictor_params": {
-        "encoder_embed_dim": 8,
-        "var_pred_hidden_dim": 12,
+        "encoder_embed_dim": WIDTH,
+        "var_pred_hidden_dim": WIDTH,
         "var_pred_kernel_size": 3,
         "var_pred_dropout": 0.5,
     },
@@ -32,59 +38,55 @@ CONFIG: dict[str, Any] = {  # the published config at a small size, with keys th
     "segment_size": 8960,
     "lambda_commit": None,
 }
-MANY_VOICES = CONFIG | {"multispkr": "_", "model_in_dim": 16}
+MANY_VOICES = CONFIG | {"multispkr": "_", "model_in_dim": 2 * WIDTH}
 SPEAKERS = 5
 
 
-def published_state(config: dict[str, Any]) -> dict[str, Tensor]:
-    """Random weights under every name of the published checkpoint."""
-    random = torch.Generator().manual_seed(0)
+class Reference(nn.Module):
+    """A vocoder with random weights that is heard and stays away from the limits of tanh, where errors could hide."""
 
-    def normal(*shape: int, scale: float = 1.0) -> Tensor:
-        return torch.randn(*shape, generator=random) * scale
+    def __init__(self, config: dict[str, Any]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        sizes = {name: config[name] for name in config if name.startswith(("upsample_", "resblock_"))}
+        speaker_width = config["model_in_dim"] - WIDTH
+        settings = SeamlessM4TConfig(
+            unit_embed_dim=WIDTH, lang_embed_dim=0, spkr_embed_dim=speaker_width, var_pred_dropout=0.5, **sizes
+        )
+        self.dict = nn.Embedding(config["num_embeddings"], WIDTH)
+        self.spkr = nn.Embedding(SPEAKERS, WIDTH) if speaker_width else None
+        self.generator = SeamlessM4THifiGan(settings)
+        self.dur_predictor = SeamlessM4TVariancePredictor(settings)
+        for module in list(self.generator.modules()):
+            if isinstance(module, nn.Conv1d | nn.ConvTranspose1d):
+                weight_norm(module)
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                parameter.normal_(std=0.1 if name.endswith("bias") else 1.0)
+                if name.endswith("original0"):
+                    parameter.abs_().add_(0.5)
+            self.generator.conv_post.parametrizations.weight.original0.fill_(0.04)
+            self.generator.conv_post.bias.zero_()
+            self.dur_predictor.proj.weight.mul_(0.2)
+            self.dur_predictor.proj.bias.fill_(1.2)
+        self.eval()
 
-    state = {"dict.weight": normal(config["num_embeddings"], config["embedding_dim"])}
-    if config.get("multispkr"):
-        state["spkr.weight"] = normal(SPEAKERS, config["embedding_dim"])
+    def state(self) -> dict[str, Tensor]:
+        """Weights under every name of the published checkpoint."""
+        state = renamed(self.state_dict(), {"generator.": "", "upsampler.": "ups."} | WEIGHT_NORM)
+        return {re.sub(r"(dur_predictor\.conv\d)", r"\1.0", name): tensor for name, tensor in state.items()}
 
-    def convolution(name: str, first: int, second: int, kernel: int, bias: int) -> None:
-        state[f"{name}.weight_g"] = normal(first, 1, 1).abs() + 0.5
-        state[f"{name}.weight_v"] = normal(first, second, kernel)
-        state[f"{name}.bias"] = normal(bias, scale=0.1)
-
-    channels = config["upsample_initial_channel"]
-    convolution("conv_pre", channels, config["model_in_dim"], 7, channels)
-    blocks = 0
-    for stage, kernel in enumerate(config["upsample_kernel_sizes"]):
-        convolution(f"ups.{stage}", channels, channels // 2, kernel, channels // 2)
-        channels //= 2
-        for size, dilations in zip(config["resblock_kernel_sizes"], config["resblock_dilation_sizes"], strict=True):
-            for index in range(len(dilations)):
-                for row in ("convs1", "convs2"):
-                    convolution(f"resblocks.{blocks}.{row}.{index}", channels, channels, size, channels)
-            blocks += 1
-    convolution("conv_post", 1, channels, 7, 1)
-    sizes = config["dur_predictor_params"]
-    inputs, width, kernel = (
-        sizes["encoder_embed_dim"], sizes["var_pred_hidden_dim"], sizes["var_pred_kernel_size"]
-    )  # fmt: skip
-    for index, channels in ((1, inputs), (2, width)):
-        state[f"dur_predictor.conv{index}.0.weight"] = normal(width, channels, kernel, scale=0.3)
-        state[f"dur_predictor.conv{index}.0.bias"] = normal(width, scale=0.1)
-        state[f"dur_predictor.ln{index}.weight"] = normal(width)
-        state[f"dur_predictor.ln{index}.bias"] = normal(width)
-    state["dur_predictor.proj.weight"] = normal(1, width, scale=0.2)
-    state["dur_predictor.proj.bias"] = torch.tensor([1.2])
-    return state
+    @torch.inference_mode()
+    def forward(self, units: Tensor, speaker: int = 0) -> tuple[Tensor, Tensor]:
+        """Units int64 [U] -> waveform [U * 320] and log durations [U]."""
+        embedded = self.dict(units)[None]
+        voice = [] if self.spkr is None else [self.spkr.weight[speaker].expand(1, len(units), -1)]
+        waveform = self.generator(torch.cat([embedded, *voice], 2).transpose(1, 2)).flatten()
+        return waveform, self.dur_predictor(embedded)[0]
 
 
-def write_published(folder: Path, config: dict[str, Any], state: dict[str, Tensor]) -> tuple[Path, Path]:
+def write_published(folder: Path, config: dict[str, Any], state: dict[str, Any]) -> tuple[Path, Path]:
     folder.mkdir(exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config))
     torch.save({"generator": state}, folder / "g_00500000")
     return folder / "config.json", folder / "g_00500000"
-
-
-def audible(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A last layer that makes random sound audible and keeps tanh away from its limits, where errors could hide."""
-    return state | {"conv_post.weight_g": torch.full((1, 1, 1), 0.04), "conv_post.bias": torch.zeros(1)}

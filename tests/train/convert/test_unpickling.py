@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import bz2
-import gzip
 import io
-import lzma
 import os
 import pickle
 import pickletools
 import zipfile
-import zlib
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -33,8 +29,6 @@ from tests.train.convert.test_checkpoints import Tiny
 class Stateful:
     """Runs code in `__setstate__` when it is unpickled the usual way."""
 
-    canary = ""
-
     def __init__(self, canary: Path) -> None:
         self.canary = str(canary)
 
@@ -54,45 +48,31 @@ def attacks(canary: Path) -> dict[str, object]:
     }
 
 
-def test_the_attacks_work(tmp_path: Path) -> None:
-    """Read the usual way, each of these files would have run its command."""
-    for number, write in enumerate(WRITERS):
-        canary, path = tmp_path / f"canary{number}", tmp_path / "x"
-        write(touching(canary), path)
-        if write in TORCH_WRITERS:
-            torch.load(path, weights_only=False)
-        elif "joblib" in write.__name__:
-            joblib.load(path)
-        else:
-            pickle.loads(path.read_bytes())
-        assert canary.exists()
-
-
-@pytest.mark.parametrize("name", list(attacks(Path())))
-@pytest.mark.parametrize("write", WRITERS)
-def test_attacks_are_refused_and_never_run(write: Writer, name: str, tmp_path: Path) -> None:
-    canary = tmp_path / "canary"
-    write(attacks(canary)[name], tmp_path / "evil.pt")
-    with pytest.raises(CheckpointError, match=r"evil\.pt asks to run .*, which no checkpoint needs: get"):
-        read_checkpoint(tmp_path / "evil.pt")
-    assert not canary.exists()
-
-
-@pytest.mark.parametrize("write", WRITERS)
-def test_unknown_classes_and_functions_become_attribute_bags(write: Writer, tmp_path: Path) -> None:
-    """`numpy.save` would write a file; it is on no list of harmful names, and yet nothing happens."""
-    canary = tmp_path / "canary.npy"
-    write({"call": Attack(np.save, str(canary), [1]), "state": Stateful(canary)}, tmp_path / "evil.pt")
-    found = read_checkpoint(tmp_path / "evil.pt")
-    assert all(isinstance(found[name], AttributeBag) for name in ("call", "state"))
-    assert found["state"].attribute("canary") == str(canary)
-    assert not canary.exists()
-
-
 def refuse(stream: bytes, why: str, path: Path) -> None:
     path.write_bytes(stream)
     with pytest.raises(CheckpointError, match=why):
         read_checkpoint(path)
+
+
+@pytest.mark.parametrize("write", WRITERS)
+def test_attacks_work_the_usual_way_and_never_here(write: Writer, tmp_path: Path) -> None:
+    """`numpy.save` is on no list of harmful names, and yet it does nothing; unknown classes become attribute bags."""
+    canary, array, path = tmp_path / "canary", tmp_path / "canary.npy", tmp_path / "evil.pt"
+    for attack in attacks(canary).values():
+        write(attack, path)
+        refuse(path.read_bytes(), r"evil\.pt asks to run .*, which no checkpoint needs: get", path)
+    write({"call": Attack(np.save, str(array), [1]), "state": Stateful(canary)}, path)
+    found = read_checkpoint(path)
+    assert all(isinstance(found[name], AttributeBag) for name in ("call", "state"))
+    assert found["state"].attribute("canary") == str(canary)
+    assert not canary.exists()
+    assert not array.exists()
+    write(touching(canary), path)
+    if write in TORCH_WRITERS:
+        torch.load(path, weights_only=False)
+    else:
+        joblib.load(path)
+    assert canary.exists()
 
 
 @pytest.mark.parametrize(
@@ -132,29 +112,21 @@ def tensor_pickle(key: object = "0", count: int = 6, offset: int = 0, size: obje
     return buffer.getvalue()
 
 
-def test_a_hand_written_tensor_is_read(tmp_path: Path) -> None:
-    """The tests below change one thing each of a file that is fine."""
+def test_tensors_beyond_their_data_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.pt"
-    torch.save({"w": torch.arange(6.0)}, path)
-    rewritten_zip(path, lambda name, data: tensor_pickle() if name.endswith("data.pkl") else data)
-    assert torch.equal(read_state_dict(path)["w"], torch.arange(6.0).reshape(2, 3))
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
+    changes: list[dict[str, object]] = [
         {"key": "1"}, {"key": "../../etc/passwd"}, {"count": 7}, {"count": 2**40}, {"count": 2**62}, {"count": -6},
         {"offset": 1}, {"offset": -1}, {"size": (2, 4)}, {"stride": (4, 1)}, {"size": (2**40,), "stride": (0,)},
         {"size": (2**70,), "stride": (0,)}, {"size": (2, 3), "stride": (-3, 1)},
-    ],
-)  # fmt: skip
-def test_tensors_beyond_their_data_are_refused(change: dict[str, object], tmp_path: Path) -> None:
-    path = tmp_path / "model.pt"
-    torch.save({"w": torch.arange(6.0)}, path)
-    pickled = tensor_pickle(**change)  # type: ignore[arg-type]
-    rewritten_zip(path, lambda name, data: pickled if name.endswith("data.pkl") else data)
-    with pytest.raises(CheckpointError, match=r"beyond its data|is damaged"):
-        read_checkpoint(path)
+    ]  # fmt: skip
+    for change in [{}, *changes]:
+        torch.save({"w": torch.arange(6.0)}, path)
+        pickled = tensor_pickle(**change)  # type: ignore[arg-type]
+        rewritten_zip(path, lambda name, data, new=pickled: new if name.endswith("data.pkl") else data)
+        if change:
+            refuse(path.read_bytes(), r"beyond its data|is damaged", path)
+        else:
+            assert torch.equal(read_state_dict(path)["w"], torch.arange(6.0).reshape(2, 3))
 
 
 @pytest.mark.parametrize(
@@ -169,29 +141,9 @@ def test_tensors_beyond_their_data_are_refused(change: dict[str, object], tmp_pa
 def test_broken_zip_files_and_bombs_are_refused(
     change: Callable[[str, bytes], bytes | None], compression: int, why: str, tmp_path: Path
 ) -> None:
-    path = tmp_path / "model.pt"
-    torch.save({"w": torch.zeros(100_000)}, path)
-    rewritten_zip(path, change, compression)
-    with pytest.raises(CheckpointError, match=why):
-        read_checkpoint(path)
-
-
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
-def test_programs_of_torchscript_are_refused(tmp_path: Path) -> None:
-    torch.jit.script(torch.nn.Linear(2, 2)).save(str(tmp_path / "program.pt"))
-    with pytest.raises(CheckpointError, match="not one that torch"):
-        read_checkpoint(tmp_path / "program.pt")
-
-
-@pytest.mark.parametrize("compress", [zlib.compress, gzip.compress, bz2.compress, lzma.compress])
-def test_compressed_bombs_are_refused(
-    compress: Callable[[bytes], bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(checkpoints, "INFLATED_BYTES", 1_000_000)
-    refuse(compress(bytes(4_000_000)), "unpacks to more than 1000000 bytes", tmp_path / "km.bin")
-    np.savez_compressed(tmp_path / "km.npz", np.zeros(500_000))
-    with pytest.raises(CheckpointError, match="unpacks to more than 1000000 bytes"):
-        read_checkpoint(tmp_path / "km.npz")
+    torch.save({"w": torch.zeros(100_000)}, tmp_path / "model.pt")
+    rewritten_zip(tmp_path / "model.pt", change, compression)
+    refuse((tmp_path / "model.pt").read_bytes(), why, tmp_path / "model.pt")
 
 
 @pytest.mark.parametrize(
@@ -199,51 +151,36 @@ def test_compressed_bombs_are_refused(
     [
         (b"\x80\x04r\xff\xff\xff\x7f.", "is damaged"),  # a memo index of two billion, with nothing to keep
         (b"\x80\x05\x96" + (2**62).to_bytes(8, "little") + b".", "is damaged|more memory"),  # an enormous bytearray
-        (
-            b"\x80\x05\x96" + (2**36).to_bytes(8, "little") + b"N.",
-            "is damaged",
-        ),  # one of 64 GB
+        (b"\x80\x05\x96" + (2**36).to_bytes(8, "little") + b"N.", "is damaged"),  # one of 64 GB
         (b"\x80\x04\x8e" + (2**62).to_bytes(8, "little") + b".", "is damaged|more memory"),  # enormous bytes
         (b"]" + b"2" * 200 + b".", "more than 100 pickle operations"),
-        (b"h\x05.", "is damaged"),
         (b"0.", "is damaged"),
-        (b"Pkey\n.", "is damaged"),
         (b"\x82\x01.", "is damaged"),
-        (b"\x97.", "is damaged"),
         (b"L" + b"9" * 10_000 + b"L\n.", "is damaged"),
         (b"}" + b")" + b"2\x86" * 60 + b"K\x01s.", "is damaged"),  # a key of nested pairs that takes years to hash
         (b"(" + b")" + b"2\x86" * 60 + b"\x91.", "is damaged"),  # the same in a frozenset
+        (
+            b"]X" + (10_000).to_bytes(4, "little") + b"a" * 10_000 + b"q\x000("
+            + b"c_codecs\nencode\nh\x00U\x06latin1\x86R" * 100 + b"e.", "over and over",
+        ),
     ],
-)
+)  # fmt: skip
 def test_bombs_and_nonsense_are_refused(
     stream: bytes, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(unpickling, "OPERATIONS", 100 if "operations" in why else 10_000)
+    monkeypatch.setattr(unpickling, "COPIED_BYTES", 100_000)
     refuse(stream, why, tmp_path / "x")
-
-
-def test_a_large_memo_index_takes_no_memory(tmp_path: Path) -> None:
-    (tmp_path / "x").write_bytes(b"K\x07r\xff\xff\xff\x7f.")
+    (tmp_path / "x").write_bytes(b"K\x07r\xff\xff\xff\x7f.")  # a large memo index takes no memory
     assert read_checkpoint(tmp_path / "x") == 7
 
 
-def test_bytes_cannot_be_copied_over_and_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unpickling, "COPIED_BYTES", 100_000)
-    text = b"a" * 10_000
-    once = b"c_codecs\nencode\nh\x00U\x06latin1\x86R"
-    stream = b"]X" + len(text).to_bytes(4, "little") + text + b"q\x000(" + once * 100 + b"e."
-    refuse(stream, "over and over", tmp_path / "x")
-
-
-def test_modules_that_contain_each_other_end(tmp_path: Path) -> None:
+def test_other_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = Tiny()
     module.blocks.append(module.blocks)  # type: ignore[arg-type]
     torch.save(module, tmp_path / "loop.ckpt")
     with pytest.raises(CheckpointError, match="more than 10000 parts"):
         read_state_dict(tmp_path / "loop.ckpt")
-
-
-def test_limits_come_before_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.save({"w": torch.arange(6.0)}, tmp_path / "a.pt")
     with pytest.raises(CheckpointError, match="more than the 100 that im2sp reads"):
         read_checkpoint(tmp_path / "a.pt", most_bytes=100)
@@ -255,7 +192,6 @@ def test_limits_come_before_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 @pytest.fixture(scope="module")
 def samples(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     folder = tmp_path_factory.mktemp("samples")
-    torch.manual_seed(0)
     state = {"generator": OrderedDict(a=torch.randn(3, 2), b=torch.arange(4))}
     centres = MiniBatchKMeans(3, n_init=1, random_state=0).fit(np.random.default_rng(0).normal(size=(20, 2)))
     found = {}
@@ -276,21 +212,13 @@ def read_or_refuse(path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [write.__name__ for write in WRITERS])
-def test_truncated_files_are_refused(samples: dict[str, bytes], name: str, tmp_path: Path) -> None:
-    data = samples[name]
-    for length in range(0, len(data), max(1, len(data) // 60)):
-        (tmp_path / "x").write_bytes(data[:length])
-        with pytest.raises(CheckpointError):
-            read_checkpoint(tmp_path / "x")
-
-
-@pytest.mark.parametrize("name", [write.__name__ for write in WRITERS])
 @settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(changes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=8))
-def test_changed_bytes_are_read_or_refused(
+def test_changed_and_truncated_files_are_read_or_refused(
     samples: dict[str, bytes], tmp_path: Path, name: str, changes: list[tuple[float, int]]
 ) -> None:
     data = bytearray(samples[name])
+    refuse(bytes(data[: int(changes[0][0] * len(data))]), "", tmp_path / "x")
     for place, value in changes:
         data[int(place * len(data))] = value
     (tmp_path / "x").write_bytes(data)

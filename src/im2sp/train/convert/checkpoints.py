@@ -1,21 +1,16 @@
-"""A checkpoint file -> plain values or named tensors: torch files, pickles, joblib files, safetensors, .npy, .npz.
+"""A checkpoint file -> plain values or named tensors: torch files, pickles, joblib files, safetensors, .npy.
 
-`read_checkpoint` and `read_state_dict` are the only doors for files from outside. Pickles go through the allow list of
+`read_checkpoint` and what calls it are the only doors for files from outside. Pickles go through the allow list of
 `unpickling`; sizes are checked before memory is taken.
 """
 
 from __future__ import annotations
 
-import bz2
-import io
-import lzma
 import mmap
 import warnings
 import zipfile
-import zlib
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,20 +22,12 @@ from im2sp.train.convert.unpickling import PICKLE_MODULE, AttributeBag, Checkpoi
 
 FILE_BYTES = 16 * 2**30
 PICKLE_BYTES = 256 * 2**20  # of the pickle in a zip file, without the tensors
-INFLATED_BYTES = 2**30  # of a compressed file, after decompression
 MODULES = 10_000  # of a pickled module
 SHOWN_KEYS = 8  # in a message
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 _ZIP = b"PK\x03\x04"
 _TORCH_LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the pickled number that torch.save wrote first
-_INFLATERS: dict[bytes, Callable[[], Any]] = {
-    b"\x1f\x8b": lambda: zlib.decompressobj(wbits=zlib.MAX_WBITS | 32),
-    b"\x78": zlib.decompressobj,
-    b"BZh": bz2.BZ2Decompressor,
-    b"\xfd7zXZ": lambda: lzma.LZMADecompressor(memlimit=256 * 2**20),
-    b"\x5d\0\0": lambda: lzma.LZMADecompressor(memlimit=256 * 2**20),
-}
 
 StateDict = dict[str, Tensor]
 
@@ -75,6 +62,26 @@ def read_state_dict(path: Path, inside: str | None = None) -> StateDict:
         CheckpointError: as `read_checkpoint` does, or there are no named tensors there.
     """
     return state_dict_of(read_checkpoint(path), path, inside)
+
+
+def read_matrix(path: Path, what: str, name: str = "") -> Tensor:
+    """Read a matrix float32 [rows, columns] of numbers: by itself, at `name` of a dict or of a pickled object, or alone
+    in a dict.
+
+    Raises:
+        CheckpointError: there is none; `what` says what is missing.
+    """
+    value = read_checkpoint(path)
+    if isinstance(value, AttributeBag):
+        value = value.attribute(name)
+    elif isinstance(value, dict):
+        value = value.get(name, next(iter(value.values())) if len(value) == 1 else None)
+    rows = as_tensor(value)
+    if rows is None or rows.ndim != 2 or min(rows.shape) < 1 or not rows.is_floating_point():
+        raise CheckpointError(f"{path} holds no {what}, a matrix of one row each: give the published file")
+    if not torch.isfinite(rows).all():
+        raise CheckpointError(f"{path} has {what} that are not numbers: get the file again")
+    return rows.float().contiguous()
 
 
 def weights_file(folder: Path) -> Path:
@@ -151,17 +158,13 @@ def _read(path: Path) -> object:
     if path.suffix == ".npy":  # mapped first: a header that promises more than the file holds takes no memory
         return np.array(np.load(path, mmap_mode="r", allow_pickle=False))
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-        start = mapped[:16]
-        if start.startswith(_ZIP) and path.suffix == ".npz":
-            return _read_npz(path)
+        start: Any = mapped[:16]
         if start.startswith(_ZIP):
             _check_zip(path)
         if start.startswith((_ZIP, _TORCH_LEGACY)):
             # Not the file: torch would look into it for the tar archives of its first versions.
             return torch.load(mapped, "cpu", PICKLE_MODULE, weights_only=False)  # type: ignore[arg-type]
-        inflater = next((make for magic, make in _INFLATERS.items() if start.startswith(magic)), None)
-        stream: Any = mapped if inflater is None else _inflated(mapped, inflater())
-        return load_pickle(stream)
+        return load_pickle(mapped)  # type: ignore[arg-type]
 
 
 def _check_zip(path: Path) -> None:
@@ -175,21 +178,3 @@ def _check_zip(path: Path) -> None:
         raise CheckpointError("is a compressed zip file, which torch never writes")
     if pickles[0].file_size > PICKLE_BYTES or sum(entry.file_size for entry in entries) > path.stat().st_size:
         raise CheckpointError("has parts that are larger than they may be")
-
-
-def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    with zipfile.ZipFile(path) as archive:
-        if sum(entry.file_size for entry in archive.infolist()) > INFLATED_BYTES:
-            raise CheckpointError(f"unpacks to more than {INFLATED_BYTES} bytes")
-    with np.load(path, allow_pickle=False) as arrays:
-        return dict(arrays)
-
-
-def _inflated(file: mmap.mmap, inflater: Any) -> BinaryIO:
-    """A whole compressed file, unless it grows beyond its limit."""
-    value = inflater.decompress(file.read(), INFLATED_BYTES + 1)
-    if len(value) > INFLATED_BYTES:
-        raise CheckpointError(f"unpacks to more than {INFLATED_BYTES} bytes")
-    if not inflater.eof:
-        raise EOFError
-    return io.BytesIO(value)

@@ -4,25 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import click
 
-from im2sp.errors import Im2SpError, reason
 from im2sp.files import new_folder
 
 if TYPE_CHECKING:
     from im2sp.train.convert.git import Git
     from im2sp.train.convert.im2sp import ImageUnitGit
-    from im2sp.train.export import BundleOptions, TrainedVoice
-    from im2sp.train.model_card import Facts
+    from im2sp.train.export import BundleParts, TrainedVoice
 
-M = TypeVar("M")
+
+class Model(Protocol):
+    """What the commands write."""
+
+    def save(self, folder: Path) -> None:
+        """Write it."""
+
+
+M = TypeVar("M", bound=Model)
 
 FILE = click.Path(path_type=Path)
 PRECISIONS = ("fp32", "fp16", "int8", "mixed")
 out_option = click.option("--out", "-o", type=FILE, required=True, help="New folder for the result.")
-config_option = click.option("--config", type=FILE, help="config.json of its GIT, if that is not git-large-coco.")
 
 
 @click.group(no_args_is_help=True)
@@ -30,11 +35,16 @@ def convert() -> None:
     """Convert published checkpoints to models of im2sp. No code in them is ever run."""
 
 
+def _write(out: Path, make: Callable[[], M], describe: Callable[[M], str]) -> None:
+    with new_folder(out) as staging:
+        model = make()
+        model.save(staging)
+    click.echo(f"{out}: {describe(model)}")
+
+
 @convert.command()
 @click.argument("folder", type=FILE)
-@click.option(
-    "--clusters", type=FILE, required=True, help="k-means: scikit-learn or joblib pickle, or an array in a file."
-)
+@click.option("--clusters", type=FILE, required=True, help="k-means: scikit-learn or joblib pickle, or an array.")
 @click.option("--layer", default=6, show_default=True, help="Transformer layer whose output was clustered.")
 @out_option
 def hubert(folder: Path, clusters: Path, layer: int, out: Path) -> None:
@@ -44,10 +54,9 @@ def hubert(folder: Path, clusters: Path, layer: int, out: Path) -> None:
     """
     from im2sp.train.convert.hubert import convert_hubert
 
-    with new_folder(out) as staging:
-        encoder = convert_hubert(folder, clusters, layer)
-        encoder.save(staging)
-    click.echo(f"{out}: {encoder.units} units from layer {layer}")
+    _write(
+        out, lambda: convert_hubert(folder, clusters, layer), lambda model: f"{model.units} units from layer {layer}"
+    )
 
 
 @convert.command()
@@ -61,10 +70,11 @@ def hifigan(checkpoint: Path, config: Path, out: Path) -> None:
     """
     from im2sp.train.convert.hifigan import convert_hifigan
 
-    with new_folder(out) as staging:
-        model = convert_hifigan(config, checkpoint)
-        model.save(staging)
-    click.echo(f"{out}: {model.config.units} units, {max(1, model.config.speakers)} voices")
+    _write(
+        out,
+        lambda: convert_hifigan(config, checkpoint),
+        lambda model: f"{model.config.units} units, {max(1, model.config.speakers)} voices",
+    )
 
 
 @convert.command()
@@ -78,10 +88,11 @@ def git(folder: Path, out: Path) -> None:
     """
     from im2sp.train.convert.git import convert_git
 
-    with new_folder(out) as staging:
-        model = convert_git(folder)
-        model.save(staging)
-    click.echo(f"{out}: {model.vision.config.image_tokens} image tokens, {model.decoder.config.vocabulary_size} tokens")
+    def describe(model: Git) -> str:
+        tokens, vocabulary = model.vision.config.image_tokens, model.decoder.config.vocabulary_size
+        return f"{tokens} image tokens, {vocabulary} tokens"
+
+    _write(out, lambda: convert_git(folder), describe)
 
 
 @convert.command(name="vit-vqgan")
@@ -94,12 +105,13 @@ def vit_vqgan(tokenizer: Path, codebook: Path, out: Path) -> None:
     TOKENIZER is tokenizer.ckpt, a pickled module or a state dict.
     """
     from im2sp.train.convert.vit_vqgan import convert_vit_vqgan
+    from im2sp.train.models.vit_vqgan import VitVqgan
 
-    with new_folder(out) as staging:
-        model = convert_vit_vqgan(tokenizer, codebook)
-        model.save(staging)
-    sizes = model.config
-    click.echo(f"{out}: {sizes.grid} x {sizes.grid} units of {sizes.codebook_size} a photo, {sizes.bits} bits")
+    def describe(model: VitVqgan) -> str:
+        sizes = model.config
+        return f"{sizes.grid} x {sizes.grid} units of {sizes.codebook_size} a photo, {sizes.bits} bits"
+
+    _write(out, lambda: convert_vit_vqgan(tokenizer, codebook), describe)
 
 
 @convert.command()
@@ -111,27 +123,23 @@ def seit(checkpoint: Path, out: Path) -> None:
     CHECKPOINT is a file with a "model".
     """
     from im2sp.train.convert.seit import convert_seit
+    from im2sp.train.models.token_vit import TokenVit
 
-    with new_folder(out) as staging:
-        model = convert_seit(checkpoint)
-        model.save(staging)
-    sizes = model.config
-    click.echo(f"{out}: {sizes.crop} x {sizes.crop} units become {sizes.image_tokens} image tokens of {sizes.width}")
+    def describe(model: TokenVit) -> str:
+        sizes = model.config
+        return f"{sizes.crop} x {sizes.crop} units become {sizes.image_tokens} image tokens of {sizes.width}"
+
+    _write(out, lambda: convert_seit(checkpoint), describe)
 
 
 @convert.command()
 @click.argument("checkpoint", type=FILE)
-@click.option("--vocoder", type=FILE, help="Published unit HiFi-GAN, or what `convert hifigan` wrote.")
-@click.option("--vocoder-config", type=FILE, help="Its config.json, where it is not beside it.")
-@click.option("--speech-encoder", type=FILE, help="Folder of HuBERT with --clusters, or what `convert hubert` wrote.")
+@click.option("--vocoder", type=FILE, required=True, help="Published unit HiFi-GAN with config.json, or a folder.")
+@click.option("--speech-encoder", type=FILE, help="Published folder of HuBERT; needs --clusters.")
 @click.option("--clusters", type=FILE, help="k-means file of HuBERT.")
-@config_option
-@click.option("--codebook", type=FILE, help="codebook.ckpt of the image tokenizer.")
-@click.option(
-    "--image-tokenizer",
-    type=FILE,
-    help="tokenizer.ckpt, or what `convert vit-vqgan` wrote, if CHECKPOINT reads image units and has none in it.",
-)
+@click.option("--config", type=FILE, help="config.json of its GIT, if that is not git-large-coco.")
+@click.option("--codebook", type=FILE, help="codebook.ckpt of the image tokenizer, if CHECKPOINT reads image units.")
+@click.option("--image-tokenizer", type=FILE, help="tokenizer.ckpt, if CHECKPOINT reads image units and has none.")
 @click.option("--speaker", default=0, show_default=True, help="Voice, if the vocoder has several.")
 @click.option(
     "--precision",
@@ -144,8 +152,7 @@ def seit(checkpoint: Path, out: Path) -> None:
 @out_option
 def im2sp(
     checkpoint: Path,
-    vocoder: Path | None,
-    vocoder_config: Path | None,
+    vocoder: Path,
     speech_encoder: Path | None,
     clusters: Path | None,
     config: Path | None,
@@ -156,114 +163,58 @@ def im2sp(
     keep_repeats: bool,
     out: Path,
 ) -> None:
-    """Convert Im2Sp and a vocoder to a bundle that im2sp runs; without --vocoder, to models to train.
+    """Convert Im2Sp and a vocoder to a bundle that im2sp runs.
 
-    CHECKPOINT is a file with a "state_dict". The bundle decodes as the paper's code does: greedily, up to 511 tokens.
+    CHECKPOINT is a file with a "state_dict". A folder as --vocoder is what `im2sp convert hifigan` or a voice recipe
+    wrote. The bundle decodes as the paper's code does: greedily, up to 511 tokens.
     """
-    from im2sp.train.convert.im2sp import ImageUnitGit
-    from im2sp.train.export import BundleOptions
+    from im2sp.train.convert.im2sp import ImageUnitGit, convert_im2sp
+    from im2sp.train.export import BundleOptions, export_bundle
 
+    if (speech_encoder is None) != (clusters is None):
+        raise click.UsageError("--speech-encoder and --clusters belong together: give both")
+    options = BundleOptions(
+        name=out.name,
+        version="1",
+        description="Describes photos aloud with converted weights of an Im2Sp and a unit HiFi-GAN",
+        license="that of the published checkpoints",
+        limitations=("What it gets wrong stands where its checkpoints were published.",),
+        precision=precision,
+        beam=1,
+        max_tokens=511,  # theirs are 512 with BOS
+        max_repeats=0,
+        early_stopping=True,
+        speaker=speaker,
+    )
     with new_folder(out) as staging:
-        model = _read_im2sp(checkpoint, config, codebook, image_tokenizer)
-        if vocoder is None:
-            model.save(staging)
-            parts = ", ".join(sorted(path.name for path in staging.iterdir()))
-        else:
-            options = BundleOptions(
-                name=out.name,
-                version="1",
-                description="Describes photos aloud with converted weights of an Im2Sp and a unit HiFi-GAN",
-                license="that of the published checkpoints",
-                limitations=("What it gets wrong stands where its checkpoints were published.",),
-                precision=precision,
-                beam=1,
-                max_tokens=511,  # theirs are 512 with BOS
-                max_repeats=0,
-                early_stopping=True,
-                speaker=speaker,
-            )
-            voice = _read_voice(vocoder, vocoder_config, speech_encoder, clusters)
-            _write_bundle(model, voice, keep_repeats, staging, options)
-    if vocoder is None:
-        click.echo(f"{out}: {parts}")
-        return
+        model = convert_im2sp(checkpoint, config, codebook, image_tokenizer)
+        parts = _bundle_parts(model, _read_voice(vocoder, speech_encoder, clusters), keep_repeats, out.name)
+        export_bundle(parts, options, {"origin": "published checkpoints, converted and not trained on"}, staging)
     if isinstance(model, ImageUnitGit):
         click.echo(f"{out}: a bundle with image units; try im2sp tokenize PHOTO -o units.parquet --model {out}")
     click.echo(f"{out}: a bundle; try im2sp caption PHOTO -o OUT --model {out}")
 
 
-def _read_im2sp(
-    checkpoint: Path, config: Path | None, codebook: Path | None, image_tokenizer: Path | None
-) -> Git | ImageUnitGit:
-    """Read an Im2Sp, with its image tokenizer where one is given."""
-    from im2sp.train.convert.im2sp import ImageUnitGit, convert_im2sp
-    from im2sp.train.convert.vit_vqgan import convert_vit_vqgan
-    from im2sp.train.models.vit_vqgan import VitVqgan
-
-    if image_tokenizer is None:
-        return convert_im2sp(checkpoint, config, codebook)
-    if image_tokenizer.is_dir() == (codebook is not None):
-        raise click.UsageError("--codebook belongs to a published tokenizer.ckpt, and to that alone: give both files")
-    model = convert_im2sp(checkpoint, config)
-    if not isinstance(model, ImageUnitGit):
-        raise Im2SpError(f"{checkpoint} looks at raw images: leave --image-tokenizer out")
-    if codebook:
-        tokenizer = convert_vit_vqgan(image_tokenizer, codebook)
-    else:
-        tokenizer = _load(VitVqgan.load, image_tokenizer, "vit-vqgan")
-    return model.with_tokenizer(tokenizer, image_tokenizer)
-
-
-def _read_voice(
-    vocoder: Path, vocoder_config: Path | None, speech_encoder: Path | None, clusters: Path | None
-) -> TrainedVoice:
-    """Read a vocoder and a speech encoder, published or converted."""
+def _read_voice(vocoder: Path, speech_encoder: Path | None, clusters: Path | None) -> TrainedVoice:
     from im2sp.train.convert.hifigan import convert_hifigan
     from im2sp.train.convert.hubert import convert_hubert
     from im2sp.train.export import TrainedVoice
-    from im2sp.train.models.speech_encoder import SpeechEncoder
     from im2sp.train.models.unit_hifigan import UnitHifigan
 
-    if vocoder.is_dir():
-        model = _load(UnitHifigan.load, vocoder, "hifigan")
-    else:
-        model = convert_hifigan(vocoder_config or vocoder.parent / "config.json", vocoder)
-    if speech_encoder is None:
-        return TrainedVoice(model, None, None)
-    if clusters:
-        return TrainedVoice(model, None, convert_hubert(speech_encoder, clusters))
-    return TrainedVoice(model, None, _load(SpeechEncoder.load, speech_encoder, "hubert"))
+    model = UnitHifigan.load(vocoder) if vocoder.is_dir() else convert_hifigan(vocoder.parent / "config.json", vocoder)
+    return TrainedVoice(model, None, convert_hubert(speech_encoder, clusters) if speech_encoder and clusters else None)
 
 
-def _write_bundle(
-    model: Git | ImageUnitGit, voice: TrainedVoice, keep_repeats: bool, out: Path, options: BundleOptions
-) -> None:
+def _bundle_parts(model: Git | ImageUnitGit, voice: TrainedVoice, keep_repeats: bool, name: str) -> BundleParts:
     from im2sp.bundle import SPECIAL_TOKENS, VocabularyConfig
     from im2sp.train.convert.im2sp import ImageUnitGit
-    from im2sp.train.export import BundleParts, ImageModules, export_bundle
+    from im2sp.train.export import BundleParts, ImageModules
     from im2sp.train.image_encoders import vit_vqgan_modules
 
     if isinstance(model, ImageUnitGit):
-        if model.tokenizer is None:
-            raise Im2SpError(
-                "this Im2Sp looks at image units, and a bundle needs what makes them: give --codebook where the "
-                "checkpoint has the image tokenizer, or --image-tokenizer as well"
-            )
-        image = vit_vqgan_modules(model.tokenizer, model.token_vit, f"{options.name}-vit-vqgan")
+        image = vit_vqgan_modules(model.tokenizer, model.token_vit, f"{name}-vit-vqgan")
     else:
         image = ImageModules(model.image, model.vision)
     units = model.decoder.config.vocabulary_size - SPECIAL_TOKENS
     vocabulary = VocabularyConfig(units=units, subwords=[[unit] for unit in range(units)], keep_repeats=keep_repeats)
-    training: Facts = {"origin": "published checkpoints, converted and not trained on"}
-    export_bundle(BundleParts(image, model.decoder, vocabulary, voice), options, training, out)
-
-
-def _load(load: Callable[[Path], M], folder: Path, command: str) -> M:
-    """Load a model that one of these commands wrote."""
-    try:
-        return load(folder)
-    except Exception as error:  # torch, transformers, safetensors and json have no exception in common
-        raise Im2SpError(
-            f"{folder} holds no model that im2sp can load ({reason(error)[:200]}): give what "
-            f"`im2sp convert {command}` wrote"
-        ) from error
+    return BundleParts(image, model.decoder, vocabulary, voice)

@@ -7,13 +7,22 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 from transformers import GitVisionConfig, GitVisionModel
 
 from im2sp.bundle import ImageConfig, Resampling
 from im2sp.train.convert.checkpoints import StateDict, read_state_dict, weights_file
-from im2sp.train.convert.published import Epsilon, Layers, PublishedConfig, Size, read_config, with_weights
+from im2sp.train.convert.published import (
+    Epsilon,
+    Layers,
+    PublishedConfig,
+    PublishedTransformer,
+    Size,
+    read_config,
+    renamed,
+    with_weights,
+)
 from im2sp.train.convert.unpickling import CheckpointError
 from im2sp.train.export import ImageModules
 from im2sp.train.image_encoders import require_converted
@@ -21,6 +30,20 @@ from im2sp.train.models.git import GitDecoder, GitDecoderConfig
 
 VISION = "git.image_encoder."
 POSITIONS = ("git.embeddings.position_ids", "git.image_encoder.vision_model.embeddings.position_ids")  # 0, 1, 2, ...
+
+DECODER_NAMES = {  # parts of the names of a GitForCausalLM: those of our decoder
+    "git.visual_projection.visual_projection.0.": "image_projection.",
+    "git.visual_projection.visual_projection.1.": "image_norm.",
+    "git.embeddings.LayerNorm.": "embedding_norm.",
+    "git.embeddings.": "",
+    "git.encoder.layer.": "layers.",
+    ".attention.self.": ".",
+    ".attention.output.dense.": ".attention_output.",
+    ".attention.output.LayerNorm.": ".attention_norm.",
+    ".intermediate.dense.": ".intermediate.",
+    ".output.dense.": ".output.",
+    ".output.LayerNorm.": ".output_norm.",
+}
 
 PROCESSOR = "preprocessor_config.json"
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -32,25 +55,12 @@ Pixels = Annotated[int, Field(ge=1, le=4_096)]
 Deviation = Annotated[float, Field(gt=0)]
 
 
-class PublishedVision(PublishedConfig):
+class PublishedVision(PublishedTransformer):
     """The image encoder of a GIT, a CLIP vision transformer. Defaults: those of transformers."""
 
-    hidden_size: Size = 768
-    intermediate_size: Size = 3072
-    num_hidden_layers: Layers = 12
-    num_attention_heads: Size = 12
     image_size: Pixels = 224
     patch_size: Pixels = 16
     hidden_act: Literal["quick_gelu", "gelu"] = "quick_gelu"
-    layer_norm_eps: Epsilon = 1e-5
-
-    @model_validator(mode="after")
-    def _supported(self) -> PublishedVision:
-        if self.hidden_size % self.num_attention_heads:
-            raise ValueError("hidden_size cannot be divided by the heads")
-        if self.image_size < self.patch_size:
-            raise ValueError("a patch is larger than the image")
-        return self
 
     @property
     def grid(self) -> int:
@@ -63,27 +73,18 @@ class PublishedVision(PublishedConfig):
         return self.grid**2 + 1
 
 
-class PublishedGit(PublishedConfig):
+class PublishedGit(PublishedTransformer):
     """The fields of a GIT's config.json that are read. Defaults: the base model, as in transformers."""
 
     model_type: Literal["git"] = "git"
     vision_config: PublishedVision = PublishedVision()
     vocab_size: Size = 30_522
-    hidden_size: Size = 768
     num_hidden_layers: Layers = 6
-    num_attention_heads: Size = 12
-    intermediate_size: Size = 3072
     hidden_act: Literal["gelu"] = "gelu"
     max_position_embeddings: Size = 1024
     layer_norm_eps: Epsilon = 1e-12
     tie_word_embeddings: bool = False
     num_image_with_embedding: None = None  # a number for models of videos
-
-    @model_validator(mode="after")
-    def _supported(self) -> PublishedGit:
-        if self.hidden_size % self.num_attention_heads:
-            raise ValueError("hidden_size cannot be divided by the heads")
-        return self
 
 
 class PublishedProcessor(PublishedConfig):
@@ -185,11 +186,6 @@ def convert_git(folder: Path) -> Git:
     return git_of(read_state_dict(path), config, path, read_processor(folder))
 
 
-def read_vision_config(folder: Path) -> PublishedVision:
-    """Read the sizes of `vision/`. Raises CheckpointError as `read_config` does."""
-    return read_config(folder / "config.json", PublishedVision)
-
-
 def read_processor(folder: Path) -> PublishedProcessor:
     """Read how a GIT in this folder makes pictures; without a file, as every published GIT does.
 
@@ -199,21 +195,16 @@ def read_processor(folder: Path) -> PublishedProcessor:
     return read_config(path, PublishedProcessor) if path.is_file() else GIT_PROCESSOR
 
 
-def load_vision(folder: Path) -> GitVision:
-    """Load the image encoder in `vision/` that `Git.save` wrote.
+def git_vision(folder: Path) -> ImageModules:
+    """The image encoder of a converted GIT, `vision/` of what `im2sp convert git` wrote.
 
     Raises:
-        CheckpointError: something is missing, damaged, or does not fit together.
+        Im2SpError: something is missing, damaged, or does not fit together.
     """
-    path = weights_file(folder)
-    state = {f"model.{name}": value for name, value in read_state_dict(path).items()}
-    return _vision_of(state, read_vision_config(folder), path)
-
-
-def git_vision(folder: Path) -> ImageModules:
-    """The image encoder of a converted GIT, `vision/` of what `im2sp convert git` wrote."""
     require_converted(folder, f"im2sp convert git GIT -o {folder.parent}")
-    return ImageModules(read_processor(folder).image_config(read_vision_config(folder)), load_vision(folder))
+    config, path = read_config(folder / "config.json", PublishedVision), weights_file(folder)
+    state = {f"model.{name}": value for name, value in read_state_dict(path).items()}
+    return ImageModules(read_processor(folder).image_config(config), _vision_of(state, config, path))
 
 
 def git_of(state: StateDict, config: PublishedGit, path: Path, processor: PublishedProcessor) -> Git:
@@ -237,11 +228,6 @@ def decoder_of(state: StateDict, config: PublishedGit, image_width: int, path: P
     embeddings, tied = state.get("git.embeddings.word_embeddings.weight"), config.tie_word_embeddings
     if tied and embeddings is not None and not torch.equal(state.setdefault("output.weight", embeddings), embeddings):
         raise CheckpointError(f"{path} has an output layer that is not tied to its embeddings: give its config")
-    names = decoder_names(config.num_hidden_layers)
-    own = {}
-    for name, value in state.items():
-        module, _, kind = name.rpartition(".")
-        own[f"{names.get(module, module)}.{kind}"] = value  # an unknown name is refused further down
     sizes = GitDecoderConfig(
         vocabulary_size=config.vocab_size,
         image_width=image_width,
@@ -254,7 +240,7 @@ def decoder_of(state: StateDict, config: PublishedGit, image_width: int, path: P
         image_norm_eps=config.vision_config.layer_norm_eps,
         tied=tied,
     )
-    decoder = with_weights(lambda: GitDecoder(sizes), own, path)
+    decoder = with_weights(lambda: GitDecoder(sizes), renamed(state, DECODER_NAMES), path)
     if tied:
         decoder.output.weight = decoder.word_embeddings.weight
     return decoder
@@ -265,28 +251,3 @@ def _vision_of(state: StateDict, config: PublishedVision, path: Path) -> GitVisi
     embeddings: Any = vision.model.vision_model.embeddings
     embeddings.position_ids = torch.arange(config.image_tokens)[None]  # no checkpoint keeps it
     return vision
-
-
-def decoder_names(layers: int) -> dict[str, str]:
-    """{module of a GitForCausalLM: module of our decoder}."""
-    names = {
-        "git.visual_projection.visual_projection.0": "image_projection",
-        "git.visual_projection.visual_projection.1": "image_norm",
-        "git.embeddings.word_embeddings": "word_embeddings",
-        "git.embeddings.position_embeddings": "position_embeddings",
-        "git.embeddings.LayerNorm": "embedding_norm",
-        "output": "output",
-    }
-    parts = {
-        "attention.self.query": "query",
-        "attention.self.key": "key",
-        "attention.self.value": "value",
-        "attention.output.dense": "attention_output",
-        "attention.output.LayerNorm": "attention_norm",
-        "intermediate.dense": "intermediate",
-        "output.dense": "output",
-        "output.LayerNorm": "output_norm",
-    }
-    for layer in range(layers):
-        names |= {f"git.encoder.layer.{layer}.{theirs}": f"layers.{layer}.{own}" for theirs, own in parts.items()}
-    return names

@@ -20,7 +20,6 @@ Sizes = Annotated[tuple[Size, ...], Field(min_length=1, max_length=16)]
 class DurationParameters(PublishedConfig):
     """Sizes of the duration predictor."""
 
-    encoder_embed_dim: Size
     var_pred_hidden_dim: Size
     var_pred_kernel_size: Size
     var_pred_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
@@ -31,7 +30,6 @@ class PublishedHifigan(PublishedConfig):
 
     num_embeddings: Size
     embedding_dim: Size
-    model_in_dim: Size
     upsample_rates: Sizes
     upsample_kernel_sizes: Sizes
     upsample_initial_channel: Size
@@ -51,23 +49,10 @@ class PublishedHifigan(PublishedConfig):
             raise ValueError("it needs speaker vectors or pitch beside the units, which im2sp does not give it")
         if math.prod(self.upsample_rates) != self.code_hop_size:
             raise ValueError("the product of upsample_rates is not code_hop_size")
-        if len(self.upsample_rates) != len(self.upsample_kernel_sizes):
-            raise ValueError("upsample_rates and upsample_kernel_sizes differ in length")
-        for rate, kernel in zip(self.upsample_rates, self.upsample_kernel_sizes, strict=True):
-            if kernel < rate or (kernel - rate) % 2:
-                raise ValueError(f"an upsampling by {rate} with a kernel of {kernel} has no whole number of samples")
-        if len(self.resblock_kernel_sizes) != len(self.resblock_dilation_sizes):
-            raise ValueError("resblock_kernel_sizes and resblock_dilation_sizes differ in length")
-        if not all(
-            kernel % 2 for kernel in (*self.resblock_kernel_sizes, self.dur_predictor_params.var_pred_kernel_size)
-        ):
-            raise ValueError("a kernel has an even size")
-        if self.upsample_initial_channel % 2 ** len(self.upsample_rates):
-            raise ValueError("upsample_initial_channel cannot be halved at every upsampling")
-        if self.dur_predictor_params.encoder_embed_dim != self.embedding_dim:
-            raise ValueError("the duration predictor does not take the embeddings of the units")
-        if self.model_in_dim != self.embedding_dim * (2 if self.multispkr else 1):
-            raise ValueError("model_in_dim is not the width of the embeddings of unit and speaker together")
+        pairs = zip(self.upsample_rates, self.upsample_kernel_sizes, strict=False)
+        kernels = (*self.resblock_kernel_sizes, self.dur_predictor_params.var_pred_kernel_size)
+        if any(kernel < rate or (kernel - rate) % 2 for rate, kernel in pairs) or not all(size % 2 for size in kernels):
+            raise ValueError("a kernel does not give a whole number of samples")
         return self
 
 

@@ -54,89 +54,69 @@ def published_rows(units: int) -> list[int]:
 
 @dataclass(frozen=True)
 class ImageUnitGit:
-    """A converted Im2Sp of image units."""
+    """A converted Im2Sp of image units, with the image tokenizer that makes them."""
 
     token_vit: TokenVit
     decoder: GitDecoder
-    tokenizer: VitVqgan | None  # makes the units; None where no file of it was given
-
-    def with_tokenizer(self, tokenizer: VitVqgan, path: Path) -> ImageUnitGit:
-        """Add the image tokenizer, which came from `path`. Raises CheckpointError when it does not fit."""
-        given, taken = tokenizer.config, self.token_vit.config
-        if given.code_width != taken.code_width or given.grid < taken.crop:
-            raise CheckpointError(
-                f"{path} has a tokenizer of {given.grid} x {given.grid} units of {given.code_width} numbers for a "
-                f"token ViT of {taken.crop} x {taken.crop} units of {taken.code_width}: give files that belong together"
-            )
-        return ImageUnitGit(self.token_vit, self.decoder, tokenizer)
-
-    def save(self, folder: Path) -> None:
-        """Write `token_vit/`, `decoder/` and, where there is one, `tokenizer/`."""
-        self.token_vit.save(folder / "token_vit")
-        self.decoder.save(folder / "decoder")
-        if self.tokenizer is not None:
-            self.tokenizer.save(folder / "tokenizer")
+    tokenizer: VitVqgan
 
 
-@dataclass(frozen=True)
-class _Published:
-    """Content of a checkpoint: names of a GitForCausalLM, rows of the vocabulary in our order."""
-
-    model: StateDict
-    tokenizer: StateDict  # of images, beside the model in some files
-    config: PublishedGit
-
-    @property
-    def reads_image_units(self) -> bool:
-        """Whether its image encoder is a token ViT."""
-        return any(name.startswith(f"{TOKEN_VIT}blocks.") for name in self.model)
-
-
-def convert_im2sp(checkpoint: Path, config: Path | None = None, codebook: Path | None = None) -> Git | ImageUnitGit:
+def convert_im2sp(
+    checkpoint: Path, config: Path | None = None, codebook: Path | None = None, tokenizer: Path | None = None
+) -> Git | ImageUnitGit:
     """Convert a published Im2Sp of raw images or image units. Token 3 + u of its decoder is unit u.
 
     Args:
         checkpoint: a file of `{"state_dict": ...}` with names that start with `model.`.
         config: config.json of the GIT that it was trained from, perhaps with preprocessor_config.json beside it;
             without it those of git-large-coco, as in the paper.
-        codebook: codebook.ckpt of the image tokenizer that a checkpoint of image units has beside the model; without
-            it the tokenizer is left out.
+        codebook: codebook.ckpt of the image tokenizer, for an Im2Sp of image units.
+        tokenizer: tokenizer.ckpt, where the checkpoint has no image tokenizer beside the model.
 
     Raises:
         CheckpointError: something is missing, damaged, hostile, or does not fit together.
     """
-    published = _read(checkpoint, config)
-    if not published.reads_image_units:
-        if codebook is not None:
-            raise CheckpointError(f"{checkpoint} looks at raw images, which need no codebook: leave it out")
-        processor = read_processor(config.parent) if config else GIT_PROCESSOR
-        return git_of(published.model, published.config, checkpoint, processor)
-    tokenizer = None
-    if codebook is not None:
-        if not published.tokenizer:
-            raise CheckpointError(f"{checkpoint} has no image tokenizer: use `im2sp convert vit-vqgan` for its file")
-        tokenizer = vit_vqgan_of(published.tokenizer, read_codebook(codebook), checkpoint)
-    vision = {name.removeprefix(TOKEN_VIT): value for name, value in published.model.items() if name.startswith(VISION)}
-    token_vit = token_vit_of(vision, checkpoint)
-    decoder = decoder_of(published.model, published.config, token_vit.config.width, checkpoint)
-    model = ImageUnitGit(token_vit, decoder, None)
-    return model if tokenizer is None else model.with_tokenizer(tokenizer, checkpoint)
-
-
-def _read(checkpoint: Path, config: Path | None) -> _Published:
-    settings = GIT_LARGE if config is None else read_config(config, PublishedGit)
     found = read_state_dict(checkpoint, "state_dict")
-    tokenizer = {name.removeprefix(TOKENIZER): value for name, value in found.items() if name.startswith(TOKENIZER)}
     state = {name.removeprefix(PREFIX): value for name, value in found.items() if not name.startswith(TOKENIZER)}
-    if EMBEDDINGS not in state:
-        raise CheckpointError(f"{checkpoint} lacks {PREFIX}{EMBEDDINGS}: is it the checkpoint of an Im2Sp?")
-    size = len(state[EMBEDDINGS])
+    sizes = _in_our_order(state, GIT_LARGE if config is None else read_config(config, PublishedGit), checkpoint)
+    if not any(name.startswith(f"{TOKEN_VIT}blocks.") for name in state):
+        if codebook or tokenizer:
+            raise CheckpointError(f"{checkpoint} looks at raw images: leave codebook and image tokenizer out")
+        return git_of(state, sizes, checkpoint, read_processor(config.parent) if config else GIT_PROCESSOR)
+    if codebook is None:
+        raise CheckpointError(f"{checkpoint} looks at image units: give --codebook of their image tokenizer")
+    vision = {name.removeprefix(TOKEN_VIT): value for name, value in state.items() if name.startswith(VISION)}
+    token_vit = token_vit_of(vision, checkpoint)
+    decoder = decoder_of(state, sizes, token_vit.config.width, checkpoint)
+    if tokenizer:
+        makes_units = vit_vqgan_of(read_state_dict(tokenizer), read_codebook(codebook), tokenizer)
+    else:
+        parts = {name.removeprefix(TOKENIZER): value for name, value in found.items() if name.startswith(TOKENIZER)}
+        if not parts:
+            raise CheckpointError(f"{checkpoint} has no image tokenizer: give --image-tokenizer, its tokenizer.ckpt")
+        makes_units = vit_vqgan_of(parts, read_codebook(codebook), checkpoint)
+    given, taken = makes_units.config, token_vit.config
+    if given.code_width != taken.code_width or given.grid < taken.crop:
+        raise CheckpointError(
+            f"{tokenizer or checkpoint} has a tokenizer of {given.grid} x {given.grid} units of {given.code_width} "
+            f"numbers for a token ViT of {taken.crop} x {taken.crop} units of {taken.code_width}: give files that "
+            "belong together"
+        )
+    return ImageUnitGit(token_vit, decoder, makes_units)
+
+
+def _in_our_order(state: StateDict, config: PublishedGit, path: Path) -> PublishedGit:
+    """Reorder the rows of the vocabulary in place; return the config with its size.
+
+    Raises:
+        CheckpointError: there is no vocabulary of units.
+    """
+    size = len(state[EMBEDDINGS]) if EMBEDDINGS in state else 0
     if size <= EOS + 1:
-        raise CheckpointError(f"{checkpoint} has {size} tokens, too few for units around BERT's ids: is it an Im2Sp?")
+        raise CheckpointError(f"{path} has {size} tokens, too few for units around BERT's ids: is it an Im2Sp?")
     state.setdefault("output.weight", state[EMBEDDINGS])
     rows = torch.tensor(published_rows(size - SPECIAL_TOKENS))
     for name in VOCABULARY:
         if name in state and len(state[name]) == size:
             state[name] = state[name][rows]
-    sizes = settings.model_copy(update={"vocab_size": size, "tie_word_embeddings": True})
-    return _Published(state, tokenizer, sizes)
+    return config.model_copy(update={"vocab_size": size, "tie_word_embeddings": True})

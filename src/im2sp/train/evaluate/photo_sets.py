@@ -7,26 +7,23 @@ A text file names the main thing of each photo instead.
 
 from __future__ import annotations
 
-import json
 import logging
 import random
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+
+import msgspec
 
 from im2sp.errors import Im2SpError, reason
 from im2sp.train.data.corpora.coco_captions import YEARS, CocoAnnotation, CocoCaptions, CocoPhoto
 from im2sp.train.data.corpora.flickr8k import Flickr8k
 from im2sp.train.data.corpora.items import Corpus, Problem, path_inside
 from im2sp.train.data.corpora.karpathy import Karpathy
-from im2sp.train.data.corpora.lists import json_entries
+from im2sp.train.data.corpora.lists import json_entries, read_lines, read_list
 from im2sp.train.data.photo_corpora import read_things
 
 log = logging.getLogger(__name__)
-
-_MAX_BYTES = 256 * 2**20  # of a JSON object of captions
 
 
 @dataclass(frozen=True)
@@ -59,7 +56,9 @@ def read_photo_set(captions: Path, photos: Path | None = None, split: str | None
     """
     if captions.suffix == ".txt":
         return _read_things(captions, photos or captions.parent)
-    names = _read_names(Path(split)) if split and Path(split).is_file() else None
+    names = None
+    if split and Path(split).is_file():
+        names = {Path(line).name for _, line in read_lines(Path(split))}
     corpus = _open_corpus(captions, photos)
     if corpus:
         found = _captions_of(corpus, None if names else split or "dev")
@@ -101,16 +100,14 @@ def _has_list(path: Path, name: str) -> bool:
 
 
 def _captions_of(corpus: Corpus, split: str | None) -> Iterator[tuple[Path, str]]:
-    kinds: Counter[str] = Counter()
+    kinds: set[str] = set()
 
     def report(problem: Problem) -> None:
-        kinds[problem.kind] += 1
-        if kinds[problem.kind] == 1:  # one of each kind says enough
+        if problem.kind not in kinds:  # one of each kind says enough
             log.warning(problem.message)
+        kinds.add(problem.kind)
 
-    for item in corpus.items(report):
-        if item.text and split in (None, item.split):
-            yield item.image, item.text
+    return ((item.image, item.text) for item in corpus.items(report) if item.text and split in (None, item.split))
 
 
 def _read_coco(path: Path, photos: Path) -> Iterator[tuple[Path, str]]:
@@ -119,27 +116,17 @@ def _read_coco(path: Path, photos: Path) -> Iterator[tuple[Path, str]]:
         if caption.image_id in names:
             name = names[caption.image_id]
             folder = name.split("_")[1] if name.startswith("COCO_") else "."  # as COCO's archives have them
-            photo = path_inside(photos, f"{folder}/{name}")
-            if photo is None:
-                raise Im2SpError(f"{path}: the photo {name!r} lies outside the folder of photos")
-            yield photo, caption.caption
+            yield _inside(photos, f"{folder}/{name}", path), caption.caption
 
 
 def _read_plain(path: Path, photos: Path) -> Iterator[tuple[Path, str]]:
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise Im2SpError(f"{path} is larger than {_MAX_BYTES >> 20} MB: split it")
-        found: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise Im2SpError(f"the captions {path} cannot be read ({reason(error)})") from error
-    if not isinstance(found, dict) or not all(isinstance(texts, list) for texts in found.values()):
-        raise Im2SpError(f"{path} holds no captions: give {{file name: [caption, ...]}} or Karpathy's layout")
-    for name, texts in found.items():
-        photo = path_inside(photos, name)
-        if photo is None:
-            raise Im2SpError(f"{path}: the photo {name!r} lies outside the folder of photos")
-        for text in texts:
-            yield photo, str(text)
+        found = msgspec.json.decode(read_list(path), type=dict[str, list[str]])
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise Im2SpError(
+            f"{path} holds no captions ({reason(error)}): give {{file name: [caption, ...]}} or Karpathy's layout"
+        ) from error
+    return ((photo, text) for name, texts in found.items() for photo in [_inside(photos, name, path)] for text in texts)
 
 
 def _read_things(path: Path, photos: Path) -> PhotoSet:
@@ -147,14 +134,11 @@ def _read_things(path: Path, photos: Path) -> PhotoSet:
         things = read_things(path)
     except (OSError, ValueError) as error:
         raise Im2SpError(f"{path} cannot be read ({reason(error)}): give a photo, a tab and phrases a line") from error
-    paths = {name: inside for name in things if (inside := path_inside(photos, name))}
-    if len(paths) < len(things):
-        raise Im2SpError(f"{path}: a photo lies outside of {photos}")
-    return PhotoSet(paths, {}, things)
+    return PhotoSet({name: _inside(photos, name, path) for name in things}, {}, things)
 
 
-def _read_names(path: Path) -> set[str]:
-    try:
-        return {Path(line.strip()).name for line in path.read_text(encoding="utf-8").splitlines() if line.strip()}
-    except (OSError, UnicodeDecodeError) as error:
-        raise Im2SpError(f"the names of photos {path} cannot be read ({reason(error)})") from error
+def _inside(photos: Path, name: str, listed: Path) -> Path:
+    photo = path_inside(photos, name)
+    if photo is None:
+        raise Im2SpError(f"{listed}: the photo {name!r} lies outside the folder of photos")
+    return photo

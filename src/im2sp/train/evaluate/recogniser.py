@@ -12,7 +12,9 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import BinaryIO, TypeVar
 
+import msgspec
 import numpy as np
 
 from im2sp.arrays import FloatArray
@@ -20,8 +22,8 @@ from im2sp.errors import Im2SpError
 
 log = logging.getLogger(__name__)
 
-_KEY = ("sha256", "recogniser")  # of a transcript: hash of the samples, hash of the recogniser
 _LOG_EVERY = 50  # clips
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,16 @@ class RecogniserInfo:
     beam: int
     compute_type: str
     library: str  # name and version
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """A line of the cache."""
+
+    id: str
+    sha256: str  # of the samples
+    recogniser: str  # hash of its RecogniserInfo
+    text: str
 
 
 class Recogniser(ABC):
@@ -59,49 +71,52 @@ class Recogniser(ABC):
         `cache_path`: JSON lines, one appended after each clip. Equal samples are transcribed once, also in later runs
         with the same recogniser. Raises AudioError for a bad waveform, Im2SpError for a bad cache.
         """
-        known = _read_cache(cache_path)
         recogniser = hashlib.sha256(json.dumps(asdict(self.info), sort_keys=True).encode()).hexdigest()[:16]
-        waiting: deque[tuple[str, tuple[str, str]]] = deque()
-        running: dict[tuple[str, str], Future[str]] = {}
+        lines = (line for line in read_whole_lines(cache_path, Transcript) if line.recogniser == recogniser)
+        known = {line.sha256: line.text for line in lines}
+        waiting: deque[tuple[str, str]] = deque()  # id, hash
+        running: dict[str, Future[str]] = {}
         cache_path.parent.mkdir(parents=True, exist_ok=True)
-        with cache_path.open("a", encoding="utf-8") as cache, ThreadPoolExecutor(self.parallel) as pool:
+        with cache_path.open("ab") as cache, ThreadPoolExecutor(self.parallel) as pool:
 
             def finish() -> tuple[str, str]:
-                clip, key = waiting.popleft()
-                if key in running:
-                    known[key] = running.pop(key).result()
-                    line = {"id": clip} | dict(zip(_KEY, key, strict=True)) | {"text": known[key]}
-                    cache.write(json.dumps(line) + "\n")
-                    cache.flush()
+                clip, digest = waiting.popleft()
+                if digest in running:
+                    known[digest] = running.pop(digest).result()
+                    append_line(cache, Transcript(clip, digest, recogniser, known[digest]))
                     if len(known) % _LOG_EVERY == 0:
                         log.info("%s: %d clips", cache_path.name, len(known))
-                return clip, known[key]
+                return clip, known[digest]
 
             for clip, waveform in clips:
                 digest = hashlib.sha256(np.ascontiguousarray(waveform, dtype="<f4").tobytes()).hexdigest()
-                key = (digest, recogniser)
-                if key not in known and key not in running:
-                    running[key] = pool.submit(self.transcribe, waveform)
-                waiting.append((clip, key))
+                if digest not in known and digest not in running:
+                    running[digest] = pool.submit(self.transcribe, waveform)
+                waiting.append((clip, digest))
                 while len(running) > self.parallel:  # one clip more than threads, so that none of them idles
                     yield finish()
             while waiting:
                 yield finish()
 
 
-def _read_cache(path: Path) -> dict[tuple[str, ...], str]:
-    """Read {(sha256, recogniser): text}; cut off a last line that is not whole."""
-    known: dict[tuple[str, ...], str] = {}
+def append_line(file: BinaryIO, row: object) -> None:
+    """Append a dataclass as a line of JSON, at once."""
+    file.write(msgspec.json.encode(row) + b"\n")
+    file.flush()
+
+
+def read_whole_lines(path: Path, kind: type[T]) -> list[T]:
+    """Read what `append_line` wrote, if there is anything; cut off a last line that is not whole.
+
+    Raises Im2SpError for a line that is something else.
+    """
     if not path.exists():
-        return known
+        return []
     raw = path.read_bytes()
     whole = raw.rfind(b"\n") + 1
     if whole < len(raw):
         os.truncate(path, whole)
-    for number, line in enumerate(raw[:whole].splitlines(), start=1):
-        try:
-            entry = json.loads(line)
-            known[tuple(str(entry[name]) for name in _KEY)] = str(entry["text"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise Im2SpError(f"{path}, line {number}: is not a transcript; delete the file and run again") from error
-    return known
+    try:
+        return [msgspec.json.decode(line, type=kind) for line in raw[:whole].splitlines()]
+    except msgspec.MsgspecError as error:
+        raise Im2SpError(f"{path} holds a line that is no {kind.__name__}; delete the file and run again") from error

@@ -21,9 +21,7 @@ PAPER = "facebook/wav2vec2-large-960h-lv60-self"
 log = logging.getLogger(__name__)
 
 BEAMS = {"tiny": 1, "base": 5}  # of the installed Whisper models
-_CTC_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _TRAINING_ONLY = "masked_spec_embed"  # a weight that recognising does not use and some files lack
-_MAX_CONFIG_BYTES = 2**20
 
 
 def open_recogniser(name: str, threads: int = 1) -> Recogniser:
@@ -62,23 +60,12 @@ def paper_recogniser() -> str:
 class WhisperRecogniser(Recogniser):
     """Whisper through faster-whisper on the CPU: no timestamps, temperature 0, independent of earlier clips."""
 
-    def __init__(
-        self,
-        weights: str | Path = "base",
-        *,
-        language: str = "en",
-        beam: int | None = None,
-        threads: int = 1,
-        compute_type: str = "int8",
-    ) -> None:
+    def __init__(self, weights: str | Path = "base", threads: int = 1) -> None:
         """Load the model.
 
         Args:
             weights: "tiny" (tiny.en) or "base" from installed packages (`im2sp[recipe]`), or a faster-whisper folder.
-            language: spoken language.
-            beam: width of the search; 1 is greedy. By default 1 for tiny, 5 for all else.
             threads: clips at a time, one thread each.
-            compute_type: "int8" or "float32".
 
         Raises:
             Im2SpError: the weights or faster-whisper are missing.
@@ -89,13 +76,13 @@ class WhisperRecogniser(Recogniser):
         self.info = RecogniserInfo(
             name=str(weights) if str(weights) in BEAMS else folder.name,
             weights_sha256=sha256_of(folder / WEIGHTS),
-            language=language,
-            beam=beam or BEAMS.get(str(weights), 5),
-            compute_type=compute_type,
+            language="en",
+            beam=BEAMS.get(str(weights), 5),
+            compute_type="int8",
             library=f"faster-whisper {faster_whisper.__version__}",
         )
         self.parallel = threads
-        self._model = load_whisper(folder, 1, compute_type, "train", at_once=threads)
+        self._model = load_whisper(folder, 1, self.info.compute_type, "train", at_once=threads)
 
     def transcribe(self, waveform: FloatArray) -> str:
         """Transcribe a waveform float32 [samples], 16 kHz, as the recogniser writes it; "" for no samples.
@@ -133,9 +120,9 @@ class CtcRecogniser(Recogniser):
         with require_extra("train"):
             import torch
             import transformers
-        weights = next((folder / name for name in _CTC_WEIGHTS if (folder / name).is_file()), None)
-        if weights is None:
-            raise Im2SpError(f"{folder} has no {' or '.join(_CTC_WEIGHTS)}: give a folder in transformers' layout")
+
+            from im2sp.train.convert.checkpoints import weights_file
+        weights = weights_file(folder)
         torch.set_num_threads(threads)
         local = {"local_files_only": True, "trust_remote_code": False}
         try:
@@ -194,12 +181,8 @@ def _cached(name: str) -> Path:
 
 
 def _is_ctc(folder: Path) -> bool:
-    path = folder / "config.json"
     try:
-        if path.stat().st_size > _MAX_CONFIG_BYTES:
-            return False
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    kinds = config.get("architectures") if isinstance(config, dict) else None
-    return isinstance(kinds, list) and any(isinstance(kind, str) and kind.endswith("ForCTC") for kind in kinds)
+    return isinstance(config, dict) and "ForCTC" in str(config.get("architectures"))

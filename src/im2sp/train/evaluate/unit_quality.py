@@ -6,8 +6,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import entropy
+from sklearn.metrics import mutual_info_score
+from sklearn.metrics.cluster import contingency_matrix
 
-from im2sp.speech.audio import HOP
+from im2sp.speech.audio import HOP, UNIT_RATE
 
 STRESS_MARKS = frozenset("ˈˌ")  # belong to the phone that follows
 LENGTH_MARKS = frozenset("ːˑ")  # belong to the phone before
@@ -31,45 +34,28 @@ def frame_phones(phones: Sequence[str], samples: np.ndarray, frames: int) -> np.
     """
     if not len(phones):
         return np.full(frames, "", dtype=object)
-    merged: list[str] = []
-    counts: list[int] = []
-    pending = 0
-    for phone, count in zip(phones, samples, strict=True):
-        if phone in STRESS_MARKS:
-            pending += int(count)
-        elif phone in LENGTH_MARKS and merged:
-            counts[-1] += int(count)
-        else:
-            merged.append(phone)
-            counts.append(int(count) + pending)
-            pending = 0
+    names = np.array(phones, dtype=object)
+    for place, phone in enumerate(phones):
+        if phone in LENGTH_MARKS and place:
+            names[place] = names[place - 1]
+    for place in range(len(phones) - 2, -1, -1):
+        if phones[place] in STRESS_MARKS:
+            names[place] = names[place + 1]
     middles = np.arange(frames) * HOP + HOP // 2
-    which = np.searchsorted(np.cumsum(counts), middles, side="right").clip(max=max(0, len(merged) - 1))
-    return np.array(merged, dtype=object)[which]
+    return names[np.searchsorted(np.cumsum(samples), middles, side="right").clip(max=len(names) - 1)]
 
 
 def unit_quality(clips: Iterable[tuple[np.ndarray, np.ndarray]]) -> UnitQuality:
     """Score pairs of (units int [frames], phones object [frames]); without phones, those scores are 0."""
-    units_all, phones_all, runs, frames = [], [], 0, 0
-    for units, phones in clips:
-        units_all.append(units)
-        phones_all.append(phones)
-        runs += 1 + int((np.diff(units) != 0).sum())
-        frames += len(units)
-    unit_names, unit_ids = np.unique(np.concatenate(units_all), return_inverse=True)
-    phone_names, phone_ids = np.unique(np.concatenate(phones_all).astype(str), return_inverse=True)
-    known = any(phone_names)
-    joint = np.zeros((len(phone_names), len(unit_names)))
-    np.add.at(joint, (phone_ids, unit_ids), 1)
-    joint /= joint.sum()
-    phone_share, unit_share = joint.sum(1), joint.sum(0)
-    present = joint > 0
-    information = (joint[present] * np.log(joint[present] / np.outer(phone_share, unit_share)[present])).sum()
-    entropy = -(phone_share * np.log(phone_share)).sum()
+    pairs = list(clips)
+    units, phones = (np.concatenate(part) for part in zip(*pairs, strict=True))
+    runs = sum(1 + np.count_nonzero(np.diff(one)) for one, _ in pairs)
+    table = contingency_matrix(phones.astype(str), units)
+    known, spread = any(phones), entropy(table.sum(1))
     return UnitQuality(
-        phone_purity=float(joint.max(0).sum()) if known else 0.0,
-        cluster_purity=float(joint.max(1).sum()) if known else 0.0,
-        phone_information=float(information / entropy) if entropy > 0 else float(known),
-        rate=runs / frames * 50,
-        used=len(unit_names),
+        phone_purity=float(table.max(0).sum() / len(units)) if known else 0.0,
+        cluster_purity=float(table.max(1).sum() / len(units)) if known else 0.0,
+        phone_information=float(mutual_info_score(None, None, contingency=table) / spread) if spread else float(known),
+        rate=runs / len(units) * UNIT_RATE,
+        used=table.shape[1],
     )

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -56,9 +57,12 @@ class SavedModule(nn.Module):
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Read what `save` wrote, in evaluation mode."""
+        """Read what `save` wrote, in evaluation mode. Raises Im2SpError when it cannot be read."""
         model = cls(load_config(folder, cls.config_type))
-        model.load_state_dict(load_file(folder / WEIGHTS))
+        try:
+            model.load_state_dict(load_file(folder / WEIGHTS))
+        except (OSError, RuntimeError, SafetensorError) as error:
+            raise Im2SpError(f"{folder / WEIGHTS} cannot be read ({reason(error)[:200]}): make it again") from error
         return model.eval()
 
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from im2sp.errors import Im2SpError
-from im2sp.train.models.attention import fused_attention
 from im2sp.train.models.saving import SavedModule
+from im2sp.train.models.transformer import Block
 
 STEM_KERNEL, STEM_STRIDE, STEM_PADDING = 4, 2, 1  # so that a side of 2 n units becomes n image tokens
 NORM_EPS = 1e-6
@@ -41,64 +41,6 @@ class TokenVitConfig:
         return self.grid**2 + 1
 
 
-class Stem(nn.Module):
-    """Codebook vectors float32 [B, code_width, crop, crop] -> [B, grid * grid, width], row by row."""
-
-    def __init__(self, config: TokenVitConfig) -> None:
-        super().__init__()
-        self.proj = nn.Conv2d(config.code_width, config.width, STEM_KERNEL, STEM_STRIDE, STEM_PADDING)
-
-    def forward(self, vectors: Tensor) -> Tensor:
-        """One token for each place."""
-        return self.proj(vectors).flatten(2).transpose(1, 2)
-
-
-class Attention(nn.Module):
-    """Self-attention."""
-
-    def __init__(self, config: TokenVitConfig) -> None:
-        super().__init__()
-        self.heads = config.heads
-        self.qkv = nn.Linear(config.width, 3 * config.width)
-        self.proj = nn.Linear(config.width, config.width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, N, width] -> [B, N, width]."""
-        y: Tensor = self.proj(fused_attention(self.qkv(x), self.heads))
-        return y
-
-
-class Mlp(nn.Module):
-    """Two matrices with a GELU between them."""
-
-    def __init__(self, config: TokenVitConfig) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(config.width, config.feed_forward)
-        self.fc2 = nn.Linear(config.feed_forward, config.width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, N, width] -> [B, N, width]."""
-        y: Tensor = self.fc2(F.gelu(self.fc1(x)))
-        return y
-
-
-class Block(nn.Module):
-    """One pre-norm layer."""
-
-    def __init__(self, config: TokenVitConfig) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(config.width, NORM_EPS)
-        self.attn = Attention(config)
-        self.norm2 = nn.LayerNorm(config.width, NORM_EPS)
-        self.mlp = Mlp(config)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, N, width] -> [B, N, width]."""
-        x = x + self.attn(self.norm1(x))
-        y: Tensor = x + self.mlp(self.norm2(x))
-        return y
-
-
 class TokenVit(SavedModule):
     """Codebook vectors -> image features."""
 
@@ -108,10 +50,17 @@ class TokenVit(SavedModule):
     def __init__(self, config: TokenVitConfig) -> None:
         super().__init__()
         self.config = config
-        self.patch_embed = Stem(config)
+        stem = nn.Conv2d(config.code_width, config.width, STEM_KERNEL, STEM_STRIDE, STEM_PADDING)
+        self.patch_embed = nn.ModuleDict({"proj": stem})
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width))
         self.pos_embed = nn.Parameter(torch.zeros(1, config.image_tokens, config.width))
-        self.blocks = nn.Sequential(*(Block(config) for _ in range(config.layers)))
+        head_width = config.width // config.heads
+        self.blocks = nn.Sequential(
+            *(
+                Block(config.width, config.heads, head_width, config.feed_forward, nn.GELU(), NORM_EPS)
+                for _ in range(config.layers)
+            )
+        )
         self.apply(_initialise)
         nn.init.normal_(self.cls_token, std=0.02)
         nn.init.normal_(self.pos_embed, std=0.02)
@@ -121,7 +70,7 @@ class TokenVit(SavedModule):
 
         The class token comes first. There is no last norm, as in Im2Sp.
         """
-        tokens = self.patch_embed(vectors)
+        tokens = self.patch_embed["proj"](vectors).flatten(2).transpose(1, 2)
         x = torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], 1) + self.pos_embed
         features: Tensor = self.blocks(x)
         return features

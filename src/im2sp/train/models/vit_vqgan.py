@@ -1,12 +1,12 @@
 """ViT-VQGAN, the image tokenizer: pixels -> image units -> pixels (Yu et al., 2022).
 
-Parameter names and arithmetic are those of the published ViT-VQ "small", which was trained on images resized by bicubic
-interpolation.
+The arithmetic is that of the published ViT-VQ "small", which was trained on images resized by bicubic interpolation.
 """
 
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import cast
 
@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from im2sp.errors import Im2SpError
-from im2sp.train.models.attention import fused_attention
 from im2sp.train.models.saving import SavedModule
+from im2sp.train.models.transformer import Block
 
 POSITION_BASE = 10_000
 
@@ -65,69 +65,13 @@ def sine_cosine_positions(width: int, grid: int) -> Tensor:
     return torch.cat([columns, rows], 1).float()[None]
 
 
-class Normed(nn.Module):
-    """LayerNorm, then a function (pre-norm)."""
-
-    def __init__(self, width: int, function: nn.Module) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(width)
-        self.fn = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, N, width] -> [B, N, width]."""
-        y: Tensor = self.fn(self.norm(x))
-        return y
-
-
-class Attention(nn.Module):
-    """Self-attention, queries, keys and values without bias."""
-
-    def __init__(self, config: VitVqganConfig) -> None:
-        super().__init__()
-        self.heads, inner = config.heads, config.heads * config.head_width
-        self.to_qkv = nn.Linear(config.width, 3 * inner, bias=False)
-        self.to_out = nn.Linear(inner, config.width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, N, width] -> [B, N, width]."""
-        y: Tensor = self.to_out(fused_attention(self.to_qkv(x), self.heads))
-        return y
-
-
-class FeedForward(nn.Module):
-    """Two matrices with a hyperbolic tangent between them."""
-
-    def __init__(self, config: VitVqganConfig) -> None:
-        super().__init__()
-        self.net = nn.Sequential(
-            nn.Linear(config.width, config.feed_forward), nn.Tanh(), nn.Linear(config.feed_forward, config.width)
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, N, width] -> [B, N, width]."""
-        y: Tensor = self.net(x)
-        return y
-
-
-class Transformer(nn.Module):
-    """Pre-norm layers and a last norm."""
-
-    def __init__(self, config: VitVqganConfig, layers: int) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(
-            nn.ModuleList([Normed(config.width, Attention(config)), Normed(config.width, FeedForward(config))])
-            for _ in range(layers)
-        )
-        self.norm = nn.LayerNorm(config.width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, N, width] -> [B, N, width]."""
-        for layer in self.layers:
-            attention, feed_forward = cast(nn.ModuleList, layer)
-            x = x + attention(x)
-            x = x + feed_forward(x)
-        y: Tensor = self.norm(x)
-        return y
+def _transformer(config: VitVqganConfig, layers: int) -> nn.Sequential:
+    """Pre-norm layers with a hyperbolic tangent, and a last norm: [B, N, width] -> [B, N, width]."""
+    blocks = (
+        Block(config.width, config.heads, config.head_width, config.feed_forward, nn.Tanh(), qkv_bias=False)
+        for _ in range(layers)
+    )
+    return nn.Sequential(OrderedDict(layers=nn.Sequential(*blocks), norm=nn.LayerNorm(config.width)))
 
 
 class Encoder(nn.Module):
@@ -139,7 +83,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.to_patch_embedding = nn.Sequential(nn.Conv2d(3, config.width, config.patch, config.patch))
         self.register_buffer("en_pos_embedding", sine_cosine_positions(config.width, config.grid))
-        self.transformer = Transformer(config, config.layers)
+        self.transformer = _transformer(config, config.layers)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Features of every patch."""
@@ -157,7 +101,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.grid = config.grid
         self.register_buffer("de_pos_embedding", sine_cosine_positions(config.width, config.grid))
-        self.transformer = Transformer(config, config.decoder_layers)
+        self.transformer = _transformer(config, config.decoder_layers)
         last = nn.ConvTranspose2d(config.width, 3, config.patch, config.patch)
         nn.init.normal_(last.weight, std=0.02)
         nn.init.constant_(cast(Tensor, last.bias), 0.5)  # training starts from grey
@@ -201,30 +145,18 @@ class VitVqgan(SavedModule):
         directions = F.normalize(vectors.float(), dim=-1)
         return (directions @ F.normalize(self.codebook.weight, dim=-1).T).argmax(-1)
 
-    def encode(self, pixels: Tensor) -> Tensor:
+    def forward(self, pixels: Tensor) -> Tensor:
         """Pixels float32 [B, 3, H, W] in [0, 1], no mean or std -> units int64 [B, grid * grid], row by row."""
         return self.nearest(self.before_codes(pixels))
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Graph `image_tokenizer`: `encode`."""
-        return self.encode(pixels)
-
-    def vectors(self, units: Tensor) -> Tensor:
-        """Units int64 [B, N] -> their rows of the codebook float32 [B, N, code_width], unnormalised."""
-        rows: Tensor = self.codebook(units)
-        return rows
 
     def pixels_of(self, directions: Tensor) -> Tensor:
         """Decode vectors of length 1 [B, units, code_width] -> pixels float [B, 3, H, W], not clipped to [0, 1].
 
-        Raises:
-            Im2SpError: this tokenizer has no decoder.
+        Only a tokenizer with `decoder_layers` can.
         """
-        if not self.config.decoder_layers:
-            raise Im2SpError("this image tokenizer has no decoder: its units cannot be decoded to pixels")
         pixels: Tensor = self.decoder(self.post_quant(directions))
         return pixels
 
     def decode(self, units: Tensor) -> Tensor:
-        """Units int64 [B, grid * grid] -> pixels float32 [B, 3, H, W] in [0, 1]. Raises as `pixels_of` does."""
-        return self.pixels_of(F.normalize(self.vectors(units), dim=-1)).clamp(0, 1)
+        """Units int64 [B, grid * grid] -> pixels float32 [B, 3, H, W] in [0, 1]."""
+        return self.pixels_of(F.normalize(self.codebook(units), dim=-1)).clamp(0, 1)

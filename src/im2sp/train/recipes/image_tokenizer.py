@@ -77,7 +77,7 @@ def make_units(recipe: Recipe, out: Path) -> None:
         images = [view_of(load_image(path), view, name) for name, path in photos]
         pixels = [resized_pixels(image, tokenizer.config.image_size) for image in images]
         with torch.inference_mode():
-            return tokenizer.encode(torch.stack(pixels)).numpy()
+            return tokenizer(torch.stack(pixels)).numpy()
 
     write_arrays(_known_photos(recipe), recipe.views, encode, out, np.uint16)
 

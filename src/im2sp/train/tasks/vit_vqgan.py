@@ -54,7 +54,7 @@ def quantise(model: VitVqgan, outputs: Tensor, commitment: float) -> Quantised:
     """Straight-through quantisation of the encoder's outputs float32 [B, N, code_width]."""
     units = model.nearest(outputs.detach())
     ours = F.normalize(outputs, dim=-1)
-    codes = F.normalize(model.vectors(units), dim=-1)
+    codes = F.normalize(model.codebook(units), dim=-1)
     to_codes = (codes - ours.detach()).square().sum(-1).mean()
     to_encoder = (ours - codes.detach()).square().sum(-1).mean()
     return Quantised(units, ours + (codes - ours).detach(), to_codes + commitment * to_encoder)
