@@ -27,16 +27,8 @@ _RESAMPLES = 1_000
 
 Captions = Mapping[str, str]  # photo -> sentence
 References = Mapping[str, Sequence[str]]  # photo -> sentences by people
+Doubles = npt.NDArray[np.float64]
 _Tokenised = dict[str, list[str]]  # photo -> sentences after the PTB tokeniser
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A score, or a difference of two, with its 95 % interval (percentile bootstrap over photos)."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -60,53 +52,6 @@ class CaptionScores:
     empty: int  # photos with an empty caption; wrong in every metric
 
 
-@dataclass(frozen=True)
-class CaptionStatistics:
-    """Per-photo figures from which BLEU-4 and CIDEr-D of any subset of the photos follow."""
-
-    counts: npt.NDArray[np.float64]  # [photos, 2 * _ORDERS + 2]: matched n-grams, n-grams, words, reference words
-    cider: npt.NDArray[np.float64]  # [photos], with document frequencies of all photos
-
-    @classmethod
-    def of(cls, captions: Captions, references: References) -> CaptionStatistics:
-        """Compute them after `normalise_words` and the PTB tokeniser, photos in the order of their names.
-
-        Raises Im2SpError as `caption_scores` does.
-        """
-        _check(captions, references)
-        with _java():
-            return cls._of_tokens(*_tokenise_both(captions, references, normalised=True))
-
-    @classmethod
-    def _of_tokens(cls, res: _Tokenised, gts: _Tokenised) -> CaptionStatistics:
-        from pycocoevalcap.bleu.bleu_scorer import BleuScorer
-        from pycocoevalcap.cider.cider import Cider
-
-        scorer = BleuScorer(n=_ORDERS)
-        for photo, (sentence,) in res.items():
-            scorer += (sentence, gts[photo])
-        rows = []
-        for found in scorer.ctest:
-            words = found["testlen"]
-            nearest = min(found["reflen"], key=lambda length: (abs(length - words), length))
-            rows.append([*found["correct"], *found["guess"], words, nearest])
-        _, cider = Cider().compute_score(gts, res)
-        return cls(np.array(rows, dtype=np.float64), np.array(cider, dtype=np.float64))
-
-    def bleu4(self, rows: npt.NDArray[np.int64]) -> float:
-        """BLEU-4 of some of the photos together, in per cent."""
-        sums = self.counts[rows].sum(0)
-        matched, total, (words, wanted) = sums[:_ORDERS], sums[_ORDERS : 2 * _ORDERS], sums[2 * _ORDERS :]
-        if not matched.all():
-            return 0.0
-        brevity = min(1.0, np.exp(1 - wanted / words))
-        return float(100 * brevity * np.exp(np.log(matched / total).mean()))
-
-    def cider_mean(self, rows: npt.NDArray[np.int64]) -> float:
-        """CIDEr-D of some of the photos together."""
-        return float(self.cider[rows].mean())
-
-
 def caption_scores(
     captions: Captions, references: References, seed: int = 0, *, normalised: bool = True
 ) -> CaptionScores:
@@ -123,6 +68,7 @@ def caption_scores(
     _check(captions, references)
     with require_extra("train"):
         from pycocoevalcap.bleu.bleu import Bleu
+        from pycocoevalcap.cider.cider import Cider
         from pycocoevalcap.rouge.rouge import Rouge
     with _java():
         res, gts = _tokenise_both(captions, references, normalised)
@@ -130,18 +76,18 @@ def caption_scores(
         spice, spice_left_out = _spice(gts, res)
     bleu, _ = Bleu(_ORDERS).compute_score(gts, res, verbose=0)
     rouge, _ = Rouge().compute_score(gts, res)
-    statistics = CaptionStatistics._of_tokens(res, gts)
-    interval = intervals(statistics, seed=seed)
+    cider, of_photos = Cider().compute_score(gts, res)
+    bleu4_interval, cider_interval = _intervals(_bleu_counts(res, gts), np.asarray(of_photos), seed)
     words = [normalise_words(captions[photo]) for photo in captions]
     return CaptionScores(
         **{f"bleu{order}": 100 * float(score) for order, score in enumerate(bleu, 1)},
         meteor=100 * meteor,
         rouge_l=100 * float(rouge),
-        cider=float(statistics.cider.mean()),
+        cider=float(cider),
         spice=spice,
         spice_left_out=spice_left_out,
-        bleu4_interval=(interval["bleu4"].low, interval["bleu4"].high),
-        cider_interval=(interval["cider"].low, interval["cider"].high),
+        bleu4_interval=bleu4_interval,
+        cider_interval=cider_interval,
         photos=len(captions),
         different_sentences=len(set(words)),
         mean_words=sum(len(sentence.split()) for sentence in words) / len(words),
@@ -149,27 +95,34 @@ def caption_scores(
     )
 
 
-def intervals(
-    these: CaptionStatistics, those: CaptionStatistics | None = None, seed: int = 0, resamples: int = _RESAMPLES
-) -> dict[str, Interval]:
-    """Bootstrap `bleu4` and `cider` of `these`, minus those of `those` about the same photos.
+def _bleu_counts(res: _Tokenised, gts: _Tokenised) -> Doubles:
+    """For each photo [photos, 10]: matched n-grams of each order, n-grams, words, words of the nearest reference."""
+    from pycocoevalcap.bleu.bleu_scorer import BleuScorer
 
-    Raises Im2SpError when the two are not of as many photos.
-    """
-    photos = len(these.cider)
-    if those is not None and len(those.cider) != photos:
-        raise Im2SpError(f"captions of {photos} photos cannot be compared with those of {len(those.cider)}")
-    drawn = np.random.default_rng(seed).integers(photos, size=(resamples, photos))
+    scorer, rows = BleuScorer(n=_ORDERS), []
+    for photo, (sentence,) in res.items():
+        scorer += (sentence, gts[photo])
+    for found in scorer.ctest:
+        words = found["testlen"]
+        nearest = min(found["reflen"], key=lambda length: (abs(length - words), length))
+        rows.append([*found["correct"], *found["guess"], words, nearest])
+    return np.array(rows, dtype=np.float64)
 
-    def interval(score: str) -> Interval:
-        def value(rows: npt.NDArray[np.int64]) -> float:
-            found: float = getattr(these, score)(rows)
-            return found - getattr(those, score)(rows) if those else found
 
-        low, high = np.percentile([value(rows) for rows in drawn], [2.5, 97.5])
-        return Interval(value(np.arange(photos)), float(low), float(high))
+def _bleu4(sums: Doubles) -> float:
+    """BLEU-4 in per cent of the sum of rows of `_bleu_counts`."""
+    matched, total, (words, wanted) = sums[:_ORDERS], sums[_ORDERS : 2 * _ORDERS], sums[2 * _ORDERS :]
+    if not matched.all():
+        return 0.0
+    return float(100 * min(1.0, np.exp(1 - wanted / words)) * np.exp(np.log(matched / total).mean()))
 
-    return {"bleu4": interval("bleu4"), "cider": interval("cider_mean")}
+
+def _intervals(counts: Doubles, cider: Doubles, seed: int) -> tuple[tuple[float, float], tuple[float, float]]:
+    """95 % intervals of BLEU-4 and CIDEr-D: percentile bootstrap over photos."""
+    drawn = np.random.default_rng(seed).integers(len(cider), size=(_RESAMPLES, len(cider)))
+    scores = [[_bleu4(counts[rows].sum(0)) for rows in drawn], [cider[rows].mean() for rows in drawn]]
+    (bleu_low, cider_low), (bleu_high, cider_high) = np.percentile(scores, [2.5, 97.5], axis=1).tolist()
+    return (bleu_low, bleu_high), (cider_low, cider_high)
 
 
 def _check(captions: Captions, references: References) -> None:
