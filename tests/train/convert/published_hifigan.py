@@ -65,7 +65,7 @@ class Reference(nn.Module):
                 parameter.normal_(std=0.1 if name.endswith("bias") else 1.0)
                 if name.endswith("original0"):
                     parameter.abs_().add_(0.5)
-            self.generator.conv_post.parametrizations.weight.original0.fill_(0.04)
+            self.generator.conv_post.parametrizations.weight.original0.fill_(0.08)
             self.generator.conv_post.bias.zero_()
             self.dur_predictor.proj.weight.mul_(0.2)
             self.dur_predictor.proj.bias.fill_(1.2)
