@@ -75,7 +75,8 @@ def test_inconsistent_vocabularies_are_refused(changes: dict[str, object], reaso
 
 def test_output_units_override_the_subwords() -> None:
     said = [[7], [6], [5], [], [3, 2], [1], [0], [0, 4], [6, 5], [6, 5, 3], [3, 2], [2]]
-    config = VocabularyConfig(units=8, subwords=[*SINGLE, [1, 2], [1, 2, 3], [3, 4], [2, 1]], output_units=said)
+    output_units = dict(enumerate(said, 3))
+    config = VocabularyConfig(units=8, subwords=[*SINGLE, [1, 2], [1, 2, 3], [3, 4], [2, 1]], output_units=output_units)
     vocabulary = Vocabulary(config)
     assert vocabulary.encode([1, 2, 3, 4]).tolist() == MERGED.encode([1, 2, 3, 4]).tolist()
     assert vocabulary.decode([ONE_TWO_THREE, 7]).tolist() == [6, 5, 3, 2]  # no unit twice where they meet

@@ -9,7 +9,7 @@ from msgspec import Meta, field
 from im2sp.arrays import HOP, SAMPLE_RATE
 from im2sp.schema import Schema
 
-FORMAT_VERSION = 7
+FORMAT_VERSION = 8
 SPECIAL_TOKENS = 3  # pad, bos and eos come before the subwords
 MOST_IMAGE_UNITS = 65_536  # a photo
 CACHE_LIMIT = 2**31  # bytes of keys and values of a caption, with the recommended decoding
@@ -25,6 +25,7 @@ Signal = Literal["score", "lowest", "length", "agreement", "distance", "ood_scor
 Token = Annotated[int, Meta(ge=0, le=65_535)]
 Tokens = Annotated[list[Token], Meta(max_length=65_536)]
 TokenWeights = Annotated[dict[Token, Number], Meta(max_length=65_536)]
+OutputUnits = Annotated[dict[Token, list[Annotated[int, Meta(ge=0)]]], Meta(max_length=65_536)]
 Phrase = Annotated[list[Annotated[int, Meta(ge=0)]], Meta(min_length=1, max_length=1_000)]  # units
 PhraseDurations = Annotated[list[Annotated[int, Meta(ge=1, le=250)]], Meta(min_length=1, max_length=1_000)]
 Weights = Annotated[list[Number], Meta(max_length=256)]
@@ -120,7 +121,7 @@ class DecoderConfig(Schema, frozen=True):
 class VocabularyConfig(Schema, frozen=True, kw_only=True):
     """Tokens of the decoder; token t >= 3 stands for the units subwords[t - 3], listed as they were learnt.
 
-    `output_units[t - 3]`, which may be empty, overrides the units emitted for token t.
+    `output_units[t]`, which may be empty, overrides the units emitted for token t.
     """
 
     units: Count = 200  # speech units are 0 .. units - 1
@@ -128,7 +129,7 @@ class VocabularyConfig(Schema, frozen=True, kw_only=True):
     bos: Annotated[int, Meta(ge=0, lt=SPECIAL_TOKENS)] = 1  # token id
     eos: Annotated[int, Meta(ge=0, lt=SPECIAL_TOKENS)] = 2  # token id
     subwords: list[list[int]]  # token t >= 3 stands for the units subwords[t - 3]; each unit has a token of its own
-    output_units: list[list[Annotated[int, Meta(ge=0)]]] | None = None  # override the units emitted for token t
+    output_units: OutputUnits = field(default_factory=dict)  # override the units emitted for a token
     keep_repeats: bool = False  # speak a unit that follows itself once more, with a duration of its own
 
     def __post_init__(self) -> None:
@@ -141,11 +142,10 @@ class VocabularyConfig(Schema, frozen=True, kw_only=True):
             raise ValueError(f"a subword is empty or holds a unit outside 0..{self.units - 1}")
         if missing := [unit for unit in range(self.units) if (unit,) not in known]:
             raise ValueError(f"unit {missing[0]} has no subword of its own")
-        if self.output_units is not None:
-            if len(self.output_units) != len(self.subwords):
-                raise ValueError("output_units has not as many entries as there are subwords")
-            if max((max(units, default=0) for units in self.output_units), default=0) >= self.units:
-                raise ValueError(f"output_units holds a unit outside 0..{self.units - 1}")
+        if any(not SPECIAL_TOKENS <= token < SPECIAL_TOKENS + len(self.subwords) for token in self.output_units):
+            raise ValueError("output_units names a token without a subword")
+        if max((max(units, default=0) for units in self.output_units.values()), default=0) >= self.units:
+            raise ValueError(f"output_units holds a unit outside 0..{self.units - 1}")
 
 
 class VocoderConfig(Schema, frozen=True, kw_only=True):

@@ -87,7 +87,10 @@ def write_config(folder: Path, config: BundleConfig) -> Path:
     """
     path = folder / CONFIG
     values = _without_none(msgspec.to_builtins(config))
-    lines = (f" {json.dumps(name)}: {json.dumps(value, ensure_ascii=False)}" for name, value in values.items())
+    lines = (
+        f" {json.dumps(name)}: {json.dumps(value, ensure_ascii=False, separators=(',', ':'))}"
+        for name, value in values.items()
+    )
     text = "{\n" + ",\n".join(lines) + "\n}"  # a line a section: the vocabulary is long
     try:
         parse(text.encode(), BundleConfig)

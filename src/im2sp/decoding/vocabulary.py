@@ -26,7 +26,7 @@ class SpecialTokens:
 class Vocabulary:
     """Byte-pair encoding of units.
 
-    Token t >= 3 stands for the units `subwords[t - 3]`; `output_units[t - 3]` overrides the units emitted for it.
+    Token t >= 3 stands for the units `subwords[t - 3]`; `output_units[t]` overrides the units emitted for it.
     """
 
     def __init__(self, config: VocabularyConfig) -> None:
@@ -34,7 +34,8 @@ class Vocabulary:
         self.size = SPECIAL_TOKENS + len(config.subwords)
         self.specials = SpecialTokens(config.pad, config.bos, config.eos)
         self._subwords = [tuple(subword) for subword in config.subwords]
-        self._output = config.output_units or self._subwords
+        said = config.output_units
+        self._output = [said.get(token, subword) for token, subword in enumerate(self._subwords, SPECIAL_TOKENS)]
         self.keep_repeats = config.keep_repeats
         self._ranks = {subword: rank for rank, subword in enumerate(self._subwords)}
         self._longest = max(len(subword) for subword in self._subwords)

@@ -22,7 +22,7 @@ CONTRIBUTED = "com.microsoft"  # onnxruntime's own operators, with MatMulNBits a
 BLOCK = 128  # rows of a matrix that share a scale in each column; smaller blocks are slower and not much closer
 LARGE_GRAPH = 64 * 2**20  # bytes; more than that in weights goes to a file of its own, as graphs end at 2 GB
 PAGE = 4096  # bytes; weights outside of their graph begin at whole pages, so that they are mapped and not copied
-LARGE_CONVOLUTION = 200_000  # values; as many sit in the last layers, whose rounding little amplifies
+LARGE_CONVOLUTION = 50_000  # values; as many sit in the later layers, whose rounding little amplifies
 SMALL = 1024  # values; smaller tensors (biases, norms) stay in float32
 # "fp32"; "fp16"; "int8", which multiplies matrices in int8; or "mixed", which stores as int8 and multiplies in float32,
 # with delicate weights as fp16.
@@ -235,7 +235,8 @@ def _fold_constants(model: onnx.ModelProto) -> None:
 def _is_delicate(model: onnx.ModelProto, name: str, values: np.ndarray) -> bool:
     """Weights that lose too much as int8: two-dimensional convolutions but for the large late ones.
 
-    With all of EfficientNet-Lite2 in int8 its features are off by 9 %, in float16 by 0.2 %, like this by 3 %.
+    With all of EfficientNet-Lite2 in int8 its features are off by 9 %, in float16 by 0.2 %. Like this, image
+    units keep 98 % of their most probable classes and 96 % of the first codes of their cells (48 photos).
     """
     users = {node.op_type for node in model.graph.node if name in node.input}
     return "Conv" in users and values.ndim == 4 and values.size < LARGE_CONVOLUTION

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +10,11 @@ import pytest
 from im2sp.arrays import FloatArray
 from im2sp.train.evaluate.recogniser import Recogniser, RecogniserInfo
 from im2sp.train.lexicon.asr_feedback import AsrFeedbackConfig, Sentence, apply_asr_feedback
-from im2sp.train.lexicon.lexicon import PronunciationLexicon, Units
+from im2sp.train.lexicon.lexicon import Context, Units
 from im2sp.train.lexicon.medoids import RecordedPronunciations, SpokenWord
 
 CAT = ("a", "cat", "runs.")
-SENTENCES = [Sentence(text, ("^", *text.split()[:2], "runs.", "$")) for text in ("a dog runs", "a cat runs")] * 4
+TEXTS = {"a dog runs": 4, "a cat runs": 4}
 
 
 class _Recogniser(Recogniser):
@@ -46,15 +45,26 @@ def _recorded(cats: dict[int, int]) -> RecordedPronunciations:
 
 
 def _apply(
-    folder: Path, cats: dict[int, int], sentences: list[Sentence], recogniser: Recogniser, limit: int = 100
-) -> tuple[int, PronunciationLexicon]:
+    folder: Path, cats: dict[int, int], texts: dict[str, int], recogniser: Recogniser, limit: int = 100
+) -> tuple[int, dict[Context, Units]]:
+    """Texts and how often each is said -> entries that changed, all entries."""
     recorded = _recorded(cats)
     lexicon = recorded.lexicon()
-    config = AsrFeedbackConfig(sentences=limit)
+    sentences = []
+    for text, count in texts.items():
+        contexts = lexicon.lookup(("^", *text.split()[:2], "runs.", "$"))
+        assert contexts
+        sentences.append(Sentence(text, tuple(contexts), (1, 2, 3), count))
     changed = apply_asr_feedback(
-        lexicon, recorded, sentences, config, lambda units: np.asarray(units, np.float32), recogniser, folder / "asr"
+        lexicon.entries,
+        recorded.alternatives,
+        sentences,
+        AsrFeedbackConfig(sentences=limit),
+        lambda units: np.asarray(units, np.float32),
+        recogniser,
+        folder / "asr",
     )
-    return changed, lexicon
+    return changed, lexicon.entries
 
 
 @pytest.mark.parametrize(
@@ -69,12 +79,12 @@ def _apply(
 def test_an_entry_gets_the_pronunciation_that_is_understood(
     tmp_path: Path, cats: dict[int, int], recogniser: Recogniser, limit: int, changed: int, units: Units
 ) -> None:
-    count, lexicon = _apply(tmp_path, cats, SENTENCES, recogniser, limit)
-    assert (count, lexicon.entries[CAT]) == (changed, units)
-    assert lexicon.entries["a", "dog", "runs."] == (3,)
+    count, entries = _apply(tmp_path, cats, TEXTS, recogniser, limit)
+    assert (count, entries[CAT]) == (changed, units)
+    assert entries["a", "dog", "runs."] == (3,)
 
 
 def test_what_is_said_often_is_transcribed_first(tmp_path: Path) -> None:
-    dog, cat = SENTENCES[:2]
-    assert _apply(tmp_path, {7: 6, 6: 3}, [dog, dog, cat], _Recogniser(), 1)[0] == 0
-    assert _apply(tmp_path, {7: 6, 6: 3}, [dog, dog, replace(cat, count=9)], _Recogniser(), 1)[0] == 1
+    cats = {7: 6, 6: 3}
+    assert _apply(tmp_path, cats, {"a dog runs": 2, "a cat runs": 1}, _Recogniser(), 1)[0] == 0
+    assert _apply(tmp_path, cats, {"a dog runs": 2, "a cat runs": 9}, _Recogniser(), 1)[0] == 1

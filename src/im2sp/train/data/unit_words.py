@@ -58,6 +58,10 @@ class SpokenWords:
                     said[word][token] += 1
         self.words = {variant: counts.most_common(1)[0][0] for variant, counts in said.items()}
         self._variants: dict[int, list[Spoken]] = defaultdict(list)
+        self._ranked: dict[int, list[Spoken]] = defaultdict(list)
+        for variant, _ in self.seen.most_common():
+            if variant in self.words:
+                self._ranked[self.words[variant]].append(variant)
 
     def choose(self, size: int, min_count: int) -> list[Spoken]:
         """Choose what gets a token: the main variant of each word that is said so often, then the most frequent."""
@@ -75,6 +79,11 @@ class SpokenWords:
             self._variants[self.words.get(variant, SILENCE)].append(variant)
         self.replaced = cache(self._replaced)
         return chosen
+
+    def others(self, variant: Spoken, count: int) -> list[Spoken]:
+        """Up to `count` other ways to say the word of a variant, the most usual first."""
+        word = self.words.get(variant, SILENCE)
+        return [other for other in self._ranked[word] if other != variant][:count] if word >= 0 else []
 
     def _replaced(self, variant: Spoken) -> Spoken:
         """A variant with a token that says the same word; after `choose`."""

@@ -1,51 +1,60 @@
-"""ASR feedback: entries of the lexicon that a speech recogniser misses are replaced by other recorded pronunciations.
+"""ASR feedback: entries that a speech recogniser misses are replaced by other recorded pronunciations.
 
-A lexicon always says a word between the same neighbours alike, so what is misheard once is always misheard. Sentences
-with the most used entries are spoken by the vocoder and transcribed. An entry that is missed is tried in other
-pronunciations, and keeps the one with which it and its neighbours are understood best. Neighbours count because a
-pronunciation can spoil them: of 17 that were chosen by the word alone 6 did more harm than good (docs/history).
+An entry says a word by the same units wherever it stands: a context of a lexicon, or a token of a captioner. So what is
+misheard once is always misheard. Sentences with the most used entries are spoken by the vocoder and transcribed. An
+entry that is missed is tried in other pronunciations, and keeps the one with which it and its neighbours are understood
+best. Neighbours count because a pronunciation can spoil them: of 17 that were chosen by the word alone 6 did more harm
+than good (docs/history).
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 from im2sp.arrays import FloatArray, IntArray
 from im2sp.speech.units import without_repeats
 from im2sp.train.data.words import normalise_words
 from im2sp.train.evaluate.recogniser import Recogniser
 from im2sp.train.evaluate.words import differences
-from im2sp.train.lexicon.lexicon import SILENCES, Context, PronunciationLexicon, Units, frames_of
-from im2sp.train.lexicon.medoids import RecordedPronunciations
+from im2sp.train.lexicon.lexicon import Units, frames_of
 from im2sp.train.lexicon.selection import lazy_greedy
 
 log = logging.getLogger(__name__)
 
-REPEATS = 2  # sentences for each entry, where there are enough
 ERROR_RATE = 0.5  # share of its sentences in which an entry is missed for others to be tried
+
+Entry = TypeVar("Entry", bound=Hashable)
 
 
 @dataclass(frozen=True)
 class AsrFeedbackConfig:
     """How much is transcribed, and which entries are replaced."""
 
-    sentences: int = 0  # transcribed at most in the first round; 0 keeps the lexicon as it is
+    sentences: int = 0  # transcribed at most in the first round; 0 keeps the entries as they are
+    repeats: int = 2  # sentences for each entry, where there are enough
     candidates: int = 3  # other pronunciations that are tried
 
 
 @dataclass(frozen=True)
-class Sentence:
-    """A sentence as it is written, and the phones of each word."""
+class Sentence(Generic[Entry]):
+    """A sentence as it is written, and the entries that say it.
+
+    Attributes:
+        words: places of entries that say a word; the others are silences.
+        count: how often it is said.
+    """
 
     text: str
-    words: tuple[str, ...]
-    count: int = 1  # how often it is said
+    entries: tuple[Entry, ...]
+    words: tuple[int, ...]
+    count: int = 1
 
 
 class WordOutcome(NamedTuple):
@@ -56,89 +65,89 @@ class WordOutcome(NamedTuple):
 
 
 def apply_asr_feedback(
-    lexicon: PronunciationLexicon,
-    recorded: RecordedPronunciations,
-    sentences: Sequence[Sentence],
+    said: MutableMapping[Entry, Units],
+    alternatives: Callable[[Entry, int], Sequence[Units]],
+    sentences: Sequence[Sentence[Entry]],
     config: AsrFeedbackConfig,
     speak: Callable[[IntArray], FloatArray],
     recogniser: Recogniser,
     cache: Path,
 ) -> int:
-    """Replace entries that are not understood; returns how many.
+    """Replace what is not understood; returns how many entries changed.
 
     Args:
-        lexicon: changed in place.
-        recorded: other pronunciations.
-        sentences: that the lexicon can say; how often an entry is used in them decides how much it matters.
+        said: units of each entry; changed in place.
+        alternatives: entry, number -> at most so many other pronunciations, the most usual first.
+        sentences: how often an entry is used in them decides how much it matters.
         speak: units without repeats -> waveform float32 [samples], 16 kHz.
         cache: transcripts, which are not made again.
     """
-    contexts = [lexicon.lookup(sentence.words) or [] for sentence in sentences]
-    covering = _covering(sentences, contexts, config.sentences)
-    outcomes: defaultdict[Context, defaultdict[Units, list[WordOutcome]]] = defaultdict(lambda: defaultdict(list))
+    covering = _covering(sentences, config)
+    outcomes: defaultdict[Entry, defaultdict[Units, list[WordOutcome]]] = defaultdict(lambda: defaultdict(list))
 
-    def transcribe(indices: Sequence[int], tried: set[Context]) -> list[Context]:
+    def transcribe(indices: Sequence[int], tried: set[Entry]) -> list[Entry]:
         """Speak and transcribe sentences; returns those of the tried entries that are missed."""
-        waveforms = ((str(index), speak(_units(lexicon, sentences[index]))) for index in indices)
+        units = {index: without_repeats(frames_of(said[one] for one in sentences[index].entries)) for index in indices}
+        names = {index: hashlib.sha256(frames.tobytes()).hexdigest() for index, frames in units.items()}
+        waveforms = ((names[index], speak(frames)) for index, frames in units.items())
         transcripts = recogniser.transcribe_all(waveforms, cache)
         for index in indices:
-            for context, outcome in _outcomes(sentences[index], contexts[index], transcripts[str(index)]):
-                if context in tried:
-                    outcomes[context][lexicon.entries[context]].append(outcome)
-        missed = (c for c in tried if _error_rate(outcomes[c][lexicon.entries[c]]) >= ERROR_RATE)
+            for entry, outcome in _outcomes(sentences[index], transcripts[names[index]]):
+                if entry in tried:
+                    outcomes[entry][said[entry]].append(outcome)
+        missed = (entry for entry in tried if _error_rate(outcomes[entry][said[entry]]) >= ERROR_RATE)
         return sorted(missed, key=str)
 
-    missed = transcribe(covering, {context for index in covering for context in contexts[index]})
-    alternatives = {context: recorded.alternatives(context, config.candidates) for context in missed}
+    missed = transcribe(covering, {entry for index in covering for entry in sentences[index].entries})
+    others = {entry: alternatives(entry, config.candidates) for entry in missed}
     for number in range(config.candidates):
-        trying = {context for context in missed if len(alternatives[context]) > number}
+        trying = {entry for entry in missed if len(others[entry]) > number}
         log.info("ASR feedback, round %d: %d entries missed, %d have another way", number, len(missed), len(trying))
-        for context in trying:
-            lexicon.entries[context] = alternatives[context][number]
-        missed = transcribe([index for index in covering if trying & set(contexts[index])], trying)
-    return _keep_best(lexicon, outcomes)
+        for entry in trying:
+            said[entry] = others[entry][number]
+        missed = transcribe([index for index in covering if trying & set(sentences[index].entries)], trying)
+    return _keep_best(said, outcomes)
 
 
-def _keep_best(lexicon: PronunciationLexicon, outcomes: dict[Context, defaultdict[Units, list[WordOutcome]]]) -> int:
+def _keep_best(
+    said: MutableMapping[Entry, Units], outcomes: Mapping[Entry, defaultdict[Units, list[WordOutcome]]]
+) -> int:
     """Give each entry the pronunciation with the fewest missed words around it; returns how many changed."""
     changed = 0
-    for context, tried in outcomes.items():
+    for entry, tried in outcomes.items():
         first, *_ = tried
         best = min(tried, key=lambda units: fmean(o.missed_around for o in tried[units]) if tried[units] else 0)
-        lexicon.entries[context] = best  # of equals the first
+        said[entry] = best  # of equals the first
         changed += best != first
     return changed
 
 
-def _covering(sentences: Sequence[Sentence], contexts: Sequence[Sequence[Context]], limit: int) -> list[int]:
-    """Sentences that hold the most used entries up to REPEATS times each."""
-    uses: Counter[Context] = Counter()
-    for sentence, those in zip(sentences, contexts, strict=True):
-        uses.update(dict.fromkeys(those, sentence.count))
-    missing = dict.fromkeys(uses, REPEATS)
+def _covering(sentences: Sequence[Sentence[Entry]], config: AsrFeedbackConfig) -> list[int]:
+    """Sentences that hold the most used entries up to `repeats` times each."""
+    uses: Counter[Entry] = Counter()
+    for sentence in sentences:
+        uses.update(dict.fromkeys(sentence.entries, sentence.count))
+    missing = dict.fromkeys(uses, config.repeats)
 
     def gain(index: int) -> float:
-        return sum(uses[context] for context in set(contexts[index]) if missing[context] > 0)
+        return sum(uses[entry] for entry in set(sentences[index].entries) if missing[entry] > 0)
 
     def take(index: int) -> None:
-        for context in set(contexts[index]):
-            missing[context] -= 1
+        for entry in set(sentences[index].entries):
+            missing[entry] -= 1
 
-    return list(lazy_greedy(len(sentences), gain, take, limit))
-
-
-def _units(lexicon: PronunciationLexicon, sentence: Sentence) -> IntArray:
-    return without_repeats(frames_of(lexicon.pronounce(sentence.words) or ()))
+    return list(lazy_greedy(len(sentences), gain, take, config.sentences))
 
 
-def _outcomes(sentence: Sentence, contexts: Sequence[Context], transcript: str) -> list[tuple[Context, WordOutcome]]:
+def _outcomes(sentence: Sentence[Entry], transcript: str) -> list[tuple[Entry, WordOutcome]]:
     """Entry and outcome of each word; none when the text is not written in as many words as it is said."""
-    places = [place for place, word in enumerate(sentence.words) if word not in SILENCES]
+    places = sentence.words
     if len(places) != len(normalise_words(sentence.text).split()):
         return []
-    missed = {place for written, _ in differences(sentence.text, transcript) for place in places[written]}
+    missed = {number for written, _ in differences(sentence.text, transcript) for number in range(len(places))[written]}
     return [
-        (contexts[place], WordOutcome(place in missed, len(missed & {place - 1, place, place + 1}))) for place in places
+        (sentence.entries[place], WordOutcome(number in missed, len(missed & {number - 1, number, number + 1})))
+        for number, place in enumerate(places)
     ]
 
 

@@ -10,6 +10,7 @@ import json
 import logging
 import random
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from im2sp.train.data.synthesis import PiperSynthesizer, SynthesisConfig
 from im2sp.train.data.tiny_photo_corpora import write_tiny_photo_corpora
 from im2sp.train.evaluate.recognisers import open_recogniser
 from im2sp.train.lexicon.asr_feedback import AsrFeedbackConfig, Sentence, apply_asr_feedback
-from im2sp.train.lexicon.lexicon import words_of
+from im2sp.train.lexicon.lexicon import SILENCES, Context, PronunciationLexicon, words_of
 from im2sp.train.lexicon.medoids import RecordedPronunciations, align
 from im2sp.train.lexicon.recordings import read_recordings, record
 from im2sp.train.lexicon.selection import SelectionConfig, select_sentences
@@ -72,12 +73,11 @@ def make_lexicon(recipe: Recipe, out: Path) -> None:
     recorded = RecordedPronunciations(words, MIN_RECORDINGS, random.Random(recipe.seed))
     lexicon = recorded.lexicon(MIN_GAIN)
     if recipe.asr_feedback.sentences:
-        captioner, voice = _captioner(recipe), PiperSynthesizer(recipe.synthesis)
-        texts, _ = _texts(recipe)
+        captioner = _captioner(recipe)
         changed = apply_asr_feedback(
-            lexicon,
-            recorded,
-            [Sentence(text, words_of(voice.phones(text)), count) for text, count in texts.items()],
+            lexicon.entries,
+            recorded.alternatives,
+            list(_sentences(recipe, lexicon)),
             recipe.asr_feedback,
             lambda units: captioner.speak(units).waveform,
             open_recogniser(RECOGNISER),
@@ -91,6 +91,16 @@ def _texts(recipe: Recipe) -> tuple[Counter[str], list[str]]:
     """Texts and how often each occurs; captions that are held out."""
     corpora = read_photo_corpora(recipe.data, recipe.lists)
     return read_texts(corpora, random.Random(recipe.seed))
+
+
+def _sentences(recipe: Recipe, lexicon: PronunciationLexicon) -> Iterator[Sentence[Context]]:
+    """All texts that the lexicon can say."""
+    voice = PiperSynthesizer(recipe.synthesis)
+    for text, count in _texts(recipe)[0].items():
+        words = words_of(voice.phones(text))
+        if contexts := lexicon.lookup(words):
+            places = tuple(place for place, word in enumerate(words) if word not in SILENCES)
+            yield Sentence(text, tuple(contexts), places, count)
 
 
 def _captioner(recipe: Recipe) -> Captioner:

@@ -12,6 +12,7 @@ from pathlib import Path
 from im2sp.train.data.photo_corpora import read_photo_corpora
 from im2sp.train.data.synthesis import PiperSynthesizer, SynthesisConfig, clean_text
 from im2sp.train.data.tiny_photo_corpora import write_tiny_photo_corpora
+from im2sp.train.lexicon.asr_feedback import AsrFeedbackConfig
 from im2sp.train.lexicon.lexicon import PronunciationLexicon, words_of
 from im2sp.train.models.image_backbone import BackboneConfig
 from im2sp.train.models.image_units import ImageUnitsConfig
@@ -23,6 +24,7 @@ from im2sp.train.recipes.captioner.options import (
     CAPTIONER,
     DISTILLED,
     FEATURES,
+    FEEDBACK,
     MAPS,
     PSEUDO,
     REPORT,
@@ -41,6 +43,7 @@ from im2sp.train.recipes.captioner.photos import make_backbone, make_features, m
 from im2sp.train.recipes.captioner.speech import (
     make_caption_units,
     make_distilled,
+    make_feedback,
     make_scst,
     make_unit_captioner,
     make_vocabulary,
@@ -65,10 +68,13 @@ STAGES = [
     Stage[Recipe]("distilled", DISTILLED, make_distilled, (CAPTIONER, UNITS)),
     Stage[Recipe]("vocabulary", VOCABULARY, make_vocabulary, (SPOKEN, DISTILLED, TAGGER)),
     Stage[Recipe](
+        "asr_feedback", FEEDBACK, make_feedback, (VOCABULARY,), lambda recipe: recipe.asr_feedback.sentences > 0
+    ),
+    Stage[Recipe](
         "unit_captioner", UNIT_CAPTIONER, make_unit_captioner, (CAPTIONER, VOCABULARY, UNITS), distributed=True
     ),
     Stage[Recipe]("scst", SCST, make_scst, (UNIT_CAPTIONER,), lambda recipe: recipe.scst.steps > 0, distributed=True),
-    Stage[Recipe]("bundle", BUNDLE, make_bundle, (UNIT_CAPTIONER, BACKBONE)),
+    Stage[Recipe]("bundle", BUNDLE, make_bundle, (UNIT_CAPTIONER, BACKBONE, FEEDBACK)),
     Stage[Recipe](
         "calibration", CALIBRATED, make_calibrated, (BUNDLE, VOCABULARY), lambda recipe: recipe.calibration_photos > 0
     ),
@@ -96,6 +102,7 @@ def smoke(folder: Path) -> Recipe:
         scst=ScstTraining(steps=2, warm_up=1, photos=2, samples=3, log_every=1),
         lexicon=lexicon,
         unit_captioner=CaptionerTraining(steps=4, warm_up=1, photos=4, log_every=2, tag_swap=0.0),
+        asr_feedback=AsrFeedbackConfig(sentences=2, candidates=1),
         vocabulary=VocabularyOptions(subwords=520, whole_words=20, min_count=2),
         beam=2,
         calibration_photos=0,  # captions of so short a training are all wrong

@@ -7,6 +7,7 @@ import random
 import shutil
 from pathlib import Path
 
+import msgspec
 import torch
 from torch import nn
 
@@ -33,7 +34,9 @@ from im2sp.train.models.unit_captioner import UnitCaptioner
 from im2sp.train.recipes.captioner.options import (
     BACKBONE,
     BUNDLE,
+    FEEDBACK,
     LATE,
+    OUTPUT_UNITS,
     SCST,
     SYNONYMS,
     TAGGER,
@@ -81,10 +84,14 @@ def make_bundle(recipe: Recipe, out: Path) -> None:
         photo_codebooks=(*[sizes.class_count] * sizes.classes, sizes.size),
     )
     image = image_config(recipe.backbone, image_tokens=1 + tags + sizes.cells)
+    vocabulary = bpe.vocabulary()
+    if recipe.asr_feedback.sentences:
+        said = msgspec.json.decode((recipe.runs / FEEDBACK / OUTPUT_UNITS).read_bytes(), type=dict[int, list[int]])
+        vocabulary = msgspec.structs.replace(vocabulary, output_units=said)
     parts = BundleParts(
         ImageModules(image, nn.Identity(), _Tokenizer(backbone, units), layout),
         model,
-        bpe.vocabulary(),
+        vocabulary,
         voice,
     )
     model.compact(recipe.tagger_rank)

@@ -12,6 +12,7 @@ from im2sp.train.data.photo_units import PhotoArrays
 from im2sp.train.data.pseudo_labels import PseudoLabels
 from im2sp.train.evaluate.calibration import CalibrationOptions
 from im2sp.train.export import BundleOptions
+from im2sp.train.lexicon.asr_feedback import AsrFeedbackConfig
 from im2sp.train.models.image_backbone import BackboneConfig
 from im2sp.train.models.image_units import ImageUnitsConfig
 from im2sp.train.stages import BaseRecipe
@@ -24,10 +25,11 @@ from im2sp.train.tasks.tagger import TaggerTraining
 MAPS, BACKBONE, FEATURES, UNITS = "maps", "backbone", "features", "image_units"
 TAGGER, PSEUDO, CAPTIONER, REPORT = "tagger", "pseudo_labels", "text_captioner", "report"
 SPOKEN, DISTILLED, VOCABULARY = "caption_units", "distilled", "vocabulary"
-UNIT_CAPTIONER, SCST, BUNDLE, CALIBRATED = "unit_captioner", "scst", "bundle", "calibrated"
+FEEDBACK, UNIT_CAPTIONER, SCST, BUNDLE, CALIBRATED = "asr_feedback", "unit_captioner", "scst", "bundle", "calibrated"
 LATE = "late.safetensors"  # tuned part of the backbone
 CODES = "codes"  # in the folder of the image units: those of all photos
 TOKENIZER, LABELS = "tokenizer.json", "captions.json"
+OUTPUT_UNITS = "output_units.json"  # of tokens that are not said by their subwords
 UNIT_BPE, TOKEN_WORDS, SENTENCES = "unit_bpe.json", "token_words.safetensors", "sentences.json"
 SYNONYMS = "coco/object_synonyms.txt"
 PSEUDO_CORPUS = "pseudo"  # its name among the corpora
@@ -87,11 +89,12 @@ class Recipe(BaseRecipe):
     lexicon: Path = Path("recipes/captioner/lexicon.parquet")  # of that voice, from a recipe of that kind
     vocabulary: VocabularyOptions = field(default_factory=VocabularyOptions)
     distillation: DistillationOptions = field(default_factory=DistillationOptions)
+    asr_feedback: AsrFeedbackConfig = field(default_factory=AsrFeedbackConfig)  # on the tokens
     unit_captioner: CaptionerTraining = field(default_factory=lambda: CaptionerTraining(tag_swap=0.0))
     scst: ScstTraining = field(default_factory=ScstTraining)
     max_tokens: int = 48  # of a caption in units
     bundle: BundleOptions = field(default_factory=BundleOptions)
-    tagger_rank: int = 96  # of its matrix in the bundle
+    tagger_rank: int = 64  # of its matrix in the bundle
     calibration: CalibrationOptions = field(default_factory=CalibrationOptions)
     calibration_photos: int = 300  # of each held-out part, at most; 0 leaves the confidence out
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import logging
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
@@ -14,17 +14,21 @@ from pathlib import Path
 
 import torch
 
-from im2sp.files import atomic_write, sha256_of
+from im2sp.bundle import SPECIAL_TOKENS
+from im2sp.captioner import Captioner
+from im2sp.files import atomic_write, sha256_of, write_json
 from im2sp.train.data.caption_targets import Target
 from im2sp.train.data.object_names import named_objects, read_synonyms
 from im2sp.train.data.photo_corpora import class_phrases, names_thing
 from im2sp.train.data.synthesis import PiperSynthesizer, SynthesisConfig
 from im2sp.train.data.text_tokenizer import TextTokenizer
 from im2sp.train.data.unit_bpe import UnitBPE
-from im2sp.train.data.unit_table import iterate_unit_tables
-from im2sp.train.data.unit_words import SpokenWords, TokenWords, spoken
+from im2sp.train.data.unit_table import UnitRow, iterate_unit_tables
+from im2sp.train.data.unit_words import PIECE, SILENCE, SpokenWords, TokenWords, spoken
 from im2sp.train.evaluate.dev_report import write_captions
+from im2sp.train.evaluate.recognisers import open_recogniser
 from im2sp.train.launch import is_main_process
+from im2sp.train.lexicon.asr_feedback import Sentence, apply_asr_feedback
 from im2sp.train.lexicon.captions import LexiconSpeaker, TextCaption, write_caption_units
 from im2sp.train.lexicon.lexicon import SILENCES, PronunciationLexicon
 from im2sp.train.models.git import GitDecoderConfig
@@ -34,6 +38,7 @@ from im2sp.train.recipes.captioner.options import (
     CAPTIONER,
     DISTILLED,
     LABELS,
+    OUTPUT_UNITS,
     PSEUDO,
     SENTENCES,
     SPOKEN,
@@ -132,18 +137,26 @@ def make_distilled(recipe: Recipe, out: Path) -> None:
     _say(recipe, captions, out / f"{MODEL}.parquet")
 
 
-def make_vocabulary(recipe: Recipe, out: Path) -> None:
-    """Choose the tokens, and write the sentences of all photos in them."""
-    options = recipe.vocabulary
-    tables = {PEOPLE: recipe.runs / SPOKEN, MODEL: recipe.runs / DISTILLED}
-    rows = {name: list(iterate_unit_tables(folder, "train")) for name, folder in tables.items()}
+def _spoken_words(recipe: Recipe, rows: Iterable[UnitRow]) -> SpokenWords:
+    """Count how the words of captions are said."""
     silences = {
         spoken(units)
         for (_, word, _), units in PronunciationLexicon.load(recipe.lexicon).entries.items()
         if word in SILENCES
     }
-    tokenizer = TextTokenizer.load(recipe.runs / TAGGER / TOKENIZER)
-    said = SpokenWords(itertools.chain(*rows.values()), silences, tokenizer)
+    return SpokenWords(rows, silences, TextTokenizer.load(recipe.runs / TAGGER / TOKENIZER))
+
+
+def _spoken_captions(recipe: Recipe) -> dict[str, list[UnitRow]]:
+    """Captions of the photos that train, in units, by whom they are."""
+    tables = {PEOPLE: recipe.runs / SPOKEN, MODEL: recipe.runs / DISTILLED}
+    return {name: list(iterate_unit_tables(folder, "train")) for name, folder in tables.items()}
+
+
+def make_vocabulary(recipe: Recipe, out: Path) -> None:
+    """Choose the tokens, and write the sentences of all photos in them."""
+    options, rows = recipe.vocabulary, _spoken_captions(recipe)
+    said = _spoken_words(recipe, itertools.chain(*rows.values()))
     chosen = said.choose(options.whole_words, options.min_count)
     bpe = UnitBPE.train(
         said.seen.elements(), voice_of(recipe).config.vocoder.units, options.subwords, whole_words=chosen
@@ -159,6 +172,36 @@ def make_vocabulary(recipe: Recipe, out: Path) -> None:
                 sentences[name][row.image_id].append(tokens)
     with atomic_write(out / SENTENCES) as temporary:
         temporary.write_text(json.dumps(sentences))
+
+
+def make_feedback(recipe: Recipe, out: Path) -> None:
+    """Replace how tokens are said that a recogniser misses in captions of photos that train."""
+    voice, folder = voice_of(recipe), recipe.runs / VOCABULARY
+    bpe, words = UnitBPE.load(folder / UNIT_BPE, voice.config.vocoder.units), TokenWords.load(folder / TOKEN_WORDS)
+    tokenizer = TextTokenizer.load(recipe.runs / TAGGER / TOKENIZER)
+    captions = json.loads((folder / SENTENCES).read_text())[MODEL].values()
+    counts = Counter(tuple(caption[1:-1]) for some in captions for caption in some)
+    sentences = [
+        Sentence(tokenizer.decode(words.decode(tokens)), tokens, places, count)
+        for tokens, count in counts.items()
+        if PIECE not in words.words[list(tokens)]
+        if (places := tuple(place for place, token in enumerate(tokens) if words.words[token] != SILENCE))
+    ]
+    said = _spoken_words(recipe, itertools.chain(*_spoken_captions(recipe).values()))
+    subwords = {token: tuple(subword) for token, subword in enumerate(bpe.subwords(), SPECIAL_TOKENS)}
+    units = dict(subwords)
+    captioner = Captioner(voice, threads=1)
+    changed = apply_asr_feedback(
+        units,
+        lambda token, count: said.others(subwords[token], count),
+        sentences,
+        recipe.asr_feedback,
+        lambda units: captioner.speak(units).waveform,
+        open_recogniser("base", threads=torch.get_num_threads()),
+        out / "transcripts.jsonl",
+    )
+    log.info("ASR feedback changed %d of %d tokens", changed, len(units))
+    write_json(out / OUTPUT_UNITS, {token: said for token, said in units.items() if said != subwords[token]})
 
 
 def _spoken_targets(recipe: Recipe, sentences: dict[str, dict[str, list[list[int]]]]) -> list[Target]:
