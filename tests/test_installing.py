@@ -30,13 +30,24 @@ def test_the_origin_is_named(url: str | None, wanted: str, monkeypatch: pytest.M
     assert install_command("serve") == f"{sys.executable} -m pip install {wanted}"
 
 
-@pytest.mark.parametrize(("file", "tool"), [("uv-receipt.toml", "uv tool"), ("pipx_metadata.json", "pipx")])
-def test_the_tool_that_made_the_environment_is_used(
-    file: str, tool: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("file", "tool", "receipt"),
+    [
+        (
+            "uv-receipt.toml",
+            "uv tool",
+            '[tool]\nrequirements = [{ name = "im2sp", extras = ["serve"], directory = "/x" }]',
+        ),
+        ("pipx_metadata.json", "pipx", '{"main_package": {"package": "im2sp", "package_or_url": "/x[serve]"}}'),
+    ],
+)
+def test_the_tool_that_made_the_environment_is_used_and_keeps_its_extras(
+    file: str, tool: str, receipt: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / file).touch()
+    (tmp_path / file).write_text(receipt)
     monkeypatch.setattr(sys, "prefix", str(tmp_path))
     assert install_command("play").startswith(f"{tool} install --force ")
+    assert "[play,serve]" in install_command("play")
 
 
 def test_what_is_missing_is_named() -> None:

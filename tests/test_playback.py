@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import sys
 import threading
@@ -24,6 +25,9 @@ def use_device(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
     monkeypatch.delitem(sys.modules, "sounddevice", raising=False)
     monkeypatch.syspath_prepend(str(FAKE))
     monkeypatch.setenv("IM2SP_DEVICE", device)
+    fake = importlib.import_module("sounddevice")
+    del sys.modules["sounddevice"]
+    monkeypatch.setitem(sys.modules, "sounddevice", fake)  # and no longer after the test
 
 
 def heard(path: Path) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import sys
 from collections.abc import Iterator
@@ -21,15 +22,23 @@ _SOURCE = Path(__file__).parents[2]  # the checkout, where im2sp runs from one
 def install_command(extra: str) -> str:
     """Return the command that adds an extra to this im2sp: from where it came, with the tool that made its place."""
     wanted = shlex.quote(f"{_origin()}[{extra}]")
-    prefix = Path(sys.prefix)
-    if (prefix / "uv-receipt.toml").is_file():
-        return f"uv tool install --force {wanted}"
-    if (prefix / "pipx_metadata.json").is_file():
-        return f"pipx install --force {wanted}"
+    for receipt, tool in (("uv-receipt.toml", "uv tool"), ("pipx_metadata.json", "pipx")):
+        path = Path(sys.prefix) / receipt
+        if path.is_file():  # the tool makes the environment anew: what it has already is named, too
+            extras = sorted({extra, *_extras(path.read_text(encoding="utf-8"))})
+            return f"{tool} install --force " + shlex.quote(f"{_origin()}[{','.join(extras)}]")
     python = shlex.quote(sys.executable)
     if find_spec("pip") is None:  # an environment without pip of its own
         return f"python3 -m pip --python {python} install {wanted}"
     return f"{python} -m pip install {wanted}"
+
+
+def _extras(receipt: str) -> list[str]:
+    """Extras of im2sp that a receipt of uv or pipx names."""
+    found = re.search(r"im2sp[^\n]*?extras = \[([^\]]*)\]", receipt) or re.search(
+        r'"package_or_url": "[^"]*\[([^\]]*)\]"', receipt
+    )
+    return re.findall(r"[\w-]+", found[1]) if found else []
 
 
 @contextmanager
