@@ -55,10 +55,12 @@ def test_an_attack_in_any_file_is_refused(published: Path, command: str, file: s
 def test_an_attack_where_no_pickle_belongs_is_refused(tmp_path: Path) -> None:
     """An array of objects is a pickle behind the header of a .npy file."""
     canary, array, tensors = tmp_path / "canary", tmp_path / "km.npy", tmp_path / "km.safetensors"
+    archive = tmp_path / "km.npz"
     np.save(array, np.array([touching(canary)], dtype=object), allow_pickle=True)
+    np.savez(archive, np.array([touching(canary)], dtype=object))
     save_file({"w": torch.zeros(2, 2)}, tensors)
     tensors.write_bytes(tensors.read_bytes() + pickle.dumps(touching(canary)))
-    for path in (array, tensors):
+    for path in (array, archive, tensors):
         for _ in range(2):
             with pytest.raises(CheckpointError):
                 read_checkpoint(path)

@@ -94,13 +94,15 @@ def test_k_means_files_give_their_centres(protocol: int | None, tmp_path: Path) 
     assert equal(centres.numpy(), model.cluster_centers_)
 
 
-@pytest.mark.parametrize("name", ["km.npy", "km.safetensors", "km.pt", "km.pkl", "dict.pt"])
+@pytest.mark.parametrize("name", ["km.npy", "km.npz", "km.safetensors", "km.pt", "km.pkl", "dict.pt"])
 def test_matrices_come_as_arrays_too(name: str, tmp_path: Path) -> None:
     rows, path = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32), tmp_path / name
     if name == "dict.pt":  # as public repositories have it
         torch.save({"_n_threads": 4, "cluster_centers_": torch.from_numpy(rows)}, path)
     elif name == "km.npy":
         np.save(path, rows)
+    elif name == "km.npz":
+        np.savez_compressed(path, cluster_centers_=rows)
     elif name == "km.pt":
         torch.save(torch.from_numpy(rows), path)
     elif name == "km.pkl":

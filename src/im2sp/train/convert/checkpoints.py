@@ -1,4 +1,4 @@
-"""A checkpoint file -> plain values or named tensors: torch files, pickles, joblib files, safetensors, .npy.
+"""A checkpoint file -> plain values or named tensors: torch files, pickles, joblib files, safetensors, .npy, .npz.
 
 `read_checkpoint` and what calls it are the only doors for files from outside. Pickles go through the allow list of
 `unpickling`; sizes are checked before memory is taken.
@@ -21,6 +21,7 @@ from im2sp.errors import reason
 from im2sp.train.convert.unpickling import PICKLE_MODULE, AttributeBag, CheckpointError, load_pickle
 
 FILE_BYTES = 16 * 2**30
+INFLATED_BYTES = 2**30  # of a .npz archive
 PICKLE_BYTES = 256 * 2**20  # of the pickle in a zip file, without the tensors
 MODULES = 10_000  # of a pickled module
 SHOWN_KEYS = 8  # in a message
@@ -159,12 +160,22 @@ def _read(path: Path) -> object:
         return np.array(np.load(path, mmap_mode="r", allow_pickle=False))
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
         start: Any = mapped[:16]
+        if start.startswith(_ZIP) and path.suffix == ".npz":
+            return _read_npz(path)
         if start.startswith(_ZIP):
             _check_zip(path)
         if start.startswith((_ZIP, _TORCH_LEGACY)):
             # Not the file: torch would look into it for the tar archives of its first versions.
             return torch.load(mapped, "cpu", PICKLE_MODULE, weights_only=False)  # type: ignore[arg-type]
         return load_pickle(mapped)  # type: ignore[arg-type]
+
+
+def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    with zipfile.ZipFile(path) as archive:
+        if sum(entry.file_size for entry in archive.infolist()) > INFLATED_BYTES:
+            raise CheckpointError(f"unpacks to more than {INFLATED_BYTES} bytes")
+    with np.load(path, allow_pickle=False) as arrays:
+        return dict(arrays)
 
 
 def _check_zip(path: Path) -> None:
