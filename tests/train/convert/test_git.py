@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -66,7 +67,8 @@ def photos(count: int) -> torch.Tensor:
 
 def open_graph(folder: Path, name: str, *outputs: str) -> Graph:
     session = onnxruntime.InferenceSession(str(folder / f"{name}.onnx"), providers=["CPUExecutionProvider"])
-    return Graph(name, Signature({}, dict.fromkeys(outputs)), session)  # type: ignore[arg-type]
+    shapes = {output.name: SimpleNamespace(dims=tuple(output.shape)) for output in session.get_outputs()}
+    return Graph(name, Signature({}, {output: shapes[output] for output in outputs}), session)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("size", [(300, 300), (640, 427), (333, 500), (225, 224), (61, 1900), (100, 80)])
