@@ -1,9 +1,10 @@
-"""Make 60 hostile pictures and measure what each costs through Python and the command line.
+"""Make 60 hostile pictures and measure what each costs through Python, the command line and the service.
 
     python benchmarks/hostile_pictures.py OUT [MIB]
 
-Prints for each way the longest processor time and the most memory of a process, decoding children included. `MIB`: size
-of the larger files, 16 or 64. `load_test.py --hostile OUT` sends them to the service.
+Prints for each way the longest processor time (of the service: the longest answer) and the most memory of a process,
+decoding children included; how long the service took to tell its health meanwhile; and whether SIGTERM ends it while it
+decodes. `MIB`: size of the larger files, 16 or 64. Linux.
 """
 
 from __future__ import annotations
@@ -14,13 +15,17 @@ import os
 import struct
 import subprocess
 import sys
+import time
+import urllib.error
+import urllib.request
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
 from PIL import Image
+from processes import children, memory, service
 
 PYTHON = "import sys; from im2sp.image.loading import load_image; load_image(sys.argv[1])"
 SIDE = 8_000  # pixels; the square is the largest picture that is taken
@@ -193,6 +198,45 @@ def table(way: str, pictures: list[Path], measure: Callable[[Path], tuple[float,
     )
 
 
+def serve(pictures: list[Path]) -> None:
+    """Send every picture to a service, ask for its health meanwhile, and end it while it decodes the slowest one."""
+    waits = [0.0]
+    with service() as (address, process), ThreadPoolExecutor(8) as pool:
+
+        def post(picture: Path) -> tuple[float, int, int]:
+            started = time.monotonic()
+            answer = pool.submit(status_of, f"{address}/v1/captions", picture.read_bytes())
+            while not answer.done():
+                asked = time.monotonic()
+                status_of(f"{address}/healthz")
+                waits.append(time.monotonic() - asked)
+                time.sleep(0.1)
+            peak = sum(memory(number) for number in (process.pid, *children(process.pid)))
+            return time.monotonic() - started, peak, answer.result()
+
+        table("service (by the clock; memory of all its processes)", pictures, post)
+        print(f"service: /healthz answered within {max(waits):.2f} s")
+        slow = next(picture for picture in pictures if picture.name == "scans_full.jpg").read_bytes()
+        for _ in range(8):
+            pool.submit(status_of, f"{address}/v1/captions", slow)
+        time.sleep(3)
+        started = time.monotonic()
+        process.terminate()
+        print(f"service: SIGTERM ended it, exit code {process.wait(120)}, after {time.monotonic() - started:.0f} s")
+
+
+def status_of(address: str, data: bytes | None = None) -> int:
+    """Send a request and return the status of the answer; 0: none."""
+    try:
+        headers = {"Content-Type": "application/octet-stream"}
+        with urllib.request.urlopen(urllib.request.Request(address, data, headers), timeout=120) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+    except OSError:
+        return 0
+
+
 def main() -> None:
     """Make the pictures and measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -205,6 +249,7 @@ def main() -> None:
     table("Python", pictures, lambda picture: cost([sys.executable, "-c", PYTHON, str(picture)]))
     caption = [sys.executable, "-m", "im2sp", "caption", "-o", "/dev/null"]
     table("command line", pictures, lambda picture: cost([*caption, str(picture)]))
+    serve(pictures)
 
 
 if __name__ == "__main__":
