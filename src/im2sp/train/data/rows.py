@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from im2sp.files import atomic_write
+from im2sp.image.unit_table import METADATA_KEY
 
-METADATA_KEY = b"im2sp"
 ROWS_AT_ONCE = 1024  # in memory while a table is read
 
 T = TypeVar("T")

@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from im2sp.errors import Im2SpError
-from im2sp.train.data.rows import METADATA_KEY, read_rows, write_rows
+from im2sp.image.unit_table import METADATA_KEY
+from im2sp.train.data.rows import read_rows, write_rows
 
 SCHEMA = pa.schema(
     [

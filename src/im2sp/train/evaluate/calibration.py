@@ -25,6 +25,7 @@ from im2sp.errors import Im2SpError
 from im2sp.image.loading import ImageSource
 from im2sp.train.evaluate.chair import ObjectLabels
 from im2sp.train.evaluate.confidence_model import (
+    Regression,
     Table,
     fit_cross_validated,
     fit_density,
@@ -132,8 +133,31 @@ def calibrate(
     of_picture = dict(zip(pictures.photos, photo_tested.tolist(), strict=True))
     tested = right_tested * np.array([of_picture[name] for name in table.photos])
     thresholds = _thresholds(tested, table, options)
+    config = _config((right, photo), density, frequent, known, thresholds, phrases)
+    figures = _figures(captions, tested, thresholds)
+    set_confidence(bundle_dir, config, _card_figures(figures))
+    return {
+        "rule": RULE,
+        "options": asdict(options),
+        "thresholds": thresholds,
+        "weights": config.weights,
+        "phrases": {name: asdict(phrase) for name, phrase in phrases.items()},
+        "figures": figures,
+    }
+
+
+def _config(
+    models: tuple[Regression, Regression],
+    density: PPCAConfig,
+    frequent: list[int],
+    known: list[int],
+    thresholds: Mapping[str, float],
+    phrases: Mapping[str, SpokenPhrase],
+) -> ConfidenceConfig:
+    """What goes into the bundle. `models`: of right captions, and of what is a photo."""
+    right, photo = models
     weights = rounded(right.weights)
-    config = ConfidenceConfig(
+    return ConfidenceConfig(
         intercept=rounded([right.intercept])[0],
         weights=dict(zip(SIGNALS, weights[: len(SIGNALS)], strict=True)),
         token_weights=dict(zip(known, weights[len(SIGNALS) :], strict=True)),
@@ -148,16 +172,6 @@ def calibrate(
         hedge_units=phrases["hedge"].units,
         hedge_durations=phrases["hedge"].durations,
     )
-    figures = _figures(captions, tested, thresholds)
-    set_confidence(bundle_dir, config, _card_figures(figures))
-    return {
-        "rule": RULE,
-        "options": asdict(options),
-        "thresholds": thresholds,
-        "weights": config.weights,
-        "phrases": {name: asdict(phrase) for name, phrase in phrases.items()},
-        "figures": figures,
-    }
 
 
 def _common_tokens(captions: Sequence[_Caption]) -> tuple[list[int], list[int]]:

@@ -6,7 +6,7 @@ needed. The reward is CIDEr-D, and less for each object that is named but absent
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -55,7 +55,7 @@ class CaptionReward:
     words: Callable[[Sequence[int]], list[int]]
     tokenizer: TextTokenizer
     synonyms: Synonyms
-    objects: Mapping[str, Sequence[str]]
+    objects: Mapping[str, Collection[str]]
     absent_penalty: float
 
     def __call__(self, photo: str, tokens: Sequence[int]) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import shutil
 from pathlib import Path
@@ -15,7 +14,7 @@ from im2sp.arrays import IntArray
 from im2sp.bundle import Bundle
 from im2sp.bundle import ImageUnitsConfig as ImageUnitsLayout
 from im2sp.captioner import Captioner
-from im2sp.files import atomic_write
+from im2sp.files import write_json
 from im2sp.train.data.object_names import read_synonyms
 from im2sp.train.data.synthesis import PiperSynthesizer, SynthesisConfig
 from im2sp.train.data.text_tokenizer import TextTokenizer
@@ -151,5 +150,4 @@ def make_calibrated(recipe: Recipe, out: Path) -> None:
         recipe.calibration,
         threads=torch.get_num_threads(),
     )
-    with atomic_write(out / "report.json") as temporary:
-        temporary.write_text(json.dumps(report, indent=1))
+    write_json(out / "report.json", report)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from im2sp.files import write_json
 from im2sp.train.data.caption_targets import caption_tokenizer, content_words, frequent_words, word_targets
 from im2sp.train.data.photo_corpora import PhotoCorpora, caption_words
 from im2sp.train.data.photo_units import PhotoArrays, extract_maps, write_features, write_units
@@ -96,7 +96,7 @@ def make_units(recipe: Recipe, out: Path) -> None:
     model.save(out)
     (out / CODES).mkdir(exist_ok=True)
     write_units(model, recipe.runs / FEATURES, recipe.views, out / CODES)
-    (out / "report.json").write_text(json.dumps({"bits": recipe.image_units.bits, "variance_left": left}))
+    write_json(out / "report.json", {"bits": recipe.image_units.bits, "variance_left": left})
 
 
 def make_tagger(recipe: Recipe, out: Path) -> None:

@@ -105,6 +105,16 @@ def _describe(recipe: Recipe, photos: Sequence[str]) -> dict[str, list[str]]:
     return found
 
 
+def _known_objects(recipe: Recipe) -> dict[str, set[str]]:
+    """Objects of the photos where they are known, and those that their captions name."""
+    corpora, synonyms = corpora_of(recipe), read_synonyms(recipe.data / SYNONYMS)
+    described = captions_of(corpora)
+    return {
+        photo: {*names, *(name for text in described.get(photo, ()) for name in named_objects(text, synonyms))}
+        for photo, names in corpora.objects.items()
+    }
+
+
 def make_distilled(recipe: Recipe, out: Path) -> None:
     """Caption the photos that train by the text captioner, and say what names nothing absent."""
     corpora, options = corpora_of(recipe), recipe.distillation
@@ -114,16 +124,12 @@ def make_distilled(recipe: Recipe, out: Path) -> None:
         found = dict(
             itertools.chain.from_iterable(part.items() for part in pool.map(partial(_describe, recipe), parts))
         )
-    synonyms, described = read_synonyms(recipe.data / SYNONYMS), captions_of(corpora)
-    phrases = class_phrases(corpora)
+    synonyms, known, phrases = read_synonyms(recipe.data / SYNONYMS), _known_objects(recipe), class_phrases(corpora)
 
     def fits(photo: str, text: str) -> bool:
         if photo in phrases:
             return names_thing(text, phrases[photo])
-        known = set(corpora.objects.get(photo, ())) | {
-            n for t in described.get(photo, ()) for n in named_objects(t, synonyms)
-        }
-        return photo not in corpora.objects or all(name in known for name in named_objects(text, synonyms))
+        return photo not in known or known[photo].issuperset(named_objects(text, synonyms))
 
     kept = {
         photo: fitting
@@ -131,8 +137,7 @@ def make_distilled(recipe: Recipe, out: Path) -> None:
         if (fitting := [text for text in texts[: options.hypotheses] if fits(photo, text)])
     }
     log.info("%d of %d photos have captions of the text captioner that fit", len(kept), len(photos))
-    with atomic_write(out / LABELS) as temporary:
-        temporary.write_text(json.dumps(kept, indent=0))
+    write_json(out / LABELS, kept)
     captions = [TextCaption(photo, text) for photo, texts in kept.items() for text in texts]
     _say(recipe, captions, out / f"{MODEL}.parquet")
 
@@ -196,7 +201,7 @@ def make_feedback(recipe: Recipe, out: Path) -> None:
         lambda token, count: said.others(subwords[token], count),
         sentences,
         recipe.asr_feedback,
-        lambda units: captioner.speak(units).waveform,
+        lambda spoken_units: captioner.speak(spoken_units).waveform,
         open_recogniser("base", threads=torch.get_num_threads()),
         out / "transcripts.jsonl",
     )
@@ -241,15 +246,10 @@ def make_unit_captioner(recipe: Recipe, out: Path) -> None:
 
 def make_scst(recipe: Recipe, out: Path) -> None:
     """Train the unit captioner on by CIDEr-D of the words of its samples, with a penalty for absent objects."""
-    corpora = corpora_of(recipe)
     folder = recipe.runs / VOCABULARY
     words, sentences = TokenWords.load(folder / TOKEN_WORDS), json.loads((folder / SENTENCES).read_text())
     tokenizer = TextTokenizer.load(recipe.runs / TAGGER / TOKENIZER)
-    synonyms, described = read_synonyms(recipe.data / SYNONYMS), captions_of(corpora)
-    objects = {
-        photo: list({*names, *(name for text in described.get(photo, ()) for name in named_objects(text, synonyms))})
-        for photo, names in corpora.objects.items()
-    }
+    synonyms, objects = read_synonyms(recipe.data / SYNONYMS), _known_objects(recipe)
     chosen = _spoken_targets(recipe, sentences)
     references = {target.photo: [words.decode(sentence[1:]) for sentence in target.sentences] for target in chosen}
     reward = CaptionReward(CiderD(references), words.decode, tokenizer, synonyms, objects, recipe.scst.absent_penalty)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from im2sp.files import atomic_write
+from im2sp.files import write_json
 from im2sp.train.data.caption_targets import Target, encode, targets, word_vectors
 from im2sp.train.data.object_names import read_synonyms
 from im2sp.train.data.pseudo_labels import pseudo_labels
@@ -58,8 +58,7 @@ def make_pseudo_labels(recipe: Recipe, out: Path) -> None:
         read_synonyms(recipe.data / SYNONYMS),
         recipe.pseudo_labels,
     )
-    with atomic_write(out / LABELS) as temporary:
-        temporary.write_text(json.dumps(found, indent=0))
+    write_json(out / LABELS, found)
     log.info("pseudo-labels: %d of %d photos", len(found), len(wanted))
 
 
@@ -110,9 +109,7 @@ def make_report(recipe: Recipe, out: Path) -> None:
     for name, naming in (("plain", 0.0), ("naming", recipe.distillation.naming)):
         hypotheses = write_captions(model, tokenizer, units, photos, recipe.beam, naming, recipe.distillation.likely)
         captions = {photo: best for photo, (best, *_) in hypotheses.items()}
-        with atomic_write(out / f"{name}.json") as temporary:
-            temporary.write_text(json.dumps(captions, indent=0))
+        write_json(out / f"{name}.json", captions)
         found[name] = dev_report(captions, corpora, read_synonyms(recipe.data / SYNONYMS))
         log.info("%s: %s", name, found[name])
-    with atomic_write(out / "report.json") as temporary:
-        temporary.write_text(json.dumps(found, indent=1))
+    write_json(out / "report.json", found)
