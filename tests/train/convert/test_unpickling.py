@@ -218,7 +218,7 @@ def test_changed_and_truncated_files_are_read_or_refused(
     samples: dict[str, bytes], tmp_path: Path, name: str, changes: list[tuple[float, int]]
 ) -> None:
     data = bytearray(samples[name])
-    refuse(bytes(data[: int(changes[0][0] * len(data))]), "", tmp_path / "x")
+    refuse(bytes(data[: int(changes[0][0] * len(data))]), "get the file again", tmp_path / "x")
     for place, value in changes:
         data[int(place * len(data))] = value
     (tmp_path / "x").write_bytes(data)
