@@ -29,6 +29,7 @@ import pytest
 import soundfile
 from click.testing import CliRunner
 
+from im2sp.bundle import FORMAT_VERSION
 from im2sp.captioner import Captioner
 from im2sp.cli import app
 from im2sp.server.settings import Settings
@@ -167,6 +168,10 @@ def test_tests_that_a_page_names_are_there(page: Path) -> None:
     for name, test in _TEST.findall(page.read_text(encoding="utf-8")):
         files = [place / name for place in (ROOT / "tests" / "train", ROOT / "tests") if (place / name).is_file()]
         assert any(f"def {test}(" in file.read_text(encoding="utf-8") for file in files), f"{page.name}: {name}::{test}"
+
+
+def test_the_page_of_the_bundle_is_about_the_format_that_is_read() -> None:
+    assert f"format version {FORMAT_VERSION}\n" in (ROOT / "docs" / "bundle.md").read_text(encoding="utf-8")
 
 
 def test_the_reference_of_the_command_line_is_up_to_date() -> None:

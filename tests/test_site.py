@@ -6,11 +6,16 @@ import os
 import re
 import subprocess
 import sys
+import threading
+from functools import partial
 from html.parser import HTMLParser
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+
+from tests.browser import chromium, violations
 
 ROOT = Path(__file__).parents[1]
 NOWHERE = "http://127.0.0.1:9"  # a proxy that nobody runs: a build that asks another host fails
@@ -98,6 +103,20 @@ def test_links_out_of_the_documents_become_words(site: Path) -> None:
     page = (site / "compatibility" / "index.html").read_text(encoding="utf-8")
     assert "recipes/paper lists what differs" in page
     assert 'href="../recipes' not in page
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("colours", ["light", "dark"])
+def test_axe_finds_nothing_on_any_page(site: Path, colours: str) -> None:
+    handler = partial(SimpleHTTPRequestHandler, directory=site)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server, chromium() as browser:
+        threading.Thread(target=server.serve_forever).start()
+        page, found = browser.new_page(color_scheme=colours), {}  # type: ignore[arg-type]
+        for path in sorted(site.rglob("*.html")):
+            page.goto(f"http://127.0.0.1:{server.server_port}/{path.relative_to(site).as_posix()}")
+            found[path.parent.name] = violations(page)
+        server.shutdown()
+    assert {name: report for name, report in found.items() if report} == {}
 
 
 def test_figure_shows_a_photo_its_units_and_their_sound(tiny_bundle: Path, tmp_path: Path) -> None:

@@ -73,6 +73,7 @@ ONCE = [  # arguments, exit code, pattern of stdout, pattern of stderr
     ("caption https://example.org/a.jpg -o out", 2, "", ".*addresses are not fetched.*"),
     ("caption photo.png -o out.wav", 0, "out.wav: .*" + SPOKEN, ""),
     ("caption photo.png -o out.pcm --raw", 2, "", ".*samples without a header go to one file.*"),
+    ("caption photo.png -o out.mp3", 1, "", "out.mp3: only WAV is written; give a name that ends in .wav\n"),
     ("caption photos -o out.wav", 2, "", ".*one photo goes to one NAME.wav or -, several to a folder.*"),
     ("caption - -o out", 2, "", ".*one photo goes to one NAME.wav or -.*"),
     ("caption cut.png -o -", 1, "", "cut.png: is cut short.*\n"),

@@ -1,12 +1,7 @@
-"""The page and the report in a real Chromium: keys, heat, less motion, sound from a file, and axe's verdict.
-
-pip install -e '.[browser,dev]' && pytest -m browser
-"""
+"""The page of an explanation in a real Chromium: keys, heat, less motion, sound from a file, and axe's verdict."""
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +16,7 @@ from im2sp.explain.page import explain, render_page
 from im2sp.explain.plots import Explanation
 from im2sp.speech.audio import UNIT_RATE
 from im2sp.speech.whisper import TimedWord
+from tests.browser import READ_ALOUD, chromium, violations
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -30,14 +26,8 @@ pytestmark = pytest.mark.browser
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    from playwright.sync_api import sync_playwright
-
-    own = os.environ.get("IM2SP_CHROMIUM") or shutil.which("chromium")
-    arguments = ["--no-sandbox", "--autoplay-policy=no-user-gesture-required"]
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=own, args=arguments)
-        yield chromium
-        chromium.close()
+    with chromium("--autoplay-policy=no-user-gesture-required") as browser:
+        yield browser
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +48,13 @@ def opened(browser: Browser, path: Path, **options: Any) -> tuple[Page, list[str
     return page, troubles
 
 
+# Keeps what a screen reader is told by itself while the speech is heard.
+TOLD = f"""window.told = [];
+for (const region of document.querySelectorAll("{READ_ALOUD}"))
+  new MutationObserver(() => {{ if (!speech.paused && region.textContent) told.push(region.textContent); }})
+    .observe(region, {{ childList: true, characterData: true, subtree: true }});"""
+
+
 def until(page: Page, condition: str) -> None:
     """Wait until an expression holds. Playwright's own way is an eval inside the page, which its policy forbids."""
     for _ in range(200):
@@ -65,13 +62,6 @@ def until(page: Page, condition: str) -> None:
             return
         page.wait_for_timeout(50)
     raise AssertionError(f"{condition} did not come true within ten seconds")
-
-
-def violations(page: Page) -> str:
-    from axe_playwright_python.sync_playwright import Axe
-
-    result = Axe().run(page)
-    return result.generate_report() if result.violations_count else ""
 
 
 def test_keys_move_through_the_speech(explanation: Explanation, browser: Browser, tmp_path: Path) -> None:
@@ -92,9 +82,11 @@ def test_keys_move_through_the_speech(explanation: Explanation, browser: Browser
         "return sums.indexOf(Math.max(...sums)); })()"
     )
     assert brightest == explanation.timeline.maps[token].argmax()
+    page.evaluate(TOLD)
     page.keyboard.press("Space")
     until(page, "!speech.paused && speech.currentTime > 0.1")
     assert page.inner_text("#play") == "Pause"
+    assert page.evaluate("told") == []  # a screen reader would talk over the speech
     page.keyboard.press("Space")
     assert page.evaluate("speech.paused")
     assert violations(page) == ""

@@ -1,16 +1,10 @@
-"""The page in a real Chromium with a fake camera: keys, photos, live mode, what is heard, and axe's verdict.
-
-    pip install -e '.[browser,dev]' && pytest -m browser
-
-Takes the Chromium named by IM2SP_CHROMIUM, or one on the PATH, or Playwright's own.
-"""
+"""The page in a real Chromium with a fake camera: keys, photos, live mode, what is heard, and axe's verdict."""
 
 from __future__ import annotations
 
 import io
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
@@ -27,6 +21,7 @@ from im2sp.server.responses import attention_of
 from im2sp.server.settings import Settings
 from im2sp.speech.audio import read_audio
 from im2sp.speech.whisper import WordRecogniser
+from tests.browser import READ_ALOUD, chromium, violations
 from tests.server.conftest import GatedCaptioner, Served, serving
 
 if TYPE_CHECKING:
@@ -54,27 +49,30 @@ AudioBufferSourceNode.prototype.start = function (when) {
 """
 
 
-# Keeps what a screen reader would be told by itself, and whether a sound was due then.
-TOLD = """
+# Keeps what a screen reader would be told by itself, and what it would read while a sound is heard: new names of
+# buttons, too, as one may have the focus.
+TOLD = f"""
 window.told = [];
 window.collisions = [];
-document.addEventListener("DOMContentLoaded", () => {
-  for (const id of ["announcement", "problem"]) {
-    new MutationObserver(() => {
-      const words = document.getElementById(id).textContent;
+document.addEventListener("DOMContentLoaded", () => {{
+  for (const region of document.querySelectorAll("{READ_ALOUD}, button")) {{
+    new MutationObserver(() => {{
+      const words = region.textContent;
       const now = window.clock?.currentTime ?? 0;
-      if (words) told.push(words);
+      if (words && region.tagName !== "BUTTON") told.push(words);
       if (words && heard.some((entry) => entry.when <= now && now < entry.until)) collisions.push(words);
-    }).observe(document.getElementById(id), { childList: true, characterData: true, subtree: true });
-  }
-});
+    }}).observe(region, {{ childList: true, characterData: true, subtree: true }});
+  }}
+}});
 """
-# Keeps each map that is laid over the photo, and the moment.
+# Keeps each map that is laid over the photo, and where photo and heat are then.
 WATCH = """
 window.painted = [];
+const box = (name) => JSON.stringify(document.getElementById(name).getBoundingClientRect());
 const put = OffscreenCanvasRenderingContext2D.prototype.putImageData;
 OffscreenCanvasRenderingContext2D.prototype.putImageData = function (image, ...rest) {
   window.painted.push([...image.data].filter((_, index) => index % 4 === 0));
+  queueMicrotask(() => { window.boxes = [box("photo"), box("heat")]; });
   return put.call(this, image, ...rest);
 };
 """
@@ -91,21 +89,11 @@ def jpeg(red: int, green: int, blue: int, seed: int = 0) -> bytes:
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     """Chromium whose camera sees one scene for three seconds, then another for three, and so on."""
-    from playwright.sync_api import sync_playwright
-
     film = tmp_path_factory.mktemp("camera") / "scenes.mjpeg"
     film.write_bytes(jpeg(90, 0, 0, seed=1) * 90 + jpeg(0, 0, 90, seed=2) * 90)
-    arguments = [
-        "--use-fake-ui-for-media-stream",
-        "--use-fake-device-for-media-stream",
-        f"--use-file-for-fake-video-capture={film}",
-        "--no-sandbox",  # tests may run as root, where Chromium has none
-    ]
-    own = os.environ.get("IM2SP_CHROMIUM") or shutil.which("chromium")
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=own, args=arguments)
-        yield chromium
-        chromium.close()
+    fake = ("--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream")
+    with chromium(*fake, f"--use-file-for-fake-video-capture={film}") as browser:
+        yield browser
 
 
 def open_page(browser: Browser, service: Served, fragment: str = "", **options: object) -> Page:
@@ -237,6 +225,22 @@ def test_escape_stops_everything(page: Page) -> None:
     assert page.text_content("#shutter") == "Open the camera"
 
 
+def test_escape_while_the_browser_asks_for_the_camera(page: Page) -> None:
+    page.evaluate("""() => {
+      const ask = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+      navigator.mediaDevices.getUserMedia = async (wanted) => {
+        await new Promise((resolve) => { window.allow = resolve; });
+        return (window.stream = await ask(wanted));
+      };
+    }""")
+    page.click("#shutter")
+    page.keyboard.press("Escape")
+    page.evaluate("allow()")
+    page.wait_for_function("() => window.stream?.getTracks().every((track) => track.readyState === 'ended')")
+    wait_for_words(page, "Stopped.")
+    assert not page.is_visible("#viewfinder")
+
+
 def test_something_is_said_only_when_no_sound_comes(browser: Browser, gated: GatedCaptioner) -> None:
     with serving(gated, Settings()) as service:
         page = open_page(browser, service)
@@ -291,7 +295,7 @@ def test_what_a_recogniser_heard(browser: Browser, captioner: Captioner) -> None
         assert page.text_content("#heard") == "What a recogniser heard: “a dog”"
         wait_for_status(page, "Done")
         assert page.evaluate("collisions") == []  # it is read by who goes there
-        assert_accessible(page)
+        assert violations(page) == ""
 
 
 class Recogniser(WordRecogniser):
@@ -328,6 +332,7 @@ def test_live_speaks_when_the_scene_changes(page: Page, served: Served) -> None:
     for _ in range(2):
         wait_for_status(page, "Done")
         page.evaluate("document.getElementById('status').textContent = 'waiting'")
+    assert page.evaluate("told.concat(collisions)") == []
     page.click("#live")
     count = len(asked)
     assert page.get_attribute("#live", "aria-pressed") == "false"
@@ -351,8 +356,10 @@ def test_pasting_and_dropping(page: Page) -> None:
         page.evaluate(fire, [list(jpeg(0, 50, 0)), "image/jpeg"])
         wait_for_status(page, "Done")
         page.evaluate("document.getElementById('status').textContent = ''")
+    page.click("#again")
     page.evaluate(fire, [[1, 2, 3], "text/plain"])
     assert page.text_content("#problem") == "That is not a photo."
+    assert page.evaluate("collisions") == []
 
 
 def reds(maps: list[list[float]]) -> list[list[int]]:
@@ -366,13 +373,6 @@ def is_in_order(found: list[list[int]], expected: list[list[int]]) -> bool:
     return all(any(np.abs(np.subtract(one, other)).max() <= 1 for other in left) for one in found)
 
 
-WHILE_HEATED = """() => {
-    const box = (name) => JSON.stringify(document.getElementById(name).getBoundingClientRect());
-    if (!document.getElementById("heat").checkVisibility()) return null;
-    return {photo: box("photo"), heat: box("heat")};
-}"""  # looked up at once, as a short speech is over soon
-
-
 @pytest.mark.parametrize("motion", ["no-preference", "reduce"])
 def test_the_heat_moves_with_the_speech(browser: Browser, served: Served, captioner: Captioner, motion: str) -> None:
     photo = jpeg(0, 90, 0, seed=5)
@@ -383,11 +383,11 @@ def test_the_heat_moves_with_the_speech(browser: Browser, served: Served, captio
     page.focus("#looks")
     page.keyboard.press("Space")  # which plays again
     assert page.get_attribute("#looks", "aria-pressed") == "true"
-    seen = page.wait_for_function(WHILE_HEATED).json_value()
-    assert seen["photo"] == seen["heat"]
+    photo_box, heat_box = page.wait_for_function("() => window.boxes").json_value()
+    assert photo_box == heat_box
     page.wait_for_selector("#heat", state="hidden")
     assert page.evaluate("collisions") == []
-    assert_accessible(page)
+    assert violations(page) == ""
     assert str(page.text_content("#places")).startswith(f"It looked at: {attention.places[0]}")
     painted = page.evaluate("painted")
     assert painted
@@ -412,13 +412,27 @@ def test_no_camera(browser: Browser, served: Served) -> None:
     assert page.text_content("#problem") == "There is no camera. Choose a photo instead."
 
 
+def test_no_camera_over_plain_http(page: Page) -> None:
+    page.evaluate("Object.defineProperty(window, 'isSecureContext', { value: false })")
+    with page.expect_file_chooser():
+        page.click("#shutter")
+    assert page.is_visible("#insecure")
+
+
+def test_a_token_in_the_link(browser: Browser, captioner: Captioner) -> None:
+    with serving(captioner, Settings(token=TOKEN)) as service:
+        page = open_page(browser, service, f"#token={TOKEN}")
+        assert page.url.endswith(f":{service.port}/")
+        describe(page, jpeg(0, 0, 0))
+
+
 def test_a_token_is_asked_for(browser: Browser, captioner: Captioner) -> None:
     with serving(captioner, Settings(token=TOKEN)) as service:
         page = open_page(browser, service)
         page.click("h1")
         choose(page, jpeg(0, 0, 0))
         page.wait_for_selector("#token-dialog[open]")
-        assert_accessible(page)
+        assert violations(page) == ""
         page.keyboard.press("Escape")
         assert focused(page) == "shutter"
         choose(page, jpeg(0, 0, 0))
@@ -459,13 +473,6 @@ def test_the_camera_goes_off_when_nobody_watches(page: Page) -> None:
     assert page.evaluate("document.getElementById('viewfinder').srcObject") is None
 
 
-def assert_accessible(page: Page) -> None:
-    from axe_playwright_python.sync_playwright import Axe
-
-    results = Axe().run(page)
-    assert results.violations_count == 0, results.generate_report()
-
-
 @pytest.mark.parametrize(
     "options",
     [
@@ -485,12 +492,12 @@ def test_axe_finds_nothing_and_nothing_is_cut_off(browser: Browser, served: Serv
         if press:
             page.click(press)
             page.wait_for_selector("#viewfinder" if press == "#shutter" else "#live[aria-pressed=true]")
-        assert_accessible(page)
+        assert violations(page) == ""
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), press
     page.keyboard.press("Escape")
     choose(page, jpeg(0, 90, 0))
     wait_for_status(page, "Done")
-    assert_accessible(page)
+    assert violations(page) == ""
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     folder = os.environ.get("IM2SP_SCREENSHOTS")
     if folder:

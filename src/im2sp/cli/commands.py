@@ -115,10 +115,10 @@ def caption(photos: tuple[Path, ...], options: CaptionOptions, force: bool, raw:
 
 
 def _is_file(out: Path) -> bool:
-    """Return whether speech goes to `out` itself, not into a folder of that name."""
+    """Return whether speech goes to `out` itself, not into a folder of that name. Only .wav is then written."""
     from im2sp.cli.streams import is_standard_stream
 
-    named = out.suffix.lower() == ".wav" and not out.is_dir()
+    named = out.suffix.lower() in (".wav", ".mp3", ".flac", ".ogg", ".opus", ".m4a") and not out.is_dir()
     return named or is_standard_stream(out) or out.is_fifo() or out.is_char_device()
 
 

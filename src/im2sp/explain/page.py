@@ -121,8 +121,8 @@ def _transcript(explanation: Explanation) -> str:
     if explanation.words is None:
         return ""
     words = _escape(" ".join(word.text for word in explanation.words))
-    heard = f"<q>{words}</q>." if words else "no words."
-    return f'<p id="heard">A speech recogniser, which did not see the photo, hears {heard}</p>'
+    heard = f"hears: <q>{words}</q>" if words else "hears no words."
+    return f'<p id="heard">A speech recogniser, which did not see the photo, {heard}</p>'
 
 
 def _table(explanation: Explanation) -> str:

@@ -54,8 +54,9 @@ function show() {
   strip.scrollLeft = head.offsetLeft - strip.clientWidth / 2; // nothing to scroll on a wide screen
   time.value = String(Math.round(1000 * place));
   clock.textContent = `${place.toFixed(1)} s`;
+  if (!speech.paused) return; // a screen reader would talk over the speech
   time.setAttribute("aria-valuetext", `${place.toFixed(1)} seconds of ${duration.toFixed(1)}, ${data.places[segment]}`);
-  if (speech.paused) where.textContent = `Looking at the ${data.places[segment]}.`; // not while it speaks: both would talk
+  where.textContent = `Looking at the ${data.places[segment]}.`;
 }
 
 function follow() {

@@ -8,6 +8,7 @@ const QUALITY = 0.9;
 export class Camera {
   #video;
   #stream = null;
+  #starting = null; // what tells one start from another
   #small = Object.assign(document.createElement("canvas"), { width: WIDTH, height: HEIGHT });
 
   constructor(video) {
@@ -18,19 +19,24 @@ export class Camera {
     return this.#stream !== null;
   }
 
-  // Rejects where there is no camera, or it may not be used.
+  // Rejects where there is no camera, or it may not be used; with AbortError where `stop` or another start came between.
   async start() {
-    if (this.isOn) return;
     if (!navigator.mediaDevices) throw new DOMException("no camera over plain http", "NotAllowedError");
-    this.#stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" }, audio: false });
-    this.#video.srcObject = this.#stream;
-    await this.#video.play();
+    const mine = (this.#starting = {});
+    const stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" }, audio: false });
+    if (this.#starting !== mine) {
+      switchOff(stream);
+      throw new DOMException("stopped before the camera was on", "AbortError");
+    }
+    switchOff(this.#video.srcObject);
+    this.#video.srcObject = stream;
+    await this.#video.play(); // rejects with AbortError, too, where it is stopped now
+    this.#stream = stream;
   }
 
   stop() {
-    for (const track of this.#stream?.getTracks() ?? []) track.stop();
-    this.#stream = null;
-    this.#video.srcObject = null;
+    switchOff(this.#video.srcObject);
+    this.#starting = this.#stream = this.#video.srcObject = null;
   }
 
   // -> Blob
@@ -48,4 +54,8 @@ export class Camera {
     context.drawImage(this.#video, 0, 0, WIDTH, HEIGHT);
     return toGrey(context.getImageData(0, 0, WIDTH, HEIGHT).data);
   }
+}
+
+function switchOff(stream) {
+  for (const track of stream?.getTracks() ?? []) track.stop();
 }

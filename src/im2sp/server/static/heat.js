@@ -38,12 +38,6 @@ export class Heat {
     return this.#photo !== null && this.#attention !== null;
   }
 
-  // The places that it looked at, in words, each once for as long as it stayed there.
-  get places() {
-    const places = this.#attention?.places ?? [];
-    return places.filter((place, index) => place !== places[index - 1]);
-  }
-
   // Show the moment. calm: one map for each stretch of half a second or more instead of one for each token.
   show(seconds, calm) {
     const { boundaries, edges, maps, stretches } = this.#attention;

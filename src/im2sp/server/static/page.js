@@ -21,6 +21,7 @@ const heat = new Heat(element("heat"));
 const still = matchMedia("(prefers-reduced-motion: reduce)");
 let looks = false; // whether to show where the model looks
 let frame = 0; // of the animation that does
+let announcement = 0; // timer of what a screen reader is to be told
 let request = null; // AbortController of the photo that is being described
 let last = null; // { photo, answer } of the last description, kept until there is another
 let live = null; // { timer, scene, silentSince } while live mode is on
@@ -33,14 +34,20 @@ function say(sentence) {
   element("status").textContent = sentence;
 }
 
-// For screen readers, when no sound is due.
-function announce(sentence) {
-  say(sentence);
-  element("announcement").textContent = "";
-  setTimeout(() => { element("announcement").textContent = sentence; }, 50); // or the same words are not read twice
+// For screen readers, unless a sound is due before `wait` (ms) is over.
+function announce(sentence, wait = 50) {
+  clearTimeout(announcement);
+  element("announcement").textContent = ""; // for a moment, or the same words are not read twice
+  announcement = setTimeout(() => {
+    say(sentence);
+    element("announcement").textContent = sentence;
+  }, wait);
 }
 
+// What failed is read aloud at once, so the speech ends.
 function complain(sentence) {
+  hush();
+  say("");
   element("problem").textContent = sentence;
 }
 
@@ -49,27 +56,32 @@ function show(id) {
   element("picture").hidden = id === null;
 }
 
+// While the speech lasts, the name of the button that has the focus stays: screen readers read a new one aloud.
+function labelShutter() {
+  element("shutter").textContent = camera.isOn ? "Take the photo" : "Open the camera";
+}
+
 function hush() {
+  clearTimeout(announcement);
   request?.abort();
   request = null;
   player.silence();
 }
 
 function stop() {
-  hush();
+  complain("");
   stopCamera();
   showLast();
-  complain("");
+  labelShutter();
   announce("Stopped.");
 }
 
 // A photo (Blob) becomes speech. Whatever was being said before ends.
 async function describePhoto(photo) {
-  hush();
   complain("");
   const mine = (request = new AbortController());
   say("Describing.");
-  const late = setTimeout(() => { if (!mine.signal.aborted) announce("Still describing."); }, LATE);
+  announce("Still describing.", LATE);
   try {
     const audible = await player.wake();
     if (mine.signal.aborted) return;
@@ -78,7 +90,7 @@ async function describePhoto(photo) {
     const drawable = heat.take(photo);
     const onSamples = (samples) => {
       if (mine.signal.aborted) return;
-      if (audible) clearTimeout(late);
+      if (audible) clearTimeout(announcement);
       player.add(samples);
     };
     const answer = await describe(photo, rate, onSamples, mine.signal);
@@ -93,14 +105,11 @@ async function describePhoto(photo) {
     followSpeech();
     if (!audible) announce("The description is there. Press “Play again” to hear it.");
     await silent;
-    if (last.answer === answer && audible && !request && !player.isSpeaking) say("Done.");
+    if (last.answer !== answer || !audible || request || player.isSpeaking) return;
+    say("Done.");
+    labelShutter();
   } catch (error) {
-    if (mine.signal.aborted) return;
-    hush();
-    showLast();
-    fail(error, photo);
-  } finally {
-    clearTimeout(late);
+    if (!mine.signal.aborted) fail(error, photo);
   }
 }
 
@@ -131,14 +140,14 @@ function showLast() {
 }
 
 function fail(error, photo) {
-  say("");
-  if (error instanceof ServiceError && error.status === 401) {
-    waitingForToken = photo;
-    stopLive();
-    element("token-dialog").showModal();
-    return;
-  }
+  if (error.status === 401) stopCamera();
+  showLast();
+  labelShutter();
   complain(error instanceof ServiceError ? error.message : "The service cannot be reached. Is it running?");
+  if (error.status !== 401) return;
+  complain("");
+  waitingForToken = photo;
+  element("token-dialog").showModal();
 }
 
 async function playAgain() {
@@ -184,6 +193,7 @@ function followSpeech() {
   }
 }
 
+// The places that it looked at, in words, each once for as long as it stayed there.
 function placesOf(answer) {
   const places = (answer.attention?.places ?? []).filter((place, index, all) => place !== all[index - 1]);
   return looks && places.length ? `It looked at: ${places.join(", then ")}.` : "";
@@ -205,36 +215,32 @@ function showAndDescribe(photo) {
   return describePhoto(photo);
 }
 
-async function startCamera() {
+// Resolves to whether the camera is on; where it cannot be, `instead` is called.
+async function startCamera(instead = () => {}) {
   try {
     await camera.start();
   } catch (error) {
+    if (error.name === "AbortError") return false; // stopped while the browser still asked
     complain(
       error.name === "NotFoundError"
         ? "There is no camera. Choose a photo instead."
         : "The camera may not be used here. Choose a photo instead.",
     );
+    instead();
     return false;
   }
-  hush();
   complain("");
   show("viewfinder");
-  element("shutter").textContent = "Take the photo";
-  keepCamera();
-  return true;
-}
-
-function keepCamera() {
+  labelShutter();
   clearTimeout(cameraTimer);
   cameraTimer = setTimeout(() => { if (!live) stop(); }, CAMERA_OFF);
+  return true;
 }
 
 function stopCamera() {
   stopLive();
-  if (!camera.isOn) return;
   clearTimeout(cameraTimer);
   camera.stop();
-  element("shutter").textContent = "Open the camera";
 }
 
 // The first press shows the preview, the second takes the photo.
@@ -243,14 +249,12 @@ async function pressShutter() {
     navigator.vibrate?.(40);
     const photo = await camera.picture();
     if (live) describePhoto(photo);
-    else showAndDescribe(photo);
+    else if (camera.isOn) showAndDescribe(photo);
   } else if (!isSecureContext) {
     element("insecure").hidden = false;
     element("file").click();
-  } else if (await startCamera()) {
+  } else if (await startCamera(() => element("file").click())) {
     announce("The camera is on. Press again to take the photo.");
-  } else {
-    element("file").click();
   }
 }
 
@@ -260,7 +264,7 @@ async function startLive() {
   if (!(camera.isOn || (await startCamera()))) return;
   element("live").setAttribute("aria-pressed", "true");
   live = { scene: new Scene(), silentSince: 0, timer: setInterval(look, LOOK_EVERY) };
-  announce("Live. Hold the camera still.");
+  say("Live. Hold the camera still."); // not aloud: the first description is due, and the button tells that it is on
 }
 
 function stopLive() {
