@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from processes import memory, sentences, worker
+from processes import memory, positive, sentences, worker
 
 from im2sp import Captioner, Im2SpError
 from im2sp.installing import require_extra
@@ -146,7 +146,7 @@ def main() -> None:
     parser.add_argument("photos", nargs="*", type=Path, default=sorted(EXAMPLES.glob("*.jpg")))
     parser.add_argument("--model", default="default")
     for name, value in (("beam", 1), ("threads", 1), ("rounds", 7)):
-        parser.add_argument(f"--{name}", type=int, default=value)
+        parser.add_argument(f"--{name}", type=positive, default=value)
     given = parser.parse_args()
     settings = Settings(given.model, given.beam, given.threads)
     with sentences():

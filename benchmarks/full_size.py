@@ -5,11 +5,12 @@
 
 Written are a checkpoint of an Im2Sp (git-large with 200 units is about 350 million parameters; with `--input units` a
 token ViT looks at image units, and a ViT-VQGAN makes them) and a unit HiFi-GAN of published size, in the published
-layouts. For each precision, `im2sp convert im2sp` makes a bundle, `im2sp caption` speaks about a photo with it (from a
-table of `im2sp tokenize`, where it looks at units), `im2sp evaluate --strict` scores it, and the runtime is compared
-with `transformers.generate`: the same weights, picture, number of tokens and threads, each in a process of its own,
-taking turns. Both are asked for exactly `--tokens` tokens and for one; the difference gives tokens a second. Printed
-are medians, by the clock and, as machines are shared, by processor time. `--size small` tries the script itself.
+layouts; all are made of modules of transformers by tests/train/convert. For each precision, `im2sp convert im2sp` makes
+a bundle, `im2sp caption` speaks about a photo with it (from a table of `im2sp tokenize`, where it looks at units),
+`im2sp evaluate --strict` scores it, and the runtime is compared with `transformers.generate`: the same weights,
+picture, number of tokens and threads, each in a process of its own, taking turns. Both are asked for exactly `--tokens`
+tokens and for one; the difference gives tokens a second. Printed are medians, by the clock and, as machines are shared,
+by processor time. `--size small` tries the script itself.
 Needs the extras train and units; takes several GB of disk, deleted afterwards.
 """
 
@@ -33,7 +34,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from processes import memory, sentences, worker
+from processes import memory, positive, sentences, worker
 
 from im2sp.bundle import SPECIAL_TOKENS
 from im2sp.captioner import Captioner
@@ -50,7 +51,8 @@ SIZES: dict[str, dict[str, dict[str, Any]]] = {
                    "image_size": 224, "patch_size": 14},
         "text": {"hidden_size": 768, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 3072,
                  "max_position_embeddings": 1024},
-        "token_vit": {}, "tokenizer": {}, "vocoder": {},  # published as their defaults are
+        "token_vit": {}, "tokenizer": {},  # published as their defaults are
+        "vocoder": {"embedding_dim": 128, "upsample_initial_channel": 512},
     },
     "small": {
         "vision": {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -60,7 +62,7 @@ SIZES: dict[str, dict[str, dict[str, Any]]] = {
         "token_vit": {"width": 128, "layers": 2, "heads": 2, "feed_forward": 128, "crop": 6},
         "tokenizer": {"image_size": 64, "width": 64, "layers": 1, "heads": 1, "feed_forward": 64, "codebook_size": 90,
                       "decoder_layers": 1},
-        "vocoder": {"channels": 32},
+        "vocoder": {"embedding_dim": 8, "upsample_initial_channel": 32},
     },
 }  # fmt: skip
 
@@ -87,21 +89,36 @@ class Settings:
         return self.work / "units.npy"
 
 
+def random_token_vit(settings: Settings) -> Any:
+    """Return SeiT of random weights, made of transformers' ViT."""
+    from im2sp.train.models.token_vit import TokenVitConfig
+    from tests.train.convert.published_image_models import TokenVitReference
+
+    return TokenVitReference(TokenVitConfig(**SIZES[settings.size]["token_vit"])).float()
+
+
+def random_tokenizer(settings: Settings) -> Any:
+    """Return ViT-VQGAN of random weights, made of transformers' ViT, in float64."""
+    from im2sp.train.models.vit_vqgan import VitVqganConfig
+    from tests.train.convert.published_image_models import VitVqganReference
+
+    return VitVqganReference(VitVqganConfig(**SIZES[settings.size]["tokenizer"]))
+
+
 def random_git(settings: Settings) -> Any:
     """Return a GitForCausalLM of random weights, with its image encoder replaced where it reads units."""
     import torch
     from transformers import GitConfig, GitForCausalLM
-
-    from im2sp.train.models.token_vit import TokenVit, TokenVitConfig
 
     torch.manual_seed(0)
     torch.set_num_threads(settings.threads)
     sizes = SIZES[settings.size]
     vision = sizes["vision"]
     if settings.reads_units:
-        token_vit = TokenVit(TokenVitConfig(**sizes["token_vit"])).eval()
-        vision = {"hidden_size": token_vit.config.width, "num_hidden_layers": 1, "intermediate_size": 8,
-                  "num_attention_heads": 1, "image_size": token_vit.config.grid, "patch_size": 1}  # fmt: skip
+        token_vit = random_token_vit(settings)
+        vit = token_vit.vit.config
+        vision = {"hidden_size": vit.hidden_size, "num_hidden_layers": 1, "intermediate_size": 8,
+                  "num_attention_heads": 1, "image_size": vit.image_size, "patch_size": vit.patch_size}  # fmt: skip
     config = GitConfig(vision_config=vision, vocab_size=UNITS + 3, tie_word_embeddings=True, **sizes["text"])
     git = GitForCausalLM(config)
     with torch.no_grad():
@@ -121,49 +138,23 @@ def write_checkpoints(connection: Connection, settings: Settings) -> None:
     """Write the Im2Sp and its vocoder as published, and send the number of parameters."""
     import torch
 
-    from im2sp.train.convert.vit_vqgan import LAYER_NAMES
-    from im2sp.train.models.vit_vqgan import VitVqgan, VitVqganConfig
+    from tests.train.convert.published_hifigan import CONFIG, Reference, write_published
 
-    git, work = random_git(settings), settings.work
+    git, work, vision = random_git(settings), settings.work, "model.git.image_encoder.vision_model."
     state = {f"model.{name}": tensor for name, tensor in git.state_dict().items()}
     if settings.reads_units:
-        named = VitVqgan(VitVqganConfig(**SIZES[settings.size]["tokenizer"])).state_dict()
-        torch.save(named.pop("codebook.weight"), work / "codebook.ckpt")
-        for name, tensor in named.items():
-            for theirs, ours in LAYER_NAMES.items():
-                name = name.replace(ours, theirs)
-            state[f"tokenizer.{name}"] = tensor
+        token_vit, tokenizer = git.git.image_encoder.vision_model, random_tokenizer(settings)
+        state = {name: tensor for name, tensor in state.items() if not name.startswith(vision)}
+        state |= {f"{vision}{name}": tensor for name, tensor in token_vit.published().items()}
+        state |= {f"tokenizer.{name}": tensor for name, tensor in tokenizer.published().items()}
+        torch.save(tokenizer.codes, work / "codebook.ckpt")
     torch.save({"epoch": 0, "state_dict": state}, work / "last.ckpt")
     git.config.save_pretrained(work)
-    write_vocoder(settings)
+    voice = CONFIG | SIZES[settings.size]["vocoder"] | {"num_embeddings": UNITS}
+    width = voice["embedding_dim"]
+    voice |= {"model_in_dim": width, "dur_predictor_params": {"var_pred_hidden_dim": width, "var_pred_kernel_size": 3}}
+    write_published(work / "vocoder", voice, Reference(voice).state())
     connection.send(sum(tensor.numel() for tensor in state.values()))
-
-
-def write_vocoder(settings: Settings) -> None:
-    """Write g_00500000, whose convolutions are under weight norm, and config.json."""
-    import torch
-
-    from im2sp.train.models.unit_hifigan import UnitHifigan, UnitHifiganConfig
-
-    sizes, generator = UnitHifiganConfig(units=UNITS, **SIZES[settings.size]["vocoder"]), {}
-    for name, tensor in UnitHifigan(sizes).state_dict().items():
-        if name.endswith(".weight") and name.startswith(("conv_", "ups.", "resblocks.")):
-            generator[f"{name}_g"] = tensor.flatten(1).norm(dim=1).view(-1, 1, 1)
-            generator[f"{name}_v"] = tensor
-        else:
-            generator[name] = tensor
-    folder = settings.work / "vocoder"
-    folder.mkdir()
-    torch.save({"generator": generator}, folder / "g_00500000")
-    config = {
-        "num_embeddings": sizes.units, "embedding_dim": sizes.width, "model_in_dim": sizes.width,
-        "upsample_rates": sizes.upsample_rates, "upsample_kernel_sizes": sizes.upsample_kernels,
-        "upsample_initial_channel": sizes.channels, "resblock": "1", "resblock_kernel_sizes": sizes.block_kernels,
-        "resblock_dilation_sizes": sizes.block_dilations,
-        "dur_predictor_params": {"encoder_embed_dim": sizes.width, "var_pred_hidden_dim": sizes.duration_width,
-                                 "var_pred_kernel_size": sizes.duration_kernel},
-    }  # fmt: skip
-    (folder / "config.json").write_text(json.dumps(config))
 
 
 class Ours:
@@ -196,7 +187,7 @@ class Theirs:
         if settings.reads_units:
             codebook = torch.load(settings.work / "codebook.ckpt", weights_only=True)
             units = torch.from_numpy(np.load(settings.image_units))
-            side, crop = int(len(units) ** 0.5), self._git.git.image_encoder.vision_model.config.crop
+            side, crop = int(len(units) ** 0.5), self._git.git.image_encoder.vision_model.vit.config.image_size
             edge = slice((side - crop) // 2, (side + crop) // 2)
             self._pixels = codebook[units].T.reshape(1, -1, side, side)[..., edge, edge].contiguous()
         else:
@@ -212,6 +203,19 @@ class Theirs:
         rules |= {"suppress_tokens": NEVER, "renormalize_logits": True}
         with self._torch.inference_mode():
             return self._git.generate(pixel_values=self._pixels, **rules)[0, 1:].tolist()
+
+
+def count_image_units(connection: Connection, settings: Settings) -> None:
+    """Send how many of the photo's image units are those of transformers' ViT."""
+    import torch
+
+    tokenizer = random_tokenizer(settings)
+    size = (tokenizer.config.image_size,) * 2
+    pixels = np.asarray(Image.open(settings.photo).resize(size, Image.Resampling.BICUBIC)).transpose(2, 0, 1) / 255
+    with torch.inference_mode():
+        expected = tokenizer.units(torch.from_numpy(pixels)[None])[0].numpy()
+    found = np.load(settings.image_units)
+    connection.send(f"{(found == expected).sum()} of {len(found)}")
 
 
 SIDES = {"im2sp": Ours, "transformers": Theirs}  # the first writes the image units down for the second
@@ -230,27 +234,28 @@ def say(connection: Connection, name: str, settings: Settings, bundle: Path) -> 
 
 
 WATCH = (
-    "import resource, subprocess, sys, time; s = time.perf_counter(); subprocess.run(sys.argv[1:], check=True, "
-    "stdout=2); print(time.perf_counter() - s, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)"
+    "import resource, subprocess, sys, time; start = time.perf_counter(); "
+    "subprocess.run(sys.argv[1:], check=True, stdout=2); used = resource.getrusage(resource.RUSAGE_CHILDREN); "
+    "print(time.perf_counter() - start, used.ru_utime + used.ru_stime, used.ru_maxrss)"
 )
 
 
 def watched(*command: object) -> str:
-    """Run a command of im2sp; return its seconds and peak memory in words."""
+    """Run a command of im2sp; return its seconds by the clock and by the processor, and peak memory, in words."""
     whole = [sys.executable, "-c", WATCH, sys.executable, "-m", "im2sp", *map(str, command)]
-    seconds, peak = subprocess.run(whole, check=True, stdout=subprocess.PIPE, text=True).stdout.split()[-2:]
-    return f"{float(seconds):.1f} s, {float(peak) / 1e9:.2f} GB at most"
+    said = subprocess.run(whole, check=True, stdout=subprocess.PIPE, text=True).stdout.split()[-3:]
+    seconds, processor, kilobytes = map(float, said)
+    return f"{seconds:.1f} s ({processor:.1f} s by processor time), {kilobytes * 1024 / 1e9:.2f} GB at most"
 
 
 def make_bundle(settings: Settings, precision: str) -> Path:
     """Convert the checkpoint by the command line."""
     work, bundle = settings.work, settings.work / precision
     more = ["--codebook", work / "codebook.ckpt"] if settings.reads_units else []
+    more += ["--config", work / "config.json"] if settings.size == "small" else []  # else it is git-large
     vocoder = work / "vocoder" / "g_00500000"
-    took = watched(
-        "convert", "im2sp", work / "last.ckpt", "--precision", precision, "--config", work / "config.json",
-        "--vocoder", vocoder, *more, "-o", bundle,
-    )  # fmt: skip
+    words = [work / "last.ckpt", "--vocoder", vocoder, "--precision", precision, *more, "-o", bundle]
+    took = watched("convert", "im2sp", *words)
     size = sum(path.stat().st_size for path in bundle.iterdir())
     print(f"{precision}: converted in {took}; {size / 1e6:,.0f} MB on disk", flush=True)
     return bundle
@@ -284,6 +289,9 @@ def compare(settings: Settings, bundle: Path, rounds: int) -> None:
         for name in SIDES:
             sides[name] = stack.enter_context(worker(say, name, settings, bundle))
             sides[name].recv()
+            if settings.reads_units and name == "im2sp":
+                with worker(count_image_units, settings) as counter:  # of memory that is not that of the sides
+                    print(f"  {counter.recv()} image units are those of transformers", flush=True)
         for _ in range(rounds):
             for name, side in sides.items():
                 side.send(1)
@@ -294,7 +302,7 @@ def compare(settings: Settings, bundle: Path, rounds: int) -> None:
         for name, side in sides.items():
             side.send(0)
             first, first_processor, rest, processor = map(statistics.median, zip(*rows[name], strict=True))
-            steps = settings.tokens - 1
+            steps = max(1, settings.tokens - 1)
             print(
                 f"  {name}: {steps / rest:.1f} tokens/s ({steps / processor:.1f} by processor time), first unit after "
                 f"{first:.2f} s ({first_processor:.2f} s), {side.recv() / 1e9:.2f} GB at most"
@@ -318,7 +326,7 @@ def main() -> None:
     precisions = ["fp32", "fp16", "int8"]
     parser.add_argument("--precisions", nargs="+", choices=precisions, default=precisions)
     for name, value in (("tokens", 64), ("beam", 1), ("threads", 1), ("rounds", 3)):
-        parser.add_argument(f"--{name}", type=int, default=value)
+        parser.add_argument(f"--{name}", type=positive, default=value)
     parser.add_argument("--work", type=Path, help="folder for the files")
     given = parser.parse_args()
     with sentences(), require_extra("train"):

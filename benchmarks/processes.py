@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import multiprocessing
 import os
 import re
@@ -13,6 +14,15 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from im2sp.errors import Im2SpError, reason
+
+sys.path.append(str(Path(__file__).parents[1]))  # for the models of tests/train/convert
+
+
+def positive(text: str) -> int:
+    """Return a number of at least 1, of an option."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"give a whole number from 1 on, not {text}")
+    return int(text)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from transformers import GitForCausalLM, HubertConfig, HubertModel
 from im2sp.train.convert.commands import convert
 from tests.train.convert.published_git import random_git
 from tests.train.convert.published_hifigan import CONFIG, Reference, write_published
-from tests.train.convert.published_image_models import codebook_rows, token_vit_state, vit_vqgan_state
+from tests.train.convert.published_image_models import token_vit, vit_vqgan
 
 UNITS = 200
 WIDTH = 16  # of HuBERT
@@ -44,9 +44,9 @@ def write_published_files(folder: Path, layers: int = 1) -> None:
     points = np.random.default_rng(0).normal(size=(UNITS, WIDTH)).astype(np.float32)
     joblib.dump(MiniBatchKMeans(UNITS, init=points, n_init=1, max_iter=1).fit(points), folder / "km.bin")
     write_published(folder, VOICE, Reference(VOICE).state())
-    torch.save(vit_vqgan_state(), folder / "tokenizer.ckpt")
-    torch.save(codebook_rows(), folder / "codebook.ckpt")
-    torch.save({"model": token_vit_state()}, folder / "SEIT")
+    torch.save(vit_vqgan().published(), folder / "tokenizer.ckpt")
+    torch.save(vit_vqgan().codes, folder / "codebook.ckpt")
+    torch.save({"model": token_vit().published(), "optimizer": {"lr": 0.1}, "epoch": 3}, folder / "SEIT")
     save_im2sp(of_raw_images(git), folder / "raw.ckpt")
     save_im2sp(of_image_units(random_git(1, tied=True, sees_units=True)), folder / "units.ckpt")
 
@@ -65,5 +65,5 @@ def of_raw_images(git: GitForCausalLM) -> dict[str, Tensor | None]:
 
 def of_image_units(git: GitForCausalLM) -> dict[str, Tensor | None]:
     """State dict of an Im2Sp with a token ViT and an image tokenizer."""
-    state = of_raw_images(git) | {VISION + name: tensor for name, tensor in token_vit_state().items()}
-    return state | {f"tokenizer.{name}": part for name, part in vit_vqgan_state().items()}
+    state = of_raw_images(git) | {VISION + name: tensor for name, tensor in token_vit().published().items()}
+    return state | {f"tokenizer.{name}": part for name, part in vit_vqgan().published().items()}

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import GitConfig, GitForCausalLM
+from transformers.modeling_outputs import BaseModelOutput
 
 from im2sp.decoding.options import DecodingOptions
-from tests.train.convert.published_image_models import TOKEN_VIT, ReplacedEncoder
+from tests.train.convert.published_image_models import TOKEN_VIT, token_vit
 
 SIDE, PATCH = 48, 16
 IMAGE_TOKENS = (SIDE // PATCH) ** 2 + 1
 EOS = 102
 POSITIONS = 64
+
+
+class TokenVitEncoder(nn.Module):
+    """What stands at `git.image_encoder` of the paper's code for image units."""
+
+    def forward(self, vectors: Tensor, **_: object) -> BaseModelOutput:
+        return BaseModelOutput(last_hidden_state=token_vit()(vectors).float())
 
 
 def random_git(seed: int = 0, *, tied: bool = False, sees_units: bool = False) -> GitForCausalLM:
@@ -41,7 +49,7 @@ def random_git(seed: int = 0, *, tied: bool = False, sees_units: bool = False) -
             if "orm" not in name:  # LayerNorm, layer_norm1, pre_layrnorm
                 parameter.normal_(std=0.4)
         if sees_units:
-            git.git.image_encoder = ReplacedEncoder()
+            git.git.image_encoder = TokenVitEncoder()
         if tied:
             git.output.weight = git.git.embeddings.word_embeddings.weight
         make_it_end(git.eval(), (8, 4, 4) if sees_units else (3, SIDE, SIDE))

@@ -49,12 +49,13 @@ class Reference(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         sizes = {name: config[name] for name in config if name.startswith(("upsample_", "resblock_"))}
-        speaker_width = config["model_in_dim"] - WIDTH
+        width = config["embedding_dim"]
+        speaker_width = config["model_in_dim"] - width
         settings = SeamlessM4TConfig(
-            unit_embed_dim=WIDTH, lang_embed_dim=0, spkr_embed_dim=speaker_width, var_pred_dropout=0.5, **sizes
+            unit_embed_dim=width, lang_embed_dim=0, spkr_embed_dim=speaker_width, var_pred_dropout=0.5, **sizes
         )
-        self.dict = nn.Embedding(config["num_embeddings"], WIDTH)
-        self.spkr = nn.Embedding(SPEAKERS, WIDTH) if speaker_width else None
+        self.dict = nn.Embedding(config["num_embeddings"], width)
+        self.spkr = nn.Embedding(SPEAKERS, width) if speaker_width else None
         self.generator = SeamlessM4THifiGan(settings)
         self.dur_predictor = SeamlessM4TVariancePredictor(settings)
         for module in list(self.generator.modules()):

@@ -103,44 +103,6 @@ def test_the_published_sizes_are_the_defaults() -> None:
     assert model.config.hop == 320
 
 
-@pytest.mark.parametrize(
-    ("change", "why"),
-    [
-        ({"sampling_rate": 22050}, "sampling_rate"),
-        ({"upsample_rates": [5, 4, 4, 2, 1]}, "product of upsample_rates"),
-        ({"upsample_kernel_sizes": [10, 8, 8, 4, 4]}, "a whole number of samples"),
-        ({"upsample_kernel_sizes": [11, 8, 8, 4]}, "sizes for .* do not fit together"),
-        ({"f0": True}, "pitch beside the units"),
-        ({"multispkr": "_"}, r"lacks spkr\.weight"),
-        ({"num_embeddings": 21}, r"has dict\.weight of shape \[20, 8\] where the config asks for \[21, 8\]"),
-        ({"resblock_dilation_sizes": [[1, 3], [1, 3], [1, 3]]}, "unknown"),
-        ({"upsample_initial_channel": 2**30}, "upsample_initial_channel"),
-        ({"dur_predictor_params": None}, "dur_predictor_params"),
-    ],
-)
-def test_configs_that_do_not_fit_are_refused(change: dict[str, Any], why: str, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=why):
-        convert_hifigan(*write_published(tmp_path, CONFIG | change, Reference(CONFIG).state()))
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "why"),
-    [
-        ("conv_pre.weight_g", torch.ones(3, 1, 1), r"no conv_pre\.weight_g that fits"),
-        ("conv_pre.weight_v", None, r"lacks conv_pre\.weight"),
-        ("conv_pre.weight_v", torch.zeros(64, 8, 7), r"not numbers in conv_pre\.weight"),
-        ("conv_pre.bias", "text", "has str at 'conv_pre.bias' where a tensor should be"),
-        ("f0_quantizer.weight", torch.zeros(2), "unknown 'f0_quantizer.weight'"),
-    ],
-)
-def test_checkpoints_that_are_not_whole_are_refused(name: str, value: object, why: str, tmp_path: Path) -> None:
-    state: dict[str, Any] = Reference(CONFIG).state() | {name: value}
-    if value is None:
-        del state[name]
-    with pytest.raises(CheckpointError, match=why):
-        convert_hifigan(*write_published(tmp_path, CONFIG, state))
-
-
 def test_other_mistakes_are_said(tmp_path: Path) -> None:
     config, checkpoint = write_published(tmp_path, CONFIG, Reference(CONFIG).state())
     with pytest.raises(Im2SpError, match="speaker 1 does not exist"):

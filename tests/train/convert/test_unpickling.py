@@ -17,6 +17,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 from sklearn.cluster import MiniBatchKMeans
 
 from im2sp.train.convert import checkpoints, unpickling
@@ -187,6 +188,20 @@ def test_other_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoints, "PICKLE_BYTES", 10)
     with pytest.raises(CheckpointError, match="larger than they may be"):
         read_checkpoint(tmp_path / "a.pt")
+
+
+def test_an_attack_where_no_pickle_belongs_is_refused(tmp_path: Path) -> None:
+    """An array of objects is a pickle behind the header of a .npy file."""
+    canary, array, tensors = tmp_path / "canary", tmp_path / "km.npy", tmp_path / "km.safetensors"
+    archive = tmp_path / "km.npz"
+    np.save(array, np.array([touching(canary)], dtype=object), allow_pickle=True)
+    np.savez(archive, np.array([touching(canary)], dtype=object))
+    save_file({"w": torch.zeros(2, 2)}, tensors)
+    tensors.write_bytes(tensors.read_bytes() + pickle.dumps(touching(canary)))
+    for path in (array, archive, tensors):
+        refuse(path.read_bytes(), "is damaged", path)
+        refuse(pickle.dumps(touching(canary)), "is damaged|asks to run", path)
+    assert not canary.exists()
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +21,7 @@ from im2sp.captioner import Captioner
 from im2sp.errors import Im2SpError
 from im2sp.files import sha256_of
 from im2sp.train.data.speech_shards import SpokenCaption, write_shard
-from im2sp.train.evaluate import caption_metrics
+from im2sp.train.evaluate import caption_metrics, recognisers
 from im2sp.train.evaluate.commands import evaluate
 from im2sp.train.evaluate.evaluation import speak_and_transcribe
 from im2sp.train.evaluate.recogniser import Recogniser, RecogniserInfo
@@ -97,6 +98,18 @@ def test_strict_scores_spellings_as_they_are_and_pads_short_clips(
     assert scores[0] == pytest.approx(100)
     assert scores[1] < 50
     assert lengths[0] < lengths[1] == 10**6
+
+
+def test_strict_listens_with_the_papers_recogniser_where_it_is(
+    tiny_bundle: Path, data: Path, ctc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recognisers, "_cached", lambda name: ctc)
+    words = [str(tiny_bundle), str(data / "captions.json"), "--strict", "-o", str(tmp_path / "out")]
+    assert CliRunner().invoke(evaluate, words, catch_exceptions=False).exit_code == 0
+    heard = json.loads((tmp_path / "out" / "report.json").read_text())["recogniser"]
+    assert (heard["name"], heard["library"].split()[0]) == (recognisers.PAPER, "transformers")
+    missing = CliRunner().invoke(evaluate, [*words, "--photos", str(tmp_path)]).exception
+    assert re.search(r"none of the 3 photos is there, such as .*one\.jpg: give", str(missing))
 
 
 def test_report_tells_what_was_measured_and_how(evaluated: tuple[Path, dict[str, Any], str], tiny_bundle: Path) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,16 +15,6 @@ if TYPE_CHECKING:
     from im2sp.train.convert.im2sp import ImageUnitGit
     from im2sp.train.export import BundleParts, TrainedVoice
 
-
-class Model(Protocol):
-    """What the commands write."""
-
-    def save(self, folder: Path) -> None:
-        """Write it."""
-
-
-M = TypeVar("M", bound=Model)
-
 FILE = click.Path(path_type=Path)
 PRECISIONS = ("fp32", "fp16", "int8", "mixed")
 out_option = click.option("--out", "-o", type=FILE, required=True, help="New folder for the result.")
@@ -33,13 +23,6 @@ out_option = click.option("--out", "-o", type=FILE, required=True, help="New fol
 @click.group(no_args_is_help=True)
 def convert() -> None:
     """Convert published checkpoints to models of im2sp. No code in them is ever run."""
-
-
-def _write(out: Path, make: Callable[[], M], describe: Callable[[M], str]) -> None:
-    with new_folder(out) as staging:
-        model = make()
-        model.save(staging)
-    click.echo(f"{out}: {describe(model)}")
 
 
 @convert.command()
@@ -54,9 +37,10 @@ def hubert(folder: Path, clusters: Path, layer: int, out: Path) -> None:
     """
     from im2sp.train.convert.hubert import convert_hubert
 
-    _write(
-        out, lambda: convert_hubert(folder, clusters, layer), lambda model: f"{model.units} units from layer {layer}"
-    )
+    with new_folder(out) as staging:
+        model = convert_hubert(folder, clusters, layer)
+        model.save(staging)
+    click.echo(f"{out}: {model.units} units from layer {layer}")
 
 
 @convert.command()
@@ -70,11 +54,10 @@ def hifigan(checkpoint: Path, config: Path, out: Path) -> None:
     """
     from im2sp.train.convert.hifigan import convert_hifigan
 
-    _write(
-        out,
-        lambda: convert_hifigan(config, checkpoint),
-        lambda model: f"{model.config.units} units, {max(1, model.config.speakers)} voices",
-    )
+    with new_folder(out) as staging:
+        model = convert_hifigan(config, checkpoint)
+        model.save(staging)
+    click.echo(f"{out}: {model.config.units} units, {max(1, model.config.speakers)} voices")
 
 
 @convert.command()
@@ -88,11 +71,10 @@ def git(folder: Path, out: Path) -> None:
     """
     from im2sp.train.convert.git import convert_git
 
-    def describe(model: Git) -> str:
-        tokens, vocabulary = model.vision.config.image_tokens, model.decoder.config.vocabulary_size
-        return f"{tokens} image tokens, {vocabulary} tokens"
-
-    _write(out, lambda: convert_git(folder), describe)
+    with new_folder(out) as staging:
+        model = convert_git(folder)
+        model.save(staging)
+    click.echo(f"{out}: {model.image.image_tokens} image tokens, {model.decoder.config.vocabulary_size} tokens")
 
 
 @convert.command(name="vit-vqgan")
@@ -105,13 +87,12 @@ def vit_vqgan(tokenizer: Path, codebook: Path, out: Path) -> None:
     TOKENIZER is tokenizer.ckpt, a pickled module or a state dict.
     """
     from im2sp.train.convert.vit_vqgan import convert_vit_vqgan
-    from im2sp.train.models.vit_vqgan import VitVqgan
 
-    def describe(model: VitVqgan) -> str:
-        sizes = model.config
-        return f"{sizes.grid} x {sizes.grid} units of {sizes.codebook_size} a photo, {sizes.bits} bits"
-
-    _write(out, lambda: convert_vit_vqgan(tokenizer, codebook), describe)
+    with new_folder(out) as staging:
+        model = convert_vit_vqgan(tokenizer, codebook)
+        model.save(staging)
+    sizes = model.config
+    click.echo(f"{out}: {sizes.grid} x {sizes.grid} units of {sizes.codebook_size} a photo, {sizes.bits} bits")
 
 
 @convert.command()
@@ -123,13 +104,12 @@ def seit(checkpoint: Path, out: Path) -> None:
     CHECKPOINT is a file with a "model".
     """
     from im2sp.train.convert.seit import convert_seit
-    from im2sp.train.models.token_vit import TokenVit
 
-    def describe(model: TokenVit) -> str:
-        sizes = model.config
-        return f"{sizes.crop} x {sizes.crop} units become {sizes.image_tokens} image tokens of {sizes.width}"
-
-    _write(out, lambda: convert_seit(checkpoint), describe)
+    with new_folder(out) as staging:
+        model = convert_seit(checkpoint)
+        model.save(staging)
+    sizes = model.config
+    click.echo(f"{out}: {sizes.crop} x {sizes.crop} units become {sizes.image_tokens} image tokens of {sizes.width}")
 
 
 @convert.command()
@@ -199,10 +179,11 @@ def _read_voice(vocoder: Path, speech_encoder: Path | None, clusters: Path | Non
     from im2sp.train.convert.hifigan import convert_hifigan
     from im2sp.train.convert.hubert import convert_hubert
     from im2sp.train.export import TrainedVoice
-    from im2sp.train.models.unit_hifigan import UnitHifigan
 
-    model = UnitHifigan.load(vocoder) if vocoder.is_dir() else convert_hifigan(vocoder.parent / "config.json", vocoder)
-    return TrainedVoice(model, None, convert_hubert(speech_encoder, clusters) if speech_encoder and clusters else None)
+    encoder = convert_hubert(speech_encoder, clusters) if speech_encoder and clusters else None
+    if vocoder.is_dir():
+        return replace(TrainedVoice.load(vocoder, None), speech_encoder=encoder)
+    return TrainedVoice(convert_hifigan(vocoder.parent / "config.json", vocoder), None, encoder)
 
 
 def _bundle_parts(model: Git | ImageUnitGit, voice: TrainedVoice, keep_repeats: bool, name: str) -> BundleParts:

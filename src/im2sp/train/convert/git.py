@@ -209,6 +209,7 @@ def git_vision(folder: Path) -> ImageModules:
 
 def git_of(state: StateDict, config: PublishedGit, path: Path, processor: PublishedProcessor) -> Git:
     """Make a GIT of the tensors of a GitForCausalLM. Raises CheckpointError when they do not fit the config."""
+    processor.image_config(config.vision_config)  # before the weights, which take long
     state = {name: tensor for name, tensor in state.items() if name not in POSITIONS}
     vision = {f"model.{name.removeprefix(VISION)}": value for name, value in state.items() if name.startswith(VISION)}
     decoder = decoder_of(state, config, config.vision_config.hidden_size, path)

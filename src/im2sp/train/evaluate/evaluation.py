@@ -89,6 +89,11 @@ def evaluate(
         Im2SpError: bundle, photos or recogniser are missing, or the bundle cannot encode the recordings.
     """
     options = options or EvaluationOptions()
+    if not any(path.is_file() for path in data.photos.values()):
+        first = next(iter(data.photos.values()))
+        raise Im2SpError(
+            f"none of the {len(data.photos)} photos is there, such as {first}: give the folder that has them"
+        )
     captioner = Captioner(Bundle.load(bundle_dir), threads=options.threads)
     recogniser = open_recogniser(options.recogniser, threads=options.threads)
     preset = captioner.default_options  # every caption is spoken, however doubtful

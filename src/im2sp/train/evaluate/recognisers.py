@@ -124,6 +124,7 @@ class CtcRecogniser(Recogniser):
             from im2sp.train.convert.checkpoints import weights_file
         weights = weights_file(folder)
         torch.set_num_threads(threads)
+        transformers.utils.logging.disable_progress_bar()
         local = {"local_files_only": True, "trust_remote_code": False}
         try:
             self._features = transformers.AutoFeatureExtractor.from_pretrained(folder, **local)

@@ -11,11 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from im2sp.train.models.saving import WEIGHTS, load_config, save_model
+from im2sp.train.models.saving import WEIGHTS, load_config, load_weights, save_model
 
 
 @dataclass(frozen=True)
@@ -179,13 +178,8 @@ class GitDecoder(nn.Module):
     @classmethod
     def load(cls, folder: Path, **changes: float) -> GitDecoder:
         """Read what `save` wrote, in evaluation mode; `changes` override fields of the config (dropout, say)."""
-        config = load_config(folder, GitDecoderConfig)
-        model = cls(replace(config, **changes))  # type: ignore[arg-type]
-        state = load_file(folder / WEIGHTS)
-        if config.tied:
-            state["output.weight"] = state["word_embeddings.weight"]
-        model.load_state_dict(state)
-        return model.eval()
+        config = replace(load_config(folder, GitDecoderConfig), **changes)  # type: ignore[arg-type]
+        return load_weights(cls(config), folder / WEIGHTS)
 
 
 def untied(state: dict[str, Tensor], config: GitDecoderConfig) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_model, save_file
 from torch import Tensor, nn
 
 from im2sp.errors import Im2SpError, reason
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 T = TypeVar("T")
+M = TypeVar("M", bound=nn.Module)
 
 
 def save_model(state: dict[str, Tensor], config: DataclassInstance, folder: Path) -> None:
@@ -45,6 +46,19 @@ def load_config(folder: Path, kind: type[T]) -> T:
     return parse(kind, values, str(path))
 
 
+def load_weights(model: M, path: Path) -> M:
+    """Fill a model with the tensors of a file, in evaluation mode; of tied ones the file has one.
+
+    Raises:
+        Im2SpError: the file is missing or damaged, or has other tensors.
+    """
+    try:
+        load_model(model, path)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise Im2SpError(f"{path} cannot be read ({reason(error)[:200]}): make it again") from error
+    return model.eval()
+
+
 class SavedModule(nn.Module):
     """A network that is made of one dataclass, `config`, of the type `config_type`."""
 
@@ -58,12 +72,7 @@ class SavedModule(nn.Module):
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Read what `save` wrote, in evaluation mode. Raises Im2SpError when it cannot be read."""
-        model = cls(load_config(folder, cls.config_type))
-        try:
-            model.load_state_dict(load_file(folder / WEIGHTS))
-        except (OSError, RuntimeError, SafetensorError) as error:
-            raise Im2SpError(f"{folder / WEIGHTS} cannot be read ({reason(error)[:200]}): make it again") from error
-        return model.eval()
+        return load_weights(cls(load_config(folder, cls.config_type)), folder / WEIGHTS)
 
 
 class Exported(nn.Module):

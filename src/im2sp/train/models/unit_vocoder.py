@@ -13,14 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from im2sp.arrays import FloatArray, IntArray
 from im2sp.files import atomic_write, write_json
 from im2sp.speech.audio import HOP
 from im2sp.speech.durations import ErrorDiffusion
-from im2sp.train.models.saving import CONFIG, load_config
+from im2sp.train.models.saving import CONFIG, load_config, load_weights
 
 DURATION_TOLERANCE = 1.5  # frames, chosen on regular and on arbitrary sentences (docs/results.md)
 FIRST_DURATION_KERNEL = 3  # of the duration predictor's first convolution
@@ -166,10 +166,8 @@ def save_vocoder(vocoder: UnitVocoder, durations: DurationPredictor, folder: Pat
 def load_vocoder(folder: Path) -> tuple[UnitVocoder, DurationPredictor]:
     """Read what `save_vocoder` wrote, in evaluation mode."""
     config = load_config(folder, VocoderConfig)
-    vocoder, durations = UnitVocoder(config).eval(), DurationPredictor(config).eval()
-    vocoder.load_state_dict(load_file(folder / "vocoder.safetensors"))
-    durations.load_state_dict(load_file(folder / "duration_predictor.safetensors"))
-    return vocoder, durations
+    vocoder = load_weights(UnitVocoder(config), folder / "vocoder.safetensors")
+    return vocoder, load_weights(DurationPredictor(config), folder / "duration_predictor.safetensors")
 
 
 def synthesize(vocoder: UnitVocoder, durations: DurationPredictor, units: IntArray) -> FloatArray:
