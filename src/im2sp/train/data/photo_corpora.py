@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from im2sp.errors import Im2SpError
-from im2sp.train.data.corpora.flickr8k import Flickr8k, photo_folder
+from im2sp.train.data.corpora import CorpusOptions, read_corpus
+from im2sp.train.data.corpora.flickr8k import photo_folder
 from im2sp.train.data.corpora.items import ignore
 from im2sp.train.data.words import singular
 
@@ -142,7 +143,7 @@ def _photos(data: Path) -> dict[str, Path]:
 
 def _flickr8k(folder: Path) -> dict[str, Captions]:
     parts: dict[str, Captions] = {"train": {}, "dev": {}}
-    for item in Flickr8k(folder, folder).items(ignore):
+    for item in read_corpus(folder, CorpusOptions("flickr8k"), ignore):
         if item.split in parts and item.text:
             parts[item.split].setdefault(item.image.name, []).append(item.text)
     return parts

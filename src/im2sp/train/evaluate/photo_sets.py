@@ -16,14 +16,15 @@ from pathlib import Path
 import msgspec
 
 from im2sp.errors import Im2SpError, reason
-from im2sp.train.data.corpora.coco_captions import YEARS, CocoAnnotation, CocoCaptions, CocoPhoto
-from im2sp.train.data.corpora.flickr8k import Flickr8k
-from im2sp.train.data.corpora.items import Corpus, Problem, path_inside
-from im2sp.train.data.corpora.karpathy import Karpathy
+from im2sp.train.data.corpora import CorpusOptions, Layout, read_corpus
+from im2sp.train.data.corpora.coco import read_coco_captions
+from im2sp.train.data.corpora.items import Problem, ignore, path_inside
 from im2sp.train.data.corpora.lists import json_entries, read_lines, read_list
 from im2sp.train.data.photo_corpora import read_things
 
 log = logging.getLogger(__name__)
+
+_COCO: dict[str, Layout] = {"2014": "coco-captions-2014", "2017": "coco-captions-2017"}
 
 
 @dataclass(frozen=True)
@@ -56,12 +57,10 @@ def read_photo_set(captions: Path, photos: Path | None = None, split: str | None
     """
     if captions.suffix == ".txt":
         return _read_things(captions, photos or captions.parent)
-    names = None
-    if split and Path(split).is_file():
-        names = {Path(line).name for _, line in read_lines(Path(split))}
-    corpus = _open_corpus(captions, photos)
-    if corpus:
-        found = _captions_of(corpus, None if names else split or "dev")
+    names = {Path(line).name for _, line in read_lines(Path(split))} if split and Path(split).is_file() else None
+    if layout := _layout(captions):
+        lies = str(photos) if photos and layout != "flickr8k" else ""  # whose captions lie beside its photos
+        found = _captions_of(CorpusOptions(layout, str(captions), lies), None if names else split or "dev")
     elif split and names is None:
         raise Im2SpError(f"{captions} has no splits: give a file with a name a line as the split, not {split!r}")
     else:
@@ -79,16 +78,15 @@ def read_photo_set(captions: Path, photos: Path | None = None, split: str | None
     return PhotoSet(paths, references)
 
 
-def _open_corpus(captions: Path, photos: Path | None) -> Corpus | None:
-    """Open a corpus with splits; None for a file without."""
+def _layout(captions: Path) -> Layout | None:
+    """Tell a corpus with splits; None for a file without."""
     if captions.is_dir():
         annotations = captions / "annotations"
-        years = [year for year in YEARS if list(annotations.glob(f"captions_*{year}.json"))]
-        return CocoCaptions(captions, photos or captions, year=years[0]) if years else Flickr8k(captions, captions)
+        found = (layout for year, layout in _COCO.items() if list(annotations.glob(f"captions_*{year}.json")))
+        return next(found, "flickr8k")
     if not captions.is_file():
         raise Im2SpError(f"there are no captions {captions}: give a folder or a JSON file of captions")
-    karpathy = _has_list(captions, "images") and not _has_list(captions, "annotations")
-    return Karpathy(captions, photos or captions.parent) if karpathy else None
+    return "karpathy" if _has_list(captions, "images") and not _has_list(captions, "annotations") else None
 
 
 def _has_list(path: Path, name: str) -> bool:
@@ -99,7 +97,7 @@ def _has_list(path: Path, name: str) -> bool:
     return True
 
 
-def _captions_of(corpus: Corpus, split: str | None) -> Iterator[tuple[Path, str]]:
+def _captions_of(corpus: CorpusOptions, split: str | None) -> Iterator[tuple[Path, str]]:
     kinds: set[str] = set()
 
     def report(problem: Problem) -> None:
@@ -107,16 +105,14 @@ def _captions_of(corpus: Corpus, split: str | None) -> Iterator[tuple[Path, str]
             log.warning(problem.message)
         kinds.add(problem.kind)
 
-    return ((item.image, item.text) for item in corpus.items(report) if item.text and split in (None, item.split))
+    items = read_corpus(Path(), corpus, report)
+    return ((item.image, item.text) for item in items if item.text and split in (None, item.split))
 
 
 def _read_coco(path: Path, photos: Path) -> Iterator[tuple[Path, str]]:
-    names = {photo.id: photo.file_name for _, photo in json_entries(path, "images", CocoPhoto)}
-    for _, caption in json_entries(path, "annotations", CocoAnnotation):
-        if caption.image_id in names:
-            name = names[caption.image_id]
-            folder = name.split("_")[1] if name.startswith("COCO_") else "."  # as COCO's archives have them
-            yield _inside(photos, f"{folder}/{name}", path), caption.caption
+    for _, caption, name in read_coco_captions(path, ignore):
+        folder = name.split("_")[1] if name.startswith("COCO_") else "."  # as COCO's archives have them
+        yield _inside(photos, f"{folder}/{name}", path), caption.caption
 
 
 def _read_plain(path: Path, photos: Path) -> Iterator[tuple[Path, str]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -10,28 +10,16 @@ from pathlib import Path
 from typing import Literal
 
 from im2sp.errors import Im2SpError
-from im2sp.train.data.corpora.coco_captions import CocoCaptions
-from im2sp.train.data.corpora.flickr8k import Flickr8k, Flickr8kAudio
+from im2sp.train.data.corpora.coco import coco_captions, karpathy, karpathy_splits, spoken_coco
+from im2sp.train.data.corpora.flickr8k import audio_folder, flickr8k, flickr8k_audio
 from im2sp.train.data.corpora.items import Corpus, CorpusItem, Report
-from im2sp.train.data.corpora.karpathy import Karpathy, karpathy_splits
-from im2sp.train.data.corpora.spoken_coco import SpokenCoco
-from im2sp.train.data.corpora.table import Folder, Table
+from im2sp.train.data.corpora.table import own_recordings
 
 Layout = Literal[
     "folder", "table", "flickr8k", "flickr8k-audio", "spoken-coco", "coco-captions-2014", "coco-captions-2017",
     "karpathy",
 ]  # fmt: skip
 _FILES = ("table", "karpathy")  # layouts that are one file
-_READERS: dict[Layout, Callable[..., Corpus]] = {
-    "folder": Folder,
-    "table": Table,
-    "flickr8k": Flickr8k,
-    "flickr8k-audio": Flickr8kAudio,
-    "spoken-coco": SpokenCoco,
-    "coco-captions-2014": CocoCaptions,
-    "coco-captions-2017": partial(CocoCaptions, year="2017"),
-    "karpathy": Karpathy,
-}
 
 
 @dataclass(frozen=True)
@@ -61,7 +49,21 @@ def open_corpus(data: Path, options: CorpusOptions, report: Report) -> Corpus:
     in_file = layout in _FILES
     if not (path.is_file() if in_file else path.is_dir()):
         raise Im2SpError(f"{path} is not there: the layout {layout} is a {'file' if in_file else 'folder'}")
-    photos = data / options.photos if options.photos else (path.parent if in_file else path)
+    folder = path.parent if in_file else path
+    photos = data / options.photos if options.photos else folder
     splits = karpathy_splits(data / options.splits, report) if options.splits else None
-    own = {"dev_percent": options.dev_percent} if layout in ("folder", "table") else {}
-    return _READERS[layout](path, photos, splits, **own)
+    official = splits is None
+    match layout:
+        case "flickr8k":
+            entries = partial(flickr8k, photos, official=official)
+        case "flickr8k-audio":
+            entries, folder = partial(flickr8k_audio, path, photos, official=official), audio_folder(path) / "wavs"
+        case "spoken-coco":
+            entries = partial(spoken_coco, path)
+        case "karpathy":
+            entries = partial(karpathy, path)
+        case "coco-captions-2014" | "coco-captions-2017":
+            entries = partial(coco_captions, path, year=layout[-4:])
+        case "folder" | "table":
+            entries = partial(own_recordings, path, dev_percent=options.dev_percent)
+    return Corpus(entries, photos, folder, splits)

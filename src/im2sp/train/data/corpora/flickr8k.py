@@ -9,11 +9,10 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from im2sp.errors import Im2SpError
-from im2sp.train.data.corpora.items import MAX_TEXT, Corpus, Entry, Problem, Report, usable_text
+from im2sp.train.data.corpora.items import MAX_TEXT, Entry, Problem, Report, usable_text
 from im2sp.train.data.corpora.lists import read_lines
 
 PHOTO_FOLDER = "Flicker8k_Dataset"  # spelled like this in the official archive
@@ -35,99 +34,96 @@ def photo_folder(root: Path) -> Path:
     return copied if copied.is_dir() and not (root / PHOTO_FOLDER).is_dir() else root / PHOTO_FOLDER
 
 
-@dataclass(frozen=True)
-class Flickr8k(Corpus):
-    """Flickr8k without recordings; `photos` holds the folder of photos, captions and splits. Memory: 15 MB."""
+def flickr8k(photos: Path, report: Report, official: bool = True) -> Iterator[Entry]:
+    """Captions in the order of their file; caption ids are `<image_id>_<k>`. Memory: 15 MB.
 
-    def entries(self, report: Report) -> Iterator[Entry]:
-        """Captions in the order of their file; caption ids are `<image_id>_<k>`."""
-        if self._text_file(CAPTION_FILE, COPIED_CAPTION_FILE) is None:
-            raise Im2SpError(f"{self.photos / CAPTION_FILE} is missing: give the Flickr8k folder")
-        splits = self._splits()
-        for caption_id, text in self._texts(report).items():
-            image_id = caption_id.rpartition("_")[0]
-            yield Entry(caption_id, image_id, self._photo(image_id), caption_id, splits.get(image_id), text)
-
-    def _photo(self, image_id: str) -> str:
-        return f"{photo_folder(self.photos).name}/{image_id}.jpg"
-
-    def _splits(self) -> dict[str, str]:
-        """Image id -> official split; test photos are in no split where their list is missing."""
-        found: dict[str, str] = {}
-        for split in OFFICIAL if self.splits is None else ():
-            name = f"Flickr_8k.{split}Images.txt"
-            path = self._text_file(name)
-            if path is not None:
-                found = {line.removesuffix(".jpg"): split for _, line in read_lines(path)} | found
-            elif split != "test":
-                what = "give the Flickr8k folder, or a Karpathy file for the splits"
-                raise Im2SpError(f"{self.photos / name} is missing: {what}")
-        return found
-
-    def _texts(self, report: Report) -> dict[str, str]:
-        """{caption id: text}; a corpus without the caption file has recordings alone, and that is noted."""
-        path = self._text_file(CAPTION_FILE, COPIED_CAPTION_FILE)
-        if path is None:
-            report(Problem("no-text", CAPTION_FILE, f"{CAPTION_FILE} is not in {self.photos}: nothing can be scored"))
-            return {}
-        texts: dict[str, str] = {}
-        seen: Counter[str] = Counter()
-        copied = path.name == COPIED_CAPTION_FILE
-        for number, line in read_lines(path):
-            found = (_COPIED_CAPTION if copied else _CAPTION).fullmatch(line)
-            text = usable_text(found["text"], MAX_TEXT) if found else None
-            if found and text:
-                image_id = found["image"]
-                k = seen[image_id] if copied else int(found["k"])
-                seen[image_id] += 1
-                quoted = copied and len(text) > 1 and text[0] == text[-1] == '"'
-                texts[f"{image_id}_{k}"] = text[1:-1].replace('""', '"').strip() if quoted else text
-            elif number > 1 or not copied:  # there, the names of its columns
-                where = f"{path.name}, line {number}"
-                report(Problem("no-text", where, f"{where}: expected a photo and its caption, found {line[:60]!r}"))
-        return texts
-
-    def _text_file(self, *names: str) -> Path | None:
-        folders = (self.photos, self.photos / TEXT_FOLDER)
-        return next((path for name in names for folder in folders if (path := folder / name).is_file()), None)
+    Args:
+        photos: folder of the photos, captions and splits.
+        official: whether the official splits are read.
+    """
+    if _text_file(photos, CAPTION_FILE, COPIED_CAPTION_FILE) is None:
+        raise Im2SpError(f"{photos / CAPTION_FILE} is missing: give the Flickr8k folder")
+    splits, folder = _splits(photos) if official else {}, photo_folder(photos).name
+    for caption_id, text in _texts(photos, report).items():
+        image_id = caption_id.rpartition("_")[0]
+        yield Entry(caption_id, image_id, f"{folder}/{image_id}.jpg", caption_id, splits.get(image_id), text)
 
 
-@dataclass(frozen=True)
-class Flickr8kAudio(Flickr8k):
-    """Flickr8k Audio and Flickr8k; `path` holds flickr_audio/, or is that folder."""
+def audio_folder(path: Path) -> Path:
+    """The folder flickr_audio in a folder, or that folder itself."""
+    inner = path / AUDIO_FOLDER
+    return inner if inner.is_dir() else path
 
-    @property
-    def recordings(self) -> Path:
-        """The folder of the wavs."""
-        return self._audio / "wavs"
 
-    @property
-    def _audio(self) -> Path:
-        inner = self.path / AUDIO_FOLDER
-        return inner if inner.is_dir() else self.path
+def flickr8k_audio(path: Path, photos: Path, report: Report, official: bool = True) -> Iterator[Entry]:
+    """Spoken captions in the order of wav2capt.txt; caption ids are `<image_id>_<k>`.
 
-    def entries(self, report: Report) -> Iterator[Entry]:
-        """Spoken captions in the order of wav2capt.txt; caption ids are `<image_id>_<k>`."""
-        path = self._audio / "wav2capt.txt"
-        if not path.is_file():
-            raise Im2SpError(f"{path} is missing: give the folder that flickr_audio is in")
-        splits, texts, speakers = self._splits(), self._texts(report), self._speakers(report)
-        for number, line in read_lines(path):
+    Args:
+        path: holds flickr_audio/, or is that folder.
+        photos, official: as of `flickr8k`.
+    """
+    listed = audio_folder(path) / "wav2capt.txt"
+    if not listed.is_file():
+        raise Im2SpError(f"{listed} is missing: give the folder that flickr_audio is in")
+    splits, folder = _splits(photos) if official else {}, photo_folder(photos).name
+    texts, speakers = _texts(photos, report), _speakers(listed.with_name("wav2spk.txt"), report)
+    for number, line in read_lines(listed):
+        where = f"{listed.name}, line {number}"
+        if found := _RECORDING.fullmatch(line):
+            wav, image_id = found["wav"], found["image"]
+            caption_id, photo = f"{image_id}_{int(found['k'])}", f"{folder}/{image_id}.jpg"
+            speaker, text, split = speakers.get(wav, ""), texts.get(caption_id), splits.get(image_id)
+            yield Entry(where, image_id, photo, caption_id, split, text, wav, speaker)
+        else:
+            report(Problem("malformed", where, f"{where}: expected 'wav jpg #k', found {line[:60]!r}"))
+
+
+def _splits(photos: Path) -> dict[str, str]:
+    """Image id -> official split; test photos are in no split where their list is missing."""
+    found: dict[str, str] = {}
+    for split in OFFICIAL:
+        path = _text_file(photos, name := f"Flickr_8k.{split}Images.txt")
+        if path is not None:
+            found = {line.removesuffix(".jpg"): split for _, line in read_lines(path)} | found
+        elif split != "test":
+            what = "give the Flickr8k folder, or a Karpathy file for the splits"
+            raise Im2SpError(f"{photos / name} is missing: {what}")
+    return found
+
+
+def _texts(photos: Path, report: Report) -> dict[str, str]:
+    """{caption id: text}; a corpus without the caption file has recordings alone, and that is noted."""
+    path = _text_file(photos, CAPTION_FILE, COPIED_CAPTION_FILE)
+    if path is None:
+        report(Problem("no-text", CAPTION_FILE, f"{CAPTION_FILE} is not in {photos}: nothing can be scored"))
+        return {}
+    texts: dict[str, str] = {}
+    seen: Counter[str] = Counter()
+    copied = path.name == COPIED_CAPTION_FILE
+    for number, line in read_lines(path):
+        found = (_COPIED_CAPTION if copied else _CAPTION).fullmatch(line)
+        text = usable_text(found["text"], MAX_TEXT) if found else None
+        if found and text:
+            image_id = found["image"]
+            k = seen[image_id] if copied else int(found["k"])
+            seen[image_id] += 1
+            quoted = copied and len(text) > 1 and text[0] == text[-1] == '"'
+            texts[f"{image_id}_{k}"] = text[1:-1].replace('""', '"').strip() if quoted else text
+        elif number > 1 or not copied:  # there, the names of its columns
             where = f"{path.name}, line {number}"
-            if found := _RECORDING.fullmatch(line):
-                wav, image_id = found["wav"], found["image"]
-                caption_id = f"{image_id}_{int(found['k'])}"
-                speaker, text = speakers.get(wav, ""), texts.get(caption_id)
-                photo, split = self._photo(image_id), splits.get(image_id)
-                yield Entry(where, image_id, photo, caption_id, split, text, wav, speaker)
-            else:
-                report(Problem("malformed", where, f"{where}: expected 'wav jpg #k', found {line[:60]!r}"))
+            report(Problem("no-text", where, f"{where}: expected a photo and its caption, found {line[:60]!r}"))
+    return texts
 
-    def _speakers(self, report: Report) -> dict[str, str]:
-        """{wav: speaker}, empty where the file is not there."""
-        path = self._audio / "wav2spk.txt"
-        if not path.is_file():
-            report(Problem("no-speaker", path.name, f"{path} is missing: speakers are not known"))
-            return {}
-        pairs = (line.rsplit(maxsplit=1) for _, line in read_lines(path))
-        return {pair[0]: pair[1] for pair in pairs if len(pair) == 2}
+
+def _text_file(photos: Path, *names: str) -> Path | None:
+    folders = (photos, photos / TEXT_FOLDER)
+    return next((path for name in names for folder in folders if (path := folder / name).is_file()), None)
+
+
+def _speakers(path: Path, report: Report) -> dict[str, str]:
+    """{wav: speaker}, empty where the file is not there."""
+    if not path.is_file():
+        report(Problem("no-speaker", path.name, f"{path} is missing: speakers are not known"))
+        return {}
+    pairs = (line.rsplit(maxsplit=1) for _, line in read_lines(path))
+    return {pair[0]: pair[1] for pair in pairs if len(pair) == 2}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -67,27 +66,20 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Corpus(ABC):
+class Corpus:
     """A corpus that can be read more than once, always in the same order.
 
     Attributes:
-        path: its folder, or the file that lists it.
+        entries: yields what its lists say, held-out splits first as far as these have lists of their own.
         photos: folder that the paths of photos start from.
+        recordings: folder that the paths of recordings start from.
         splits: image id -> split, in place of the corpus's own.
     """
 
-    path: Path
+    entries: Callable[[Report], Iterator[Entry]]
     photos: Path
+    recordings: Path
     splits: Mapping[str, str] | None = None
-
-    @property
-    def recordings(self) -> Path:
-        """Folder that the paths of recordings start from."""
-        return self.path
-
-    @abstractmethod
-    def entries(self, report: Report) -> Iterator[Entry]:
-        """Yield what the lists say, held-out splits first as far as these have lists of their own."""
 
     def items(self, report: Report) -> Iterator[CorpusItem]:
         """Yield captions one by one, each id once, and each photo in the split of its first caption only.
