@@ -24,7 +24,7 @@ from im2sp.image.finding import Survey
 from im2sp.image.listing import Collection, list_photos
 from im2sp.image.unit_table import UnitTable
 from im2sp.installing import install_command
-from im2sp.ray import _Captions, _not_done, _Work, caption_collection, tokenize_collection
+from im2sp.ray import _Captions, _Work, caption_collection, tokenize_collection
 from im2sp.ray.cluster import cluster
 from im2sp.speech.audio import encode_wav
 from tests.cli.test_commands import call, sentence
@@ -180,13 +180,6 @@ def test_rows_of_photos_that_cannot_be_read(tmp_path: Path, config: CaptionerCon
         "d": "/none.tar: cannot be read (there is no such file)",
         "f": "/caf\\udce9.png: cannot be read (there is no such file)",
     }
-
-
-@pytest.mark.parametrize(("column", "name"), [("jpg", "image"), ("image_units", "image_units")])
-def test_rows_that_are_done_are_left_out(column: str, name: str) -> None:
-    batch = pa.table({"image_id": pa.array(["a", "b", "c"]).dictionary_encode(), column: [[1], [2], [3]]})
-    rows = _not_done(batch, ("image_id", column), pa.array(["b"])).to_pylist()
-    assert rows == [{"image_id": "a", name: [1]}, {"image_id": "c", name: [3]}]
 
 
 def test_what_ends_the_run_is_one_sentence(tmp_path: Path, config: CaptionerConfig) -> None:

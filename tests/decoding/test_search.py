@@ -149,10 +149,6 @@ def test_greedy_tokens_are_stable_at_once_unless_they_repeat() -> None:
     assert lengths == [1, 2, 3, 3, 4, 5, 5, 6, 6]
 
 
-def test_sampling_without_a_choice_is_greedy() -> None:
-    assert search(ToyStep(3), temperature=1e-12).tokens.tolist() == search(ToyStep(3), beam=1).tokens.tolist()
-
-
 def test_sampling_follows_the_probabilities() -> None:
     logits = np.log([1e-9, 1e-9, 1e-9, 0.5, 0.3, 0.2])
     draws = [search(FixedStep(*logits), temperature=1.0, seed=s, max_tokens=1).tokens[0] for s in range(2000)]

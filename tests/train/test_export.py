@@ -116,11 +116,6 @@ def _grown(model: GitDecoder, features: Tensor, rows: Tensor) -> np.ndarray:
     return attention.numpy()
 
 
-def test_a_decoder_with_a_kept_cache_takes_one_image(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match="one image at a time, not 2"):
-        _decoder(_translator(), tmp_path, "fp32", torch.randn(2, 5, 8))
-
-
 def test_int8_multiplies_in_int8_and_rows_do_not_meet(tmp_path: Path) -> None:
     torch.manual_seed(0)
     layers = torch.nn.Sequential(torch.nn.Linear(200, 300), torch.nn.GELU(), torch.nn.Linear(300, 40))

@@ -164,20 +164,13 @@ def _check_same_units(part: str, units: int, other: str, others: int) -> None:
         raise Im2SpError(f"the {part} has {units} units, the {other} {others}: give parts that belong together")
 
 
-def set_quality(folder: Path, quality: Facts) -> Bundle:
-    """Write measured figures into the model card of a bundle, beside those of other measurements."""
-    path = folder / MODEL_CARD
-    card = path.read_text(encoding="utf-8") if path.is_file() else ""
-    with atomic_write(path) as temporary:
-        temporary.write_text(with_figures(card, quality), encoding="utf-8")
-    return Bundle.load(folder)
-
-
-def set_confidence(folder: Path, confidence: ConfidenceConfig, quality: Facts) -> Bundle:
+def set_confidence(folder: Path, confidence: ConfidenceConfig, figures: Facts) -> None:
     """Write a calibration into the config of a bundle, and its figures into the model card."""
     write_config(folder, msgspec.structs.replace(Bundle.load(folder).config, confidence=confidence))
     write_checksums(folder)
-    return set_quality(folder, quality)
+    card = folder / MODEL_CARD
+    with atomic_write(card) as temporary:
+        temporary.write_text(with_figures(card.read_text(encoding="utf-8"), figures), encoding="utf-8")
 
 
 def decoder_config(sizes: GitDecoderConfig) -> DecoderConfig:

@@ -36,7 +36,6 @@ _GENERAL_LIMITATIONS = (
     "Never use it where a wrong description can hurt somebody: crossing a street, medicine, identification.",
 )
 _MEASURED = re.compile(r"(?<=^## Measured\n\n).*?(?=^## |\Z)", re.M | re.S)
-_ROW = re.compile(r"^\| (.+?) \| (.+?) \|$", re.M)
 
 
 def model_card(config: BundleConfig, limitations: Sequence[str] = ()) -> str:
@@ -63,16 +62,10 @@ def model_card(config: BundleConfig, limitations: Sequence[str] = ()) -> str:
 
 
 def with_figures(card: str, figures: Facts) -> str:
-    """The card with figures in its section "Measured", beside those that are there."""
+    """The card with figures in its section "Measured"."""
     if not _MEASURED.search(card):
-        card = f"{card.rstrip()}\n\n## Measured\n\n".lstrip()
-    table = _table(_figures(card) | figures)
-    return _MEASURED.sub(lambda _: f"{table}\n\n", card).rstrip() + "\n"
-
-
-def _figures(card: str) -> Facts:
-    section = _MEASURED.search(card)
-    return {name.replace(" ", "_"): value for name, value in _ROW.findall(section[0])} if section else {}
+        card = f"{card.rstrip()}\n\n## Measured\n\n"
+    return _MEASURED.sub(lambda _: f"{_table(figures)}\n\n", card).rstrip() + "\n"
 
 
 def _table(facts: Facts) -> str:

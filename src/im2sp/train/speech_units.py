@@ -17,7 +17,7 @@ from im2sp.files import sha256_of
 from im2sp.speech.audio import HOP, SAMPLE_RATE, UNIT_RATE
 from im2sp.train.data.speech_shards import SpokenCaption, as_floats, read_shard, read_shards
 from im2sp.train.data.unit_table import UnitRow, write_unit_table
-from im2sp.train.evaluate.unit_quality import UnitQuality, frame_phones, unit_quality
+from im2sp.train.evaluate.unit_quality import frame_phones, phone_information
 from im2sp.train.models.mfcc import MFCC
 from im2sp.train.models.speech_encoder import CLUSTERS, Clusters, SpeechEncoder, edge_padding, whole_frames
 from im2sp.train.precision import products
@@ -83,13 +83,13 @@ def fit_clusters(
     return Clusters.around(kmeans.cluster_centers_, scale)
 
 
-def probe_quality(probe: Sequence[SpokenCaption], features: Features, clusters: Clusters) -> UnitQuality:
-    """How much the units of clips tell about their phones."""
-    pairs = []
-    for clip in probe:
-        units = clusters.assign(features(as_floats(whole_frames(clip.waveform))))
-        pairs.append((units, frame_phones(clip.phones, clip.phone_samples, len(units))))
-    return unit_quality(pairs)
+def probe_quality(probe: Sequence[SpokenCaption], features: Features, clusters: Clusters) -> float:
+    """How much the units of clips tell about their phones, from 0 to 1."""
+    units = [clusters.assign(features(as_floats(whole_frames(clip.waveform)))) for clip in probe]
+    phones = [
+        frame_phones(clip.phones, clip.phone_samples, len(found)) for clip, found in zip(probe, units, strict=True)
+    ]
+    return phone_information(zip(units, phones, strict=True))
 
 
 def training_clips(recordings: Path, hours: float) -> list[np.ndarray]:

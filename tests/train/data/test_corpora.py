@@ -11,7 +11,7 @@ import pytest
 from im2sp.errors import Im2SpError
 from im2sp.train.data.corpora import CorpusOptions, lists, read_corpus
 from im2sp.train.data.corpora.items import CorpusItem, Problem, path_inside
-from im2sp.train.data.corpora.lists import json_entries, read_lines
+from im2sp.train.data.corpora.lists import json_entries
 from tests.train.data.tiny_corpora import (
     coco_name,
     write_coco_captions,
@@ -182,25 +182,6 @@ def test_karpathy(tmp_path: Path) -> None:
     assert items[1].image == tmp_path / "coco" / "val2014" / coco_name(42)
 
 
-def test_faults_of_karpathy(tmp_path: Path) -> None:
-    path = tmp_path / "dataset_coco.json"
-    write_karpathy_coco(path, {42: "test", 73: "train", 74: "val"})
-    content = json.loads(path.read_text())
-    first = content["images"][0]
-    content["images"] += [
-        {**first, "split": "train"},
-        {**first, "split": "hidden"},
-        {"split": "train"},
-        {**first, "filename": coco_name(80), "filepath": "../.."},
-        {**first, "filename": coco_name(81), "sentences": [{"raw": 3}, {"raw": "A cat."}]},
-    ]
-    path.write_text(json.dumps(content))
-    items, problems = read("karpathy", path)
-    assert {item.image_id for item in items} == {"42", "73", "74"}
-    assert {item.split for item in items if item.image_id == "42"} == {"test"}
-    assert problems == {"two-splits": 2, "malformed": 3, "unsafe-path": 2}
-
-
 def test_coco_captions(tmp_path: Path) -> None:
     write_coco_captions(tmp_path)
     path = tmp_path / "annotations" / "captions_val2014.json"
@@ -243,14 +224,6 @@ def test_entries_of_another_type_are_reported(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(lists, "MAX_BYTES", 100)
     with pytest.raises(Im2SpError, match="cannot be read"):
         list(json_entries(path, "data", str))
-
-
-def test_lines_of_a_list(tmp_path: Path) -> None:
-    path = tmp_path / "list.txt"
-    path.write_bytes(b"\xef\xbb\xbfone\r\n\n  two \ncaf\xe9")
-    assert list(read_lines(path)) == [(1, "one"), (3, "two"), (4, "caf\ufffd")]
-    with pytest.raises(Im2SpError, match="there is no such file"):
-        list(read_lines(tmp_path / "none"))
 
 
 def test_paths_stay_inside(tmp_path: Path) -> None:

@@ -122,12 +122,6 @@ def test_nothing_to_read_is_an_error(corpus: Path, tmp_path: Path) -> None:
         run(corpus, tmp_path / "out")
 
 
-@pytest.mark.parametrize("longest", [0.0, float("nan"), 1000.0])
-def test_a_length_that_cannot_be_meant_is_refused(longest: float) -> None:
-    with pytest.raises(Im2SpError, match="give seconds from"):
-        replace(OPTIONS, longest=longest)
-
-
 def test_captions_may_be_spoken_by_a_synthetic_voice(corpus: Path, tmp_path: Path) -> None:
     pytest.importorskip("piper")
     options = RecordingOptions("flickr8k", spoken_by="piper", splits_taken=("dev",))

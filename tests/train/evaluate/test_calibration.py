@@ -47,7 +47,7 @@ def calibrated(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> C
         name: SpokenPhrase(name, [number, 3], [5, 6], name, 0.0) for number, name in enumerate(("abstain", "hedge"))
     }
     options = CalibrationOptions(components=3)
-    report = calibrate(bundle, sets, list(photos.values()), words, phrases, options=options)
+    report = calibrate(bundle, sets, list(photos.values()), words, phrases, None, options)
     return Captioner(Bundle.load(bundle), threads=1), report, sets
 
 

@@ -25,7 +25,7 @@ from im2sp.train.evaluate import caption_metrics, recognisers
 from im2sp.train.evaluate.commands import evaluate
 from im2sp.train.evaluate.evaluation import speak_and_transcribe
 from im2sp.train.evaluate.recogniser import Recogniser, RecogniserInfo
-from im2sp.train.evaluate.resynthesis import Recording, read_recordings, resynthesis_errors
+from im2sp.train.evaluate.resynthesis import read_recordings, resynthesis_errors
 from tests.tiny_bundle import tiny_config
 from tests.train.evaluate.tiny_ctc import write_tiny_ctc
 
@@ -191,4 +191,4 @@ def test_recordings_need_text_and_a_speech_encoder(tiny_bundle: Path, data: Path
     write_checksums(bundle)
     captioner = Captioner(Bundle.load(bundle), threads=1)
     with pytest.raises(Im2SpError, match="has no speech encoder: evaluate it without recordings"):
-        resynthesis_errors(captioner, [Recording("a", "a", np.zeros(9, np.float32))], Listener(), tmp_path / "cache")
+        resynthesis_errors(captioner, read_recordings(data, None, 5), Listener(), tmp_path / "cache")

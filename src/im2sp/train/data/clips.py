@@ -6,8 +6,9 @@ Shards are read once, one at a time. So a corpus may be larger than memory.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -32,14 +33,6 @@ class Clip(NamedTuple):
     speaker: int = 0  # row of the speaker's embedding, where there are several speakers
 
 
-class Clips(Protocol):
-    """A list of clips, in memory or not."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> Clip: ...
-
-
 class StoredClips:
     """Clips in the order of their shards."""
 
@@ -57,6 +50,9 @@ class StoredClips:
     def __getitem__(self, index: int) -> Clip:
         units, waveform = (self._table[name][index].values.to_numpy() for name in ("units", "waveform"))
         return Clip(units, waveform, self._rows[index])
+
+
+Clips = StoredClips | Sequence[Clip]
 
 
 def store_clips(recordings: Path, units: Path, split: str, out: Path) -> StoredClips:

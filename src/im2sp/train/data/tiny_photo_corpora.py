@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from im2sp.train.data.corpora.flickr8k import CAPTION_FILE, PHOTO_FOLDER
 
 COLOURS = {"red": (200, 30, 30), "blue": (30, 60, 200), "green": (30, 150, 60), "yellow": (230, 210, 40)}
-SHAPES = ("circle", "square", "triangle")
+SHAPES = {"circle": 40, "square": 4, "triangle": 3}  # corners
 SIDE = 224  # pixels
 TEMPLATES = (
     "A {colour} {shape} on a white wall .",
@@ -69,14 +69,7 @@ def _write_coco(folder: Path, shown: list[tuple[str, str]], texts: list[list[str
 def _draw(folder: Path, names: list[str], shown: list[tuple[str, str]]) -> None:
     """Draw a coloured shape on white for each name."""
     folder.mkdir(parents=True, exist_ok=True)
-    low, high = SIDE // 4, 3 * SIDE // 4
     for name, (colour, shape) in zip(names, shown, strict=True):
         image = Image.new("RGB", (SIDE, SIDE), "white")
-        pen = ImageDraw.Draw(image)
-        if shape == "circle":
-            pen.ellipse((low, low, high, high), fill=COLOURS[colour])
-        elif shape == "square":
-            pen.rectangle((low, low, high, high), fill=COLOURS[colour])
-        else:
-            pen.polygon([(SIDE // 2, low), (low, high), (high, high)], fill=COLOURS[colour])
+        ImageDraw.Draw(image).regular_polygon((SIDE // 2, SIDE // 2, SIDE // 4), SHAPES[shape], fill=COLOURS[colour])
         image.save(folder / name, quality=90)

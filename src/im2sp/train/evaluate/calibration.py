@@ -103,8 +103,8 @@ def calibrate(
     train: Sequence[Path],
     words_of: Callable[[IntArray], str],
     phrases: Mapping[str, SpokenPhrase],
-    labels: ObjectLabels | None = None,
-    options: CalibrationOptions | None = None,
+    labels: ObjectLabels | None,
+    options: CalibrationOptions,
     threads: int = 1,
 ) -> dict[str, Any]:
     """Fit the confidence of a bundle and write it into its config, and its figures into its model card.
@@ -122,7 +122,6 @@ def calibrate(
     Raises:
         Im2SpError: a photo cannot be read, all captions are correct, or none is.
     """
-    options = options or CalibrationOptions()
     captioner = Captioner(Bundle.load(bundle_dir), threads=threads)
     density = fit_density(np.array([pool(captioner.encode(path)) for path in train]), options.components)
     captions = list(_captions(captioner, sets, words_of, labels))

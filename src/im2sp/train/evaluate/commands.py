@@ -74,6 +74,6 @@ def evaluate(
         out,
         options,
         ObjectLabels.read(objects) if objects else None,
-        read_recordings(speech, of_split, clips) if speech else None,
+        read_recordings(speech, of_split, clips) if speech else (),
     )
     click.echo(f"{summary(report)}\n{out / REPORT}")

@@ -11,7 +11,7 @@ import json
 import logging
 import platform
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -28,6 +28,7 @@ from im2sp.decoding.options import DecodingOptions
 from im2sp.errors import GraphError, Im2SpError, about
 from im2sp.files import CHECKSUMS, sha256_of, write_json
 from im2sp.speech.audio import SAMPLE_RATE
+from im2sp.train.data.speech_shards import SpokenCaption
 from im2sp.train.evaluate.caption_metrics import caption_scores
 from im2sp.train.evaluate.chair import ObjectLabels, chair
 from im2sp.train.evaluate.correctness import RULE, CorrectnessRule
@@ -35,7 +36,7 @@ from im2sp.train.evaluate.photo_sets import PhotoSet
 from im2sp.train.evaluate.recogniser import Recogniser, append_line, read_whole_lines
 from im2sp.train.evaluate.recognisers import open_recogniser
 from im2sp.train.evaluate.reliability import answers, measure
-from im2sp.train.evaluate.resynthesis import Recording, resynthesis_errors
+from im2sp.train.evaluate.resynthesis import resynthesis_errors
 
 log = logging.getLogger(__name__)
 
@@ -72,9 +73,9 @@ def evaluate(
     bundle_dir: Path,
     data: PhotoSet,
     out: Path,
-    options: EvaluationOptions | None = None,
+    options: EvaluationOptions,
     labels: ObjectLabels | None = None,
-    recordings: list[Recording] | None = None,
+    recordings: Sequence[SpokenCaption] = (),
 ) -> dict[str, Any]:
     """Evaluate a bundle; write and return the report (`out`/report.json). Safe to stop and run again.
 
@@ -88,7 +89,6 @@ def evaluate(
     Raises:
         Im2SpError: bundle, photos or recogniser are missing, or the bundle cannot encode the recordings.
     """
-    options = options or EvaluationOptions()
     if not any(path.is_file() for path in data.photos.values()):
         first = next(iter(data.photos.values()))
         raise Im2SpError(
@@ -101,19 +101,7 @@ def evaluate(
     shortest = SAMPLE_RATE if options.strict else 0
     transcribed, unspoken = speak_and_transcribe(captioner, data.photos, out, recogniser, decoding, shortest)
     captions = {photo: transcribed[photo].text if photo in transcribed else "" for photo in data.photos}
-    config = captioner.bundle.config
-    report: dict[str, Any] = {
-        "bundle": {
-            "name": config.name,
-            "version": config.version,
-            "sha256": sha256_of(captioner.bundle.folder / CHECKSUMS),
-        },
-        "recogniser": asdict(recogniser.info),
-        "strict": options.strict,
-        "seed": options.seed,
-        "command": " ".join(sys.argv),
-        "versions": {"python": platform.python_version(), "im2sp": im2sp.__version__}
-        | {name: version(name) for name in _LIBRARIES},
+    report = _made_with(captioner.bundle, recogniser, options) | {
         "decoding": asdict(decoding),
         "mean_seconds": float(np.mean([one.seconds for one in transcribed.values()] or [0.0])),
         "correct": _correctness(captioner.bundle, transcribed, captions, data, labels, options.seed),
@@ -130,6 +118,20 @@ def evaluate(
         )
     write_json(out / REPORT, report)
     return report
+
+
+def _made_with(bundle: Bundle, recogniser: Recogniser, options: EvaluationOptions) -> dict[str, Any]:
+    """Whatever a report needs to be repeated."""
+    sha256 = sha256_of(bundle.folder / CHECKSUMS)
+    versions = {"python": platform.python_version(), "im2sp": im2sp.__version__}
+    return {
+        "bundle": {"name": bundle.config.name, "version": bundle.config.version, "sha256": sha256},
+        "recogniser": asdict(recogniser.info),
+        "strict": options.strict,
+        "seed": options.seed,
+        "command": " ".join(sys.argv),
+        "versions": versions | {name: version(name) for name in _LIBRARIES},
+    }
 
 
 def speak_and_transcribe(

@@ -25,7 +25,7 @@ from im2sp.speech.audio import HOP, SAMPLE_RATE
 from im2sp.train.convert.unit_files import UnitFiles
 from im2sp.train.data.clips import StoredClips, store_clips
 from im2sp.train.data.recordings import RecordingOptions, import_corpus, import_recordings
-from im2sp.train.data.speech_shards import SpokenCaption, as_floats, read_shards
+from im2sp.train.data.speech_shards import as_floats, read_shards
 from im2sp.train.data.synthesis import SynthesisConfig
 from im2sp.train.data.unit_table import iterate_unit_tables
 from im2sp.train.distributed import Distributed
@@ -127,11 +127,7 @@ def make_encoder(recipe: Recipe, out: Path) -> None:
     if options.source == "published":
         copy_published(options.folder, ENCODER_CONFIG, "im2sp convert hubert", out)
         return
-    clips = training_clips(recipe.runs / RECORDINGS, options.hours)
-    probe = list(read_shards(recipe.runs / RECORDINGS, "dev", options.probe_clips))
-    if not clips or not probe:
-        raise Im2SpError(f"{recipe.runs / RECORDINGS} must hold recordings of both splits, train and dev")
-    encoder = HubertIterations(clips, probe, options, recipe.hubert, out).run()
+    encoder = HubertIterations(recipe, out).run()
     if is_main_process():
         encoder.save(out)
 
@@ -139,15 +135,12 @@ def make_encoder(recipe: Recipe, out: Path) -> None:
 class HubertIterations:
     """Iterations of HuBERT: the units of each are the targets of the next."""
 
-    def __init__(
-        self,
-        clips: list[np.ndarray],
-        probe: list[SpokenCaption],
-        options: EncoderOptions,
-        training: HubertTraining,
-        out: Path,
-    ) -> None:
-        self.clips, self.probe, self.options, self.training, self.out = clips, probe, options, training, out
+    def __init__(self, recipe: Recipe, out: Path) -> None:
+        self.options, self.training, self.out = recipe.speech_encoder, recipe.hubert, out
+        self.clips = training_clips(recipe.runs / RECORDINGS, self.options.hours)
+        self.probe = list(read_shards(recipe.runs / RECORDINGS, "dev", self.options.probe_clips))
+        if not self.clips or not self.probe:
+            raise Im2SpError(f"{recipe.runs / RECORDINGS} must hold recordings of both splits, train and dev")
         self.processes = Distributed()
 
     def run(self) -> SpeechEncoder:
@@ -191,19 +184,17 @@ class HubertIterations:
 
     def _choose_layer(self, number: int, hubert: HubertModel, count: int) -> tuple[int, Clusters]:
         """Fit k-means on each layer of the upper half; take the best by phones, without phones the middle one."""
-        options = self.options
+        options, has_phones = self.options, any(clip.phones for clip in self.probe)
         upper = list(range(options.layers // 2 + 1, options.layers + 1))
-        if not any(clip.phones for clip in self.probe):
-            upper = [upper[len(upper) // 2]]
-        found: dict[int, tuple[float, Clusters]] = {}
-        for layer in upper:
+        found: list[tuple[float, int, Clusters]] = []
+        for layer in upper if has_phones else [upper[len(upper) // 2]]:
             name, features = f"iteration-{number}-layer-{layer}", layer_features(hubert, layer, options.smoothing)
             clusters = self._clusters(name, features, count, hubert.config.hidden_size)
-            quality = probe_quality(self.probe, features, clusters)
-            log.info("%s: %s", name, quality)
-            found[layer] = quality.phone_information, clusters
-        best = max(found, key=lambda layer: found[layer][0])
-        return best, found[best][1]
+            quality = probe_quality(self.probe, features, clusters) if has_phones else 0.0
+            log.info("%s: units tell %.3f of the phones", name, quality)
+            found.append((quality, layer, clusters))
+        _, layer, clusters = max(found, key=lambda one: one[0])
+        return layer, clusters
 
     def _clusters(self, name: str, features: Features, count: int, hubert_width: int = 0) -> Clusters:
         options, path = self.options, self.out / "clusters" / f"{name}.safetensors"
