@@ -19,6 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
+from im2sp.errors import reason
+
 MOST_CLIPS, MOST_BYTES = 500, 100 * 2**20
 RESAMPLES = 2_000
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
@@ -77,13 +79,17 @@ def read_answers(paths: list[Path]) -> dict[str, dict[str, dict[str, int]]]:
         try:
             sent = json.loads(path.read_text(encoding="utf-8"))
             listener, answers = str(sent["listener"]), dict(sent["answers"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            sys.exit(f"{path} holds no answers of the page ({error}): leave it out")
+        except OSError as error:
+            sys.exit(f"{path} cannot be read: {reason(error)}")
+        except (ValueError, KeyError, TypeError):
+            sys.exit(f"{path} holds no answers of the page: leave it out")
         for clip, score in answers.items():
             if score not in (1, 2, 3, 4, 5):
                 sys.exit(f"{path} gives {clip} the score {score!r}: scores are 1 to 5")
             system, _, name = clip.rpartition("/")
             found.setdefault(system or "all", {}).setdefault(name, {})[listener] = score
+    if not found:
+        sys.exit("nobody has rated a clip: give the files that listeners sent back")
     return found
 
 
@@ -121,7 +127,7 @@ def main() -> None:
         ratings = sum(map(len, scores.values()))
         print(
             f"{system}: mean opinion score {mean:.2f} ({low:.2f} to {high:.2f}), {len(scores)} clips, {people} "
-            f"listeners, {ratings} ratings"
+            f"listener{'s' * (people != 1)}, {ratings} ratings"
         )
 
 

@@ -55,10 +55,10 @@ def vit_vqgan_modules(tokenizer: VitVqgan, token_vit: TokenVit, name: str) -> Im
         Im2SpError: the two do not belong together.
     """
     units, sizes = tokenizer.config, token_vit.config
-    if units.code_width != sizes.code_width:
+    if units.code_width != sizes.code_width or units.grid < sizes.crop:
         raise Im2SpError(
-            f"the image tokenizer has codes of {units.code_width} numbers where the token ViT takes "
-            f"{sizes.code_width}: convert files that belong together"
+            f"the image tokenizer makes {units.grid} x {units.grid} units of {units.code_width} numbers for a token "
+            f"ViT of {sizes.crop} x {sizes.crop} units of {sizes.code_width}: convert files that belong together"
         )
     return ImageModules(
         image=unit_image_config(units, sizes),

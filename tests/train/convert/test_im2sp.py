@@ -95,7 +95,7 @@ def test_rows_move_with_their_units(git: GitForCausalLM, parts: Path) -> None:
     rows = published_rows(UNITS)
     assert rows[:3] == [0, 101, 102]
     assert set(range(203)) - set(rows) == {103}
-    decoder = convert_im2sp(parts / "raw.ckpt", parts / "GIT" / "config.json").decoder
+    _, decoder = convert_im2sp(parts / "raw.ckpt", parts / "GIT" / "config.json")
     assert decoder.output.weight is decoder.word_embeddings.weight
     assert torch.equal(decoder.word_embeddings.weight, git.output.weight[rows])
     assert torch.equal(decoder.output.bias, git.output.bias[rows])
@@ -192,7 +192,7 @@ def test_unit_100_can_be_said_though_it_shares_an_id_with_bos(git: GitForCausalL
     bias = git.output.bias.clone()
     bias[101] += 50
     checkpoint = save_im2sp(of_raw_images(git) | {"model.output.bias": bias}, tmp_path / "raw.ckpt")
-    decoder = convert_im2sp(checkpoint, parts / "GIT" / "config.json").decoder
+    _, decoder = convert_im2sp(checkpoint, parts / "GIT" / "config.json")
     with torch.inference_mode():
         logits = decoder(torch.randn(1, 3, 32), torch.tensor([[1]]), torch.tensor([0]))[0, 0]
     assert logits[3:].argmax() == 100

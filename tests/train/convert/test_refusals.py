@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from im2sp.train.convert.unpickling import CheckpointError
+from im2sp.errors import Im2SpError
 from tests.train.convert.hostile_files import WRITERS, touching
 from tests.train.convert.published_files import VISION, run_convert, write_published_files
 from tests.train.convert.published_image_models import token_vit, vit_vqgan
@@ -52,7 +52,7 @@ def folder(published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def refuse(command: str, why: str, folder: Path) -> None:
     """Run a command: one sentence says why not, and nothing is written."""
     error = run_convert(*COMMANDS[command].split(), "-o", folder / "out").exception
-    assert isinstance(error, CheckpointError)
+    assert isinstance(error, Im2SpError)
     assert re.search(why, str(error)), error
     assert [path.name for path in folder.iterdir()] == ["files"]
 

@@ -62,7 +62,22 @@ def read_state_dict(path: Path, inside: str | None = None) -> StateDict:
     Raises:
         CheckpointError: as `read_checkpoint` does, or there are no named tensors there.
     """
-    return state_dict_of(read_checkpoint(path), path, inside)
+    value = read_checkpoint(path)
+    if inside is not None:
+        if not isinstance(value, dict) or inside not in value:
+            raise CheckpointError(f"{path} has no {inside!r} ({_kind(value)}): give the published checkpoint")
+        value = value[inside]
+    if isinstance(value, AttributeBag):
+        return _module_tensors(value, path)
+    if not isinstance(value, dict) or not value:
+        raise CheckpointError(f"{path} holds no named tensors ({_kind(value)}): give a state dict or a pickled module")
+    found: StateDict = {}
+    for name, item in value.items():
+        tensor = as_tensor(item)
+        if not isinstance(name, str) or tensor is None:
+            raise CheckpointError(f"{path} has {_kind(item)} at {str(name)[:60]!r} where a tensor should be")
+        found[name] = tensor
+    return found
 
 
 def read_matrix(path: Path, what: str, name: str = "") -> Tensor:
@@ -91,25 +106,6 @@ def weights_file(folder: Path) -> Path:
         if (folder / name).is_file():
             return folder / name
     raise CheckpointError(f"{folder} has no {' or '.join(WEIGHTS)}: give the folder of a published model")
-
-
-def state_dict_of(value: object, path: Path, inside: str | None = None) -> StateDict:
-    """Named tensors of what `read_checkpoint` returned for `path`. Raises CheckpointError when there are none."""
-    if inside is not None:
-        if not isinstance(value, dict) or inside not in value:
-            raise CheckpointError(f"{path} has no {inside!r} ({_kind(value)}): give the published checkpoint")
-        value = value[inside]
-    if isinstance(value, AttributeBag):
-        return _module_tensors(value, path)
-    if not isinstance(value, dict) or not value:
-        raise CheckpointError(f"{path} holds no named tensors ({_kind(value)}): give a state dict or a pickled module")
-    found: StateDict = {}
-    for name, item in value.items():
-        tensor = as_tensor(item)
-        if not isinstance(name, str) or tensor is None:
-            raise CheckpointError(f"{path} has {_kind(item)} at {str(name)[:60]!r} where a tensor should be")
-        found[name] = tensor
-    return found
 
 
 def as_tensor(value: object) -> Tensor | None:

@@ -11,9 +11,7 @@ import click
 from im2sp.files import new_folder
 
 if TYPE_CHECKING:
-    from im2sp.train.convert.git import Git
-    from im2sp.train.convert.im2sp import ImageUnitGit
-    from im2sp.train.export import BundleParts, TrainedVoice
+    from im2sp.train.export import TrainedVoice
 
 FILE = click.Path(path_type=Path)
 PRECISIONS = ("fp32", "fp16", "int8", "mixed")
@@ -148,8 +146,9 @@ def im2sp(
     CHECKPOINT is a file with a "state_dict". A folder as --vocoder is what `im2sp convert hifigan` or a voice recipe
     wrote. The bundle decodes as the paper's code does: greedily, up to 511 tokens.
     """
-    from im2sp.train.convert.im2sp import ImageUnitGit, convert_im2sp
-    from im2sp.train.export import BundleOptions, export_bundle
+    from im2sp.bundle import SPECIAL_TOKENS, VocabularyConfig
+    from im2sp.train.convert.im2sp import convert_im2sp
+    from im2sp.train.export import BundleOptions, BundleParts, export_bundle
 
     if (speech_encoder is None) != (clusters is None):
         raise click.UsageError("--speech-encoder and --clusters belong together: give both")
@@ -167,10 +166,12 @@ def im2sp(
         speaker=speaker,
     )
     with new_folder(out) as staging:
-        model = convert_im2sp(checkpoint, config, codebook, image_tokenizer)
-        parts = _bundle_parts(model, _read_voice(vocoder, speech_encoder, clusters), keep_repeats, out.name)
+        image, decoder = convert_im2sp(checkpoint, config, codebook, image_tokenizer, out.name)
+        units = decoder.config.vocabulary_size - SPECIAL_TOKENS
+        vocabulary = VocabularyConfig(units=units, subwords=[[u] for u in range(units)], keep_repeats=keep_repeats)
+        parts = BundleParts(image, decoder, vocabulary, _read_voice(vocoder, speech_encoder, clusters))
         export_bundle(parts, options, {"origin": "published checkpoints, converted and not trained on"}, staging)
-    if isinstance(model, ImageUnitGit):
+    if image.units:
         click.echo(f"{out}: a bundle with image units; try im2sp tokenize PHOTO -o units.parquet --model {out}")
     click.echo(f"{out}: a bundle; try im2sp caption PHOTO -o OUT --model {out}")
 
@@ -184,18 +185,3 @@ def _read_voice(vocoder: Path, speech_encoder: Path | None, clusters: Path | Non
     if vocoder.is_dir():
         return replace(TrainedVoice.load(vocoder, None), speech_encoder=encoder)
     return TrainedVoice(convert_hifigan(vocoder.parent / "config.json", vocoder), None, encoder)
-
-
-def _bundle_parts(model: Git | ImageUnitGit, voice: TrainedVoice, keep_repeats: bool, name: str) -> BundleParts:
-    from im2sp.bundle import SPECIAL_TOKENS, VocabularyConfig
-    from im2sp.train.convert.im2sp import ImageUnitGit
-    from im2sp.train.export import BundleParts, ImageModules
-    from im2sp.train.image_encoders import vit_vqgan_modules
-
-    if isinstance(model, ImageUnitGit):
-        image = vit_vqgan_modules(model.tokenizer, model.token_vit, f"{name}-vit-vqgan")
-    else:
-        image = ImageModules(model.image, model.vision)
-    units = model.decoder.config.vocabulary_size - SPECIAL_TOKENS
-    vocabulary = VocabularyConfig(units=units, subwords=[[unit] for unit in range(units)], keep_repeats=keep_repeats)
-    return BundleParts(image, model.decoder, vocabulary, voice)

@@ -9,7 +9,6 @@ which they never use, is left out.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -20,7 +19,6 @@ from im2sp.train.convert.git import (
     GIT_LARGE,
     GIT_PROCESSOR,
     VISION,
-    Git,
     PublishedGit,
     decoder_of,
     git_of,
@@ -30,9 +28,9 @@ from im2sp.train.convert.published import read_config
 from im2sp.train.convert.seit import token_vit_of
 from im2sp.train.convert.unpickling import CheckpointError
 from im2sp.train.convert.vit_vqgan import read_codebook, vit_vqgan_of
+from im2sp.train.export import ImageModules
+from im2sp.train.image_encoders import vit_vqgan_modules
 from im2sp.train.models.git import GitDecoder
-from im2sp.train.models.token_vit import TokenVit
-from im2sp.train.models.vit_vqgan import VitVqgan
 
 PAD, BOS, EOS = 0, 101, 102  # their ids
 PREFIX = "model."
@@ -52,18 +50,13 @@ def published_rows(units: int) -> list[int]:
     return [PAD, BOS, EOS, *map(published_id, range(units))]
 
 
-@dataclass(frozen=True)
-class ImageUnitGit:
-    """A converted Im2Sp of image units, with the image tokenizer that makes them."""
-
-    token_vit: TokenVit
-    decoder: GitDecoder
-    tokenizer: VitVqgan
-
-
 def convert_im2sp(
-    checkpoint: Path, config: Path | None = None, codebook: Path | None = None, tokenizer: Path | None = None
-) -> Git | ImageUnitGit:
+    checkpoint: Path,
+    config: Path | None = None,
+    codebook: Path | None = None,
+    tokenizer: Path | None = None,
+    name: str = "im2sp",
+) -> tuple[ImageModules, GitDecoder]:
     """Convert a published Im2Sp of raw images or image units. Token 3 + u of its decoder is unit u.
 
     Args:
@@ -72,9 +65,10 @@ def convert_im2sp(
             without it those of git-large-coco, as in the paper.
         codebook: codebook.ckpt of the image tokenizer, for an Im2Sp of image units.
         tokenizer: tokenizer.ckpt, where the checkpoint has no image tokenizer beside the model.
+        name: of the bundle, from which the image tokenizer has its own.
 
     Raises:
-        CheckpointError: something is missing, damaged, hostile, or does not fit together.
+        Im2SpError: something is missing, damaged, hostile, or does not fit together.
     """
     found = read_state_dict(checkpoint, "state_dict")
     state = {name.removeprefix(PREFIX): value for name, value in found.items() if not name.startswith(TOKENIZER)}
@@ -82,7 +76,8 @@ def convert_im2sp(
     if not any(name.startswith(f"{TOKEN_VIT}blocks.") for name in state):
         if codebook or tokenizer:
             raise CheckpointError(f"{checkpoint} looks at raw images: leave codebook and image tokenizer out")
-        return git_of(state, sizes, checkpoint, read_processor(config.parent) if config else GIT_PROCESSOR)
+        git = git_of(state, sizes, checkpoint, read_processor(config.parent) if config else GIT_PROCESSOR)
+        return ImageModules(git.image, git.vision), git.decoder
     if codebook is None:
         raise CheckpointError(f"{checkpoint} looks at image units: give --codebook of their image tokenizer")
     vision = {name.removeprefix(TOKEN_VIT): value for name, value in state.items() if name.startswith(VISION)}
@@ -95,14 +90,7 @@ def convert_im2sp(
         if not parts:
             raise CheckpointError(f"{checkpoint} has no image tokenizer: give --image-tokenizer, its tokenizer.ckpt")
         makes_units = vit_vqgan_of(parts, read_codebook(codebook), checkpoint)
-    given, taken = makes_units.config, token_vit.config
-    if given.code_width != taken.code_width or given.grid < taken.crop:
-        raise CheckpointError(
-            f"{tokenizer or checkpoint} has a tokenizer of {given.grid} x {given.grid} units of {given.code_width} "
-            f"numbers for a token ViT of {taken.crop} x {taken.crop} units of {taken.code_width}: give files that "
-            "belong together"
-        )
-    return ImageUnitGit(token_vit, decoder, makes_units)
+    return vit_vqgan_modules(makes_units, token_vit, f"{name}-vit-vqgan"), decoder
 
 
 def _in_our_order(state: StateDict, config: PublishedGit, path: Path) -> PublishedGit:
