@@ -6,7 +6,8 @@ One cascade has the same image encoder and decoder, which decodes as many tokens
 speaks a text of as many words. The other is transformers' GIT base with random weights, and Piper. Each side is a
 process of its own; sides alternate, so drift of the machine meets all of them. Every caption is spoken, without a
 hedge. Printed are medians of the time from a photo on disk to the first sound and to the whole waveform, paired
-ratios by the clock and, as machines are shared, by processor time, and peak memory; and the time of `im2sp caption` from process start to a wav. Needs the extras train and recipe.
+ratios by the clock and, as machines are shared, by processor time, and peak memory; and the time of `im2sp caption`
+from process start to a wav. Needs the extras train and recipe.
 """
 
 from __future__ import annotations
