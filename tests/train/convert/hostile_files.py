@@ -5,12 +5,20 @@ from __future__ import annotations
 import os
 import pickle
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import joblib
 import torch
 
-Writer = Callable[[object, Path], None]
+Writer = Callable[[object, Path], object]
+WRITERS: dict[str, Writer] = {
+    "torch": torch.save,
+    "torch-legacy": partial(torch.save, _use_new_zipfile_serialization=False),
+    "pickle": lambda value, path: path.write_bytes(pickle.dumps(value, protocol=4)),
+    "joblib": joblib.dump,
+}
+TORCH = ("torch", "torch-legacy")
 
 
 class Attack:
@@ -26,23 +34,3 @@ class Attack:
 def touching(canary: Path) -> Attack:
     """Makes a file when it is unpickled the usual way."""
     return Attack(os.system, f"touch {canary}")
-
-
-def torch_zip(value: object, path: Path) -> None:
-    torch.save(value, path)
-
-
-def torch_legacy(value: object, path: Path) -> None:
-    torch.save(value, path, _use_new_zipfile_serialization=False)
-
-
-def plain_pickle(value: object, path: Path) -> None:
-    path.write_bytes(pickle.dumps(value, protocol=4))
-
-
-def joblib_plain(value: object, path: Path) -> None:
-    joblib.dump(value, path)
-
-
-TORCH_WRITERS: list[Writer] = [torch_zip, torch_legacy]
-WRITERS: list[Writer] = [*TORCH_WRITERS, plain_pickle, joblib_plain]

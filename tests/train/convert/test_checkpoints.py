@@ -16,7 +16,7 @@ from torch import nn
 
 from im2sp.train.convert.checkpoints import read_checkpoint, read_matrix, read_state_dict
 from im2sp.train.convert.unpickling import AttributeBag, CheckpointError
-from tests.train.convert.hostile_files import TORCH_WRITERS, Writer, joblib_plain, plain_pickle
+from tests.train.convert.hostile_files import TORCH, WRITERS
 
 
 class Tiny(nn.Module):
@@ -46,8 +46,8 @@ def equal(found: object, expected: object) -> bool:
     return found == expected
 
 
-@pytest.mark.parametrize("write", TORCH_WRITERS)
-def test_state_dicts_come_back(write: Writer, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", TORCH)
+def test_state_dicts_come_back(kind: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     base = torch.randn(6, 4)
     value = {
@@ -58,17 +58,17 @@ def test_state_dicts_come_back(write: Writer, tmp_path: Path) -> None:
             empty=torch.zeros(0, 3), scalar=torch.tensor(3.5), array=torch.arange(3).numpy(),
         ),
     }  # fmt: skip
-    write(value, tmp_path / "model.pt")
+    WRITERS[kind](value, tmp_path / "model.pt")
     assert equal(read_checkpoint(tmp_path / "model.pt"), value)
     tensors = read_state_dict(tmp_path / "model.pt", "generator")
     assert tensors["tied"].untyped_storage().data_ptr() == tensors["view"].untyped_storage().data_ptr()
 
 
-@pytest.mark.parametrize("write", TORCH_WRITERS)
-def test_pickled_modules_are_read_by_path_without_their_class(write: Writer, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", TORCH)
+def test_pickled_modules_are_read_by_path_without_their_class(kind: str, tmp_path: Path) -> None:
     module = Tiny()
     module.add_module("stateless", Stateless())
-    write(module, tmp_path / "tokenizer.ckpt")
+    WRITERS[kind](module, tmp_path / "tokenizer.ckpt")
     found = read_checkpoint(tmp_path / "tokenizer.ckpt")
     assert isinstance(found, AttributeBag)
     assert found.kind == f"{__name__}.Tiny"
@@ -118,13 +118,13 @@ def test_arrays_of_every_layout_come_back(tmp_path: Path) -> None:
         "fortran": np.asfortranarray(np.arange(6.0).reshape(2, 3)), "flags": np.array([True, False]),
         "shared": array, "again": array, "objects": np.array(["a", None], dtype=object), "size": 3,
     }  # fmt: skip
-    for write in (plain_pickle, joblib_plain):
-        write(value, tmp_path / "arrays")
+    for kind in ("pickle", "joblib"):
+        WRITERS[kind](value, tmp_path / "arrays")
         found = read_checkpoint(tmp_path / "arrays")
         objects = found.pop("objects")
         assert not isinstance(objects, np.ndarray) or objects.size == 0  # stay unread
         assert equal(found, {name: part for name, part in value.items() if name != "objects"})
-    plain_pickle(np.arange(4, dtype=">f8"), tmp_path / "arrays")
+    WRITERS["pickle"](np.arange(4, dtype=">f8"), tmp_path / "arrays")
     with pytest.raises(CheckpointError, match="big-endian"):
         read_checkpoint(tmp_path / "arrays")
 

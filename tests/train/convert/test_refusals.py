@@ -164,6 +164,6 @@ def test_checkpoints_that_do_not_fit_are_refused(command: str, changes: dict[str
 )  # fmt: skip
 def test_an_attack_in_any_file_is_refused(command: str, file: str, folder: Path) -> None:
     canary = folder / "canary"
-    for write in WRITERS:
+    for write in WRITERS.values():
         write({"state_dict": {}, "model": {}, "generator": touching(canary)}, folder / "files" / file)
         refuse(command, rf"{file.rpartition('/')[2]} asks to run", folder)

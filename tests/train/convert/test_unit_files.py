@@ -14,7 +14,7 @@ from im2sp.errors import Im2SpError
 from im2sp.train.convert.unit_files import UnitFiles
 from im2sp.train.data.recordings import PROBLEMS, RecordingOptions, import_corpus
 from im2sp.train.data.unit_table import iterate_unit_tables
-from tests.train.convert.hostile_files import Attack, Writer, torch_legacy, torch_zip
+from tests.train.convert.hostile_files import TORCH, WRITERS, Attack
 from tests.train.data.tiny_corpora import write_spoken_coco
 
 OPTIONS = RecordingOptions("spoken-coco")
@@ -26,13 +26,13 @@ def units_of(name: str) -> np.ndarray:
     return np.repeat(random.integers(0, 200, size=12), random.integers(1, 4, size=12)).astype(np.int64)
 
 
-def write_units(wavs: Path, folder: Path, write: Writer = torch_zip, depth: int = 9) -> None:
+def write_units(wavs: Path, folder: Path, kind: str = "torch", depth: int = 9) -> None:
     """A unit file for each wav below a folder, at most so many folders deep."""
     for wav in wavs.rglob("*.wav"):
         parts = wav.relative_to(wavs).with_suffix(".unit").parts
         path = folder.joinpath(*parts[-depth:])
         path.parent.mkdir(parents=True, exist_ok=True)
-        write(units_of(wav.stem), path)
+        WRITERS[kind](units_of(wav.stem), path)
 
 
 def run(corpus: Path, units: Path, out: Path) -> None:
@@ -41,10 +41,10 @@ def run(corpus: Path, units: Path, out: Path) -> None:
 
 
 @pytest.mark.parametrize("depth", [1, 2, 9])
-@pytest.mark.parametrize("write", [torch_zip, torch_legacy])
-def test_each_recording_has_its_units(write: Writer, depth: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", TORCH)
+def test_each_recording_has_its_units(kind: str, depth: int, tmp_path: Path) -> None:
     write_spoken_coco(tmp_path / "corpus")
-    write_units(tmp_path / "corpus", tmp_path / "units", write, depth)
+    write_units(tmp_path / "corpus", tmp_path / "units", kind, depth)
     run(tmp_path / "corpus", tmp_path / "units", tmp_path / "out")
     rows = {row.caption_id: row for row in iterate_unit_tables(tmp_path / "out")}
     assert list(rows) == ["m0-42", "m1-42", "m0-9", "m1-9", "m0-25", "m1-25"]
