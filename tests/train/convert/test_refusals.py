@@ -71,6 +71,7 @@ def refuse(command: str, why: str, folder: Path) -> None:
         ("git", PREPROCESSOR, {"size": {"shortest_edge": 40}, "crop_size": 48}, r"preprocessor_config\.json makes"),
         ("git", PREPROCESSOR, {"do_center_crop": False}, r"preprocessor_config\.json makes"),
         ("git", PREPROCESSOR, {"resample": 9}, r"preprocessor_config\.json does not fit"),
+        ("git", PREPROCESSOR, {"rescale_factor": 0.5}, r"preprocessor_config\.json does not fit \(rescale_factor"),
         ("hubert", "HUBERT/config.json", {"model_type": "wav2vec2"}, "model_type"),
         ("hubert", "HUBERT/config.json", {"do_stable_layer_norm": True}, "normalised waveforms"),
         ("hubert", "HUBERT/config.json", {"conv_stride": [5, 2, 2, 2, 2, 2, 4]}, "320 samples apart"),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import torch
+from PIL import Image
 from pydantic import Field
 from torch import Tensor, nn
 from transformers import GitVisionConfig, GitVisionModel
@@ -48,8 +49,6 @@ DECODER_NAMES = {  # parts of the names of a GitForCausalLM: those of our decode
 PROCESSOR = "preprocessor_config.json"
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-
-FILTERS: tuple[Resampling, ...] = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # by their numbers
 
 Pixels = Annotated[int, Field(ge=1, le=4_096)]
 Deviation = Annotated[float, Field(gt=0)]
@@ -96,7 +95,8 @@ class PublishedProcessor(PublishedConfig):
     do_center_crop: bool = True
     do_rescale: Literal[True] = True
     do_normalize: Literal[True] = True
-    resample: Annotated[int, Field(ge=0, lt=len(FILTERS))] = FILTERS.index("bicubic")
+    rescale_factor: Annotated[float, Field(gt=1 / 256, lt=1 / 254)] = 1 / 255
+    resample: Image.Resampling = Image.Resampling.BICUBIC
     image_mean: tuple[float, float, float] = CLIP_MEAN
     image_std: tuple[Deviation, Deviation, Deviation] = CLIP_STD
 
@@ -124,7 +124,7 @@ class PublishedProcessor(PublishedConfig):
             image_tokens=vision.image_tokens,
             grid=(vision.grid, vision.grid),
             shorter_side=shorter,
-            resampling=FILTERS[self.resample],
+            resampling=cast(Resampling, self.resample.name.lower()),
         )
 
 
