@@ -85,16 +85,8 @@ class Settings:
 
     @property
     def image_units(self) -> Path:
-        """The photo as the units that the first bundle makes of it."""
+        """The photo as the units that the bundle makes of it."""
         return self.work / "units.npy"
-
-
-def random_token_vit(settings: Settings) -> Any:
-    """Return SeiT of random weights, made of transformers' ViT."""
-    from im2sp.train.models.token_vit import TokenVitConfig
-    from tests.train.convert.published_image_models import TokenVitReference
-
-    return TokenVitReference(TokenVitConfig(**SIZES[settings.size]["token_vit"])).float()
 
 
 def random_tokenizer(settings: Settings) -> Any:
@@ -110,12 +102,15 @@ def random_git(settings: Settings) -> Any:
     import torch
     from transformers import GitConfig, GitForCausalLM
 
+    from im2sp.train.models.token_vit import TokenVitConfig
+    from tests.train.convert.published_image_models import TokenVitReference
+
     torch.manual_seed(0)
     torch.set_num_threads(settings.threads)
     sizes = SIZES[settings.size]
     vision = sizes["vision"]
     if settings.reads_units:
-        token_vit = random_token_vit(settings)
+        token_vit = TokenVitReference(TokenVitConfig(**sizes["token_vit"])).float()
         vit = token_vit.vit.config
         vision = {"hidden_size": vit.hidden_size, "num_hidden_layers": 1, "intermediate_size": 8,
                   "num_attention_heads": 1, "image_size": vit.image_size, "patch_size": vit.patch_size}  # fmt: skip
@@ -165,8 +160,7 @@ class Ours:
         self._options = DecodingOptions(beam=settings.beam, max_repeats=0)
         self._image: Any = settings.photo
         if settings.reads_units:
-            if not settings.image_units.exists():
-                np.save(settings.image_units, self._captioner.tokenize(self._image))
+            np.save(settings.image_units, self._captioner.tokenize(self._image))
             self._image = ImageUnits(np.load(settings.image_units), self._captioner.image_tokenizer)
 
     def say(self, tokens: int) -> list[int]:

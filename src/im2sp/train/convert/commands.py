@@ -124,7 +124,7 @@ def seit(checkpoint: Path, out: Path) -> None:
     type=click.Choice(PRECISIONS),
     default="fp16",
     show_default=True,
-    help="Of the weights. Only fp32 gives exactly the published image units; fp16 gives 99.5 to 99.9 % of them.",
+    help="Of the weights. Only fp32 gives exactly the published image units; fp16 gives 99.4 to 99.9 % of them.",
 )
 @click.option("--keep-repeats", is_flag=True, help="Speak repeated units as fairseq's vocoder alone does.")
 @out_option
