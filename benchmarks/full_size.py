@@ -330,17 +330,15 @@ def main() -> None:
     if given.work:
         given.work.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=given.work) as folder:
-        settings = Settings(
-            Path(folder), given.size, given.input == "units", given.tokens, given.beam, given.threads
-        )  # fmt: skip
+        settings = Settings(Path(folder), given.size, given.input == "units", given.tokens, given.beam, given.threads)
         noise = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
         Image.fromarray(noise).resize((320, 240)).save(settings.photo)
         with worker(write_checkpoints, settings) as builder:  # so that its memory is gone afterwards
-            print(
-                f"Im2Sp of {given.input}, {builder.recv() / 1e6:.0f} million parameters; {given.tokens} tokens, ",
-                end="",
-            )
-        print(f"beam {given.beam}, {given.threads} thread(s), load of the machine {os.getloadavg()[0]:.1f}", flush=True)
+            millions = builder.recv() / 1e6
+        load = f"{given.threads} thread(s), load of the machine {os.getloadavg()[0]:.1f}"
+        print(
+            f"Im2Sp of {given.input}, {millions:.0f} million parameters; {given.tokens} tokens, beam {given.beam}, {load}"
+        )
         for precision in given.precisions:
             bundle = make_bundle(settings, precision)
             speak_and_score(settings, bundle)
