@@ -250,7 +250,7 @@ class Captioner:
         return image if isinstance(image, Prefix) else self.encode(image)
 
     def _task(self, prefix: Prefix, options: DecodingOptions) -> DecodingTask:
-        return DecodingTask(self._step(prefix), self.vocabulary.specials, options)
+        return DecodingTask(self._step(prefix), self.vocabulary.specials, options, prefix.token_bonus)
 
     def _step(self, prefix: Prefix) -> DecoderStep:
         return DecoderStep(self.graphs.open("decoder"), self.bundle.config.decoder, prefix)

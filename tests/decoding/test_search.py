@@ -149,6 +149,13 @@ def test_greedy_tokens_are_stable_at_once_unless_they_repeat() -> None:
     assert lengths == [1, 2, 3, 3, 4, 5, 5, 6, 6]
 
 
+def test_a_token_bonus_brings_its_token_once_and_not_first() -> None:
+    bonus = np.array([0, 0, 0, 0, 0, 9], np.float32)
+    options = DecodingOptions(beam=1, max_tokens=4, min_tokens=4)
+    run = DecodingTask(FixedStep(0, 0, 0, 2, 1, 0), SPECIALS, options, bonus)
+    assert run.run(64).tokens.tolist() == [3, 5, 3, 3]
+
+
 def test_sampling_follows_the_probabilities() -> None:
     logits = np.log([1e-9, 1e-9, 1e-9, 0.5, 0.3, 0.2])
     draws = [search(FixedStep(*logits), temperature=1.0, seed=s, max_tokens=1).tokens[0] for s in range(2000)]

@@ -16,6 +16,7 @@ from im2sp.image.units import ImageUnits
 from im2sp.train import onnx_export
 from im2sp.train.export import VOICE_GRAPHS, BundleOptions, BundleParts, ImageModules, export_bundle
 from im2sp.train.models.git import GitDecoder, GitDecoderConfig, ImagePrefix
+from im2sp.train.models.saving import Exported
 from tests.tiny_bundle import GRID, IMAGE_TOKENS, PATCH, tiny_config, tiny_image_units
 
 SIZE, LEVELS, WIDTH = 10, 2, 6
@@ -72,6 +73,10 @@ class Painter(nn.Module):
         return cells.permute(0, 3, 1, 4, 2, 5).reshape(-1, 3, GRID * PATCH, GRID * PATCH)
 
 
+def _bonus(features: Tensor) -> Tensor:
+    return features[:, 0, :1] * torch.arange(tiny_config().decoder.vocabulary_size)
+
+
 @pytest.mark.parametrize(("reconstructs", "large_graph"), [(True, onnx_export.LARGE_GRAPH), (False, 0)])
 def test_a_bundle_of_modules(
     tiny_bundle: Path, tmp_path: Path, reconstructs: bool, large_graph: int, monkeypatch: pytest.MonkeyPatch
@@ -91,6 +96,7 @@ def test_a_bundle_of_modules(
         tokenizer=quantiser,
         backbone=Cropped(quantiser).eval(),
         decoder=painter if reconstructs else None,
+        token_bonus=Exported(quantiser, _bonus) if reconstructs else None,
     )
     voice = Bundle.load(tiny_bundle)
     parts = BundleParts(modules, translator, voice.config.vocabulary, voice)
@@ -112,7 +118,7 @@ def test_a_bundle_of_modules(
     pixels = np.stack([captioner.image_encoder.pixels(photo) for photo in photos])
     with torch.inference_mode():
         expected = quantiser(torch.from_numpy(pixels))
-        keys, _ = ImagePrefix(modules.backbone, translator)(expected)
+        keys, _, *bonus = ImagePrefix(modules.backbone, translator, modules.token_bonus)(expected)
         pictures = painter(expected)
     for index, photo in enumerate(photos):
         units = ImageUnits(captioner.tokenize(photo), captioner.image_tokenizer)
@@ -123,4 +129,8 @@ def test_a_bundle_of_modules(
         if reconstructs:
             wanted = pictures[index].permute(1, 2, 0).numpy() * 255
             assert np.abs(captioner.reconstruct(units) - wanted).max() <= 0.51
-    assert len(captioner.image_encoder.encode_pixels(pixels)) == len(photos)
+    prefixes = captioner.image_encoder.encode_pixels(pixels)
+    assert len(prefixes) == len(photos)
+    if reconstructs:
+        found = np.stack([prefix.token_bonus for prefix in prefixes])
+        np.testing.assert_allclose(found, bonus[0], atol=1e-5)

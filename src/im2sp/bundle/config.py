@@ -116,6 +116,7 @@ class DecoderConfig(Schema, frozen=True):
     head_dim: Annotated[int, Meta(ge=1, le=1_024)]  # channels of a head
     vocabulary_size: Count  # tokens, the three special ones included
     max_tokens: Count  # positions: a hypothesis, its EOS included, has at most so many tokens
+    token_bonus: bool = False  # the graph before the decoder gives a bonus of each token, in logits
 
 
 class VocabularyConfig(Schema, frozen=True, kw_only=True):

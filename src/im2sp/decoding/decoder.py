@@ -15,10 +15,16 @@ from im2sp.onnx import Graph
 
 @dataclass(frozen=True)
 class Prefix:
-    """Keys and values of one image, float32 [layers, 1, heads, image_tokens, head_dim]."""
+    """What the decoder gets of one image.
+
+    Attributes:
+        keys, values: float32 [layers, 1, heads, image_tokens, head_dim].
+        token_bonus: float32 [vocabulary_size], see `DecodingTask`.
+    """
 
     keys: FloatArray
     values: FloatArray
+    token_bonus: FloatArray | None = None
 
 
 class DecoderStep:

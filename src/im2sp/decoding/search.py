@@ -73,12 +73,24 @@ class Hypothesis:
 
 
 class DecodingTask:
-    """The search for one sentence with one step function."""
+    """The search for one sentence with one step function.
 
-    def __init__(self, step: StepFunction, specials: SpecialTokens, options: DecodingOptions) -> None:
+    Args:
+        token_bonus: float32 [vocabulary], added to the logits from the second token on, until a hypothesis holds a
+            token that has one: it brings the name of a thing once.
+    """
+
+    def __init__(
+        self,
+        step: StepFunction,
+        specials: SpecialTokens,
+        options: DecodingOptions,
+        token_bonus: FloatArray | None = None,
+    ) -> None:
         self._step = step
         self._specials = specials
         self._options = options
+        self._token_bonus = token_bonus
         self._propose, self._width = strategy_for(options)
         self._limit = options.max_tokens  # tokens; less where the decoder has fewer positions
         self._live: list[Hypothesis] = [Hypothesis()]
@@ -137,6 +149,10 @@ class DecodingTask:
         filtered = logits.astype(np.float64)
         if not (filtered.max(axis=-1) < np.inf).all():  # the maximum of what holds a NaN is NaN
             raise BundleError(f"the decoder gave logits that are not numbers after {length} tokens: export it again")
+        if self._token_bonus is not None and length:
+            for row, hypothesis in enumerate(self._live):
+                if not self._token_bonus[list(hypothesis.tokens)].any():
+                    filtered[row] += self._token_bonus
         filtered[:, [self._specials.pad, self._specials.bos]] = -np.inf
         if length < max(1, self._options.min_tokens):
             filtered[:, self._specials.eos] = -np.inf

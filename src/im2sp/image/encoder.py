@@ -89,7 +89,13 @@ class ImageEncoder:
 
     def _prefixes(self, name: str, **inputs: FloatArray | IntArray) -> list[Prefix]:
         """Run the graph of that name on a batch -> one prefix for each picture."""
-        arrays = self._graphs.open(name).run(**inputs)
+        keys, values, *bonus = self._graphs.open(name).run(**inputs)
         # Contiguous, or the decoder would copy the slice at every step.
-        rows = range(arrays[0].shape[1])
-        return [Prefix(*(np.ascontiguousarray(array[:, row : row + 1]) for array in arrays)) for row in rows]
+        return [
+            Prefix(
+                np.ascontiguousarray(keys[:, row : row + 1]),
+                np.ascontiguousarray(values[:, row : row + 1]),
+                bonus[0][row] if bonus else None,
+            )
+            for row in range(keys.shape[1])
+        ]

@@ -73,6 +73,7 @@ class ImageModules:
         tokenizer: normalised pixels -> image units int64 [B, units].
         units: description of the image units. The export fills in `checksum` and `reconstructs`.
         decoder: image units -> pixels float32 [B, 3, height, width] in [0, 1].
+        token_bonus: what `backbone` gives -> bonus of each token in logits float32 [B, vocabulary_size].
     """
 
     image: ImageConfig
@@ -80,6 +81,7 @@ class ImageModules:
     tokenizer: nn.Module | None = None
     units: ImageUnitsConfig | None = None
     decoder: nn.Module | None = None
+    token_bonus: nn.Module | None = None
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,7 @@ def _write_graphs(parts: BundleParts, options: BundleOptions, training: Facts, f
     precision = options.precision
     image_units, parameters = export_image(parts.image, parts.decoder, folder, precision)
     parameters["decoder"] = export_decoder(parts.decoder, parts.image.image.image_tokens, folder, precision)
-    decoder = decoder_config(parts.decoder.config)
+    decoder = decoder_config(parts.decoder.config, parts.image.token_bonus is not None)
     vocoder, speech_encoder, voice_parameters = _export_voice(parts.voice, folder, options)
     _check_same_units("voice", vocoder.units, "decoder", parts.vocabulary.units)
     return BundleConfig(
@@ -173,7 +175,7 @@ def set_confidence(folder: Path, confidence: ConfidenceConfig, figures: Facts) -
         temporary.write_text(with_figures(card.read_text(encoding="utf-8"), figures), encoding="utf-8")
 
 
-def decoder_config(sizes: GitDecoderConfig) -> DecoderConfig:
+def decoder_config(sizes: GitDecoderConfig, token_bonus: bool = False) -> DecoderConfig:
     """Sizes of the decoder graph."""
     return DecoderConfig(
         layers=sizes.layers,
@@ -181,6 +183,7 @@ def decoder_config(sizes: GitDecoderConfig) -> DecoderConfig:
         head_dim=sizes.head_dim,
         vocabulary_size=sizes.vocabulary_size,
         max_tokens=sizes.max_positions,
+        token_bonus=token_bonus,
     )
 
 
@@ -199,13 +202,14 @@ def export_image(
     parameters: dict[str, int] = {}
 
     def write(name: str, module: nn.Module, example: torch.Tensor, source: str, *targets: str, stored: str) -> None:
-        axis = 1 if isinstance(module, ImagePrefix) else 0  # keys and values are [layers, batch, ...]
-        dynamic = {source: {0: "batch"}} | {target: {axis: "batch"} for target in targets}
+        batch = {target: {1 if target.startswith("prefix_") else 0: "batch"} for target in targets}
+        dynamic = {source: {0: "batch"}} | batch
         parameters[name] = export_graph(
             module, [example], ([source], targets), dynamic, folder / f"{name}.onnx", stored
         )
 
-    prefix, outputs = ImagePrefix(modules.backbone, decoder), ("prefix_keys", "prefix_values")
+    prefix = ImagePrefix(modules.backbone, decoder, modules.token_bonus)
+    outputs = ("prefix_keys", "prefix_values", *(["token_bonus"] if modules.token_bonus else []))
     pixels = torch.zeros(2, 3, modules.image.height, modules.image.width)
     if modules.units is None or modules.tokenizer is None:
         write("image_encoder", prefix, pixels, "pixels", *outputs, stored=precision)

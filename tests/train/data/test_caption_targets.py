@@ -11,7 +11,7 @@ import torch
 from im2sp.errors import Im2SpError
 from im2sp.train.data.caption_targets import caption_tokenizer, frequent_words, targets, word_targets, word_vectors
 from im2sp.train.data.photo_corpora import PhotoCorpora, TextCaption, names_thing, read_photo_corpora
-from im2sp.train.data.pseudo_labels import PseudoLabels, pseudo_labels
+from im2sp.train.data.pseudo_labels import KnownPhoto, PseudoLabels, pseudo_labels
 from im2sp.train.data.text_tokenizer import TextTokenizer
 from im2sp.train.data.tiny_photo_corpora import write_tiny_photo_corpora
 
@@ -67,14 +67,36 @@ def test_word_targets_count_captions(corpora: PhotoCorpora) -> None:
     assert "a" not in words
 
 
+SYNONYMS = {("dog",): "dog", ("cat",): "cat"}
+WORDS = ["brown", "white", "dog", "runs", "sleeps", "cat"]
+
+
 def test_pseudo_labels_fit_objects_and_words() -> None:
     text = [
         TextCaption(frozenset({"dog"}), "a brown dog runs"),
         TextCaption(frozenset({"dog"}), "a white dog sleeps"),
         TextCaption(frozenset({"dog", "cat"}), "a brown dog and a cat run"),
     ]
-    words = ["brown", "white", "dog", "runs", "sleeps", "cat"]
-    lift = {"photo": np.array([-1, 2, 1, -1, 2, 0], np.float32)}
-    options = PseudoLabels(captions=1)
-    found = pseudo_labels({"photo": ["dog"]}, text, lift, words, {("dog",): "dog", ("cat",): "cat"}, options)
+    photo = KnownPhoto("photo", np.array([-1, 2, 1, -1, 2, 0], np.float32), frozenset({"dog"}))
+    found = pseudo_labels([photo], text, WORDS, SYNONYMS, PseudoLabels(captions=1, fit_weight=2.0))
     assert found == {"photo": ["a white dog sleeps"]}
+
+
+def test_pseudo_labels_are_typical() -> None:
+    texts = [
+        "a dog runs on grass",
+        "a brown dog runs on grass",
+        "a dog runs on green grass",
+        "dog sleeps in a spaceship",
+    ]
+    photo = KnownPhoto("photo", np.zeros(6, np.float32), frozenset({"dog"}))
+    text = [TextCaption(frozenset({"dog"}), text) for text in texts]
+    (found,) = pseudo_labels([photo], text, WORDS, SYNONYMS, PseudoLabels(captions=4, overlap=1.1)).values()
+    assert found[-1] == "dog sleeps in a spaceship"
+
+
+def test_pseudo_labels_of_a_known_thing_name_it_and_what_is_likely() -> None:
+    texts = ["a brown dog runs", "a dog sleeps near a cat", "a brown cat runs"]
+    photo = KnownPhoto("photo", np.zeros(6, np.float32), names=("dog",), words=frozenset({"dog", "brown", "run"}))
+    text = [TextCaption(frozenset(), text) for text in texts]
+    assert pseudo_labels([photo], text, WORDS, SYNONYMS, PseudoLabels()) == {"photo": ["a brown dog runs"]}

@@ -49,8 +49,12 @@ def test_scores_are_mean_log_probabilities_and_photos_are_alone(model: GitDecode
 
 
 def test_a_bonus_brings_its_token_once(model: GitDecoder, features: torch.Tensor) -> None:
+    without = [hypotheses[0][1] for hypotheses in search(model, features)]
+    photo = max(range(5), key=lambda photo: len(without[photo]))
+    token = next(token for token in range(4, 14) if token not in without[photo])
     bonus = torch.zeros(5, 14)
-    bonus[2, 9] = 30
-    with_bonus, without = search(model, features, bonus), search(model, features)
-    assert with_bonus[2][0][1][0] == 9
-    assert [one[0][1] for one in with_bonus[:2]] == [one[0][1] for one in without[:2]]
+    bonus[photo, token] = 30
+    with_bonus = [hypotheses[0][1] for hypotheses in search(model, features, bonus)]
+    assert with_bonus[photo][0] != token  # no sentence begins with a name
+    assert with_bonus[photo].count(token) == 1
+    assert [*with_bonus[:photo], *with_bonus[photo + 1 :]] == [*without[:photo], *without[photo + 1 :]]

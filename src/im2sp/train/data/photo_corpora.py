@@ -25,6 +25,11 @@ _KINDS = (  # ranges of WordNet ids of ImageNet classes, as people call what the
     ("n02276258", "n02281787", "butterfly"), ("n02480495", "n02500267", "monkey"),
     ("n12985857", "n13054560", "mushroom"),
 )  # fmt: skip
+_KIND_CLASSES = (  # places of such animals, and of mushrooms, among the 1,000 classes of ImageNet
+    (7, 24), (52, 68), (72, 77), (80, 100), (127, 146), (151, 275), (281, 285), (294, 297), (321, 326), (365, 382),
+    (991, 997),
+)  # fmt: skip
+KIND_CLASSES = frozenset(place for first, last in _KIND_CLASSES for place in range(first, last + 1))
 _WORD = re.compile(r"[a-z0-9]+")
 
 

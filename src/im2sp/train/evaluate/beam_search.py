@@ -19,7 +19,8 @@ def beam_searches(
     Args:
         features: what the decoder's `prefix` takes [P, ...].
         longest: tokens; where no hypothesis about a photo ends in time, the likeliest is cut there.
-        bonus: float32 [P, vocabulary], added to the logits of a token until a hypothesis holds it.
+        bonus: float32 [P, vocabulary], added to the logits from the second token on, until a hypothesis holds a token
+            that has one.
     """
     finished: list[list[Hypothesis]] = [[] for _ in features]
     searched = torch.arange(len(features))  # photos whose beam is not full
@@ -32,8 +33,9 @@ def beam_searches(
         rows = tokens.shape[1]  # hypotheses about each photo
         logits, *past, _ = step(tokens[:, :, -1].flatten(), torch.tensor([position]), *spread, *past)
         logits = logits.unflatten(0, (len(searched), rows))
-        if bonus is not None:
-            logits = logits + bonus[searched][:, None].expand_as(logits).scatter(2, tokens, 0.0)
+        if bonus is not None and position:
+            added = bonus[searched][:, None].expand_as(logits)
+            logits = logits + added * ~added.gather(2, tokens).any(2, keepdim=True)
         log_probability = logits.log_softmax(-1)
         log_probability[..., list(FORBIDDEN)] = -torch.inf
         best, index = (scores[:, :, None] + log_probability).flatten(1).topk(2 * beam)

@@ -16,6 +16,7 @@ from im2sp.train.evaluate.beam_search import beam_searches
 from im2sp.train.evaluate.caption_metrics import caption_scores
 from im2sp.train.evaluate.chair import chair
 from im2sp.train.models.git import DecoderStep
+from im2sp.train.models.naming import Naming
 from im2sp.train.models.unit_captioner import UnitCaptioner
 
 BATCH = 100  # photos
@@ -29,20 +30,14 @@ def write_captions(
     units: PhotoArrays,
     photos: Sequence[str],
     beam: int,
-    naming: float = 0.0,
-    likely: float = 0.9,
+    naming: Naming | None = None,
 ) -> dict[str, list[str]]:
-    """Caption photos by beam search: the hypotheses, the likeliest (by mean log-probability of a token) first.
-
-    Args:
-        naming: bonus, in logits, for the name of a class
-        likely: that is more probable than this.
-    """
+    """Caption photos by beam search: the hypotheses, the likeliest (by mean log-probability of a token) first."""
     step, written = DecoderStep(model), {}
     for start in range(0, len(photos), BATCH):
         some = photos[start : start + BATCH]
         seen = units.units(some)
-        bonus = naming * model.tagger.names(seen, likely) if naming else None
+        bonus = naming(model.tagger.classes(seen)) if naming else None
         for photo, hypotheses in zip(some, beam_searches(step, seen, beam, MAX_TOKENS, bonus), strict=True):
             written[photo] = [tokenizer.decode(tokens) for _, tokens in hypotheses]
     return written

@@ -195,17 +195,24 @@ def _initialise(module: nn.Module) -> None:
 
 
 class ImagePrefix(nn.Module):
-    """Graph `image_encoder`: pixels -> prefix keys and values, for export."""
+    """Graph between a photo and the decoder, for export: what `backbone` takes -> prefix keys and values.
 
-    def __init__(self, backbone: nn.Module, decoder: GitDecoder) -> None:
+    Args:
+        token_bonus: what `backbone` gives -> bonus in logits float32 [B, vocabulary_size], a third output.
+    """
+
+    def __init__(self, backbone: nn.Module, decoder: GitDecoder, token_bonus: nn.Module | None = None) -> None:
         super().__init__()
         self.backbone = backbone
         self.decoder = decoder
+        self.token_bonus = token_bonus
 
-    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalised pixels [B, 3, H, W] -> keys, values [layers, B, heads, N, head_dim]."""
-        pairs = self.decoder.prefix(self.backbone(pixels))
-        return torch.stack([key for key, _ in pairs]), torch.stack([value for _, value in pairs])
+    def forward(self, photos: Tensor) -> tuple[Tensor, ...]:
+        """Pixels [B, 3, H, W] or image units [B, units] -> keys, values [layers, B, heads, N, head_dim]."""
+        features = self.backbone(photos)
+        pairs = self.decoder.prefix(features)
+        prefix = torch.stack([key for key, _ in pairs]), torch.stack([value for _, value in pairs])
+        return prefix if self.token_bonus is None else (*prefix, self.token_bonus(features))
 
 
 class DecoderStep(nn.Module):

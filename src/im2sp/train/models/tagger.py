@@ -98,15 +98,9 @@ class Tagger(nn.Module):
         second.bias.copy_(whole.bias)
         self.linear = nn.Sequential(first, second)
 
-    @torch.no_grad()
-    def names(self, units: Tensor, likely: float) -> Tensor:
-        """Units int64 [B, units] -> float32 [B, vocabulary_size]: 1 for the last word of the name of a likely class."""
-        classes = self.inputs(units)[:, -self.image_units.config.class_count :].softmax(1)
-        last = (self.class_tokens > 0).sum(1).sub(1).clamp(min=0)
-        words = self.class_tokens.gather(1, last[:, None])[:, 0].expand_as(classes)
-        named = classes.new_zeros(len(units), self.config.vocabulary_size).scatter_add(1, words, classes)
-        named[:, 0] = 0  # of classes without a known name
-        return (named > likely).float()
+    def classes(self, units: Tensor) -> Tensor:
+        """Units int64 [B, units] -> probabilities of the image classifier's classes float32 [B, class_count]."""
+        return self.image_units.embed(units)[1].softmax(1)
 
     def save(self, folder: Path) -> None:
         """Write the tagger, and its image units in a folder of their own."""

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
 from im2sp.bundle import Bundle, find_bundle
-from im2sp.train.data.photo_corpora import Captions, PhotoCorpora, read_photo_corpora
+from im2sp.train.data.photo_corpora import KIND_CLASSES, Captions, PhotoCorpora, caption_words, read_photo_corpora
 from im2sp.train.data.photo_units import PhotoArrays
 from im2sp.train.data.pseudo_labels import PseudoLabels
+from im2sp.train.data.text_tokenizer import TextTokenizer
+from im2sp.train.data.words import singular
 from im2sp.train.evaluate.calibration import CalibrationOptions
 from im2sp.train.export import BundleOptions
 from im2sp.train.lexicon.asr_feedback import AsrFeedbackConfig
 from im2sp.train.models.image_backbone import BackboneConfig
 from im2sp.train.models.image_units import ImageUnitsConfig
+from im2sp.train.models.naming import Naming, NamingOptions
 from im2sp.train.stages import BaseRecipe
 from im2sp.train.tasks.backbone_tuning import BackboneTuning
 from im2sp.train.tasks.captioner import CaptionerTraining
@@ -63,9 +67,6 @@ class DistillationOptions:
     """Section [distillation]: what the text captioner says of photos that train, for the unit captioner to learn."""
 
     hypotheses: int = 3  # of the beam that are kept
-    naming: float = 8.0  # bonus, in logits, for the name of a class
-    likely: float = 0.9  # that is more probable than this;
-    likely_of_samples: float = 0.5  # than this, of photos of which only the class is known
     repeats: int = 2  # how often a hypothesis counts, compared with a caption of people
 
 
@@ -85,6 +86,7 @@ class Recipe(BaseRecipe):
     decoder: DecoderOptions = field(default_factory=DecoderOptions)
     captioner: CaptionerTraining = field(default_factory=CaptionerTraining)
     beam: int = 3
+    naming: NamingOptions = field(default_factory=NamingOptions)
     voice: str = "default"  # a bundle, whose graphs of the voice are used as they are
     lexicon: Path = Path("recipes/captioner/lexicon.parquet")  # of that voice, from a recipe of that kind
     vocabulary: VocabularyOptions = field(default_factory=VocabularyOptions)
@@ -116,6 +118,24 @@ def captions_of(corpora: PhotoCorpora) -> Captions:
         for photo, texts in captions.items():
             found[photo] = found.get(photo, []) + texts
     return found
+
+
+def class_names(recipe: Recipe) -> list[str]:
+    """The word that names each class of the image classifier; "" where captions teach the decoder to say it."""
+    corpora = corpora_of(recipe)
+    texts = (text for said in captions_of(corpora).values() for text in said)
+    held = Counter(word for text in texts for word in {singular(word) for word in caption_words(text)})
+    words = [caption_words(name)[-1] for name in corpora.class_names]
+    rare = [held[singular(word)] < recipe.naming.max_captions for word in words]
+    return [word if rare[place] and place not in KIND_CLASSES else "" for place, word in enumerate(words)]
+
+
+def naming_of(recipe: Recipe, tokenizer: TextTokenizer) -> Naming | None:
+    """Naming for the text captioner."""
+    if not recipe.naming.bonus:
+        return None
+    tokens = [tokenizer.tokens_of([word]) if word else [] for word in class_names(recipe)]
+    return Naming(tokens, tokenizer.size, recipe.naming)
 
 
 def voice_of(recipe: Recipe) -> Bundle:

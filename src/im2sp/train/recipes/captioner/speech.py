@@ -51,7 +51,9 @@ from im2sp.train.recipes.captioner.options import (
     VOCABULARY,
     Recipe,
     captions_of,
+    class_names,
     corpora_of,
+    naming_of,
     units_of,
     voice_of,
 )
@@ -64,6 +66,7 @@ log = logging.getLogger(__name__)
 
 PART = 1000  # photos that a process captions at once
 PEOPLE, MODEL = "people", "model"  # names of tables: by whom the captions are
+NAMES = "names"  # split of the sentences that hold the names of classes
 
 
 def _say(recipe: Recipe, captions: Sequence[TextCaption], path: Path) -> None:
@@ -74,7 +77,7 @@ def _say(recipe: Recipe, captions: Sequence[TextCaption], path: Path) -> None:
 
 
 def make_caption_units(recipe: Recipe, out: Path) -> None:
-    """Say the captions of people and the pseudo-labels."""
+    """Say the captions of people, the pseudo-labels, and the names of classes."""
     corpora = corpora_of(recipe)
     labels = json.loads((recipe.runs / PSEUDO / LABELS).read_text())
     train_captions = [*corpora.captions.values(), labels]
@@ -86,23 +89,17 @@ def make_caption_units(recipe: Recipe, out: Path) -> None:
         for text in texts
         if split == "dev" or photo not in corpora.held_out
     ]
+    names = [TextCaption(name, f"There is a {name} here.", NAMES) for name in sorted({*class_names(recipe)} - {""})]
+    captions += recipe.vocabulary.min_count * names  # often enough for a token of each
     _say(recipe, captions, out / f"{PEOPLE}.parquet")
 
 
 def _describe(recipe: Recipe, photos: Sequence[str]) -> dict[str, list[str]]:
     """Caption photos by the text captioner, with a bonus for the names of classes."""
     torch.set_num_threads(1)
-    options, units = recipe.distillation, units_of(recipe)
     model = UnitCaptioner.load(recipe.runs / CAPTIONER)
     tokenizer = TextTokenizer.load(recipe.runs / CAPTIONER / TOKENIZER)
-    samples = corpora_of(recipe).samples
-    found: dict[str, list[str]] = {}
-    for likely, some in (
-        (options.likely, [photo for photo in photos if photo not in samples]),
-        (options.likely_of_samples, [photo for photo in photos if photo in samples]),
-    ):
-        found |= write_captions(model, tokenizer, units, some, recipe.beam, options.naming, likely)
-    return found
+    return write_captions(model, tokenizer, units_of(recipe), photos, recipe.beam, naming_of(recipe, tokenizer))
 
 
 def _known_objects(recipe: Recipe) -> dict[str, set[str]]:
@@ -161,7 +158,8 @@ def _spoken_captions(recipe: Recipe) -> dict[str, list[UnitRow]]:
 def make_vocabulary(recipe: Recipe, out: Path) -> None:
     """Choose the tokens, and write the sentences of all photos in them."""
     options, rows = recipe.vocabulary, _spoken_captions(recipe)
-    said = _spoken_words(recipe, itertools.chain(*rows.values()))
+    names = iterate_unit_tables(recipe.runs / SPOKEN, NAMES)
+    said = _spoken_words(recipe, itertools.chain(*rows.values(), names))
     chosen = said.choose(options.whole_words, options.min_count)
     bpe = UnitBPE.train(
         said.seen.elements(), voice_of(recipe).config.vocoder.units, options.subwords, whole_words=chosen

@@ -12,8 +12,10 @@ import torch
 from im2sp.files import write_json
 from im2sp.train.data.caption_targets import Target, encode, targets, word_vectors
 from im2sp.train.data.object_names import read_synonyms
-from im2sp.train.data.pseudo_labels import pseudo_labels
+from im2sp.train.data.photo_corpora import class_phrases
+from im2sp.train.data.pseudo_labels import KnownPhoto, pseudo_labels
 from im2sp.train.data.text_tokenizer import TextTokenizer
+from im2sp.train.data.words import singular
 from im2sp.train.evaluate.dev_report import dev_report, write_captions
 from im2sp.train.launch import is_main_process
 from im2sp.train.models.git import GitDecoderConfig
@@ -30,6 +32,7 @@ from im2sp.train.recipes.captioner.options import (
     Recipe,
     captions_of,
     corpora_of,
+    naming_of,
     units_of,
 )
 from im2sp.train.recipes.captioner.photos import tagger_inputs
@@ -46,18 +49,26 @@ def make_pseudo_labels(recipe: Recipe, out: Path) -> None:
     model = Tagger.load(recipe.runs / TAGGER)
     tokenizer = TextTokenizer.load(recipe.runs / TAGGER / TOKENIZER)
     known = captions_of(corpora).keys() | corpora.held_out
-    wanted = {p: names for p, names in corpora.objects.items() if p in units.rows and p not in known and names}
+    words = [tokenizer.decode([token]) for token in model.word_tokens.tolist()]
+    synonyms = read_synonyms(recipe.data / SYNONYMS)
+    words = [tokenizer.decode([token]) for token in model.word_tokens.tolist()]
+    synonyms = read_synonyms(recipe.data / SYNONYMS)
     with torch.inference_mode():
         logits = model(tagger_inputs(model, units, 0)).sigmoid()
-    lift = (logits.clamp(min=1e-6).log() - logits.mean(0).log()).clamp(-2, 4).numpy()
-    found = pseudo_labels(
-        wanted,
-        corpora.text,
-        {photo: lift[units.rows[photo]] for photo in wanted},
-        [tokenizer.decode([token]) for token in model.word_tokens.tolist()],
-        read_synonyms(recipe.data / SYNONYMS),
-        recipe.pseudo_labels,
-    )
+    likely = logits.clamp(min=1e-3).log()
+    lift = (logits.clamp(min=1e-6).log() - logits.mean(0).log()).clamp(-2, 4)
+    fit = ((likely + lift) / 2).numpy()
+    wanted = [
+        KnownPhoto(photo, fit[units.rows[photo]], frozenset(names))
+        for photo, names in corpora.objects.items()
+        if photo in units.rows and photo not in known and names
+    ]
+    for photo, names in class_phrases(corpora).items():
+        row = units.rows[photo]
+        likely = (logits[row] > recipe.pseudo_labels.likely).nonzero()[:, 0].tolist()
+        known_words = frozenset(singular(word) for word in [*names, *(words[column] for column in likely)])
+        wanted.append(KnownPhoto(photo, fit[row], names=tuple(names), words=known_words))
+    found = pseudo_labels(wanted, corpora.text, words, synonyms, recipe.pseudo_labels)
     write_json(out / LABELS, found)
     log.info("pseudo-labels: %d of %d photos", len(found), len(wanted))
 
@@ -106,8 +117,8 @@ def make_report(recipe: Recipe, out: Path) -> None:
         TextTokenizer.load(recipe.runs / CAPTIONER / TOKENIZER),
     )
     found = {}
-    for name, naming in (("plain", 0.0), ("naming", recipe.distillation.naming)):
-        hypotheses = write_captions(model, tokenizer, units, photos, recipe.beam, naming, recipe.distillation.likely)
+    for name, naming in (("plain", None), ("naming", naming_of(recipe, tokenizer))):
+        hypotheses = write_captions(model, tokenizer, units, photos, recipe.beam, naming)
         captions = {photo: best for photo, (best, *_) in hypotheses.items()}
         write_json(out / f"{name}.json", captions)
         found[name] = dev_report(captions, corpora, read_synonyms(recipe.data / SYNONYMS))
