@@ -37,7 +37,7 @@ def write_captions(
     for start in range(0, len(photos), BATCH):
         some = photos[start : start + BATCH]
         seen = units.units(some)
-        bonus = naming(model.tagger.classes(seen)) if naming else None
+        bonus = naming(seen) if naming else None
         for photo, hypotheses in zip(some, beam_searches(step, seen, beam, MAX_TOKENS, bonus), strict=True):
             written[photo] = [tokenizer.decode(tokens) for _, tokens in hypotheses]
     return written

@@ -98,10 +98,6 @@ class Tagger(nn.Module):
         second.bias.copy_(whole.bias)
         self.linear = nn.Sequential(first, second)
 
-    def classes(self, units: Tensor) -> Tensor:
-        """Units int64 [B, units] -> probabilities of the image classifier's classes float32 [B, class_count]."""
-        return self.image_units.embed(units)[1].softmax(1)
-
     def save(self, folder: Path) -> None:
         """Write the tagger, and its image units in a folder of their own."""
         state = {name: value for name, value in self.state_dict().items() if not name.startswith("image_units.")}

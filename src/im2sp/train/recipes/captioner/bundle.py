@@ -29,8 +29,6 @@ from im2sp.train.image_encoders import UNKNOWN_CHECKSUM, image_config
 from im2sp.train.lexicon.lexicon import PronunciationLexicon
 from im2sp.train.lexicon.phrases import ABSTAIN, HEDGE, speak_phrase
 from im2sp.train.models.image_backbone import ImageBackbone
-from im2sp.train.models.naming import Naming
-from im2sp.train.models.saving import Exported
 from im2sp.train.models.unit_captioner import UnitCaptioner
 from im2sp.train.recipes.captioner.options import (
     BACKBONE,
@@ -47,8 +45,8 @@ from im2sp.train.recipes.captioner.options import (
     UNIT_CAPTIONER,
     VOCABULARY,
     Recipe,
-    class_names,
     corpora_of,
+    naming_of,
     voice_of,
 )
 
@@ -90,28 +88,15 @@ def make_bundle(recipe: Recipe, out: Path) -> None:
     if recipe.asr_feedback.sentences:
         said = msgspec.json.decode((recipe.runs / FEEDBACK / OUTPUT_UNITS).read_bytes(), type=dict[int, list[int]])
         vocabulary = msgspec.structs.replace(vocabulary, output_units=said)
+    naming = naming_of(recipe, model, TokenWords.load(recipe.runs / VOCABULARY / TOKEN_WORDS).words)
     model.compact(recipe.tagger_rank)
     parts = BundleParts(
-        ImageModules(
-            image, nn.Identity(), _Tokenizer(backbone, units), layout, token_bonus=_token_bonus(recipe, model)
-        ),
+        ImageModules(image, nn.Identity(), _Tokenizer(backbone, units), layout, token_bonus=naming),
         model,
         vocabulary,
         voice,
     )
     export_bundle(parts, recipe.bundle, _facts(recipe), out / FOLDER)
-
-
-def _token_bonus(recipe: Recipe, model: UnitCaptioner) -> nn.Module | None:
-    """Image units int64 [B, units] -> bonus of the tokens that say the name of a likely class."""
-    if not recipe.naming.bonus:
-        return None
-    said = TokenWords.load(recipe.runs / VOCABULARY / TOKEN_WORDS).words
-    tokenizer = TextTokenizer.load(recipe.runs / TAGGER / TOKENIZER)
-    words = [tokenizer.tokens_of([name]) if name else [] for name in class_names(recipe)]
-    tokens = [[token for word in some for token in (said == word).nonzero()[:, 0].tolist()] for some in words]
-    naming = Naming(tokens, model.config.vocabulary_size, recipe.naming)
-    return Exported(model.tagger, lambda units: naming(model.tagger.classes(units)))
 
 
 def _facts(recipe: Recipe) -> dict[str, str | int | float]:

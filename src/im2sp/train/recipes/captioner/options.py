@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
+from torch import Tensor
+
 from im2sp.bundle import Bundle, find_bundle
+from im2sp.train.data.object_names import named_objects, read_synonyms
 from im2sp.train.data.photo_corpora import KIND_CLASSES, Captions, PhotoCorpora, caption_words, read_photo_corpora
 from im2sp.train.data.photo_units import PhotoArrays
 from im2sp.train.data.pseudo_labels import PseudoLabels
@@ -19,6 +22,7 @@ from im2sp.train.lexicon.asr_feedback import AsrFeedbackConfig
 from im2sp.train.models.image_backbone import BackboneConfig
 from im2sp.train.models.image_units import ImageUnitsConfig
 from im2sp.train.models.naming import Naming, NamingOptions
+from im2sp.train.models.unit_captioner import UnitCaptioner
 from im2sp.train.stages import BaseRecipe
 from im2sp.train.tasks.backbone_tuning import BackboneTuning
 from im2sp.train.tasks.captioner import CaptionerTraining
@@ -130,12 +134,21 @@ def class_names(recipe: Recipe) -> list[str]:
     return [word if rare[place] and place not in KIND_CLASSES else "" for place, word in enumerate(words)]
 
 
-def naming_of(recipe: Recipe, tokenizer: TextTokenizer) -> Naming | None:
-    """Naming for the text captioner."""
+def naming_of(recipe: Recipe, model: UnitCaptioner, said: Tensor | None = None) -> Naming | None:
+    """Naming for a captioner.
+
+    Args:
+        said: int64 [vocabulary_size], the word that each token of a unit captioner says; None for a text captioner.
+    """
     if not recipe.naming.bonus:
         return None
-    tokens = [tokenizer.tokens_of([word]) if word else [] for word in class_names(recipe)]
-    return Naming(tokens, tokenizer.size, recipe.naming)
+    tokenizer, synonyms = TextTokenizer.load(recipe.runs / TAGGER / TOKENIZER), read_synonyms(recipe.data / SYNONYMS)
+    words = [tokenizer.tokens_of([name]) if name else [] for name in class_names(recipe)]
+    if said is not None:
+        words = [(said == word[0]).nonzero()[:, 0].tolist() if word else [] for word in words]
+    known = [tokenizer.decode([token]) for token in model.tagger.word_tokens.tolist()]
+    objects = [place for place, word in enumerate(known) if named_objects(word, synonyms)]
+    return Naming(model.tagger, words, objects, model.config.vocabulary_size, recipe.naming)
 
 
 def voice_of(recipe: Recipe) -> Bundle:

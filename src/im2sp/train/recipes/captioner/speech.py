@@ -99,7 +99,7 @@ def _describe(recipe: Recipe, photos: Sequence[str]) -> dict[str, list[str]]:
     torch.set_num_threads(1)
     model = UnitCaptioner.load(recipe.runs / CAPTIONER)
     tokenizer = TextTokenizer.load(recipe.runs / CAPTIONER / TOKENIZER)
-    return write_captions(model, tokenizer, units_of(recipe), photos, recipe.beam, naming_of(recipe, tokenizer))
+    return write_captions(model, tokenizer, units_of(recipe), photos, recipe.beam, naming_of(recipe, model))
 
 
 def _known_objects(recipe: Recipe) -> dict[str, set[str]]:

@@ -117,7 +117,7 @@ def make_report(recipe: Recipe, out: Path) -> None:
         TextTokenizer.load(recipe.runs / CAPTIONER / TOKENIZER),
     )
     found = {}
-    for name, naming in (("plain", None), ("naming", naming_of(recipe, tokenizer))):
+    for name, naming in (("plain", None), ("naming", naming_of(recipe, model))):
         hypotheses = write_captions(model, tokenizer, units, photos, recipe.beam, naming)
         captions = {photo: best for photo, (best, *_) in hypotheses.items()}
         write_json(out / f"{name}.json", captions)
