@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from msgspec.structs import replace
 from PIL import Image
@@ -21,6 +22,8 @@ from im2sp.captioner import Captioner
 from im2sp.errors import Im2SpError
 from im2sp.files import sha256_of
 from im2sp.train.data.speech_shards import SpokenCaption, write_shard
+from im2sp.train.data.text_tokenizer import TextTokenizer
+from im2sp.train.data.unit_words import TokenWords
 from im2sp.train.evaluate import caption_metrics, recognisers
 from im2sp.train.evaluate.commands import evaluate
 from im2sp.train.evaluate.evaluation import speak_and_transcribe
@@ -62,9 +65,22 @@ def ctc(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def arguments(tiny_bundle: Path, data: Path, ctc: Path) -> list[str]:
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Output of a captioner recipe, whose every token says "dog"."""
+    folder = tmp_path_factory.mktemp("runs")
+    for name in ("vocabulary", "tagger"):
+        (folder / name).mkdir()
+    tokenizer, size = TextTokenizer.of_words(["dog"]), tiny_config().decoder.vocabulary_size
+    tokenizer.save(folder / "tagger" / "tokenizer.json")
+    words = TokenWords(torch.full((size,), *tokenizer.tokens_of(["dog"])), torch.ones(size))
+    words.save(folder / "vocabulary" / "token_words.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def arguments(tiny_bundle: Path, data: Path, ctc: Path, runs: Path) -> list[str]:
     given = [str(tiny_bundle), str(data / "captions.json"), "--objects", str(data), "--speech", str(data)]
-    return [*given, "--recogniser", str(ctc), "--beam", "2"]
+    return [*given, "--recogniser", str(ctc), "--beam", "2", "--runs", str(runs)]
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +139,9 @@ def test_report_tells_what_was_measured_and_how(evaluated: tuple[Path, dict[str,
     assert "three.jpg" in unspoken
     assert report["objects"]["captions"] == 3
     assert report["correct"]["captions"] == 0
+    words = report["words_of_tokens"]
+    assert words["objects"]["hit"] == pytest.approx(200 / 3)  # "dog" of all but the broken photo
+    assert words["misheard"]["rate"] >= 100  # a recogniser of random weights hears no dog
     rates = report["word_error_rates"]
     assert {name: rate["sentences"] for name, rate in rates.items()} == {
         "original": 1,
@@ -175,7 +194,7 @@ def test_captions_are_those_of_the_runtime_and_survive_a_new_calibration(
     found, problems = speak_and_transcribe(captioner, photos, tmp_path, listener, captioner.default_options)
     caption = captioner.caption(data / "one.jpg")
     np.testing.assert_allclose(listener.heard[0], caption.waveform, atol=1e-6)
-    assert (found["one.jpg"].text, found["one.jpg"].tokens, problems) == ("a cat", len(caption.tokens), [])
+    assert (found["one.jpg"].text, found["one.jpg"].tokens, problems) == ("a cat", caption.tokens.tolist(), [])
     calibrated = Captioner(Bundle.load(calibrated_bundle), threads=1)
     speak_and_transcribe(calibrated, photos, tmp_path, listener, captioner.default_options)
     assert len(listener.heard) == 1

@@ -18,6 +18,7 @@ _PATH = click.Path(path_type=Path)
 @click.option("--objects", type=_PATH, help="Folder with objects.json and object_synonyms.txt, for object scores.")
 @click.option("--speech", type=_PATH, help="Folder of spoken captions of the split, for word error rates.")
 @click.option("--clips", type=click.IntRange(1), default=300, show_default=True, help="Spoken captions to take.")
+@click.option("--runs", type=_PATH, help="Output of the captioner recipe, to score the words of tokens, too.")
 @click.option(
     "--recogniser",
     help="tiny or base (Whisper, the default), a folder, or a model in the hub's local cache.",
@@ -41,6 +42,7 @@ def evaluate(
     objects: Path | None,
     speech: Path | None,
     clips: int,
+    runs: Path | None,
     recogniser: str | None,
     strict: bool,
     beam: int | None,
@@ -62,6 +64,7 @@ def evaluate(
     from im2sp.train.evaluate.recognisers import paper_recogniser
     from im2sp.train.evaluate.resynthesis import read_recordings
     from im2sp.train.launch import log_to_stderr
+    from im2sp.train.recipes.captioner.options import words_of_tokens
 
     log_to_stderr()
     of_split = None if split and Path(split).is_file() else split or "dev"
@@ -75,5 +78,6 @@ def evaluate(
         options,
         ObjectLabels.read(objects) if objects else None,
         read_recordings(speech, of_split, clips) if speech else (),
+        words_of_tokens(runs) if runs else None,
     )
     click.echo(f"{summary(report)}\n{out / REPORT}")

@@ -11,7 +11,7 @@ import json
 import logging
 import platform
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -37,6 +37,7 @@ from im2sp.train.evaluate.recogniser import Recogniser, append_line, read_whole_
 from im2sp.train.evaluate.recognisers import open_recogniser
 from im2sp.train.evaluate.reliability import answers, measure
 from im2sp.train.evaluate.resynthesis import resynthesis_errors
+from im2sp.train.evaluate.words import word_error_rate
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +65,7 @@ class TranscribedCaption:
     photo: str
     text: str
     score: float  # mean log probability of a token
-    tokens: int
+    tokens: list[int]
     seconds: float  # of speech
     confidence: float | None  # None: the bundle is not calibrated
 
@@ -76,6 +77,7 @@ def evaluate(
     options: EvaluationOptions,
     labels: ObjectLabels | None = None,
     recordings: Sequence[SpokenCaption] = (),
+    words_of: Callable[[Sequence[int]], str] | None = None,
 ) -> dict[str, Any]:
     """Evaluate a bundle; write and return the report (`out`/report.json). Safe to stop and run again.
 
@@ -85,6 +87,7 @@ def evaluate(
         data: photos with references, or with phrases that name the thing in them.
         labels: true objects of the photos, for object scores and a stricter rule of correctness.
         recordings: spoken sentences, from which the word error rate of the voice is measured.
+        words_of: tokens -> the words that they say, which are scored beside those that were heard.
 
     Raises:
         Im2SpError: bundle, photos or recogniser are missing, or the bundle cannot encode the recordings.
@@ -107,17 +110,44 @@ def evaluate(
         "correct": _correctness(captioner.bundle, transcribed, captions, data, labels, options.seed),
         "unspoken": unspoken,
     }
-    if data.references:
-        scores = caption_scores(captions, data.references, options.seed, normalised=not options.strict)
-        report["captions"] = asdict(scores)
-    if labels and data.references:
-        report["objects"] = asdict(chair(captions, labels.objects, labels.synonyms))
+    report |= _scores(captions, data, labels, options)
+    if words_of:
+        said = captions | {photo: words_of(one.tokens) for photo, one in transcribed.items()}
+        report["words_of_tokens"] = _words_of_tokens(said, captions, data, labels, options)
     if recordings:
         report["word_error_rates"] = resynthesis_errors(
             captioner, recordings, recogniser, out / TRANSCRIPTS, options.seed
         )
     write_json(out / REPORT, report)
     return report
+
+
+def _scores(
+    captions: Mapping[str, str], data: PhotoSet, labels: ObjectLabels | None, options: EvaluationOptions
+) -> dict[str, Any]:
+    """Scores against references, where there are any, and of objects, where they are known."""
+    if not data.references:
+        return {}
+    scores = caption_scores(captions, data.references, options.seed, normalised=not options.strict)
+    found = {"captions": asdict(scores)}
+    if labels:
+        found["objects"] = asdict(chair(captions, labels.objects, labels.synonyms))
+    return found
+
+
+def _words_of_tokens(
+    said: Mapping[str, str],
+    heard: Mapping[str, str],
+    data: PhotoSet,
+    labels: ObjectLabels | None,
+    options: EvaluationOptions,
+) -> dict[str, Any]:
+    """Scores of the words that were said, and how much of them was not heard."""
+    rule = CorrectnessRule(data.references, labels, data.things)
+    return _scores(said, data, labels, options) | {
+        "correct": float(np.mean([rule.is_correct(text, photo) for photo, text in said.items()])),
+        "misheard": asdict(word_error_rate(list(said.values()), [heard[photo] for photo in said], seed=options.seed)),
+    }
 
 
 def _made_with(bundle: Bundle, recogniser: Recogniser, options: EvaluationOptions) -> dict[str, Any]:
@@ -167,7 +197,9 @@ def speak_and_transcribe(
                 unspoken.append(about(str(photo), error))
                 continue
             seconds = len(caption.waveform) / SAMPLE_RATE
-            fresh[name] = TranscribedCaption(name, "", caption.score, len(caption.tokens), seconds, caption.confidence)
+            fresh[name] = TranscribedCaption(
+                name, "", caption.score, caption.tokens.tolist(), seconds, caption.confidence
+            )
             yield name, np.pad(caption.waveform, (0, max(0, shortest - len(caption.waveform))))
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -191,11 +223,14 @@ def summary(report: Mapping[str, Any]) -> str:
     for name, share in correct.get("answers", {}).items():
         right = "" if share["correct"] is None else f", {share['correct']:.1%} of these correct"
         lines.append(f"{name} {share['share']:.1%}{right}")
-    if "objects" in report:
-        objects = report["objects"]
+    lines += _object_lines(report)
+    if words := report.get("words_of_tokens"):
+        misheard = words["misheard"]
+        lines.append("by the words of tokens:")
+        lines += [*(_caption_lines(words["captions"]) if "captions" in words else ()), *_object_lines(words)]
         lines.append(
-            f"objects: named in {objects['hit']:.1f} % of captions, CHAIR-i {objects['chair_i']:.1f} %, recall "
-            f"{objects['recall']:.1f} %"
+            f"correct {words['correct']:.1%}; misheard {misheard['rate']:.1f} % ({misheard['low']:.1f}-"
+            f"{misheard['high']:.1f}) of these words"
         )
     for name, rate in report.get("word_error_rates", {}).items():
         lines.append(f"word error rate, {name}: {rate['rate']:.1f} % ({rate['low']:.1f}-{rate['high']:.1f})")
@@ -212,6 +247,15 @@ def _caption_lines(scores: Mapping[str, Any]) -> tuple[str, str]:
         f"METEOR {scores['meteor']:.1f} ROUGE-L {scores['rouge_l']:.1f} CIDEr {scores['cider']:.3f} "
         f"({cider_low:.3f}-{cider_high:.3f}), {scores['different_sentences']} different sentences",
     )
+
+
+def _object_lines(report: Mapping[str, Any]) -> list[str]:
+    if not (objects := report.get("objects")):
+        return []
+    return [
+        f"objects: named in {objects['hit']:.1f} % of captions, CHAIR-i {objects['chair_i']:.1f} %, recall "
+        f"{objects['recall']:.1f} %"
+    ]
 
 
 def _correctness(

@@ -10,14 +10,12 @@ import msgspec
 import torch
 from torch import nn
 
-from im2sp.arrays import IntArray
 from im2sp.bundle import Bundle
 from im2sp.bundle import ImageUnitsConfig as ImageUnitsLayout
 from im2sp.captioner import Captioner
 from im2sp.files import write_json
 from im2sp.train.data.object_names import read_synonyms
 from im2sp.train.data.synthesis import PiperSynthesizer, SynthesisConfig
-from im2sp.train.data.text_tokenizer import TextTokenizer
 from im2sp.train.data.unit_bpe import UnitBPE
 from im2sp.train.data.unit_words import TokenWords
 from im2sp.train.evaluate.calibration import calibrate
@@ -38,9 +36,7 @@ from im2sp.train.recipes.captioner.options import (
     OUTPUT_UNITS,
     SCST,
     SYNONYMS,
-    TAGGER,
     TOKEN_WORDS,
-    TOKENIZER,
     UNIT_BPE,
     UNIT_CAPTIONER,
     VOCABULARY,
@@ -48,6 +44,7 @@ from im2sp.train.recipes.captioner.options import (
     corpora_of,
     naming_of,
     voice_of,
+    words_of_tokens,
 )
 
 FOLDER = "bundle"  # in the folder of a stage
@@ -129,12 +126,7 @@ def make_calibrated(recipe: Recipe, out: Path) -> None:
     sets["things"] = PhotoSet({photo: corpora.photos[photo] for photo in corpora.things}, {}, corpora.things)
     sets = {name: photos.sample(recipe.calibration_photos, recipe.seed) for name, photos in sets.items()}
     some = random.Random(recipe.seed).sample(corpora.train_photos, min(TRAINING_PHOTOS, len(corpora.train_photos)))
-    words = TokenWords.load(recipe.runs / VOCABULARY / TOKEN_WORDS)
-    tokenizer = TextTokenizer.load(recipe.runs / TAGGER / TOKENIZER)
-
-    def words_of(tokens: IntArray) -> str:
-        return tokenizer.decode(words.decode(tokens.tolist()))
-
+    words_of = words_of_tokens(recipe.runs)
     captioner, voice = Captioner(Bundle.load(folder), threads=1), PiperSynthesizer(SynthesisConfig())
     recogniser, lexicon = open_recogniser("base"), PronunciationLexicon.load(recipe.lexicon)
     phrases = {
