@@ -153,6 +153,7 @@ function fail(error, photo) {
 async function playAgain() {
   if (!player.canRepeat || request) return;
   await player.wake();
+  say("");
   player.repeat();
   followSpeech();
 }

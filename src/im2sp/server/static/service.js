@@ -48,7 +48,7 @@ export async function describe(photo, rate, onSamples, signal) {
 
 async function reason(response) {
   try {
-    const sentence = (await response.json()).error;
+    const sentence = (await response.json()).error.replace(/^the given bytes:/, "this file");
     return `${sentence.charAt(0).toUpperCase()}${sentence.slice(1)}.`;
   } catch {
     return `The service answered with status ${response.status}.`;
