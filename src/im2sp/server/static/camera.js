@@ -19,19 +19,22 @@ export class Camera {
     return this.#stream !== null;
   }
 
-  // Rejects where there is no camera, or it may not be used; with AbortError where `stop` or another start came between.
+  // Resolves to whether it is on: not where `stop` or another start came between. Rejects where there is none to be used.
   async start() {
     if (!navigator.mediaDevices) throw new DOMException("no camera over plain http", "NotAllowedError");
     const mine = (this.#starting = {});
     const stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" }, audio: false });
+    if (this.#starting === mine) {
+      switchOff(this.#video.srcObject);
+      this.#video.srcObject = stream;
+      await this.#video.play().catch((error) => { if (this.#starting === mine) throw error; });
+    }
     if (this.#starting !== mine) {
       switchOff(stream);
-      throw new DOMException("stopped before the camera was on", "AbortError");
+      return false;
     }
-    switchOff(this.#video.srcObject);
-    this.#video.srcObject = stream;
-    await this.#video.play(); // rejects with AbortError, too, where it is stopped now
     this.#stream = stream;
+    return true;
   }
 
   stop() {

@@ -18,7 +18,6 @@ const element = (id) => document.getElementById(id);
 const player = new Player();
 const camera = new Camera(element("viewfinder"));
 const heat = new Heat(element("heat"));
-const still = matchMedia("(prefers-reduced-motion: reduce)");
 let looks = false; // whether to show where the model looks
 let frame = 0; // of the animation that does
 let announcement = 0; // timer of what a screen reader is to be told
@@ -187,7 +186,7 @@ function toggleLooks() {
 function followSpeech() {
   cancelAnimationFrame(frame);
   if (looks && player.isSpeaking && heat.isReady) {
-    heat.show(player.position, still.matches);
+    heat.show(player.position, matchMedia("(prefers-reduced-motion: reduce)").matches);
     frame = requestAnimationFrame(followSpeech);
   } else {
     heat.clear();
@@ -219,9 +218,9 @@ function showAndDescribe(photo) {
 // Resolves to whether the camera is on; where it cannot be, `instead` is called.
 async function startCamera(instead = () => {}) {
   try {
-    await camera.start();
+    if (!(await camera.start())) return false; // stopped while the browser still asked
   } catch (error) {
-    if (error.name === "AbortError") return false; // stopped while the browser still asked
+    camera.stop();
     complain(
       error.name === "NotFoundError"
         ? "There is no camera. Choose a photo instead."
