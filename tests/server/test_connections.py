@@ -83,6 +83,33 @@ def test_a_body_that_is_too_large(captioner: Captioner, framing: bytes) -> None:
         assert b"larger than 1 MiB" in answer
 
 
+def test_who_sends_all_before_it_reads_gets_the_refusal(captioner: Captioner) -> None:
+    """As urllib and browsers do: they tell of a broken connection when it is closed while they send."""
+    with serving(captioner, Settings(body_limit=2**20)) as service:
+        for head in (b"Content-Length: 4000000", b"Content-Length: 4000000\r\nContent-Type: text/plain"):
+            head = POST + b"Connection: close\r\n" + head + b"\r\n\r\n"
+            answer = talk(service.port, head, *[bytes(400_000)] * 10, pause=0.01)
+            assert status(answer) == (415 if b"text" in head else 413)
+            assert b"x-content-type-options: nosniff" in answer
+            assert answer.endswith(b'"}')
+        endless = POST + b"Connection: close\r\nContent-Length: 50000000\r\n\r\n" + bytes(50_000_000)
+        assert talk(service.port, endless) == b""  # so much is not read for an answer
+        waits = POST + b"Expect: 100-continue\r\nContent-Length: 4000000\r\n\r\n"
+        assert status(first_answer(service.port, waits)) == 413  # at once
+
+
+def test_a_body_that_breaks_off_after_its_refusal_is_not_logged(
+    served: Served, caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.create_connection(("127.0.0.1", served.port), timeout=20) as connection:
+        connection.sendall(POST + b"Content-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n")
+        assert status(connection.recv(65536)) == 415
+        connection.sendall(b"no chunk\r\n")
+        while connection.recv(65536):
+            pass
+    assert not caplog.records
+
+
 def test_huge_headers(served: Served) -> None:
     many = b"".join(b"X-%d: a\r\n" % number for number in range(10_000))
     for target, headers in (

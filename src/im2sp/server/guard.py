@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import logging
 import time
+from contextlib import suppress
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -17,6 +19,7 @@ from im2sp.server.settings import Settings
 
 _log = logging.getLogger("im2sp.server")
 
+_DRAINED = 4  # times the largest photo: so much of a body that was refused is read and thrown away
 PUBLIC = ("/", "/healthz")  # with /static/: the page must load before it can ask for the token
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; media-src 'self' blob:; "
@@ -47,10 +50,21 @@ class Guard:
             await self._app(scope, receive, send)
             return
         arrived, started, status = time.perf_counter(), False, 0
+        unread = scope["type"] == "http" and "expect" not in Headers(scope=scope)  # who expects, waits with the body
+
+        async def receive_on() -> Message:
+            nonlocal unread
+            message = await receive()
+            unread = message.get("more_body", False)
+            return message
 
         async def send_secured(message: Message) -> None:
             nonlocal started, status
             started = True
+            if unread and message["type"] == "http.response.body" and not message.get("more_body"):
+                await send({**message, "more_body": True})
+                await self._drain(receive)
+                message = {"type": "http.response.body"}
             if message["type"] in ("http.response.start", "websocket.http.response.start"):
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
@@ -60,7 +74,7 @@ class Guard:
 
         try:
             self._check(scope)
-            await self._app(scope, receive, send_secured)
+            await self._app(scope, receive_on, send_secured)
         except Refusal as refusal:
             await _refuse(refusal, scope, receive, send_secured)
         except Exception as error:
@@ -71,6 +85,16 @@ class Guard:
         finally:
             if scope["type"] == "http":
                 self._metrics.count_request(scope, status, time.perf_counter() - arrived)
+
+    async def _drain(self, receive: Receive) -> None:
+        """Throw away the rest of a body: most clients read the answer when they have sent it, and not if that fails."""
+        left, more = _DRAINED * self._settings.body_limit, True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._settings.body_seconds):
+                while more and left > 0:
+                    message = await receive()
+                    more = message.get("more_body", False)
+                    left -= len(message.get("body", b""))
 
     def _check(self, scope: Scope) -> None:
         headers, path = Headers(scope=scope), scope["path"]
