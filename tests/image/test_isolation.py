@@ -96,8 +96,9 @@ def test_memory_has_a_limit(lanes: tuple[isolation._Lane, ...]) -> None:
         load_image(bomb)
     assert load_image(encoded(Image.new("1", (8_000, 8_000)), "PNG")).size == (1_143, 1_143)
     assert lanes[1].process is not None
-    peak = Path(f"/proc/{lanes[1].process.pid}/status").read_text().partition("VmHWM:")[2].split()[0]
-    assert int(peak) * 1024 < isolation.MEMORY
+    child = Path("/proc", str(lanes[1].process.pid))
+    assert int(child.joinpath("status").read_text().partition("VmHWM:")[2].split()[0]) * 1024 < isolation.MEMORY
+    assert int(child.joinpath("oom_score_adj").read_text()) == 1000
 
 
 def test_a_child_that_breaks_down_is_replaced(lanes: tuple[isolation._Lane, ...]) -> None:

@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from im2sp.arrays import FloatArray
 from im2sp.captioner import Captioner
+from im2sp.decoding.decoder import Prefix
 from im2sp.server.command import create_server, listen
 from im2sp.server.settings import Settings
 from im2sp.speech.whisper import WordRecogniser
@@ -67,12 +69,14 @@ class GatedCaptioner(Captioner):
         super().__init__(captioner.bundle, threads=1)
         self.gate = threading.Event()
         self.reached = threading.Semaphore(0)
+        encode = self.image_encoder.encode_pixels
 
-    def encode(self, image):  # type: ignore[no-untyped-def]
-        """As ever, but not before the gate is open."""
-        self.reached.release()
-        assert self.gate.wait(timeout=30)
-        return super().encode(image)
+        def encode_later(pixels: FloatArray) -> list[Prefix]:
+            self.reached.release()
+            assert self.gate.wait(timeout=30)
+            return encode(pixels)
+
+        self.image_encoder.encode_pixels = encode_later  # type: ignore[method-assign]
 
 
 @pytest.fixture(scope="session")

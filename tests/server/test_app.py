@@ -186,11 +186,12 @@ def test_addresses_and_methods_that_do_not_exist(served: Served) -> None:
 
 
 def test_a_defect_is_a_sentence_and_no_more(captioner: Captioner, photo: bytes) -> None:
-    class Defective(Captioner):
-        def encode(self, image):  # type: ignore[no-untyped-def]
-            raise ValueError("secret")
+    def fail(pixels: np.ndarray) -> None:
+        raise ValueError("secret")
 
-    with serving(Defective(captioner.bundle, threads=1), Settings()) as service:
+    defective = Captioner(captioner.bundle, threads=1)
+    defective.image_encoder.encode_pixels = fail  # type: ignore[method-assign, assignment]
+    with serving(defective, Settings()) as service:
         response = service.client.post("/v1/captions", content=photo)
         assert response.status_code == 500
         assert "secret" not in sentence(response)

@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from im2sp.image.loading import ImageSource
 
 
-def pixels_of(image: ImageSource, config: ImageConfig) -> FloatArray:
+def pixels_of(image: ImageSource, config: ImageConfig, *, isolated: bool = False) -> FloatArray:
     """Load, resize, crop and normalise a picture as an image encoder takes it: float32 [3, height, width].
 
-    Raises ImageError.
+    `isolated`: as of `load_image`. Raises ImageError.
     """
     from im2sp.image.loading import load_image, to_pixels
 
     return to_pixels(
-        load_image(image),
+        load_image(image, isolated=isolated),
         config.height,
         config.width,
         config.mean,
@@ -50,9 +50,9 @@ class ImageEncoder:
             return self._prefixes("image_decoder_prefix", image_units=self._checked(image)[None])[0]
         return self.encode_pixels(self.pixels(image)[None])[0]
 
-    def pixels(self, image: ImageSource) -> FloatArray:
+    def pixels(self, image: ImageSource, *, isolated: bool = False) -> FloatArray:
         """Load, resize and normalise a picture: float32 [3, height, width]. Raises ImageError."""
-        return pixels_of(image, self._config.image)
+        return pixels_of(image, self._config.image, isolated=isolated)
 
     def encode_pixels(self, pixels: FloatArray) -> list[Prefix]:
         """Encode several pictures at once: pixels float32 [batch, 3, height, width] -> one prefix each."""

@@ -188,6 +188,8 @@ def _limit_memory() -> None:
     os.nice(_NICENESS)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if sys.platform == "linux":
+        with suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+            file.write("1000")  # where all memory is taken, this process ends, and not the one that it works for
         with open("/proc/self/statm", encoding="ascii") as file:
             reserved, resident = (int(pages) * resource.getpagesize() for pages in file.read().split()[:2])
         most = reserved - resident + MEMORY

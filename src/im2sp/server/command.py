@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import signal
@@ -32,6 +33,8 @@ _HEAD_LIMIT = 16 * 2**10  # bytes of request line and headers
 _LAST_SECONDS = 10  # of those to shut down in: for photos that are being spoken about when no request is left
 _KEEP_ALIVE = 5  # seconds between two requests on a connection
 _LOST_CLIENT = 60  # seconds without a packet, after which the system asks whether a client is still there
+_HEAPS = 2  # for all threads: each would have one of its own, and keep there what is free
+_M_ARENA_MAX = -8  # malloc.h of glibc
 _WARM_UP = np.full((64, 64, 3), 128, dtype=np.uint8)
 
 
@@ -70,6 +73,7 @@ def serve(
     other devices, and its QR code.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # until the server listens to it
+    limit_heaps()
     settings = Settings(token=read_token(token_file), **values)
     captioner = Captioner.from_pretrained(model, threads=threads)
     wanted = WordRecogniser.is_installed() if words is None else words
@@ -141,6 +145,13 @@ class _Server(uvicorn.Server):
             watchdog.daemon = True
             watchdog.start()
         self.should_exit = True
+
+
+def limit_heaps() -> None:
+    """Have glibc serve all threads that come from a few heaps."""
+    if sys.platform == "linux":
+        with suppress(AttributeError):  # another C library
+            ctypes.CDLL(None).mallopt(_M_ARENA_MAX, _HEAPS)
 
 
 def address_of(scheme: str, host: str, port: int) -> str:

@@ -16,7 +16,6 @@ from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import Any
 
-from PIL.Image import Image
 from starlette.requests import ClientDisconnect
 from starlette.types import Scope
 
@@ -25,7 +24,6 @@ from im2sp.captioner import Captioner, SpeechChunk
 from im2sp.decoding.options import DecodingOptions
 from im2sp.errors import Im2SpError
 from im2sp.image.isolation import end_decoding
-from im2sp.image.loading import load_image
 from im2sp.server.metrics import Metrics
 from im2sp.server.responses import Refusal
 from im2sp.server.settings import Settings
@@ -42,7 +40,9 @@ class Job:
     def __init__(self, photo: bytes, place: ExitStack) -> None:
         """`place`: closed in the event loop when the job is over."""
         self.photo: bytes | None = photo
-        self.image: Image | None = None  # what it is when it has been decoded
+        self.pixels: FloatArray | None = (
+            None  # of the decoded photo, as the encoder takes them: a few megabytes at most
+        )
         self.created = time.perf_counter()
         self.cancelled = False
         self._place = place.pop_all()
@@ -52,7 +52,7 @@ class Job:
     def cancel(self) -> None:
         """Give up and give the place back, in the event loop. What waits for a thread takes no memory any more."""
         self.cancelled = True
-        self.photo = self.image = None
+        self.photo = self.pixels = None
         self._place.close()
         self.items.put_nowait(ClientDisconnect())
 
@@ -177,7 +177,7 @@ class Service:
         """Decode a photo in a process that can be ended; then it is the turn of the thread that speaks."""
         try:
             if (photo := job.photo) is not None:
-                job.image = load_image(photo, isolated=True)
+                job.pixels = self.captioner.image_encoder.pixels(photo, isolated=True)
                 del photo
             job.photo = None
             self._thread.submit(self._work, job, options, streamed)
@@ -208,12 +208,11 @@ class Service:
             job.finish()
 
     def _chunks(self, job: Job, options: DecodingOptions, streamed: bool) -> Iterator[SpeechChunk]:
-        image, job.image = job.image, None
-        if job.cancelled or image is None:
+        pixels = job.pixels
+        if job.cancelled or pixels is None:
             self.metrics.given_up.inc()
             return
-        prefix = self.captioner.encode(image)
-        del image
+        (prefix,) = self.captioner.image_encoder.encode_pixels(pixels[None])
         if streamed:
             yield from self.captioner.stream(prefix, options)
         else:
