@@ -2,7 +2,7 @@
 #
 #   docker build -t im2sp .
 #   printf %s "$(openssl rand -hex 24)" > token && chmod 444 token
-#   docker run --rm --read-only --cap-drop ALL --security-opt no-new-privileges --memory 2g \
+#   docker run --rm --read-only --cap-drop ALL --security-opt no-new-privileges --memory 3g \
 #     -v "$PWD/token:/run/secrets/im2sp:ro" -p 127.0.0.1:8000:8000 im2sp
 #
 # Inside the container it must listen on every address, so it wants a token; the page asks for it.

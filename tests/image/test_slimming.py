@@ -60,6 +60,8 @@ def test_only_what_a_jpeg_needs_is_kept() -> None:
     assert (slim.pixels, slim.scans) == (400 * 320, 1)
     assert load_image(slim.data).size == (320, 400)  # still turned
     assert same(slim.data, whole)
+    broken = b"\xff\xe1\0\x16Exif\0\0II*\0\xff\xff\xff\xffbroken"
+    assert load_image(jpeg()[:2] + broken + jpeg()[2:]).tobytes() == load_image(jpeg()).tobytes()
     cmyk = io.BytesIO()
     PHOTO.convert("CMYK").save(cmyk, "JPEG")  # whose Adobe segment says that it is inverted
     assert same(slim_jpeg(cmyk.getvalue()).data, cmyk.getvalue())
