@@ -120,7 +120,8 @@ async def load(
     tally, samples = Tally(), [megabytes(process)]
     started = time.perf_counter()
     until = started + options.seconds
-    limits = httpx.Limits(max_connections=options.clients + 8)
+    # Connections are dropped before the service drops them, after 5 s: a request could meet the end of its connection.
+    limits = httpx.Limits(max_connections=options.clients + 8, keepalive_expiry=2)
     async with httpx.AsyncClient(base_url=address, trust_env=False, timeout=120, limits=limits) as http:
         watching = asyncio.create_task(watch(process, samples, tally, until))
         attack = [send_hostile(http, options, tally, until)] if hostile else []
