@@ -335,10 +335,8 @@ def main() -> None:
         Image.fromarray(noise).resize((320, 240)).save(settings.photo)
         with worker(write_checkpoints, settings) as builder:  # so that its memory is gone afterwards
             millions = builder.recv() / 1e6
-        load = f"{given.threads} thread(s), load of the machine {os.getloadavg()[0]:.1f}"
-        print(
-            f"Im2Sp of {given.input}, {millions:.0f} million parameters; {given.tokens} tokens, beam {given.beam}, {load}"
-        )
+        how = f"beam {given.beam}, {given.threads} thread(s), load of the machine {os.getloadavg()[0]:.1f}"
+        print(f"Im2Sp of {given.input}, {millions:.0f} million parameters; {given.tokens} tokens, {how}", flush=True)
         for precision in given.precisions:
             bundle = make_bundle(settings, precision)
             speak_and_score(settings, bundle)
