@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import joblib
@@ -22,68 +23,52 @@ from im2sp.train.models.speech_encoder import SpeechEncoder
 from tests.train.convert.published_files import run_convert
 
 UNITS, LAYER = 20, 3
-
 CONFIG = HubertConfig(  # the base model's layout at a small size: same convolutions, same options
-    hidden_size=32,
-    num_hidden_layers=5,
-    num_attention_heads=4,
-    intermediate_size=48,
-    conv_dim=(24,) * 7,
-    num_conv_pos_embeddings=16,
-    num_conv_pos_embedding_groups=4,
-)
+    hidden_size=32, num_hidden_layers=5, num_attention_heads=4, intermediate_size=48, conv_dim=(24,) * 7,
+    num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=4,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Published:
+    """The folder as the hub has it, with old names of weight norm in a pickle, the k-means file, and what they make."""
+
+    folder: Path
+    clusters: Path
+    hubert: HubertModel
+    waveform: torch.Tensor
+    features: np.ndarray
+    units: np.ndarray
 
 
 @pytest.fixture(scope="module")
-def hubert() -> HubertModel:
+def published(tmp_path_factory: pytest.TempPathFactory) -> Published:
     torch.manual_seed(0)
-    model = HubertModel(CONFIG).eval()
+    hubert = HubertModel(CONFIG).eval()
+    waveform = torch.randn(1, SAMPLE_RATE) * 0.1
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
+        for name, parameter in hubert.named_parameters():
             if "layer_norm" not in name:
                 parameter.normal_(std=0.3)
-    return model
-
-
-@pytest.fixture(scope="module")
-def waveform() -> torch.Tensor:
-    return torch.randn(1, SAMPLE_RATE, generator=torch.Generator().manual_seed(1)) * 0.1
-
-
-@pytest.fixture(scope="module")
-def features(hubert: HubertModel, waveform: torch.Tensor) -> np.ndarray:
-    with torch.inference_mode():
-        return hubert(waveform, output_hidden_states=True).hidden_states[LAYER][0].numpy()
-
-
-@pytest.fixture(scope="module")
-def kmeans(features: np.ndarray) -> MiniBatchKMeans:
-    return MiniBatchKMeans(UNITS, n_init=1, random_state=0).fit(features)
-
-
-@pytest.fixture
-def files(hubert: HubertModel, kmeans: MiniBatchKMeans, tmp_path: Path) -> tuple[Path, Path]:
-    """The folder as the hub has it, with old names of weight norm in a pickle, and the k-means file."""
-    folder = tmp_path / "hubert"
+        features = hubert(waveform, output_hidden_states=True).hidden_states[LAYER][0].numpy()
+    kmeans = MiniBatchKMeans(UNITS, n_init=1, random_state=0).fit(features)
+    folder, clusters = tmp_path_factory.mktemp("hubert"), tmp_path_factory.mktemp("clusters") / "km.bin"
     hubert.save_pretrained(folder)
     (folder / "model.safetensors").unlink()
     torch.save(renamed(hubert.state_dict(), WEIGHT_NORM), folder / "pytorch_model.bin")
-    joblib.dump(kmeans, tmp_path / "km.bin")
-    return folder, tmp_path / "km.bin"
+    joblib.dump(kmeans, clusters)
+    return Published(folder, clusters, hubert, waveform, features, kmeans.predict(features))
 
 
-def test_features_units_and_graph_equal_transformers_and_scikit_learn(
-    files: tuple[Path, Path], kmeans: MiniBatchKMeans, waveform: torch.Tensor, features: np.ndarray, tmp_path: Path
-) -> None:
-    words = ["hubert", files[0], "--clusters", files[1], "--layer", LAYER, "-o", tmp_path / "encoder"]
-    result = run_convert(*words)
-    assert f"{UNITS} units from layer {LAYER}" in result.output
+def test_features_units_and_graph_equal_transformers_and_scikit_learn(published: Published, tmp_path: Path) -> None:
+    words = ["hubert", published.folder, "--clusters", published.clusters, "--layer", LAYER, "-o", tmp_path / "encoder"]
+    assert f"{UNITS} units from layer {LAYER}" in run_convert(*words).output
     assert "exists already" in str(run_convert(*words).exception)
     encoder = SpeechEncoder.load(tmp_path / "encoder")
     assert (encoder.padding, encoder.smoothing, encoder.mfcc, encoder.units) == (0, 1, None, UNITS)
-    expected = kmeans.predict(features)
+    waveform, expected = published.waveform, published.units
     with torch.inference_mode():
-        assert np.abs(encoder.features(waveform)[0].numpy() - features).max() < 1e-5
+        assert np.abs(encoder.features(waveform)[0].numpy() - published.features).max() < 1e-5
         np.testing.assert_array_equal(encoder(waveform)[0].numpy(), expected)
     assert len(set(expected.tolist())) > UNITS // 2
     export_speech_encoder(encoder, tmp_path, "fp32")
@@ -94,25 +79,25 @@ def test_features_units_and_graph_equal_transformers_and_scikit_learn(
     assert short.shape == (1, 1)
 
 
-def test_safetensors_are_read_too(hubert: HubertModel, files: tuple[Path, Path], tmp_path: Path) -> None:
-    hubert.save_pretrained(tmp_path / "safe")
-    encoder = convert_hubert(tmp_path / "safe", files[1], LAYER)
-    assert torch.equal(encoder.hubert.masked_spec_embed, hubert.masked_spec_embed)
+def test_safetensors_are_read_too(published: Published, tmp_path: Path) -> None:
+    published.hubert.save_pretrained(tmp_path)
+    encoder = convert_hubert(tmp_path, published.clusters, LAYER)
+    assert torch.equal(encoder.hubert.masked_spec_embed, published.hubert.masked_spec_embed)
 
 
-def test_other_mistakes_are_said(files: tuple[Path, Path], tmp_path: Path) -> None:
-    folder, clusters = files
-    with pytest.raises(CheckpointError, match="layer 6 does not exist"):
-        convert_hubert(folder, clusters, 6)
+def test_other_mistakes_are_said(published: Published, tmp_path: Path) -> None:
+    folder, clusters = published.folder, published.clusters
+    (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
     joblib.dump({"a": 1, "b": 2}, tmp_path / "other.bin")
-    with pytest.raises(CheckpointError, match="no k-means centres"):
-        convert_hubert(folder, tmp_path / "other.bin", LAYER)
-    (folder / "pytorch_model.bin").unlink()
-    with pytest.raises(CheckpointError, match=r"no model\.safetensors or pytorch_model\.bin"):
-        convert_hubert(folder, clusters, LAYER)
-    for given in (tmp_path, clusters):  # fairseq's own is one file
-        with pytest.raises(CheckpointError, match=r"has no config\.json: .* folder .*facebook/hubert-base-ls960"):
-            convert_hubert(given, clusters, LAYER)
+    for given, kmeans, layer, why in (
+        (folder, clusters, 6, "layer 6 does not exist"),
+        (folder, tmp_path / "other.bin", LAYER, "no k-means centres"),
+        (tmp_path, clusters, LAYER, r"no model\.safetensors or pytorch_model\.bin"),
+        (tmp_path / "none", clusters, LAYER, r"has no config\.json: .* folder .*facebook/hubert-base-ls960"),
+        (clusters, clusters, LAYER, r"has no config\.json: .* folder"),  # fairseq's own is one file
+    ):
+        with pytest.raises(CheckpointError, match=why):
+            convert_hubert(given, kmeans, layer)
 
 
 def test_the_defaults_are_the_sizes_of_the_base_model() -> None:
