@@ -74,7 +74,7 @@ def captioner(parts: Path, tmp_path_factory: pytest.TempPathFactory) -> Captione
 def of_units(parts: Path, tmp_path_factory: pytest.TempPathFactory) -> Captioner:
     out = tmp_path_factory.mktemp("out") / "converted"
     said = to_bundle(parts, "units.ckpt", out, "--codebook", parts / "codebook.ckpt")
-    assert "a bundle with image units; try im2sp tokenize PHOTO" in said
+    assert "a bundle with image units; try im2sp caption PHOTO" in said
     return Captioner.from_pretrained(out, threads=1)
 
 

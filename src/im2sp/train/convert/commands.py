@@ -171,9 +171,8 @@ def im2sp(
         vocabulary = VocabularyConfig(units=units, subwords=[[u] for u in range(units)], keep_repeats=keep_repeats)
         parts = BundleParts(image, decoder, vocabulary, _read_voice(vocoder, speech_encoder, clusters))
         export_bundle(parts, options, {"origin": "published checkpoints, converted and not trained on"}, staging)
-    if image.units:
-        click.echo(f"{out}: a bundle with image units; try im2sp tokenize PHOTO -o units.parquet --model {out}")
-    click.echo(f"{out}: a bundle; try im2sp caption PHOTO -o OUT --model {out}")
+    kind = "a bundle with image units" if image.units else "a bundle"
+    click.echo(f"{out}: {kind}; try im2sp caption PHOTO -o OUT --model {out}")
 
 
 def _read_voice(vocoder: Path, speech_encoder: Path | None, clusters: Path | None) -> TrainedVoice:
