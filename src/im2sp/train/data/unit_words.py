@@ -7,7 +7,7 @@ replaced by the most similar of these, so that nearly every token of a sentence 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from functools import cache
@@ -18,12 +18,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from im2sp.bundle import SPECIAL_TOKENS
+from im2sp.errors import Im2SpError
 from im2sp.speech.units import without_repeats
 from im2sp.train.data.photo_corpora import caption_words
 from im2sp.train.data.text_tokenizer import BOS, EOS, UNKNOWN, TextTokenizer
 from im2sp.train.data.unit_bpe import UnitBPE, UnitSequence
 from im2sp.train.data.unit_table import UnitRow
 
+TOKEN_WORDS, TOKENIZER = "vocabulary/token_words.safetensors", "tagger/tokenizer.json"  # of the captioner recipe
 SILENCE, PIECE = -1, -2  # what a token says that says no word of its own
 COMPARED = 30  # most frequent variants of a word, among which the most similar one is taken
 
@@ -143,3 +145,13 @@ class TokenWords:
     def load(cls, path: Path) -> TokenWords:
         """Read what `save` wrote."""
         return cls(**load_file(path))
+
+
+def words_of_tokens(runs: Path) -> Callable[[Iterable[int]], str]:
+    """Read which words the tokens of a unit captioner say. Raises Im2SpError where the recipe has not run."""
+    words, tokenizer = runs / TOKEN_WORDS, runs / TOKENIZER
+    for path in (words, tokenizer):
+        if not path.is_file():
+            raise Im2SpError(f"{path} is missing: give the output of the captioner recipe")
+    said, letters = TokenWords.load(words), TextTokenizer.load(tokenizer)
+    return lambda tokens: letters.decode(said.decode(tokens))

@@ -57,6 +57,7 @@ def evaluate(
     each photo instead. Run again, it goes on where it stopped.
     """
     from im2sp.bundle import find_bundle
+    from im2sp.train.data.unit_words import words_of_tokens
     from im2sp.train.evaluate.chair import ObjectLabels
     from im2sp.train.evaluate.evaluation import REPORT, EvaluationOptions, summary
     from im2sp.train.evaluate.evaluation import evaluate as measure
@@ -64,7 +65,6 @@ def evaluate(
     from im2sp.train.evaluate.recognisers import paper_recogniser
     from im2sp.train.evaluate.resynthesis import read_recordings
     from im2sp.train.launch import log_to_stderr
-    from im2sp.train.recipes.captioner.options import words_of_tokens
 
     log_to_stderr()
     of_split = None if split and Path(split).is_file() else split or "dev"

@@ -17,7 +17,7 @@ from im2sp.files import write_json
 from im2sp.train.data.object_names import read_synonyms
 from im2sp.train.data.synthesis import PiperSynthesizer, SynthesisConfig
 from im2sp.train.data.unit_bpe import UnitBPE
-from im2sp.train.data.unit_words import TokenWords
+from im2sp.train.data.unit_words import TokenWords, words_of_tokens
 from im2sp.train.evaluate.calibration import calibrate
 from im2sp.train.evaluate.chair import ObjectLabels
 from im2sp.train.evaluate.photo_sets import PhotoSet
@@ -44,7 +44,6 @@ from im2sp.train.recipes.captioner.options import (
     corpora_of,
     naming_of,
     voice_of,
-    words_of_tokens,
 )
 
 FOLDER = "bundle"  # in the folder of a stage

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -11,13 +10,11 @@ from pathlib import Path
 from torch import Tensor
 
 from im2sp.bundle import Bundle, find_bundle
-from im2sp.errors import Im2SpError
 from im2sp.train.data.object_names import named_objects, read_synonyms
 from im2sp.train.data.photo_corpora import KIND_CLASSES, Captions, PhotoCorpora, caption_words, read_photo_corpora
 from im2sp.train.data.photo_units import PhotoArrays
 from im2sp.train.data.pseudo_labels import PseudoLabels
 from im2sp.train.data.text_tokenizer import TextTokenizer
-from im2sp.train.data.unit_words import TokenWords
 from im2sp.train.data.words import singular
 from im2sp.train.evaluate.calibration import CalibrationOptions
 from im2sp.train.export import BundleOptions
@@ -152,16 +149,6 @@ def naming_of(recipe: Recipe, model: UnitCaptioner, said: Tensor | None = None) 
     known = [tokenizer.decode([token]) for token in model.tagger.word_tokens.tolist()]
     objects = [place for place, word in enumerate(known) if named_objects(word, synonyms)]
     return Naming(model.tagger, words, objects, model.config.vocabulary_size, recipe.naming)
-
-
-def words_of_tokens(runs: Path) -> Callable[[Iterable[int]], str]:
-    """Read which words the tokens of a unit captioner say. Raises Im2SpError where the recipe has not run."""
-    words, tokenizer = runs / VOCABULARY / TOKEN_WORDS, runs / TAGGER / TOKENIZER
-    for path in (words, tokenizer):
-        if not path.is_file():
-            raise Im2SpError(f"{path} is missing: give the output of the captioner recipe")
-    said, letters = TokenWords.load(words), TextTokenizer.load(tokenizer)
-    return lambda tokens: letters.decode(said.decode(tokens))
 
 
 def voice_of(recipe: Recipe) -> Bundle:
