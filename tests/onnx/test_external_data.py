@@ -15,18 +15,17 @@ from click.testing import CliRunner
 from google.protobuf.message import DecodeError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from msgspec.structs import replace
 from onnx import TensorProto, helper, numpy_helper
 from onnx.external_data_helper import set_external_data
 from PIL import Image
 
-from im2sp.bundle import Bundle, tokenizer_checksum, write_checksums, write_config
+from im2sp.bundle import Bundle, write_checksums
 from im2sp.captioner import Captioner
 from im2sp.cli import app
 from im2sp.errors import BundleError
 from im2sp.onnx import Graphs
 from im2sp.onnx.external_data import check_external_data, data_file
-from tests.tiny_bundle import tiny_config, tiny_image_units, write_tiny_bundle
+from tests.tiny_bundle import write_tiny_bundle
 
 PHOTO = np.random.default_rng(0).integers(0, 256, (48, 48, 3), dtype=np.uint8)
 
@@ -76,23 +75,6 @@ def test_changed_missing_or_unlisted_weights_are_refused(bundle: Path) -> None:
     beside.unlink()
     with pytest.raises(BundleError, match="which no checksum covers: do not trust it"):
         Graphs(Bundle.load(bundle), threads=1).open("decoder")
-
-
-def test_the_checksum_of_image_units_sees_weights_beside_the_tokenizer(tmp_path: Path) -> None:
-    folder = write_tiny_bundle(tmp_path / "bundle", image_units=True)
-    move_weights_out(folder / "image_tokenizer.onnx")
-    write_checksums(folder)
-    with pytest.raises(BundleError, match=r"not the one that config\.json names"):
-        Bundle.load(folder)
-    units = replace(tiny_image_units(), checksum=tokenizer_checksum(write_checksums(folder)))
-    write_config(folder, replace(tiny_config(), image_units=units))
-    write_checksums(folder)
-    assert Captioner.from_pretrained(folder, threads=1).tokenize(PHOTO).dtype == np.int64
-    beside = folder / "image_tokenizer.onnx.data"
-    beside.write_bytes(bytes(beside.stat().st_size))
-    write_checksums(folder)
-    with pytest.raises(BundleError, match=r"not the one that config\.json names"):
-        Bundle.load(folder)
 
 
 def changed(bundle: Path, change: Callable[[onnx.ModelProto], object]) -> None:

@@ -58,7 +58,7 @@ def test_words_for_an_empty_reference_are_insertions() -> None:
     assert word_error_rate(["", "a b"], ["c", ""]).errors == 3
 
 
-@pytest.mark.parametrize(("references", "hypotheses"), [(["a"], []), ([], []), (["..."], ["a"])])
+@pytest.mark.parametrize(("references", "hypotheses"), [([], []), (["..."], ["a"])])
 def test_nothing_to_compare_is_an_error(references: list[str], hypotheses: list[str]) -> None:
     with pytest.raises(Im2SpError):
         word_error_rate(references, hypotheses)
@@ -77,8 +77,3 @@ def test_nothing_to_compare_is_an_error(references: list[str], hypotheses: list[
 def test_words_that_differ_are_found(heard: str, found: list[tuple[list[str], list[str]]]) -> None:
     written, words = ["a", "dog", "runs"], normalise_words(heard).split()
     assert [(written[one], words[other]) for one, other in differences("A dog runs", heard)] == found
-
-
-def test_nothing_and_something_differ_in_all_of_it() -> None:
-    assert differences("", "") == []
-    assert differences("", "a dog") == [(slice(0, 0), slice(0, 2))]

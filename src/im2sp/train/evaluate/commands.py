@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -43,12 +44,9 @@ def evaluate(
     speech: Path | None,
     clips: int,
     runs: Path | None,
-    recogniser: str | None,
-    strict: bool,
-    beam: int | None,
     seed: int,
-    threads: int,
     out: Path,
+    **options: Any,
 ) -> None:
     """Let BUNDLE speak about photos, transcribe the speech, and score it against CAPTIONS by people.
 
@@ -62,20 +60,17 @@ def evaluate(
     from im2sp.train.evaluate.evaluation import REPORT, EvaluationOptions, summary
     from im2sp.train.evaluate.evaluation import evaluate as measure
     from im2sp.train.evaluate.photo_sets import read_photo_set
-    from im2sp.train.evaluate.recognisers import paper_recogniser
     from im2sp.train.evaluate.resynthesis import read_recordings
     from im2sp.train.launch import log_to_stderr
 
     log_to_stderr()
     of_split = None if split and Path(split).is_file() else split or "dev"
     data = read_photo_set(captions, photos, split).sample(limit, seed)
-    recogniser = recogniser or (paper_recogniser() if strict else "base")
-    options = EvaluationOptions(recogniser=recogniser, beam=beam, seed=seed, threads=threads, strict=strict)
     report = measure(
         find_bundle(bundle),
         data,
         out,
-        options,
+        EvaluationOptions(seed=seed, **options),
         ObjectLabels.read(objects) if objects else None,
         read_recordings(speech, of_split, clips) if speech else (),
         words_of_tokens(runs) if runs else None,

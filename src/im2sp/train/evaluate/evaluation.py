@@ -34,7 +34,7 @@ from im2sp.train.evaluate.chair import ObjectLabels, chair
 from im2sp.train.evaluate.correctness import RULE, CorrectnessRule
 from im2sp.train.evaluate.photo_sets import PhotoSet
 from im2sp.train.evaluate.recogniser import Recogniser, append_line, read_whole_lines
-from im2sp.train.evaluate.recognisers import open_recogniser
+from im2sp.train.evaluate.recognisers import open_recogniser, paper_recogniser
 from im2sp.train.evaluate.reliability import answers, measure
 from im2sp.train.evaluate.resynthesis import resynthesis_errors
 from im2sp.train.evaluate.words import word_error_rate
@@ -51,7 +51,7 @@ _LIBRARIES = ("numpy", "onnxruntime", "pillow", "soxr", "faster-whisper", "jiwer
 class EvaluationOptions:
     """How a bundle is evaluated."""
 
-    recogniser: str = "base"  # see `open_recogniser`
+    recogniser: str | None = None  # see `open_recogniser`; None: the paper's where `strict`, else Whisper base
     beam: int | None = None  # the bundle's by default
     seed: int = 0  # of the bootstrap
     threads: int = 1  # CPU threads
@@ -98,7 +98,8 @@ def evaluate(
             f"none of the {len(data.photos)} photos is there, such as {first}: give the folder that has them"
         )
     captioner = Captioner(Bundle.load(bundle_dir), threads=options.threads)
-    recogniser = open_recogniser(options.recogniser, threads=options.threads)
+    name = options.recogniser or (paper_recogniser() if options.strict else "base")
+    recogniser = open_recogniser(name, threads=options.threads)
     preset = captioner.default_options  # every caption is spoken, however doubtful
     decoding = replace(preset, always_speak=True, beam=options.beam or preset.beam)
     shortest = SAMPLE_RATE if options.strict else 0
