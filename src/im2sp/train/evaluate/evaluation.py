@@ -105,20 +105,19 @@ def evaluate(
     shortest = SAMPLE_RATE if options.strict else 0
     transcribed, unspoken = speak_and_transcribe(captioner, data.photos, out, recogniser, decoding, shortest)
     captions = {photo: transcribed[photo].text if photo in transcribed else "" for photo in data.photos}
-    report = _made_with(captioner.bundle, recogniser, options) | {
+    report = _made_with(captioner.bundle, recogniser, options) | _scores(captions, data, labels, options)
+    report |= {
         "decoding": asdict(decoding),
         "mean_seconds": float(np.mean([one.seconds for one in transcribed.values()] or [0.0])),
         "correct": _correctness(captioner.bundle, transcribed, captions, data, labels, options.seed),
         "unspoken": unspoken,
     }
-    report |= _scores(captions, data, labels, options)
     if words_of:
         said = captions | {photo: words_of(one.tokens) for photo, one in transcribed.items()}
         report["words_of_tokens"] = _words_of_tokens(said, captions, data, labels, options)
     if recordings:
-        report["word_error_rates"] = resynthesis_errors(
-            captioner, recordings, recogniser, out / TRANSCRIPTS, options.seed
-        )
+        rates = resynthesis_errors(captioner, recordings, recogniser, out / TRANSCRIPTS, options.seed)
+        report["word_error_rates"] = rates
     write_json(out / REPORT, report)
     return report
 
