@@ -169,13 +169,6 @@ def test_a_model_that_only_wants_to_stop_still_speaks(beam: int) -> None:
     assert found.ending == "eos"
 
 
-@pytest.mark.parametrize("beam", [1, 4])
-def test_a_model_that_never_stops_is_stopped(beam: int) -> None:
-    found = search(ToyStepWithoutEnd(0), beam=beam, max_tokens=20, max_repeats=NO_LOOPS)
-    assert (len(found.tokens), found.ending) == (20, "length")
-    assert len(search(ToyStepWithoutEnd(0), beam=beam, positions=7).tokens) == 7
-
-
 class ToyStepWithoutEnd(ToyStep):
     def logits(self, history: tuple[int, ...]) -> np.ndarray:
         logits = super().logits(history)
