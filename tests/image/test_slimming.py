@@ -51,6 +51,7 @@ def test_the_end_of_a_jpeg(options: dict[str, object]) -> None:
                 load_image(whole[: int(len(whole) * share)] + end)
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 def test_only_what_a_jpeg_needs_is_kept() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
