@@ -21,6 +21,7 @@ from im2sp.batch import CaptionerConfig
 from im2sp.captioner import Captioner
 from im2sp.errors import BundleError, Im2SpError, OutputError
 from im2sp.image.finding import Survey
+from im2sp.image.formats import readable_kinds
 from im2sp.image.listing import Collection, list_photos
 from im2sp.image.unit_table import UnitTable
 from im2sp.installing import install_command
@@ -157,7 +158,7 @@ def test_a_table_of_photos(ray: None, tmp_path: Path, config: CaptionerConfig) -
     table = write_table(tmp_path / "a.parquet", columns, row_group_size=2)
     out = tmp_path / "out"
     counts = caption_collection(list_photos([table]), out, config)
-    assert counts.errors == ("3: is not a picture that im2sp can read (JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF)",)
+    assert counts.errors == (f"3: is not a picture that im2sp can read ({readable_kinds()})",)
     assert sorted(row["image_id"] for row in rows_of(out)) == ["1", "2", "3"]
 
 
