@@ -153,7 +153,7 @@ def test_a_token_bonus_brings_its_token_once_and_not_first() -> None:
     bonus = np.array([0, 0, 0, 0, 0, 9], np.float32)
     options = DecodingOptions(beam=1, max_tokens=4, min_tokens=4)
     run = DecodingTask(FixedStep(0, 0, 0, 2, 1, 0), SPECIALS, options, bonus)
-    assert run.run(64).tokens.tolist() == [3, 5, 3, 3]
+    assert run.run(64).tokens.tolist() == [3, 3, 5, 3]
 
 
 def test_sampling_follows_the_probabilities() -> None:

@@ -76,8 +76,8 @@ class DecodingTask:
     """The search for one sentence with one step function.
 
     Args:
-        token_bonus: float32 [vocabulary], added to the logits from the second token on, until a hypothesis holds a
-            token that has one: it brings the name of a thing once.
+        token_bonus: float32 [vocabulary], added to the logits from the third token on, until a hypothesis holds a
+            token that has one: it brings the name of a thing once, after silence and an article.
     """
 
     def __init__(
@@ -149,7 +149,7 @@ class DecodingTask:
         filtered = logits.astype(np.float64)
         if not (filtered.max(axis=-1) < np.inf).all():  # the maximum of what holds a NaN is NaN
             raise BundleError(f"the decoder gave logits that are not numbers after {length} tokens: export it again")
-        if self._token_bonus is not None and length:
+        if self._token_bonus is not None and length > 1:
             for row, hypothesis in enumerate(self._live):
                 if not self._token_bonus[list(hypothesis.tokens)].any():
                     filtered[row] += self._token_bonus

@@ -1,8 +1,8 @@
 """Naming: the likely class of a photo -> a bonus for the tokens that say its name.
 
 The image classifier knows things that no caption taught. A decoder seldom says their names: words that it has rarely
-read are unlikely to it. The bonus is added to the logits of these tokens from the second token of a sentence on, until
-the sentence holds one of them. Photos of people and other objects that captions teach have none.
+read are unlikely to it. The bonus is added to the logits of these tokens, but not where a sentence begins, until it
+holds one of them. Photos of people and other objects that captions teach have none.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from im2sp.train.models.tagger import Tagger
 class NamingOptions:
     """Section [naming]."""
 
-    bonus: float = 8.0  # logits; 0 leaves naming out
+    bonus: float = 11.0  # logits; 0 leaves naming out
     likely: float = 0.8  # probability of a name above which it is said
     known: float = 0.4  # probability of an object that captions teach, from which it is left to the decoder what to say
     max_captions: int = 200  # that hold the word; more frequent words the decoder knows to say by itself

@@ -125,13 +125,21 @@ def captions_of(corpora: PhotoCorpora) -> Captions:
 
 
 def class_names(recipe: Recipe) -> list[str]:
-    """The word that names each class of the image classifier; "" where captions teach the decoder to say it."""
+    """The word that names each class of the image classifier; "" where captions teach the decoder to say it.
+
+    They teach objects of COCO, animals by their kind, and frequent words.
+    """
     corpora = corpora_of(recipe)
     texts = (text for said in captions_of(corpora).values() for text in said)
     held = Counter(word for text in texts for word in {singular(word) for word in caption_words(text)})
     words = [caption_words(name)[-1] for name in corpora.class_names]
-    rare = [held[singular(word)] < recipe.naming.max_captions for word in words]
-    return [word if rare[place] and place not in KIND_CLASSES else "" for place, word in enumerate(words)]
+    synonyms = read_synonyms(recipe.data / SYNONYMS)
+    return [
+        ""
+        if place in KIND_CLASSES or held[singular(word)] >= recipe.naming.max_captions or named_objects(word, synonyms)
+        else word
+        for place, word in enumerate(words)
+    ]
 
 
 def naming_of(recipe: Recipe, model: UnitCaptioner, said: Tensor | None = None) -> Naming | None:
