@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from im2sp.errors import Im2SpError
-from im2sp.train.lexicon.lexicon import PronunciationLexicon, contexts_of, frames_of, split_words, words_of
+from im2sp.train.lexicon.lexicon import PronunciationLexicon, Variants, contexts_of, frames_of, split_words, words_of
 
 LEXICON = PronunciationLexicon(
     {(None, "a", None): (1,), (None, "bˈe", None): (2, 2), (None, "bˈe", "~a"): (3,), ("a", "bˈe", "a"): (4,)}
@@ -55,3 +55,9 @@ def test_a_lexicon_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert PronunciationLexicon.load(tmp_path / "lexicon.parquet").entries == LEXICON.entries
     with pytest.raises(Im2SpError, match="cannot be read"):
         PronunciationLexicon.load(tmp_path / "none.parquet")
+
+
+def test_variants_are_the_other_ways_to_say_a_word() -> None:
+    variants = Variants(LEXICON)
+    assert variants.others((3,)) == [(2,), (4,)]
+    assert variants.others((9,)) == []

@@ -8,6 +8,7 @@ knows their adjacent phones is used, as those shape the ends of a word.
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import pyarrow.parquet as pq
 from im2sp.errors import Im2SpError
 from im2sp.files import atomic_write
 from im2sp.train.data.synthesis import END, START
+from im2sp.train.data.unit_words import Spoken, spoken
 
 PAUSE = " "  # phone between words; belongs to the word before it
 _STOPS = frozenset(".!?")  # phones before END, which are part of it
@@ -134,3 +136,18 @@ class PronunciationLexicon:
 def frames_of(words: Iterable[Units]) -> np.ndarray:
     """Units of each word -> uint16 [F], 50 Hz, repeats kept."""
     return np.array([unit for units in words for unit in units], np.uint16)
+
+
+class Variants:
+    """The ways in which a lexicon says each word, in its order."""
+
+    def __init__(self, lexicon: PronunciationLexicon) -> None:
+        self._words: dict[Spoken, str] = {}
+        self._variants: dict[str, list[Spoken]] = defaultdict(list)
+        for (_, word, _), units in lexicon.entries.items():
+            self._words[spoken(units)] = word
+            self._variants[word].append(spoken(units))
+
+    def others(self, variant: Spoken) -> list[Spoken]:
+        """All other ways to say a word; none for what the lexicon does not say."""
+        return [other for other in self._variants.get(self._words.get(variant, ""), ()) if other != variant]

@@ -8,6 +8,7 @@ import logging
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -24,13 +25,13 @@ from im2sp.train.data.synthesis import PiperSynthesizer, SynthesisConfig
 from im2sp.train.data.text_tokenizer import TextTokenizer
 from im2sp.train.data.unit_bpe import UnitBPE
 from im2sp.train.data.unit_table import UnitRow, iterate_unit_tables
-from im2sp.train.data.unit_words import PIECE, SILENCE, SpokenWords, TokenWords, spoken
+from im2sp.train.data.unit_words import PIECE, SILENCE, Spoken, SpokenWords, TokenWords, spoken
 from im2sp.train.evaluate.dev_report import write_captions
 from im2sp.train.evaluate.recognisers import open_recogniser
 from im2sp.train.launch import is_main_process
 from im2sp.train.lexicon.asr_feedback import Sentence, apply_asr_feedback
 from im2sp.train.lexicon.captions import LexiconSpeaker, TextCaption, write_caption_units
-from im2sp.train.lexicon.lexicon import SILENCES, PronunciationLexicon
+from im2sp.train.lexicon.lexicon import SILENCES, PronunciationLexicon, Variants
 from im2sp.train.models.git import GitDecoderConfig
 from im2sp.train.models.tagger import Tagger
 from im2sp.train.models.unit_captioner import UnitCaptioner
@@ -158,8 +159,8 @@ def _spoken_captions(recipe: Recipe) -> dict[str, list[UnitRow]]:
 def make_vocabulary(recipe: Recipe, out: Path) -> None:
     """Choose the tokens, and write the sentences of all photos in them."""
     options, rows = recipe.vocabulary, _spoken_captions(recipe)
-    names = iterate_unit_tables(recipe.runs / SPOKEN, NAMES)
-    said = _spoken_words(recipe, itertools.chain(*rows.values(), names))
+    rows[NAMES] = list(iterate_unit_tables(recipe.runs / SPOKEN, NAMES))
+    said = _spoken_words(recipe, itertools.chain(*rows.values()))
     chosen = said.choose(options.whole_words, options.min_count)
     bpe = UnitBPE.train(
         said.seen.elements(), voice_of(recipe).config.vocoder.units, options.subwords, whole_words=chosen
@@ -178,32 +179,47 @@ def make_vocabulary(recipe: Recipe, out: Path) -> None:
 
 
 def make_feedback(recipe: Recipe, out: Path) -> None:
-    """Replace how tokens are said that a recogniser misses in captions of photos that train."""
+    """Replace how tokens are said that a recogniser misses in captions of photos that train, and names of classes."""
     voice, folder = voice_of(recipe), recipe.runs / VOCABULARY
     bpe, words = UnitBPE.load(folder / UNIT_BPE, voice.config.vocoder.units), TokenWords.load(folder / TOKEN_WORDS)
     tokenizer = TextTokenizer.load(recipe.runs / TAGGER / TOKENIZER)
-    captions = json.loads((folder / SENTENCES).read_text())[MODEL].values()
-    counts = Counter(tuple(caption[1:-1]) for some in captions for caption in some)
-    sentences = [
-        Sentence(tokenizer.decode(words.decode(tokens)), tokens, places, count)
-        for tokens, count in counts.items()
-        if PIECE not in words.words[list(tokens)]
-        if (places := tuple(place for place, token in enumerate(tokens) if words.words[token] != SILENCE))
-    ]
+    sentences = json.loads((folder / SENTENCES).read_text())
+
+    def written(name: str) -> list[Sentence[int]]:
+        counts = Counter(tuple(sentence[1:-1]) for some in sentences[name].values() for sentence in some)
+        return [
+            Sentence(tokenizer.decode(words.decode(tokens)), tokens, places, count)
+            for tokens, count in counts.items()
+            if PIECE not in words.words[list(tokens)]
+            if (places := tuple(place for place, token in enumerate(tokens) if words.words[token] != SILENCE))
+        ]
+
     said = _spoken_words(recipe, itertools.chain(*_spoken_captions(recipe).values()))
+    variants = Variants(PronunciationLexicon.load(recipe.lexicon))
     subwords = {token: tuple(subword) for token, subword in enumerate(bpe.subwords(), SPECIAL_TOKENS)}
     units = dict(subwords)
-    captioner = Captioner(voice, threads=1)
-    changed = apply_asr_feedback(
-        units,
-        lambda token, count: said.others(subwords[token], count),
-        sentences,
-        recipe.asr_feedback,
-        lambda spoken_units: captioner.speak(spoken_units).waveform,
-        open_recogniser("base", threads=torch.get_num_threads()),
-        out / "transcripts.jsonl",
-    )
-    log.info("ASR feedback changed %d of %d tokens", changed, len(units))
+
+    def others(token: int, count: int) -> list[Spoken]:
+        variant = subwords[token]
+        found = dict.fromkeys([*said.others(variant, count), *variants.others(variant)])
+        return list(found)[:count]
+
+    captioner, recogniser = Captioner(voice, threads=1), open_recogniser("base", threads=torch.get_num_threads())
+    names = written(NAMES)
+    for part, config in (
+        (written(MODEL), recipe.asr_feedback),
+        (names, replace(recipe.asr_feedback, sentences=len(names), repeats=1)),
+    ):
+        changed = apply_asr_feedback(
+            units,
+            others,
+            part,
+            config,
+            lambda spoken_units: captioner.speak(spoken_units).waveform,
+            recogniser,
+            out / "transcripts.jsonl",
+        )
+        log.info("ASR feedback changed %d of %d tokens", changed, len(units))
     write_json(out / OUTPUT_UNITS, {token: said for token, said in units.items() if said != subwords[token]})
 
 
