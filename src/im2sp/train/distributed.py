@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
@@ -15,6 +16,12 @@ from im2sp.errors import Im2SpError
 from im2sp.train.launch import process_count
 
 RESTART = "start the run again with all its processes: it resumes from its last checkpoint"
+
+
+def _leave() -> None:
+    """Leave the process group: the threads of gloo end the process badly where they still run at its end."""
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 class Distributed:
@@ -42,6 +49,7 @@ class Distributed:
         supported = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
         if self._accelerator.distributed_type not in supported:
             raise Im2SpError("processes share batches only, on CPUs (gloo) or CUDA devices (nccl): launch them so")
+        atexit.register(_leave)
         self.device: torch.device = self._accelerator.device
         self.count: int = self._accelerator.num_processes
         self.index: int = self._accelerator.process_index
