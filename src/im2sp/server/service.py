@@ -40,9 +40,7 @@ class Job:
     def __init__(self, photo: bytes, place: ExitStack) -> None:
         """`place`: closed in the event loop when the job is over."""
         self.photo: bytes | None = photo
-        self.pixels: FloatArray | None = (
-            None  # of the decoded photo, as the encoder takes them: a few megabytes at most
-        )
+        self.pixels: FloatArray | None = None  # of the decoded photo, as the encoder takes them: a few megabytes
         self.created = time.perf_counter()
         self.cancelled = False
         self._place = place.pop_all()

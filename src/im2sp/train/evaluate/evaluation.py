@@ -105,16 +105,21 @@ def evaluate(
     shortest = SAMPLE_RATE if options.strict else 0
     transcribed, unspoken = speak_and_transcribe(captioner, data.photos, out, recogniser, decoding, shortest)
     captions = {photo: transcribed[photo].text if photo in transcribed else "" for photo in data.photos}
-    report = _made_with(captioner.bundle, recogniser, options) | _scores(captions, data, labels, options)
-    report |= {
-        "decoding": asdict(decoding),
-        "mean_seconds": float(np.mean([one.seconds for one in transcribed.values()] or [0.0])),
-        "correct": _correctness(captioner.bundle, transcribed, captions, data, labels, options.seed),
-        "unspoken": unspoken,
-    }
+    rule = CorrectnessRule(data.references, labels, data.things)
+    report = (
+        _made_with(captioner.bundle, recogniser, options)
+        | _scores(captions, data, labels, options)
+        | {
+            "decoding": asdict(decoding),
+            "mean_seconds": float(np.mean([one.seconds for one in transcribed.values()] or [0.0])),
+            "correct": _correctness(captioner.bundle, transcribed, captions, rule, data, options.seed),
+            "unspoken": unspoken,
+        }
+    )
     if words_of:
         said = captions | {photo: words_of(one.tokens) for photo, one in transcribed.items()}
-        report["words_of_tokens"] = _words_of_tokens(said, captions, data, labels, options)
+        words = _words_of_tokens(said, captions, rule, options.seed)
+        report["words_of_tokens"] = _scores(said, data, labels, options) | words
     if recordings:
         rates = resynthesis_errors(captioner, recordings, recogniser, out / TRANSCRIPTS, options.seed)
         report["word_error_rates"] = rates
@@ -136,17 +141,12 @@ def _scores(
 
 
 def _words_of_tokens(
-    said: Mapping[str, str],
-    heard: Mapping[str, str],
-    data: PhotoSet,
-    labels: ObjectLabels | None,
-    options: EvaluationOptions,
+    said: Mapping[str, str], heard: Mapping[str, str], rule: CorrectnessRule, seed: int
 ) -> dict[str, Any]:
-    """Scores of the words that were said, and how much of them was not heard."""
-    rule = CorrectnessRule(data.references, labels, data.things)
-    return _scores(said, data, labels, options) | {
+    """How much of what was said is right, and how much of it was not heard."""
+    return {
         "correct": float(np.mean([rule.is_correct(text, photo) for photo, text in said.items()])),
-        "misheard": asdict(word_error_rate(list(said.values()), [heard[photo] for photo in said], seed=options.seed)),
+        "misheard": asdict(word_error_rate(list(said.values()), [heard[photo] for photo in said], seed=seed)),
     }
 
 
@@ -262,11 +262,10 @@ def _correctness(
     bundle: Bundle,
     transcribed: Mapping[str, TranscribedCaption],
     captions: Mapping[str, str],
+    rule: CorrectnessRule,
     data: PhotoSet,
-    labels: ObjectLabels | None,
     seed: int,
 ) -> dict[str, Any]:
-    rule = CorrectnessRule(data.references, labels, data.things)
     correct = {photo: rule.is_correct(text, photo) for photo, text in captions.items()}
     found = {
         "rule": RULE,

@@ -51,8 +51,6 @@ def make_pseudo_labels(recipe: Recipe, out: Path) -> None:
     known = captions_of(corpora).keys() | corpora.held_out
     words = [tokenizer.decode([token]) for token in model.word_tokens.tolist()]
     synonyms = read_synonyms(recipe.data / SYNONYMS)
-    words = [tokenizer.decode([token]) for token in model.word_tokens.tolist()]
-    synonyms = read_synonyms(recipe.data / SYNONYMS)
     with torch.inference_mode():
         logits = model(tagger_inputs(model, units, 0)).sigmoid()
     likely = logits.clamp(min=1e-3).log()
@@ -65,9 +63,9 @@ def make_pseudo_labels(recipe: Recipe, out: Path) -> None:
     ]
     for photo, names in class_phrases(corpora).items():
         row = units.rows[photo]
-        likely = (logits[row] > recipe.pseudo_labels.likely).nonzero()[:, 0].tolist()
-        known_words = frozenset(singular(word) for word in [*names, *(words[column] for column in likely)])
-        wanted.append(KnownPhoto(photo, fit[row], names=tuple(names), words=known_words))
+        columns = (logits[row] > recipe.pseudo_labels.likely).nonzero()[:, 0].tolist()
+        fitting = frozenset(singular(word) for word in [*names, *(words[column] for column in columns)])
+        wanted.append(KnownPhoto(photo, fit[row], names=tuple(names), words=fitting))
     found = pseudo_labels(wanted, corpora.text, words, synonyms, recipe.pseudo_labels)
     write_json(out / LABELS, found)
     log.info("pseudo-labels: %d of %d photos", len(found), len(wanted))
