@@ -200,15 +200,17 @@ def test_unit_100_can_be_said_though_it_shares_an_id_with_bos(git: GitForCausalL
 
 
 def test_at_most_511_tokens_follow_bos(git: GitForCausalLM, parts: Path, tmp_path: Path) -> None:
-    """An image tokenizer beside a model of raw images is passed by; repeats are spoken where that is asked for."""
+    """An image tokenizer beside a model of raw images is passed by; repeats are spoken, but where that is not wanted."""
     positions = {"model.git.embeddings.position_embeddings.weight": torch.randn(600, 24)}
     state = of_raw_images(git) | positions | {"tokenizer.pre_quant.weight": torch.zeros(2, 2)}
     checkpoint, config = save_im2sp(state, tmp_path / "raw.ckpt"), tmp_path / "config.json"
     config.write_text(json.dumps(git.config.to_dict() | {"max_position_embeddings": 600}))
-    to_bundle(parts, checkpoint, tmp_path / "out", "--config", config, "--keep-repeats")
+    to_bundle(parts, checkpoint, tmp_path / "out", "--config", config)
     found = Bundle.load(tmp_path / "out").config
     assert (found.decoding.max_tokens, found.decoder.max_tokens) == (511, 600)
     assert found.vocabulary.keep_repeats
+    to_bundle(parts, checkpoint, tmp_path / "once", "--config", config, "--remove-repeats")
+    assert not Bundle.load(tmp_path / "once").config.vocabulary.keep_repeats
 
 
 def test_other_mistakes_are_said(parts: Path, tmp_path: Path) -> None:

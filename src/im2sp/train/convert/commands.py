@@ -126,7 +126,7 @@ def seit(checkpoint: Path, out: Path) -> None:
     show_default=True,
     help="Of the weights. Only fp32 gives exactly the published image units; fp16 gives 99.4 to 99.9 % of them.",
 )
-@click.option("--keep-repeats", is_flag=True, help="Speak repeated units as fairseq's vocoder alone does.")
+@click.option("--remove-repeats", is_flag=True, help="Speak repeated units once; fairseq speaks each.")
 @out_option
 def im2sp(
     checkpoint: Path,
@@ -138,7 +138,7 @@ def im2sp(
     image_tokenizer: Path | None,
     speaker: int,
     precision: str,
-    keep_repeats: bool,
+    remove_repeats: bool,
     out: Path,
 ) -> None:
     """Convert Im2Sp and a vocoder to a bundle that im2sp runs.
@@ -168,7 +168,7 @@ def im2sp(
     with new_folder(out) as staging:
         image, decoder = convert_im2sp(checkpoint, config, codebook, image_tokenizer, out.name)
         units = decoder.config.vocabulary_size - SPECIAL_TOKENS
-        vocabulary = VocabularyConfig(units=units, subwords=[[u] for u in range(units)], keep_repeats=keep_repeats)
+        vocabulary = VocabularyConfig(units=units, subwords=[[u] for u in range(units)], keep_repeats=not remove_repeats)
         parts = BundleParts(image, decoder, vocabulary, _read_voice(vocoder, speech_encoder, clusters))
         export_bundle(parts, options, {"origin": "published checkpoints, converted and not trained on"}, staging)
     kind = "a bundle with image units" if image.units else "a bundle"
