@@ -13,7 +13,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from im2sp.bundle import Bundle
+from im2sp.bundle import Bundle, find_bundle
 from im2sp.captioner import Captioner
 from im2sp.errors import Im2SpError
 from im2sp.image.units import ImageUnits as UnitsOfPhoto
@@ -60,6 +60,17 @@ def test_a_lexicon_says_the_sentences_that_were_recorded(made: Path) -> None:
     assert len(selected) == 3
     assert all(speaker.words(text) for text in selected)
     assert speaker.words("Zebras graze.") is None
+
+
+def test_the_voice_learns_to_say_the_lexicon_and_hears_as_before(made: Path) -> None:
+    voice, given = Bundle.load(made / "lexicon" / "voice" / "bundle"), Bundle.load(find_bundle("default"))
+    changed = {name for name, checksum in voice.checksums.items() if checksum != given.checksums[name]}
+    assert (
+        {"vocoder.onnx", "duration_predictor.onnx"}
+        <= changed
+        <= {"vocoder.onnx", "duration_predictor.onnx", "config.json"}
+    )
+    assert len(Captioner(voice, threads=1).speak([5, 9, 5]).waveform)
 
 
 def test_a_captioner_sees_units_and_describes_every_held_out_photo(made: Path) -> None:

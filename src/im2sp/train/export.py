@@ -129,6 +129,18 @@ def export_bundle(parts: BundleParts, options: BundleOptions, training: Facts, o
     return Bundle.load(out)
 
 
+def replace_vocoder(bundle: Bundle, voice: TrainedVoice, out: Path) -> None:
+    """Write a copy of a bundle that speaks by another vocoder and duration predictor of the same units."""
+    with new_folder(out, replace=True) as staging:
+        shutil.copytree(bundle.folder, staging, dirs_exist_ok=True)
+        vocoder, parameters = export_vocoder(voice, staging, "mixed")
+        _check_same_units("vocoder", vocoder.units, "bundle", bundle.config.vocoder.units)
+        sizes = bundle.config.parameters | parameters
+        write_config(staging, msgspec.structs.replace(bundle.config, vocoder=vocoder, parameters=sizes))
+        write_checksums(staging)
+        Graphs(Bundle.load(staging)).check()
+
+
 def _write_graphs(parts: BundleParts, options: BundleOptions, training: Facts, folder: Path) -> BundleConfig:
     precision = options.precision
     image_units, parameters = export_image(parts.image, parts.decoder, folder, precision)

@@ -10,10 +10,8 @@ import pytest
 from im2sp.arrays import FloatArray
 from im2sp.train.evaluate.recogniser import Recogniser, RecogniserInfo
 from im2sp.train.lexicon.asr_feedback import AsrFeedbackConfig, Sentence, apply_asr_feedback
-from im2sp.train.lexicon.lexicon import Context, Units
-from im2sp.train.lexicon.medoids import RecordedPronunciations, SpokenWord
+from im2sp.train.lexicon.lexicon import Units
 
-CAT = ("a", "cat", "runs.")
 TEXTS = {"a dog runs": 4, "a cat runs": 4}
 
 
@@ -35,56 +33,41 @@ class _Confused(_Recogniser):
         return transcript.replace("runs", "rung") if 6 in waveform.astype(int) else transcript
 
 
-def _recorded(cats: dict[int, int]) -> RecordedPronunciations:
-    """Recordings of "a dog runs", and of "a cat runs" with each first unit of "cat" so many times."""
-    names = [("dog", 3)] * 4 + [("cat", unit) for unit, count in cats.items() for _ in range(count)]
-    return RecordedPronunciations(
-        [SpokenWord(*word) for word in (("^", (0,)), ("a", (1, 1)), (name, (unit,)), ("runs.", (8,)), ("$", (10,)))]
-        for name, unit in names
-    )
-
-
 def _apply(
-    folder: Path, cats: dict[int, int], texts: dict[str, int], recogniser: Recogniser, limit: int = 100
-) -> tuple[int, dict[Context, Units]]:
-    """Texts and how often each is said -> entries that changed, all entries."""
-    recorded = _recorded(cats)
-    lexicon = recorded.lexicon()
-    sentences = []
-    for text, count in texts.items():
-        contexts = lexicon.lookup(("^", *text.split()[:2], "runs.", "$"))
-        assert contexts
-        sentences.append(Sentence(text, tuple(contexts), (1, 2, 3), count))
+    folder: Path, cats: tuple[int, ...], texts: dict[str, int], recogniser: Recogniser, limit: int = 100
+) -> tuple[int, dict[str, Units]]:
+    """First units of the ways to say "cat", texts and how often each is said -> entries that changed, all entries."""
+    said: dict[str, Units] = {"a": (1, 1), "dog": (3,), "cat": cats[:1], "runs": (8,)}
     changed = apply_asr_feedback(
-        lexicon.entries,
-        recorded.alternatives,
-        sentences,
+        said,
+        lambda entry, count: [(unit,) for unit in cats[1 : count + 1]] if entry == "cat" else [],
+        [Sentence(text, tuple(text.split()), (0, 1, 2), count) for text, count in texts.items()],
         AsrFeedbackConfig(sentences=limit),
         lambda units: np.asarray(units, np.float32),
         recogniser,
         folder / "asr",
     )
-    return changed, lexicon.entries
+    return changed, said
 
 
 @pytest.mark.parametrize(
     ("cats", "recogniser", "limit", "changed", "units"),
     [
-        ({7: 6, 6: 3}, _Recogniser(), 100, 1, (6,)),
-        ({7: 6, 9: 3}, _Recogniser(), 100, 0, (7,)),  # nothing better was recorded
-        ({7: 6, 6: 3}, _Confused(), 100, 0, (7,)),  # the other one spoils the next word
-        ({7: 6, 6: 3}, _Recogniser(), 0, 0, (7,)),
+        ((7, 6), _Recogniser(), 100, 1, (6,)),
+        ((7, 9), _Recogniser(), 100, 0, (7,)),  # no other way is better
+        ((7, 6), _Confused(), 100, 0, (7,)),  # the other one spoils the next word
+        ((7, 6), _Recogniser(), 0, 0, (7,)),
     ],
 )
 def test_an_entry_gets_the_pronunciation_that_is_understood(
-    tmp_path: Path, cats: dict[int, int], recogniser: Recogniser, limit: int, changed: int, units: Units
+    tmp_path: Path, cats: tuple[int, ...], recogniser: Recogniser, limit: int, changed: int, units: Units
 ) -> None:
     count, entries = _apply(tmp_path, cats, TEXTS, recogniser, limit)
-    assert (count, entries[CAT]) == (changed, units)
-    assert entries["a", "dog", "runs."] == (3,)
+    assert (count, entries["cat"]) == (changed, units)
+    assert entries["dog"] == (3,)
 
 
 def test_what_is_said_often_is_transcribed_first(tmp_path: Path) -> None:
-    cats = {7: 6, 6: 3}
+    cats = (7, 6)
     assert _apply(tmp_path, cats, {"a dog runs": 2, "a cat runs": 1}, _Recogniser(), 1)[0] == 0
     assert _apply(tmp_path, cats, {"a dog runs": 2, "a cat runs": 9}, _Recogniser(), 1)[0] == 1

@@ -1,4 +1,4 @@
-"""Recordings become entries: the medoid of each context, and alternatives to it."""
+"""Recordings become entries: the medoid of each context."""
 
 from __future__ import annotations
 
@@ -28,18 +28,6 @@ def test_an_entry_is_the_medoid_of_its_context() -> None:
     assert ("", "a", "c") not in entries
     assert entries[None, "c", None] == (5,)
     assert RecordedPronunciations(sentences, min_recordings=1).lexicon().entries["", "a", "c"] == (6,)
-
-
-def test_alternatives_are_unlike_each_other_and_wider_contexts_come_last() -> None:
-    usual, near, far, elsewhere = (1, 1, 2, 3, 4), (1, 2, 3, 4, 5), (1, 8, 9), (5, 6)
-    sentences = [_spoken(("a", units), ("b", (4,))) for units in [usual] * 4 + [near] * 2 + [far] * 2]
-    recorded = RecordedPronunciations(sentences + [_spoken(("a", elsewhere), ("c", (4,)))] * 3)
-    context = ("", "a", "b")
-    assert recorded.lexicon().entries[context] == usual
-    assert recorded.alternatives(context, 1) == [far]
-    alternatives = recorded.alternatives(context, 5)
-    assert len(alternatives) == len(set(alternatives)) >= 2
-    assert alternatives[-1] == elsewhere
 
 
 def test_the_order_of_recordings_does_not_matter() -> None:

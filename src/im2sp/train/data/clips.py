@@ -6,9 +6,9 @@ Shards are read once, one at a time. So a corpus may be larger than memory.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -68,17 +68,29 @@ def store_clips(recordings: Path, units: Path, split: str, out: Path) -> StoredC
     if out.is_file():
         return StoredClips(out)
     spoken = {row.caption_id: row.speech_units for row in iterate_unit_tables(units, split)}
-    clips = samples = 0
-    with atomic_write(out) as temporary, pa.ipc.new_file(str(temporary), _SCHEMA) as file:
-        for shard in sorted(recordings.glob(f"{split}-*.parquet")):
-            rows = [
+    clips = write_clips(
+        (
+            [
                 {"units": found, "waveform": caption.waveform, "speaker": caption.speaker}
                 for caption in read_shard(shard)
                 if len(found := spoken.get(caption.caption_id, ()))
             ]
+            for shard in sorted(recordings.glob(f"{split}-*.parquet"))
+        ),
+        out,
+    )
+    if not len(clips):
+        out.unlink()
+        raise Im2SpError(f"no recording of the split {split} has units in {units}")
+    return clips
+
+
+def write_clips(shards: Iterable[list[dict[str, Any]]], out: Path) -> StoredClips:
+    """Write clips with units [F], a waveform int16 and a speaker each to the file `out`, shard by shard."""
+    clips = samples = 0
+    with atomic_write(out) as temporary, pa.ipc.new_file(str(temporary), _SCHEMA) as file:
+        for rows in shards:
             file.write_batch(pa.RecordBatch.from_pylist(rows, _SCHEMA))
             clips, samples = clips + len(rows), samples + sum(len(row["waveform"]) for row in rows)
-        if not clips:
-            raise Im2SpError(f"no recording of the split {split} has units in {units}")
     log.info("%s: %d clips, %.1f hours", out, clips, samples / SAMPLE_RATE / 3600)
     return StoredClips(out)

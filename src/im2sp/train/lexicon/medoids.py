@@ -86,22 +86,6 @@ class RecordedPronunciations:
             entries[context] = self._medoids[context]
         return PronunciationLexicon(entries)
 
-    def alternatives(self, context: Context, count: int) -> list[Units]:
-        """Up to `count` other pronunciations for an entry, unlike each other, the most usual first.
-
-        Each is the medoid of the half of the recordings that is farther from the one before. Recordings in wider
-        contexts follow.
-        """
-        found = [self._medoids[context]] if context in self._medoids else []
-        for one in (context, *self._wider.get(context, ())):
-            variants = self._variants.get(one)
-            while variants and len(found) <= count:
-                medoid = variants.medoid()
-                if all(reduced(units) != reduced(medoid) for units in found):
-                    found.append(medoid)
-                variants = variants.far_half(found[-1])
-        return found[1 : count + 1]
-
 
 def _knows_words(context: Context) -> bool:
     return not any(part is None or part.startswith(ADJACENT) for part in (context[0], context[2]))
@@ -136,14 +120,6 @@ class _Variants:
         distances = ((Levenshtein.normalized_distance(units, given), c.total()) for units, c in self._frames.items())
         total = sum(counts.total() for counts in self._frames.values())
         return sum(distance * count for distance, count in distances) / total
-
-    def far_half(self, pronunciation: Units) -> _Variants:
-        """The half of the variants, rounded down, farthest from a pronunciation; never that one."""
-        given = reduced(pronunciation)
-        distance = {units: Levenshtein.normalized_distance(units, given) for units in self._frames if units != given}
-        kept = sorted(distance, key=lambda units: (-distance[units], units))[: len(self._frames) // 2]
-        counts = Counter({frames: count for units in kept for frames, count in self._frames[units].items()})
-        return _Variants(counts, self._rng)
 
 
 def reduced(frames: Sequence[int]) -> Units:

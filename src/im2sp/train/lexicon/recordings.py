@@ -28,6 +28,7 @@ _SCHEMA = pa.schema(
         ("phones", pa.list_(pa.string())),
         ("phone_samples", pa.list_(pa.int32())),
         ("units", pa.list_(pa.uint16())),
+        ("waveform", pa.list_(pa.int16())),
     ]
 )
 
@@ -40,6 +41,7 @@ class Recording:
     phones: Sequence[str]
     phone_samples: np.ndarray  # int32 [phones], 16 kHz samples
     units: np.ndarray  # uint16 [F], 50 Hz, repeats kept
+    waveform: np.ndarray  # int16 [F * HOP], 16 kHz
 
 
 def record(texts: Sequence[str], voice: PiperSynthesizer, encode: Callable[[FloatArray], IntArray], out: Path) -> None:
@@ -57,7 +59,8 @@ def record(texts: Sequence[str], voice: PiperSynthesizer, encode: Callable[[Floa
             spoken = voice.synthesize(text)
             waveform = spoken.waveform[: len(spoken.waveform) // HOP * HOP]
             seconds += len(waveform) / SAMPLE_RATE
-            rows.append(Recording(text, spoken.phones, spoken.phone_samples, encode(as_floats(waveform))))
+            units = encode(as_floats(waveform))
+            rows.append(Recording(text, spoken.phones, spoken.phone_samples, units, waveform))
         write_rows(path, rows, _SCHEMA)
         log.info("%s: %.0f s of speech, %.1f times real time", path, seconds, seconds / (time.monotonic() - began))
 
