@@ -28,8 +28,6 @@ from im2sp.train.lexicon.selection import lazy_greedy
 
 log = logging.getLogger(__name__)
 
-ERROR_RATE = 0.5  # share of its sentences in which an entry is missed for others to be tried
-
 Entry = TypeVar("Entry", bound=Hashable)
 
 
@@ -40,6 +38,7 @@ class AsrFeedbackConfig:
     sentences: int = 0  # transcribed at most in the first round; 0 keeps the entries as they are
     repeats: int = 2  # sentences for each entry, where there are enough
     candidates: int = 3  # other pronunciations that are tried
+    error_rate: float = 0.5  # share of its sentences in which an entry is missed, from which others are tried
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,7 @@ def apply_asr_feedback(
             for entry, outcome in _outcomes(sentences[index], transcripts[names[index]]):
                 if entry in tried:
                     outcomes[entry][said[entry]].append(outcome)
-        missed = (entry for entry in tried if _error_rate(outcomes[entry][said[entry]]) >= ERROR_RATE)
+        missed = (entry for entry in tried if _error_rate(outcomes[entry][said[entry]]) >= config.error_rate)
         return sorted(missed, key=str)
 
     missed = transcribe(covering, {entry for index in covering for entry in sentences[index].entries})
