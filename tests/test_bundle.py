@@ -227,7 +227,8 @@ def test_a_config_that_is_wrong(bundle: Path, changes: dict[str, object], reason
         ({"confidence__abstain_units": [0, 1, 2, 20]}, "a unit outside 0..19"),
         ({"confidence__hedge_units": [1]}, "belong together"),
         ({"confidence__photo_weights": [1.0]}, "as many weights as there are components"),
-        ({"confidence__token_weights": {"dog": 1.0}}, "confidence.token_weights"),
+        ({"confidence__average_keys": [[0.0] * 16]}, "as many layers, as wide as the mean"),
+        ({"confidence__weights": {"average_score": 1.0}}, "average_score needs average_keys"),
         (
             {"confidence__hedge_units": [20], "confidence__hedge_durations": [3], "confidence__hedge_threshold": 0.8},
             "hedge_units holds a unit outside 0..19",

@@ -12,7 +12,7 @@ import pytest
 
 from im2sp import Captioner, Im2SpError
 from im2sp.confidence import PPCADensity, logistic, pool, share_in_words, signals
-from im2sp.decoding.agreement import agreement
+from im2sp.decoding.decoder import Prefix
 from im2sp.decoding.options import DecodingResult
 from im2sp.explain.attention import AttentionTimeline
 from im2sp.speech.audio import HOP
@@ -64,13 +64,14 @@ def test_the_probability_is_what_plain_arithmetic_gives(captioner: Captioner, ph
 def test_all_weights_add_up(tmp_path: Path, captioner: Captioner, photo: np.ndarray) -> None:
     prefix = captioner.encode(photo)
     result = captioner.decode(prefix)
-    tokens = result.tokens.tolist()
+    random = np.random.default_rng(3)
+    average = {name: random.normal(size=(prefix.keys.shape[0], WIDTH)).tolist() for name in ("keys", "values")}
     weights: dict[str, Any] = {
-        "weights": {"lowest": 0.5, "agreement": 2.0},
+        "weights": {"lowest": 0.5, "average_score": 2.0},
         "photo_weights": [0.3, -0.2],
         "photo_intercept": 0.1,
-        "token_weights": {tokens[0]: 0.7, 26: 9.0},
-        "frequent_tokens": [tokens[0]],
+        "average_keys": average["keys"],
+        "average_values": average["values"],
     }
     write_tiny_bundle(tmp_path, confidence=tiny_confidence(**weights))
     calibrated = Captioner.from_pretrained(tmp_path, threads=1)
@@ -79,20 +80,35 @@ def test_all_weights_add_up(tmp_path: Path, captioner: Captioner, photo: np.ndar
     np.testing.assert_allclose(
         PPCADensity(density).coordinates(pool(prefix)[None])[0], np.clip(along, -5, 5), rtol=1e-5
     )
-    odds = 1.5 + 0.5 * np.sort(result.log_probabilities)[:3].mean() + 0.7
-    odds += 2.0 * agreement(tokens, captioner.sample(prefix, len(tokens)), {tokens[0]}) + 9.0 * (26 in tokens)
+    keys, values = np.empty_like(prefix.keys), np.empty_like(prefix.values)  # the same for all image tokens
+    for layer, head in np.ndindex(keys.shape[0], 2):
+        place = slice(head * WIDTH // 2, (head + 1) * WIDTH // 2)
+        keys[layer, 0, head] = average["keys"][layer][place]
+        values[layer, 0, head] = average["values"][layer][place]
+    average_score = captioner.score(Prefix(keys, values), result.tokens)
+    odds = 1.5 + 0.5 * np.sort(result.log_probabilities)[:3].mean() + 2.0 * average_score
     photo_odds = 0.1 + np.clip(along, -5, 5) @ [0.3, -0.2]
     assert calibrated.caption(photo).confidence == pytest.approx(logistic(odds) * logistic(photo_odds), rel=1e-5)
+
+
+def test_the_score_of_a_caption_is_that_of_its_search(captioner: Captioner, photo: np.ndarray) -> None:
+    prefix = captioner.encode(photo)
+    result = captioner.decode(prefix, replace(captioner.default_options, beam=1, min_tokens=0))
+    found = captioner.score(prefix, result.tokens)
+    assert found < 0
+    # the search leaves out what it never says: padding, BOS, and EOS at once
+    assert found == pytest.approx(result.log_probabilities[: len(result.tokens)].mean(), abs=0.2)
 
 
 def test_what_is_near_is_not_strange_and_what_is_far_is_bounded() -> None:
     density = PPCADensity(tiny_confidence().density)
     result = DecodingResult(np.array([5, 6]), np.zeros((2, 9)), np.array([-1.0, -2.0, -3.0, -4.0]), -2.5, "eos")
-    for pooled, expected in ((np.full(WIDTH, 0.1), 0.0), (np.full(WIDTH, 1e30), 10.0)):
-        values = signals(pooled.astype(np.float32), result, density, [], set())
+    bonus = np.eye(8, dtype=np.float32)
+    for value, expected, named in ((0.1, 0.0, 6), (1e30, 10.0, 7)):
+        filled = np.full((1, 1, 2, 3, WIDTH // 2), value, np.float32)
+        values = signals(Prefix(filled, filled, bonus[named]), result, density, -1.25)
         assert (values["score"], values["lowest"], values["length"]) == (-2.5, -3.0, math.log(2))
-        assert values["ood_score"] == expected
-        assert "agreement" not in values
+        assert (values["ood_score"], values["average_score"], values["named"]) == (expected, -1.25, named == 6)
 
 
 def test_the_captioner_abstains_below_the_threshold_only(captioner: Captioner, photo: np.ndarray) -> None:

@@ -15,8 +15,7 @@ from msgspec.structs import asdict
 from im2sp.arrays import SAMPLE_RATE, FloatArray, IntArray
 from im2sp.bundle import Bundle, ImageUnitsConfig, find_bundle
 from im2sp.confidence import Answer, Confidence, Thresholds, share_in_words
-from im2sp.decoding.agreement import draw_samples
-from im2sp.decoding.decoder import DecoderStep, Prefix
+from im2sp.decoding.decoder import DecoderStep, Prefix, mean_log_probability
 from im2sp.decoding.options import DecodingOptions, DecodingResult
 from im2sp.decoding.search import DecodingTask
 from im2sp.decoding.vocabulary import Vocabulary
@@ -208,13 +207,12 @@ class Captioner:
         """Compute the probability that a caption is right, calibrated for the recommended decoding, if it is at all."""
         if self._confidence is None:
             return None
-        samples = self.sample(prefix, len(result.tokens)) if self._confidence.needs_samples else []
-        return self._confidence.probability(prefix, result, samples)
+        average = self._confidence.average_image(prefix)
+        return self._confidence.probability(prefix, result, self.score(average, result.tokens) if average else 0.0)
 
-    def sample(self, prefix: Prefix, tokens: int) -> list[set[int]]:
-        """Draw sentences about an image beside a caption of so many tokens; return the tokens of each."""
-        positions = min(2 * tokens, self.bundle.config.decoder.max_tokens)  # a sample may be longer
-        return draw_samples(self._step(prefix), self.vocabulary.specials, positions)
+    def score(self, prefix: Prefix, tokens: IntArray) -> float:
+        """Mean log probability of the tokens of a sentence, int64 [T], about an image; its end does not count."""
+        return mean_log_probability(self._step(prefix), self.vocabulary.specials.bos, tokens)
 
     def speak(
         self, units: Sequence[int] | IntArray, durations: Sequence[int] | IntArray | None = None, rate: float = 1.0

@@ -15,7 +15,6 @@ import numpy as np
 
 from im2sp.arrays import FloatArray
 from im2sp.bundle import ConfidenceConfig, PPCAConfig, Signal
-from im2sp.decoding.agreement import agreement
 from im2sp.decoding.decoder import Prefix
 from im2sp.decoding.options import DecodingOptions, DecodingResult
 from im2sp.decoding.strategies import DoubleArray
@@ -29,22 +28,34 @@ _MIN_DISTANCE = 1e-9  # before taking the logarithm
 
 
 def signals(
-    pooled: FloatArray, result: DecodingResult, density: PPCADensity, samples: Sequence[set[int]], frequent: set[int]
+    prefix: Prefix, result: DecodingResult, density: PPCADensity, average_score: float = 0.0
 ) -> dict[Signal, float]:
     """Compute what tells a right caption from a wrong one.
 
-    `pooled`: see `pool`. `samples`: tokens of other sentences about the image; without them there is no agreement.
-    `frequent`: tokens that say nothing about it.
+    Args:
+        average_score: mean log probability of its tokens beside an average image (`average_prefix`). What is as likely
+            there says little of this photo.
     """
-    distance = float(density.distances(pooled[None])[0])
-    found: dict[Signal, float] = {
+    distance = float(density.distances(pool(prefix)[None])[0])
+    return {
         "score": result.score,
         "lowest": float(np.sort(result.log_probabilities)[:_LOWEST].mean()),
         "length": math.log(len(result.tokens)),  # long sentences have more to get wrong
+        "named": float(prefix.token_bonus is not None and bool(prefix.token_bonus[result.tokens].any())),
+        "average_score": average_score,
         "distance": min(_MAX_OOD_SCORE, distance),
         "ood_score": density.ood_score(distance),
     }
-    return found | ({"agreement": agreement(result.tokens.tolist(), samples, frequent)} if samples else {})
+
+
+def average_prefix(keys: Sequence[Sequence[float]], values: Sequence[Sequence[float]], like: Prefix) -> Prefix:
+    """Make the prefix of an average image from keys and values [layers][heads * head_dim], alike for all image tokens.
+
+    `like`: a prefix of its shape.
+    """
+    layers, _, heads, _, dim = like.keys.shape
+    of_one_token = (np.array(rows, np.float32).reshape(layers, 1, heads, 1, dim) for rows in (keys, values))
+    return Prefix(*(np.broadcast_to(rows, like.keys.shape) for rows in of_one_token))
 
 
 def pool(prefix: Prefix) -> FloatArray:
@@ -94,20 +105,23 @@ class Confidence:
     def __init__(self, config: ConfidenceConfig) -> None:
         self._config = config
         self._density = PPCADensity(config.density)
-        self._frequent = set(config.frequent_tokens)
 
-    @property
-    def needs_samples(self) -> bool:
-        """Whether other sentences about the same image must be drawn."""
-        return "agreement" in self._config.weights
+    def average_image(self, like: Prefix) -> Prefix | None:
+        """Return the prefix of an average image, where the confidence compares with it."""
+        config = self._config
+        if "average_score" not in config.weights:
+            return None
+        return average_prefix(config.average_keys, config.average_values, like)
 
-    def probability(self, prefix: Prefix, result: DecodingResult, samples: Sequence[set[int]] = ()) -> float:
-        """Compute the probability that a caption is right, from 0 to 1: of a photo, if it is one."""
-        pooled, config = pool(prefix), self._config
-        values = signals(pooled, result, self._density, samples, self._frequent)
-        log_odds = config.intercept + math.fsum(weight * values[name] for name, weight in config.weights.items())
-        log_odds += math.fsum(config.token_weights.get(token, 0.0) for token in set(result.tokens.tolist()))
-        return logistic(log_odds) * self._photo_probability(pooled)
+    def probability(self, prefix: Prefix, result: DecodingResult, average_score: float = 0.0) -> float:
+        """Compute the probability that a caption is right, from 0 to 1: of a photo, if it is one.
+
+        `average_score`: see `signals`.
+        """
+        values = signals(prefix, result, self._density, average_score)
+        log_odds = self._config.intercept
+        log_odds += math.fsum(weight * values[name] for name, weight in self._config.weights.items())
+        return logistic(log_odds) * self._photo_probability(pool(prefix))
 
     def _photo_probability(self, pooled: FloatArray) -> float:
         """Compute the probability that a picture is a photo, and no blank page, noise or screen of text."""

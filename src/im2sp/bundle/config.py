@@ -9,7 +9,7 @@ from msgspec import Meta, field
 from im2sp.arrays import HOP, SAMPLE_RATE
 from im2sp.schema import Schema
 
-FORMAT_VERSION = 8
+FORMAT_VERSION = 9
 SPECIAL_TOKENS = 3  # pad, bos and eos come before the subwords
 MOST_IMAGE_UNITS = 65_536  # a photo
 CACHE_LIMIT = 2**31  # bytes of keys and values of a caption, with the recommended decoding
@@ -21,14 +21,13 @@ Pixels = Annotated[int, Meta(ge=1, le=4_096)]
 Deviation = Annotated[float, Meta(gt=0)]
 Number = Annotated[float, Meta(ge=-1e6, le=1e6)]
 Scale = Annotated[float, Meta(ge=1e-6, le=1e6)]
-Signal = Literal["score", "lowest", "length", "agreement", "distance", "ood_score"]  # see im2sp.confidence
+Signal = Literal["score", "lowest", "length", "named", "average_score", "distance", "ood_score"]  # see im2sp.confidence
 Token = Annotated[int, Meta(ge=0, le=65_535)]
-Tokens = Annotated[list[Token], Meta(max_length=65_536)]
-TokenWeights = Annotated[dict[Token, Number], Meta(max_length=65_536)]
 OutputUnits = Annotated[dict[Token, list[Annotated[int, Meta(ge=0)]]], Meta(max_length=65_536)]
 Phrase = Annotated[list[Annotated[int, Meta(ge=0)]], Meta(min_length=1, max_length=1_000)]  # units
 PhraseDurations = Annotated[list[Annotated[int, Meta(ge=1, le=250)]], Meta(min_length=1, max_length=1_000)]
 Weights = Annotated[list[Number], Meta(max_length=256)]
+AverageRows = Annotated[list[Annotated[list[Number], Meta(max_length=4_096)]], Meta(max_length=64)]
 Facts = dict[str, str | int | float]
 
 
@@ -209,12 +208,19 @@ class ConfidenceConfig(Schema, frozen=True):
     hedge_threshold: Annotated[float, Meta(ge=0, le=1)] | None = None  # below it, a hedge ("perhaps") fits the caption
     hedge_units: Phrase | None = None  # spoken before it
     hedge_durations: PhraseDurations | None = None  # frames
-    token_weights: TokenWeights = field(default_factory=dict)  # of tokens that a caption holds
-    frequent_tokens: Tokens = field(default_factory=list)  # those that agreement leaves out
+    average_keys: AverageRows = field(default_factory=list)  # [layers][heads * head_dim], of all image tokens
+    average_values: AverageRows = field(default_factory=list)  # as the keys: what the decoder gets of an average photo
     photo_weights: Weights = field(default_factory=list)  # of coordinates along the components: whether it is a photo
     photo_intercept: Number = 0.0  # of that regression
 
     def __post_init__(self) -> None:
+        rows = [*self.average_keys, *self.average_values]
+        if len(self.average_keys) != len(self.average_values) or any(
+            len(row) != len(self.density.mean) for row in rows
+        ):
+            raise ValueError("average_keys and average_values must have as many layers, as wide as the mean")
+        if "average_score" in self.weights and not rows:
+            raise ValueError("average_score needs average_keys and average_values")
         if len(self.photo_weights) not in (0, len(self.density.components)):
             raise ValueError("photo_weights has not as many weights as there are components")
         if len(self.abstain_units) != len(self.abstain_durations):

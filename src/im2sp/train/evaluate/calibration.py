@@ -19,7 +19,8 @@ import numpy as np
 from im2sp.arrays import FloatArray, IntArray
 from im2sp.bundle import Bundle, ConfidenceConfig, PPCAConfig, Signal
 from im2sp.captioner import Captioner
-from im2sp.confidence import PPCADensity, pool, signals
+from im2sp.confidence import PPCADensity, average_prefix, pool, signals
+from im2sp.decoding.decoder import Prefix
 from im2sp.decoding.options import DecodingResult
 from im2sp.errors import Im2SpError
 from im2sp.image.loading import ImageSource
@@ -39,10 +40,8 @@ from im2sp.train.evaluate.reliability import Doubles, answers, measure
 from im2sp.train.export import set_confidence
 
 OOD = "out_of_distribution"  # name of the set of `ood_pictures`
-SIGNALS: tuple[Signal, ...] = ("score", "lowest", "length", "agreement", "distance", "ood_score")
+SIGNALS: tuple[Signal, ...] = ("score", "lowest", "length", "named", "average_score", "distance", "ood_score")
 BEAM = 3  # of the second search where the bundle's own is greedy
-_FREQUENT = 0.05  # tokens of more captions say nothing about agreement
-_KNOWN = 0.01  # tokens of fewer captions have no weight of their own
 _STEP = 0.01  # of the precision
 _OOD_WITHHELD = 0.98  # share of what is no photo
 _DRAWN = 16  # pictures of each kind that no caption fits
@@ -82,8 +81,7 @@ class _Picture:
     """What is known of a picture without a caption."""
 
     photo: str  # with the name of its set
-    pooled: FloatArray  # float32 [width]
-    samples: list[set[int]]  # tokens of sampled captions
+    prefix: Prefix
 
 
 @dataclass(frozen=True)
@@ -94,6 +92,7 @@ class _Caption:
     part: str  # name of the set
     picture: _Picture
     result: DecodingResult
+    average_score: float  # see `im2sp.confidence.signals`
     correct: bool
 
 
@@ -123,16 +122,17 @@ def calibrate(
         Im2SpError: a photo cannot be read, all captions are correct, or none is.
     """
     captioner = Captioner(Bundle.load(bundle_dir), threads=threads)
-    density = fit_density(np.array([pool(captioner.encode(path)) for path in train]), options.components)
-    captions = list(_captions(captioner, sets, words_of, labels))
-    frequent, known = _common_tokens(captions)
-    table, pictures = _captions_table(captions, density, frequent, known), _pictures_table(captions, density)
+    prefixes = [captioner.encode(path) for path in train]
+    density = fit_density(np.array([pool(prefix) for prefix in prefixes]), options.components)
+    average = [_average([prefix.keys for prefix in prefixes]), _average([prefix.values for prefix in prefixes])]
+    captions = list(_captions(captioner, sets, average_prefix(average[0], average[1], prefixes[0]), words_of, labels))
+    table, pictures = _captions_table(captions, density), _pictures_table(captions, density)
     right, right_tested = fit_cross_validated(table, options.seed)
     photo, photo_tested = fit_cross_validated(pictures, options.seed)
     of_picture = dict(zip(pictures.photos, photo_tested.tolist(), strict=True))
     tested = right_tested * np.array([of_picture[name] for name in table.photos])
     thresholds = _thresholds(tested, table, options)
-    config = _config((right, photo), density, frequent, known, thresholds, phrases)
+    config = _config((right, photo), density, average, thresholds, phrases)
     figures = _figures(captions, tested, thresholds)
     set_confidence(bundle_dir, config, _card_figures(figures))
     return {
@@ -148,19 +148,18 @@ def calibrate(
 def _config(
     models: tuple[Regression, Regression],
     density: PPCAConfig,
-    frequent: list[int],
-    known: list[int],
+    average: list[list[list[float]]],
     thresholds: Mapping[str, float],
     phrases: Mapping[str, SpokenPhrase],
 ) -> ConfidenceConfig:
     """What goes into the bundle. `models`: of right captions, and of what is a photo."""
     right, photo = models
-    weights = rounded(right.weights)
+    keys, values = average
     return ConfidenceConfig(
         intercept=rounded([right.intercept])[0],
-        weights=dict(zip(SIGNALS, weights[: len(SIGNALS)], strict=True)),
-        token_weights=dict(zip(known, weights[len(SIGNALS) :], strict=True)),
-        frequent_tokens=frequent,
+        weights=dict(zip(SIGNALS, rounded(right.weights), strict=True)),
+        average_keys=keys,
+        average_values=values,
         photo_intercept=rounded([photo.intercept])[0],
         photo_weights=rounded(photo.weights),
         density=density,
@@ -173,16 +172,16 @@ def _config(
     )
 
 
-def _common_tokens(captions: Sequence[_Caption]) -> tuple[list[int], list[int]]:
-    """Tokens that stand in many captions, and those that stand in more than a few."""
-    counts = Counter(token for one in captions for token in set(one.result.tokens.tolist()))
-    frequent = sorted(token for token, count in counts.items() if count > _FREQUENT * len(captions))
-    return frequent, sorted(token for token, count in counts.items() if count > max(1, _KNOWN * len(captions)))
+def _average(rows: Sequence[FloatArray]) -> list[list[float]]:
+    """Keys or values [layers, 1, heads, image_tokens, head_dim] of prefixes -> means [layers][heads * head_dim]."""
+    means = np.mean([row[:, 0].mean(axis=2) for row in rows], axis=0)
+    return [rounded(layer.ravel()) for layer in means]
 
 
 def _captions(
     captioner: Captioner,
     sets: Mapping[str, PhotoSet],
+    average: Prefix,
     words_of: Callable[[IntArray], str],
     labels: ObjectLabels | None,
 ) -> Iterator[_Caption]:
@@ -196,25 +195,22 @@ def _captions(
         for photo, image in photos.items():
             prefix = captioner.encode(image)
             results = {name: captioner.decode(prefix, decoding) for name, decoding in searches.items()}
-            samples = captioner.sample(prefix, len(results["greedy"].tokens))
-            picture = _Picture(f"{part}/{photo}", pool(prefix), samples)
+            picture = _Picture(f"{part}/{photo}", prefix)
             for name, result in results.items():
                 correct = rule is not None and rule.is_correct(words_of(result.tokens), photo)
-                yield _Caption(name, part, picture, result, correct)
+                yield _Caption(name, part, picture, result, captioner.score(average, result.tokens), correct)
 
 
-def _captions_table(
-    captions: Sequence[_Caption], density: PPCAConfig, frequent: Sequence[int], known: Sequence[int]
-) -> Table:
-    """Columns: SIGNALS, and whether a caption holds each of the known tokens.
+def _captions_table(captions: Sequence[_Caption], density: PPCAConfig) -> Table:
+    """Columns: SIGNALS.
 
     Captions of what is no photo have no weight. A small set counts more than its photos, but less than a large one.
     """
-    fitted, common, rows = PPCADensity(density), set(frequent), []
+    fitted, rows = PPCADensity(density), []
     sizes = Counter((one.search, one.part) for one in captions)
     for one in captions:
-        values = signals(one.picture.pooled, one.result, fitted, one.picture.samples, common)
-        rows.append([*(values[signal] for signal in SIGNALS), *np.isin(known, one.result.tokens)])
+        values = signals(one.picture.prefix, one.result, fitted, one.average_score)
+        rows.append([values[signal] for signal in SIGNALS])
     weights = np.array([0.0 if one.part == OOD else sizes[one.search, one.part] ** -0.5 for one in captions])
     names = [one.picture.photo for one in captions]
     return Table(np.array(rows, float), np.array([one.correct for one in captions]), weights / weights.mean(), names)
@@ -223,7 +219,7 @@ def _captions_table(
 def _pictures_table(captions: Sequence[_Caption], density: PPCAConfig) -> Table:
     """Columns: coordinates along the components. Photos together count as much as what is none."""
     pictures = list({one.picture.photo: one.picture for one in captions}.values())
-    coordinates = PPCADensity(density).coordinates(np.array([picture.pooled for picture in pictures]))
+    coordinates = PPCADensity(density).coordinates(np.array([pool(picture.prefix) for picture in pictures]))
     is_photo = np.array([not picture.photo.startswith(f"{OOD}/") for picture in pictures])
     weights = np.where(is_photo, 1 / is_photo.mean(), 1 / (1 - is_photo.mean())) / 2
     return Table(coordinates, is_photo, weights, [picture.photo for picture in pictures])

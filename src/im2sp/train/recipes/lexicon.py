@@ -106,7 +106,7 @@ def make_voice(recipe: Recipe, out: Path) -> None:
     clips = StoredClips(out / CLIPS)
     of_sound = VocoderTask(recipe.vocoder, vocoder, clips)
     train(of_sound, out / "vocoder")
-    of_durations = DurationTask(recipe.durations, durations, [clip.units for clip in clips])
+    of_durations = DurationTask(recipe.durations, durations, [clips[place].units for place in range(len(clips))])
     train(of_durations, out / "durations")
     if is_main_process():
         replace_vocoder(bundle, TrainedVoice(of_sound.model, of_durations.model, None), out / BUNDLE)

@@ -70,6 +70,7 @@ class DurationTask(Task):
     """
 
     config: DurationTraining
+    model: DurationPredictor
 
     def __init__(self, config: DurationTraining, predictor: DurationPredictor, sentences: Sequence[np.ndarray]) -> None:
         super().__init__(config, predictor)
