@@ -9,14 +9,7 @@ import pytest
 import torch
 
 from im2sp.errors import Im2SpError
-from im2sp.train.data.caption_targets import (
-    caption_tokenizer,
-    frequent_words,
-    most_typical,
-    targets,
-    word_targets,
-    word_vectors,
-)
+from im2sp.train.data.caption_targets import caption_tokenizer, frequent_words, targets, word_targets, word_vectors
 from im2sp.train.data.photo_corpora import PhotoCorpora, TextCaption, names_thing, read_photo_corpora
 from im2sp.train.data.pseudo_labels import KnownPhoto, PseudoLabels, pseudo_labels
 from im2sp.train.data.text_tokenizer import TextTokenizer
@@ -55,14 +48,6 @@ def test_targets_join_corpora_and_leave_out_held_out_photos() -> None:
     found = targets({"x": {"1": ["a dog"], "2": ["a"]}, "y": {"1": ["Dog!"], "3": ["a"]}}, {"y": 3.0}, {"3"}, tokenizer)
     assert {target.photo: target.weight for target in found} == {"1": 3.0, "2": 1.0}
     assert found[0].sentences == [[1, 4, 5, 2], [1, 5, 2]]
-
-
-def test_typical_captions_say_what_the_others_of_a_photo_say() -> None:
-    texts = ["my holiday", "a dog runs on grass", "a dog runs", "two friends of mine"]
-    captions = {"1": texts, "2": ["a cat"], "3": []}
-    assert most_typical(captions, 2) == {"1": ["a dog runs", "a dog runs on grass"], "2": ["a cat"], "3": []}
-    assert most_typical(captions, 0) is captions
-    assert most_typical({}, 2) == {}
 
 
 def test_words_that_occur_alike_get_similar_vectors() -> None:

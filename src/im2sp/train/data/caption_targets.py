@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse
 import torch
-from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.utils.extmath import randomized_svd
 from torch import Tensor
 
@@ -73,24 +72,6 @@ def targets(
 def encode(text: str, tokenizer: TextTokenizer) -> list[int]:
     """Tokens of a caption, cut after `MAX_WORDS`."""
     return tokenizer.encode(" ".join(caption_words(text)[:MAX_WORDS]))
-
-
-def most_typical(captions: Captions, count: int) -> Captions:
-    """Of the captions of each photo the `count` that are most like its others, by TF-IDF of up to three words.
-
-    A captioner learns what people agree on sooner than what one of them says (consensus captions; Devlin et al., arXiv
-    1505.04467). 0 keeps all.
-    """
-    texts = [text for some in captions.values() for text in some]
-    if not count or not texts:
-        return captions
-    trigrams = TfidfVectorizer(tokenizer=caption_words, token_pattern=None, ngram_range=(1, 3), sublinear_tf=True)
-    vectors, found, start = trigrams.fit_transform(texts), {}, 0
-    for photo, some in captions.items():
-        own, start = vectors[start : start + len(some)], start + len(some)
-        alike = np.asarray(own @ own.sum(0).T).ravel()
-        found[photo] = [some[place] for place in np.argsort(-alike, kind="stable")[:count]]
-    return found
 
 
 def word_vectors(texts: Iterable[str], tokenizer: TextTokenizer, width: int, seed: int = 0) -> Tensor:

@@ -10,7 +10,6 @@ from pathlib import Path
 from torch import Tensor
 
 from im2sp.bundle import Bundle, find_bundle
-from im2sp.train.data.caption_targets import most_typical
 from im2sp.train.data.object_names import named_objects, read_synonyms
 from im2sp.train.data.photo_corpora import KIND_CLASSES, Captions, PhotoCorpora, caption_words, read_photo_corpora
 from im2sp.train.data.photo_units import PhotoArrays
@@ -82,7 +81,6 @@ class Recipe(BaseRecipe):
     lists: Path = Path("recipes/captioner")  # folder of things.txt and imagenet_classes.txt
     views: tuple[str, ...] = ("whole", "crop1")
     unit_cells: int = 96_000  # on which the codebooks are fitted
-    typical_captions: int = 0  # of the captions of a photo, those most like its others, that train; 0: all
     corpus_weights: dict[str, float] = field(default_factory=lambda: {"coco": 3.0, "coco_machine": 3.0})
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     backbone_tuning: BackboneTuning = field(default_factory=BackboneTuning)
@@ -115,16 +113,6 @@ def _read(data: Path, lists: Path) -> PhotoCorpora:
 def corpora_of(recipe: Recipe) -> PhotoCorpora:
     """Photos and what is known of them, read once."""
     return _read(recipe.data, recipe.lists)
-
-
-@cache
-def _typical(data: Path, lists: Path, count: int) -> dict[str, Captions]:
-    return {name: most_typical(captions, count) for name, captions in _read(data, lists).captions.items()}
-
-
-def taught_captions(recipe: Recipe) -> dict[str, Captions]:
-    """Captions that captioners learn to say, by corpus."""
-    return _typical(recipe.data, recipe.lists, recipe.typical_captions)
 
 
 def captions_of(corpora: PhotoCorpora) -> Captions:

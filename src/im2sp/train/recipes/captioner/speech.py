@@ -55,7 +55,6 @@ from im2sp.train.recipes.captioner.options import (
     class_names,
     corpora_of,
     naming_of,
-    taught_captions,
     units_of,
     voice_of,
 )
@@ -82,7 +81,7 @@ def make_caption_units(recipe: Recipe, out: Path) -> None:
     """Say the captions of people, the pseudo-labels, and the names of classes."""
     corpora = corpora_of(recipe)
     labels = json.loads((recipe.runs / PSEUDO / LABELS).read_text())
-    train_captions = [*taught_captions(recipe).values(), labels]
+    train_captions = [*corpora.captions.values(), labels]
     captions = [
         TextCaption(photo, text, split)
         for split, parts in (("train", train_captions), ("dev", corpora.dev.values()))

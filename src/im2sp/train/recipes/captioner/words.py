@@ -33,7 +33,6 @@ from im2sp.train.recipes.captioner.options import (
     captions_of,
     corpora_of,
     naming_of,
-    taught_captions,
     units_of,
 )
 from im2sp.train.recipes.captioner.photos import tagger_inputs
@@ -76,7 +75,7 @@ def targets_of(recipe: Recipe, tokenizer: TextTokenizer) -> list[Target]:
     """Captions and pseudo-labels of all photos that train, as tokens."""
     corpora = corpora_of(recipe)
     labels = json.loads((recipe.runs / PSEUDO / LABELS).read_text())
-    captions = taught_captions(recipe) | {PSEUDO_CORPUS: labels}
+    captions = corpora.captions | {PSEUDO_CORPUS: labels}
     return targets(captions, recipe.corpus_weights, corpora.held_out, tokenizer)
 
 
