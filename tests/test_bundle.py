@@ -242,20 +242,9 @@ def test_a_config_that_is_wrong(bundle: Path, changes: dict[str, object], reason
             "hedge_threshold must not be below threshold",
         ),
         ({"confidence__abstain_durations": [1, 1, 1]}, "same length"),
-        ({"confidence__density__mean": [0.0] * 15}, "as many dimensions as the mean"),
-        ({"confidence__density__deviations": [0.5]}, "one deviation for each component"),
-        (
-            {
-                "confidence__density": {
-                    "mean": [0.0] * 8,
-                    "components": [],
-                    "deviations": [],
-                    "noise": 1.0,
-                    "ood_threshold": 0.0,
-                }
-            },
-            "heads x head_dim",
-        ),
+        ({"confidence__pca__mean": [0.0] * 15}, "as many dimensions as the mean"),
+        ({"confidence__pca__deviations": [0.5]}, "one deviation for each component"),
+        ({"confidence__pca": {"mean": [0.0] * 8, "components": [], "deviations": []}}, "heads x head_dim"),
     ],
 )
 def test_a_confidence_that_is_wrong(

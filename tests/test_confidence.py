@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from im2sp import Captioner, Im2SpError
-from im2sp.confidence import PPCADensity, logistic, pool, share_in_words, signals
+from im2sp.confidence import coordinates, logistic, pool, share_in_words, signals
 from im2sp.decoding.decoder import Prefix
 from im2sp.decoding.options import DecodingResult
 from im2sp.explain.attention import AttentionTimeline
@@ -29,20 +29,6 @@ def photo() -> np.ndarray:
     return np.random.default_rng(7).integers(0, 256, (60, 80, 3), dtype=np.uint8)
 
 
-def plain_distance(pooled: np.ndarray) -> float:
-    """Log of the squared Mahalanobis distance over the dimensions, from the whole covariance matrix."""
-    density = tiny_confidence().density
-    across = np.eye(WIDTH)
-    covariance = np.zeros((WIDTH, WIDTH))
-    for direction, deviation in zip(density.components, density.deviations, strict=True):
-        outer = np.outer(direction, direction)
-        covariance += deviation**2 * outer
-        across -= outer
-    covariance += density.noise**2 * across
-    centred = pooled.astype(np.float64) - density.mean
-    return math.log(centred @ np.linalg.inv(covariance) @ centred / WIDTH)
-
-
 def test_the_probability_is_what_plain_arithmetic_gives(captioner: Captioner, photo: np.ndarray) -> None:
     prefix = captioner.encode(photo)
     translation = captioner.decode(prefix)
@@ -53,9 +39,7 @@ def test_the_probability_is_what_plain_arithmetic_gives(captioner: Captioner, ph
     values = prefix.values[0, 0]  # [heads, image tokens, head_dim]
     pooled = np.array([values[head, :, place].mean() for head in range(2) for place in range(WIDTH // 2)])
     np.testing.assert_allclose(pool(prefix), pooled, rtol=1e-5)
-    strange = max(0.0, plain_distance(pooled) - 0.2)
-    odds = 1.5 + 0.5 * translation.score - 0.25 * math.log(len(translation.tokens)) - 0.75 * strange
-    assert strange > 0
+    odds = 1.5 + 0.5 * translation.score - 0.25 * math.log(len(translation.tokens))
     assert translation.score == pytest.approx(translation.log_probabilities.mean())
     assert captioner.confidence(prefix, translation) == pytest.approx(1 / (1 + math.exp(-odds)), rel=1e-5)
     assert captioner.caption(photo).confidence == captioner.confidence(prefix, translation)
@@ -75,10 +59,9 @@ def test_all_weights_add_up(tmp_path: Path, captioner: Captioner, photo: np.ndar
     }
     write_tiny_bundle(tmp_path, confidence=tiny_confidence(**weights))
     calibrated = Captioner.from_pretrained(tmp_path, threads=1)
-    density = tiny_confidence().density
     along = [(pool(prefix)[place] - 0.1) / deviation for place, deviation in ((2, 0.5), (5, 0.25))]
     np.testing.assert_allclose(
-        PPCADensity(density).coordinates(pool(prefix)[None])[0], np.clip(along, -5, 5), rtol=1e-5
+        coordinates(tiny_confidence().pca, pool(prefix)[None])[0], np.clip(along, -5, 5), rtol=1e-5
     )
     keys, values = np.empty_like(prefix.keys), np.empty_like(prefix.values)  # the same for all image tokens
     for layer, head in np.ndindex(keys.shape[0], 2):
@@ -100,15 +83,15 @@ def test_the_score_of_a_caption_is_that_of_its_search(captioner: Captioner, phot
     assert found == pytest.approx(result.log_probabilities[: len(result.tokens)].mean(), abs=0.2)
 
 
-def test_what_is_near_is_not_strange_and_what_is_far_is_bounded() -> None:
-    density = PPCADensity(tiny_confidence().density)
+def test_signals_of_a_caption() -> None:
     result = DecodingResult(np.array([5, 6]), np.zeros((2, 9)), np.array([-1.0, -2.0, -3.0, -4.0]), -2.5, "eos")
-    bonus = np.eye(8, dtype=np.float32)
-    for value, expected, named in ((0.1, 0.0, 6), (1e30, 10.0, 7)):
-        filled = np.full((1, 1, 2, 3, WIDTH // 2), value, np.float32)
-        values = signals(Prefix(filled, filled, bonus[named]), result, density, -1.25)
-        assert (values["score"], values["lowest"], values["length"]) == (-2.5, -3.0, math.log(2))
-        assert (values["ood_score"], values["average_score"], values["named"]) == (expected, -1.25, named == 6)
+    filled = np.zeros((1, 1, 2, 3, WIDTH // 2), np.float32)
+    for place, named in ((6, 1.0), (7, 0.0)):
+        values = signals(Prefix(filled, filled, np.eye(8, dtype=np.float32)[place]), result, -1.25)
+        assert values == {
+            "score": -2.5, "lowest": -3.0, "length": math.log(2), "named": named, "average_score": -1.25,
+        }  # fmt: skip
+    assert signals(Prefix(filled, filled), result)["named"] == 0
 
 
 def test_the_captioner_abstains_below_the_threshold_only(captioner: Captioner, photo: np.ndarray) -> None:

@@ -94,7 +94,7 @@ def test_the_page_of_the_config_has_every_field(site: Path) -> None:
     for words in (
         "<code>duration_tolerance</code> (float, &gt;0.5, \u2264100): frames",
         "spoken before it",
-        "confidence.density",
+        "confidence.pca",
     ):
         assert words in page, words
 

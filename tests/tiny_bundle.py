@@ -17,7 +17,7 @@ from im2sp.bundle import (
     DecodingDefaults,
     ImageConfig,
     ImageUnitsConfig,
-    PPCAConfig,
+    PCAConfig,
     SpeechEncoderConfig,
     VocabularyConfig,
     VocoderConfig,
@@ -93,10 +93,8 @@ def tiny_confidence(**changes: Any) -> ConfidenceConfig:
     directions = np.eye(WIDTH)[[2, 5]].tolist()
     config = ConfidenceConfig(
         intercept=1.5,
-        weights={"score": 0.5, "length": -0.25, "ood_score": -0.75},
-        density=PPCAConfig(
-            mean=[0.1] * WIDTH, components=directions, deviations=[0.5, 0.25], noise=0.4, ood_threshold=0.2
-        ),
+        weights={"score": 0.5, "length": -0.25},
+        pca=PCAConfig(mean=[0.1] * WIDTH, components=directions, deviations=[0.5, 0.25]),
         threshold=0.25,
         abstain_units=[3, 7, 3, 1],
         abstain_durations=[5, 4, 6, 9],

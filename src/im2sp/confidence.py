@@ -14,37 +14,30 @@ from typing import Literal
 import numpy as np
 
 from im2sp.arrays import FloatArray
-from im2sp.bundle import ConfidenceConfig, PPCAConfig, Signal
+from im2sp.bundle import ConfidenceConfig, PCAConfig, Signal
 from im2sp.decoding.decoder import Prefix
 from im2sp.decoding.options import DecodingOptions, DecodingResult
 from im2sp.decoding.strategies import DoubleArray
 
 Answer = Literal["plain", "hedged", "abstained"]  # the caption; "perhaps" before it; that it cannot be told
 
-_MAX_OOD_SCORE = 10.0  # far beyond any picture, and small enough for every weight
 _MAX_COORDINATE = 5.0  # deviations
 _LOWEST = 3  # tokens
-_MIN_DISTANCE = 1e-9  # before taking the logarithm
 
 
-def signals(
-    prefix: Prefix, result: DecodingResult, density: PPCADensity, average_score: float = 0.0
-) -> dict[Signal, float]:
+def signals(prefix: Prefix, result: DecodingResult, average_score: float = 0.0) -> dict[Signal, float]:
     """Compute what tells a right caption from a wrong one.
 
     Args:
         average_score: mean log probability of its tokens beside an average image (`average_prefix`). What is as likely
             there says little of this photo.
     """
-    distance = float(density.distances(pool(prefix)[None])[0])
     return {
         "score": result.score,
         "lowest": float(np.sort(result.log_probabilities)[:_LOWEST].mean()),
         "length": math.log(len(result.tokens)),  # long sentences have more to get wrong
         "named": float(prefix.token_bonus is not None and bool(prefix.token_bonus[result.tokens].any())),
         "average_score": average_score,
-        "distance": min(_MAX_OOD_SCORE, distance),
-        "ood_score": density.ood_score(distance),
     }
 
 
@@ -67,36 +60,12 @@ def pool(prefix: Prefix) -> FloatArray:
     return pooled
 
 
-class PPCADensity:
-    """Gaussian density of the training photos (probabilistic PCA, Tipping and Bishop 1999)."""
-
-    def __init__(self, config: PPCAConfig) -> None:
-        self._threshold = config.ood_threshold
-        self._mean = np.array(config.mean)
-        self._components = np.array(config.components).reshape(-1, len(config.mean))
-        self._deviations = np.array(config.deviations)
-        self._noise = config.noise
-
-    def distances(self, pooled: FloatArray) -> DoubleArray:
-        """Compute distances: pooled float32 [n, width] -> float64 [n], log of the mean squared Mahalanobis distance
-        per dimension. 0 is the average of training photos.
-        """
-        centred = pooled.astype(np.float64) - self._mean
-        along = centred @ self._components.T
-        across = np.maximum(0.0, (centred**2).sum(axis=1) - (along**2).sum(axis=1))
-        squared = ((along / self._deviations) ** 2).sum(axis=1) + across / self._noise**2
-        distances: DoubleArray = np.log(np.maximum(_MIN_DISTANCE, squared / len(self._mean)))
-        return distances
-
-    def coordinates(self, pooled: FloatArray) -> DoubleArray:
-        """Compute coordinates along the components: pooled float32 [n, width] -> float64 [n, k] in deviations."""
-        along = (pooled.astype(np.float64) - self._mean) @ self._components.T / self._deviations
-        coordinates: DoubleArray = np.clip(along, -_MAX_COORDINATE, _MAX_COORDINATE)
-        return coordinates
-
-    def ood_score(self, distance: float) -> float:
-        """Score how far a photo is out of distribution, by its distance: 0 for nearly all training photos."""
-        return min(_MAX_OOD_SCORE, max(0.0, distance - self._threshold))
+def coordinates(config: PCAConfig, pooled: FloatArray) -> DoubleArray:
+    """Compute coordinates along the components: pooled float32 [n, width] -> float64 [n, k] in deviations."""
+    components = np.array(config.components).reshape(-1, len(config.mean))
+    along = (pooled.astype(np.float64) - np.array(config.mean)) @ components.T / np.array(config.deviations)
+    clipped: DoubleArray = np.clip(along, -_MAX_COORDINATE, _MAX_COORDINATE)
+    return clipped
 
 
 class Confidence:
@@ -104,7 +73,6 @@ class Confidence:
 
     def __init__(self, config: ConfidenceConfig) -> None:
         self._config = config
-        self._density = PPCADensity(config.density)
 
     def average_image(self, like: Prefix) -> Prefix | None:
         """Return the prefix of an average image, where the confidence compares with it."""
@@ -118,7 +86,7 @@ class Confidence:
 
         `average_score`: see `signals`.
         """
-        values = signals(prefix, result, self._density, average_score)
+        values = signals(prefix, result, average_score)
         log_odds = self._config.intercept
         log_odds += math.fsum(weight * values[name] for name, weight in self._config.weights.items())
         return logistic(log_odds) * self._photo_probability(pool(prefix))
@@ -127,8 +95,8 @@ class Confidence:
         """Compute the probability that a picture is a photo, and no blank page, noise or screen of text."""
         if not self._config.photo_weights:
             return 1.0
-        coordinates = self._density.coordinates(pooled[None])[0]
-        return logistic(self._config.photo_intercept + float(coordinates @ np.array(self._config.photo_weights)))
+        along = coordinates(self._config.pca, pooled[None])[0]
+        return logistic(self._config.photo_intercept + float(along @ np.array(self._config.photo_weights)))
 
 
 @dataclass(frozen=True)

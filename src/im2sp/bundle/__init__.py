@@ -12,7 +12,7 @@ from im2sp.bundle.config import (
     ImageConfig,
     ImageTokenizer,
     ImageUnitsConfig,
-    PPCAConfig,
+    PCAConfig,
     Resampling,
     Signal,
     SpeechEncoderConfig,
@@ -31,7 +31,7 @@ from im2sp.files import write_checksums
 
 __all__ = [
     "CONFIG", "CONFIG_LIMIT", "FORMAT_VERSION", "SPECIAL_TOKENS", "Bundle", "BundleConfig", "ConfidenceConfig",
-    "DecoderConfig", "DecodingDefaults", "ImageConfig", "ImageTokenizer", "ImageUnitsConfig", "PPCAConfig",
+    "DecoderConfig", "DecodingDefaults", "ImageConfig", "ImageTokenizer", "ImageUnitsConfig", "PCAConfig",
     "Resampling", "Signal", "SpeechEncoderConfig", "VocabularyConfig", "VocoderConfig", "find_bundle",
     "tokenizer_checksum", "write_checksums", "write_config",
 ]  # fmt: skip

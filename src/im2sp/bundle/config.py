@@ -21,7 +21,7 @@ Pixels = Annotated[int, Meta(ge=1, le=4_096)]
 Deviation = Annotated[float, Meta(gt=0)]
 Number = Annotated[float, Meta(ge=-1e6, le=1e6)]
 Scale = Annotated[float, Meta(ge=1e-6, le=1e6)]
-Signal = Literal["score", "lowest", "length", "named", "average_score", "distance", "ood_score"]  # see im2sp.confidence
+Signal = Literal["score", "lowest", "length", "named", "average_score"]  # see im2sp.confidence
 Token = Annotated[int, Meta(ge=0, le=65_535)]
 OutputUnits = Annotated[dict[Token, list[Annotated[int, Meta(ge=0)]]], Meta(max_length=65_536)]
 Phrase = Annotated[list[Annotated[int, Meta(ge=0)]], Meta(min_length=1, max_length=1_000)]  # units
@@ -180,14 +180,12 @@ class DecodingDefaults(Schema, frozen=True):
     early_stopping: bool = False  # end a beam search with as many complete sentences as hypotheses
 
 
-class PPCAConfig(Schema, frozen=True):
-    """Gaussian density of the pooled image prefixes of training photos (probabilistic PCA), see im2sp.confidence."""
+class PCAConfig(Schema, frozen=True):
+    """Principal components of the pooled image prefixes of training photos, see im2sp.confidence."""
 
     mean: Annotated[list[Number], Meta(min_length=1, max_length=4_096)]  # [width] of a pooled prefix
     components: Annotated[list[list[Number]], Meta(max_length=256)]  # [k][width], orthonormal
     deviations: Annotated[list[Scale], Meta(max_length=256)]  # [k], along the components
-    noise: Scale  # deviation in each of the other dimensions
-    ood_threshold: Number  # distance that few training photos exceed; beyond it a photo is out of distribution
 
     def __post_init__(self) -> None:
         if len(self.components) != len(self.deviations) or len(self.components) >= len(self.mean):
@@ -201,7 +199,7 @@ class ConfidenceConfig(Schema, frozen=True):
 
     intercept: Number  # of the logistic regression
     weights: Annotated[dict[Signal, Number], Meta(min_length=1)]  # of its signals
-    density: PPCAConfig
+    pca: PCAConfig
     threshold: Annotated[float, Meta(ge=0, le=1)]  # the recommended min_confidence
     abstain_units: Phrase  # spoken instead
     abstain_durations: PhraseDurations  # frames
@@ -215,13 +213,11 @@ class ConfidenceConfig(Schema, frozen=True):
 
     def __post_init__(self) -> None:
         rows = [*self.average_keys, *self.average_values]
-        if len(self.average_keys) != len(self.average_values) or any(
-            len(row) != len(self.density.mean) for row in rows
-        ):
+        if len(self.average_keys) != len(self.average_values) or any(len(row) != len(self.pca.mean) for row in rows):
             raise ValueError("average_keys and average_values must have as many layers, as wide as the mean")
         if "average_score" in self.weights and not rows:
             raise ValueError("average_score needs average_keys and average_values")
-        if len(self.photo_weights) not in (0, len(self.density.components)):
+        if len(self.photo_weights) not in (0, len(self.pca.components)):
             raise ValueError("photo_weights has not as many weights as there are components")
         if len(self.abstain_units) != len(self.abstain_durations):
             raise ValueError("abstain_units and abstain_durations must have the same length")
@@ -282,8 +278,8 @@ class BundleConfig(Schema, frozen=True, kw_only=True):
             for name, units in phrases.items():
                 if max(units) >= self.vocabulary.units:
                     raise ValueError(f"confidence.{name} holds a unit outside 0..{self.vocabulary.units - 1}")
-            if len(self.confidence.density.mean) != self.decoder.heads * self.decoder.head_dim:
-                raise ValueError("confidence.density.mean has not heads x head_dim dimensions")
+            if len(self.confidence.pca.mean) != self.decoder.heads * self.decoder.head_dim:
+                raise ValueError("confidence.pca.mean has not heads x head_dim dimensions")
 
     @property
     def speaking_graphs(self) -> tuple[str, ...]:

@@ -68,7 +68,7 @@ def test_config_gives_the_fitted_confidence(calibrated: Calibrated) -> None:
     assert config is not None
     assert config.weights == report["weights"]
     assert tuple(config.weights) == SIGNALS
-    assert len(config.photo_weights) == len(config.density.components) == 3
+    assert len(config.photo_weights) == len(config.pca.components) == 3
     assert (config.abstain_units, config.hedge_units) == ([0, 3], [1, 3])
     assert (
         config.hedge_threshold == report["thresholds"]["hedge"] >= config.threshold == report["thresholds"]["abstain"]

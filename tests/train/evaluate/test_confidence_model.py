@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from im2sp.confidence import PPCADensity
+from im2sp.confidence import coordinates
 from im2sp.errors import Im2SpError
 from im2sp.train.evaluate.confidence_model import (
     Table,
     fit_cross_validated,
-    fit_density,
+    fit_pca,
     fit_regression,
     threshold_for_precision,
 )
@@ -42,20 +42,18 @@ def test_regression_finds_the_odds_that_made_the_labels() -> None:
         fit_cross_validated(Table(np.eye(3), np.array([True, False, False]), np.ones(3), ["a", "b", "c"]))
 
 
-def test_density_knows_the_training_photos() -> None:
+def test_components_are_those_of_the_training_photos() -> None:
     random = np.random.default_rng(0)
     axes = np.linalg.qr(random.normal(size=(24, 24)))[0]
     photos = ((random.normal(size=(600, 24)) * np.array([5.0, 3.0, *[0.1] * 22])) @ axes + 2).astype(np.float32)
-    density = fit_density(photos, 2)
-    np.testing.assert_allclose(density.deviations, [5, 3], rtol=0.15)
-    distances = PPCADensity(density).distances(photos)
-    assert abs(distances.mean()) < 0.15
-    assert (distances > density.ood_threshold).mean() < 0.03
-    assert (PPCADensity(density).distances(photos + axes[10].astype(np.float32)) > density.ood_threshold).mean() > 0.9
-    alike = fit_density(np.ones((8, 16), dtype=np.float32), 4)
-    assert PPCADensity(alike).distances(np.ones((1, 16), dtype=np.float32))[0] <= alike.ood_threshold
+    pca = fit_pca(photos, 2)
+    np.testing.assert_allclose(pca.deviations, [5, 3], rtol=0.15)
+    np.testing.assert_allclose(np.abs(np.array(pca.components) @ axes[:2].T), np.eye(2), atol=0.05)
+    assert coordinates(pca, photos).std(axis=0) == pytest.approx([1, 1], abs=0.01)
+    alike = fit_pca(np.ones((8, 16), dtype=np.float32), 4)
+    assert np.abs(coordinates(alike, np.ones((1, 16), dtype=np.float32))).max() <= 5
     with pytest.raises(Im2SpError, match="2 training photos"):
-        fit_density(photos[:2], 2)
+        fit_pca(photos[:2], 2)
 
 
 def test_thresholds() -> None:

@@ -71,3 +71,17 @@ def test_what_is_said_often_is_transcribed_first(tmp_path: Path) -> None:
     cats = (7, 6)
     assert _apply(tmp_path, cats, {"a dog runs": 2, "a cat runs": 1}, _Recogniser(), 1)[0] == 0
     assert _apply(tmp_path, cats, {"a dog runs": 2, "a cat runs": 9}, _Recogniser(), 1)[0] == 1
+
+
+def test_only_the_most_used_entries_are_tried(tmp_path: Path) -> None:
+    said: dict[str, Units] = {"a": (1, 1), "dog": (7,), "cat": (7,), "runs": (8,)}
+    apply_asr_feedback(
+        said,
+        lambda entry, _: {"dog": [(3,)], "cat": [(6,)]}.get(entry, []),
+        [Sentence(f"a {name} runs", ("a", name, "runs"), (0, 1, 2), count) for name, count in (("dog", 1), ("cat", 5))],
+        AsrFeedbackConfig(sentences=9, entries=3),
+        lambda units: np.asarray(units, np.float32),
+        _Recogniser(),
+        tmp_path / "asr",
+    )
+    assert (said["dog"], said["cat"]) == ((7,), (6,))

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from im2sp.arrays import FloatArray, IntArray
-from im2sp.bundle import Bundle, ConfidenceConfig, PPCAConfig, Signal
+from im2sp.bundle import Bundle, ConfidenceConfig, PCAConfig, Signal
 from im2sp.captioner import Captioner
-from im2sp.confidence import PPCADensity, average_prefix, pool, signals
+from im2sp.confidence import average_prefix, coordinates, pool, signals
 from im2sp.decoding.decoder import Prefix
 from im2sp.decoding.options import DecodingResult
 from im2sp.errors import Im2SpError
@@ -29,7 +29,7 @@ from im2sp.train.evaluate.confidence_model import (
     Regression,
     Table,
     fit_cross_validated,
-    fit_density,
+    fit_pca,
     rounded,
     threshold_for_precision,
 )
@@ -40,7 +40,7 @@ from im2sp.train.evaluate.reliability import Doubles, answers, measure
 from im2sp.train.export import set_confidence
 
 OOD = "out_of_distribution"  # name of the set of `ood_pictures`
-SIGNALS: tuple[Signal, ...] = ("score", "lowest", "length", "named", "average_score", "distance", "ood_score")
+SIGNALS: tuple[Signal, ...] = ("score", "lowest", "length", "named", "average_score")
 BEAM = 3  # of the second search where the bundle's own is greedy
 _STEP = 0.01  # of the precision
 _OOD_WITHHELD = 0.98  # share of what is no photo
@@ -56,7 +56,7 @@ class CalibrationOptions:
     plain: float = 0.5  # share of captions that are spoken without a hedge
     abstain_below: float = 0.1  # confidence
     withheld: float = 0.05  # share of captions of photos that may be withheld beyond that, with what is no photo
-    components: int = 64  # of the density of training photos
+    components: int = 64  # principal ones of training photos
     seed: int = 0  # of the folds
 
     def __post_init__(self) -> None:
@@ -123,16 +123,16 @@ def calibrate(
     """
     captioner = Captioner(Bundle.load(bundle_dir), threads=threads)
     prefixes = [captioner.encode(path) for path in train]
-    density = fit_density(np.array([pool(prefix) for prefix in prefixes]), options.components)
+    pca = fit_pca(np.array([pool(prefix) for prefix in prefixes]), options.components)
     average = [_average([prefix.keys for prefix in prefixes]), _average([prefix.values for prefix in prefixes])]
     captions = list(_captions(captioner, sets, average_prefix(average[0], average[1], prefixes[0]), words_of, labels))
-    table, pictures = _captions_table(captions, density), _pictures_table(captions, density)
+    table, pictures = _captions_table(captions), _pictures_table(captions, pca)
     right, right_tested = fit_cross_validated(table, options.seed)
     photo, photo_tested = fit_cross_validated(pictures, options.seed)
     of_picture = dict(zip(pictures.photos, photo_tested.tolist(), strict=True))
     tested = right_tested * np.array([of_picture[name] for name in table.photos])
     thresholds = _thresholds(tested, table, options)
-    config = _config((right, photo), density, average, thresholds, phrases)
+    config = _config((right, photo), pca, average, thresholds, phrases)
     figures = _figures(captions, tested, thresholds)
     set_confidence(bundle_dir, config, _card_figures(figures))
     return {
@@ -147,7 +147,7 @@ def calibrate(
 
 def _config(
     models: tuple[Regression, Regression],
-    density: PPCAConfig,
+    pca: PCAConfig,
     average: list[list[list[float]]],
     thresholds: Mapping[str, float],
     phrases: Mapping[str, SpokenPhrase],
@@ -162,7 +162,7 @@ def _config(
         average_values=values,
         photo_intercept=rounded([photo.intercept])[0],
         photo_weights=rounded(photo.weights),
-        density=density,
+        pca=pca,
         threshold=thresholds["abstain"],
         abstain_units=phrases["abstain"].units,
         abstain_durations=phrases["abstain"].durations,
@@ -201,28 +201,28 @@ def _captions(
                 yield _Caption(name, part, picture, result, captioner.score(average, result.tokens), correct)
 
 
-def _captions_table(captions: Sequence[_Caption], density: PPCAConfig) -> Table:
+def _captions_table(captions: Sequence[_Caption]) -> Table:
     """Columns: SIGNALS.
 
     Captions of what is no photo have no weight. A small set counts more than its photos, but less than a large one.
     """
-    fitted, rows = PPCADensity(density), []
+    rows = []
     sizes = Counter((one.search, one.part) for one in captions)
     for one in captions:
-        values = signals(one.picture.prefix, one.result, fitted, one.average_score)
+        values = signals(one.picture.prefix, one.result, one.average_score)
         rows.append([values[signal] for signal in SIGNALS])
     weights = np.array([0.0 if one.part == OOD else sizes[one.search, one.part] ** -0.5 for one in captions])
     names = [one.picture.photo for one in captions]
     return Table(np.array(rows, float), np.array([one.correct for one in captions]), weights / weights.mean(), names)
 
 
-def _pictures_table(captions: Sequence[_Caption], density: PPCAConfig) -> Table:
+def _pictures_table(captions: Sequence[_Caption], pca: PCAConfig) -> Table:
     """Columns: coordinates along the components. Photos together count as much as what is none."""
     pictures = list({one.picture.photo: one.picture for one in captions}.values())
-    coordinates = PPCADensity(density).coordinates(np.array([pool(picture.prefix) for picture in pictures]))
+    along = coordinates(pca, np.array([pool(picture.prefix) for picture in pictures]))
     is_photo = np.array([not picture.photo.startswith(f"{OOD}/") for picture in pictures])
     weights = np.where(is_photo, 1 / is_photo.mean(), 1 / (1 - is_photo.mean())) / 2
-    return Table(coordinates, is_photo, weights, [picture.photo for picture in pictures])
+    return Table(along, is_photo, weights, [picture.photo for picture in pictures])
 
 
 def _thresholds(confidences: Doubles, table: Table, options: CalibrationOptions) -> dict[str, float]:

@@ -7,12 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import msgspec
 import numpy as np
 
 from im2sp.arrays import FloatArray
-from im2sp.bundle import PPCAConfig
-from im2sp.confidence import PPCADensity
+from im2sp.bundle import PCAConfig
 from im2sp.errors import Im2SpError
 from im2sp.installing import require_extra
 from im2sp.train.evaluate.reliability import Doubles, Flags
@@ -22,8 +20,6 @@ if TYPE_CHECKING:
 
 _INVERSE_RIDGES = (0.003, 0.01, 0.03, 0.1, 0.3)  # the one with the least cross-validated loss is taken
 _FOLDS = 5
-_HELD_OUT = 4  # every fourth training photo sets the threshold of the density
-_QUANTILE = 0.99  # of these are nearer than the threshold
 _DIGITS = 5  # significant ones in the config
 
 
@@ -92,30 +88,24 @@ def threshold_for_precision(confidences: Doubles, correct: Flags, weights: Doubl
     return math.floor(float(confidences[order[enough[-1]]]) * 1_000) / 1_000 if len(enough) else 1.0
 
 
-def fit_density(pooled: FloatArray, components: int) -> PPCAConfig:
-    """Fit probabilistic PCA to pooled training photos float32 [n, width] (`im2sp.confidence.pool`), in random order.
+def fit_pca(pooled: FloatArray, components: int) -> PCAConfig:
+    """Fit principal components to pooled training photos float32 [n, width] (`im2sp.confidence.pool`).
 
     Raises Im2SpError for too few photos.
     """
-    held_out, seen = pooled[::_HELD_OUT], np.delete(pooled, np.s_[::_HELD_OUT], axis=0).astype(np.float64)
-    width = pooled.shape[1]
-    components = min(components, len(seen) - 2, width - 1)
+    components = min(components, len(pooled) - 2, pooled.shape[1] - 1)
     if components < 1:
-        raise Im2SpError(f"{len(pooled)} training photos are too few for a density: give more")
+        raise Im2SpError(f"{len(pooled)} training photos are too few for principal components: give more")
+    seen = pooled.astype(np.float64)
     mean = seen.mean(axis=0)
     _, singular, axes = np.linalg.svd(seen - mean, full_matrices=False)
-    variances = singular**2 / (len(seen) - 1)
-    noise = variances[components:].sum() / (width - components)
+    variances = singular[:components] ** 2 / (len(seen) - 1)
     least = 1e-6 * max(1e-6, float(variances[0]))  # equal photos must not make a deviation of 0
-    density = PPCAConfig(
+    return PCAConfig(
         mean=rounded(mean),
         components=[rounded(axis) for axis in axes[:components]],
-        deviations=rounded(np.sqrt(np.maximum(least, variances[:components]))),
-        noise=rounded([math.sqrt(max(least, float(noise)))])[0],
-        ood_threshold=0.0,
+        deviations=rounded(np.sqrt(np.maximum(least, variances))),
     )
-    threshold = float(np.quantile(PPCADensity(density).distances(held_out), _QUANTILE))
-    return msgspec.structs.replace(density, ood_threshold=rounded([threshold])[0])
 
 
 def rounded(values: Iterable[float] | Doubles) -> list[float]:

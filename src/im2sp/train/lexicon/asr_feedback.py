@@ -38,6 +38,7 @@ class AsrFeedbackConfig:
     sentences: int = 0  # transcribed at most in the first round; 0 keeps the entries as they are
     repeats: int = 2  # sentences for each entry, where there are enough
     candidates: int = 3  # other pronunciations that are tried
+    entries: int = 0  # the most used ones, which alone are tried; 0: all
     error_rate: float = 0.5  # share of its sentences in which an entry is missed, from which others are tried
 
 
@@ -81,7 +82,8 @@ def apply_asr_feedback(
         speak: units without repeats -> waveform float32 [samples], 16 kHz.
         cache: transcripts, which are not made again.
     """
-    covering = _covering(sentences, config)
+    uses = _most_used(sentences, config.entries)
+    covering = _covering(sentences, uses, config)
     outcomes: defaultdict[Entry, defaultdict[Units, list[WordOutcome]]] = defaultdict(lambda: defaultdict(list))
 
     def transcribe(indices: Sequence[int], tried: set[Entry]) -> list[Entry]:
@@ -97,7 +99,7 @@ def apply_asr_feedback(
         missed = (entry for entry in tried if _error_rate(outcomes[entry][said[entry]]) >= config.error_rate)
         return sorted(missed, key=str)
 
-    missed = transcribe(covering, {entry for index in covering for entry in sentences[index].entries})
+    missed = transcribe(covering, {entry for index in covering for entry in sentences[index].entries if entry in uses})
     others = {entry: alternatives(entry, config.candidates) for entry in missed}
     for number in range(config.candidates):
         trying = {entry for entry in missed if len(others[entry]) > number}
@@ -121,18 +123,23 @@ def _keep_best(
     return changed
 
 
-def _covering(sentences: Sequence[Sentence[Entry]], config: AsrFeedbackConfig) -> list[int]:
-    """Sentences that hold the most used entries up to `repeats` times each."""
+def _most_used(sentences: Sequence[Sentence[Entry]], count: int) -> dict[Entry, int]:
+    """The most used entries, or with a count of 0 all, and how often they are used."""
     uses: Counter[Entry] = Counter()
     for sentence in sentences:
         uses.update(dict.fromkeys(sentence.entries, sentence.count))
+    return dict(uses.most_common(count or None))
+
+
+def _covering(sentences: Sequence[Sentence[Entry]], uses: Mapping[Entry, int], config: AsrFeedbackConfig) -> list[int]:
+    """Sentences that hold the most used entries up to `repeats` times each."""
     missing = dict.fromkeys(uses, config.repeats)
 
     def gain(index: int) -> float:
-        return sum(uses[entry] for entry in set(sentences[index].entries) if missing[entry] > 0)
+        return sum(uses[entry] for entry in set(sentences[index].entries) if missing.get(entry, 0) > 0)
 
     def take(index: int) -> None:
-        for entry in set(sentences[index].entries):
+        for entry in set(sentences[index].entries) & missing.keys():
             missing[entry] -= 1
 
     return list(lazy_greedy(len(sentences), gain, take, config.sentences))
