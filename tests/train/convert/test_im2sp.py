@@ -200,7 +200,7 @@ def test_unit_100_can_be_said_though_it_shares_an_id_with_bos(git: GitForCausalL
 
 
 def test_at_most_511_tokens_follow_bos(git: GitForCausalLM, parts: Path, tmp_path: Path) -> None:
-    """An image tokenizer beside a model of raw images is passed by; repeats are spoken, but where that is not wanted."""
+    """An image tokenizer beside a model of raw images is passed by; repeats are spoken where they are wanted."""
     positions = {"model.git.embeddings.position_embeddings.weight": torch.randn(600, 24)}
     state = of_raw_images(git) | positions | {"tokenizer.pre_quant.weight": torch.zeros(2, 2)}
     checkpoint, config = save_im2sp(state, tmp_path / "raw.ckpt"), tmp_path / "config.json"

@@ -168,7 +168,8 @@ def im2sp(
     with new_folder(out) as staging:
         image, decoder = convert_im2sp(checkpoint, config, codebook, image_tokenizer, out.name)
         units = decoder.config.vocabulary_size - SPECIAL_TOKENS
-        vocabulary = VocabularyConfig(units=units, subwords=[[u] for u in range(units)], keep_repeats=not remove_repeats)
+        subwords = [[unit] for unit in range(units)]
+        vocabulary = VocabularyConfig(units=units, subwords=subwords, keep_repeats=not remove_repeats)
         parts = BundleParts(image, decoder, vocabulary, _read_voice(vocoder, speech_encoder, clusters))
         export_bundle(parts, options, {"origin": "published checkpoints, converted and not trained on"}, staging)
     kind = "a bundle with image units" if image.units else "a bundle"
