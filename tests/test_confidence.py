@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from im2sp import Captioner, Im2SpError
-from im2sp.confidence import coordinates, logistic, pool, share_in_words, signals
+from im2sp.confidence import PrincipalComponents, logistic, pool, share_in_words, signals
 from im2sp.decoding.decoder import Prefix
 from im2sp.decoding.options import DecodingResult
 from im2sp.explain.attention import AttentionTimeline
@@ -61,7 +61,7 @@ def test_all_weights_add_up(tmp_path: Path, captioner: Captioner, photo: np.ndar
     calibrated = Captioner.from_pretrained(tmp_path, threads=1)
     along = [(pool(prefix)[place] - 0.1) / deviation for place, deviation in ((2, 0.5), (5, 0.25))]
     np.testing.assert_allclose(
-        coordinates(tiny_confidence().pca, pool(prefix)[None])[0], np.clip(along, -5, 5), rtol=1e-5
+        PrincipalComponents(tiny_confidence().pca).coordinates(pool(prefix)[None])[0], np.clip(along, -5, 5), rtol=1e-5
     )
     keys, values = np.empty_like(prefix.keys), np.empty_like(prefix.values)  # the same for all image tokens
     for layer, head in np.ndindex(keys.shape[0], 2):

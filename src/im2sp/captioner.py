@@ -15,9 +15,9 @@ from msgspec.structs import asdict
 from im2sp.arrays import SAMPLE_RATE, FloatArray, IntArray
 from im2sp.bundle import Bundle, ImageUnitsConfig, find_bundle
 from im2sp.confidence import Answer, Confidence, Thresholds, share_in_words
-from im2sp.decoding.decoder import DecoderStep, Prefix, mean_log_probability
+from im2sp.decoding.decoder import DecoderStep, Prefix
 from im2sp.decoding.options import DecodingOptions, DecodingResult
-from im2sp.decoding.search import DecodingTask
+from im2sp.decoding.search import DecodingTask, mean_log_probability
 from im2sp.decoding.vocabulary import Vocabulary
 from im2sp.errors import BundleError, Im2SpError
 from im2sp.image.encoder import ImageEncoder

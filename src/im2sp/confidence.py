@@ -7,11 +7,11 @@ looks at words.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from im2sp.arrays import FloatArray
 from im2sp.bundle import ConfidenceConfig, PCAConfig, Signal
@@ -41,13 +41,13 @@ def signals(prefix: Prefix, result: DecodingResult, average_score: float = 0.0) 
     }
 
 
-def average_prefix(keys: Sequence[Sequence[float]], values: Sequence[Sequence[float]], like: Prefix) -> Prefix:
+def average_prefix(keys: ArrayLike, values: ArrayLike, like: Prefix) -> Prefix:
     """Make the prefix of an average image from keys and values [layers][heads * head_dim], alike for all image tokens.
 
     `like`: a prefix of its shape.
     """
     layers, _, heads, _, dim = like.keys.shape
-    of_one_token = (np.array(rows, np.float32).reshape(layers, 1, heads, 1, dim) for rows in (keys, values))
+    of_one_token = (np.asarray(rows, np.float32).reshape(layers, 1, heads, 1, dim) for rows in (keys, values))
     return Prefix(*(np.broadcast_to(rows, like.keys.shape) for rows in of_one_token))
 
 
@@ -60,12 +60,19 @@ def pool(prefix: Prefix) -> FloatArray:
     return pooled
 
 
-def coordinates(config: PCAConfig, pooled: FloatArray) -> DoubleArray:
-    """Compute coordinates along the components: pooled float32 [n, width] -> float64 [n, k] in deviations."""
-    components = np.array(config.components).reshape(-1, len(config.mean))
-    along = (pooled.astype(np.float64) - np.array(config.mean)) @ components.T / np.array(config.deviations)
-    clipped: DoubleArray = np.clip(along, -_MAX_COORDINATE, _MAX_COORDINATE)
-    return clipped
+class PrincipalComponents:
+    """Principal components of the pooled prefixes of training photos."""
+
+    def __init__(self, config: PCAConfig) -> None:
+        self._mean = np.array(config.mean)
+        self._components = np.array(config.components).reshape(-1, len(config.mean))
+        self._deviations = np.array(config.deviations)
+
+    def coordinates(self, pooled: FloatArray) -> DoubleArray:
+        """Compute coordinates along the components: pooled float32 [n, width] -> float64 [n, k] in deviations."""
+        along = (pooled.astype(np.float64) - self._mean) @ self._components.T / self._deviations
+        coordinates: DoubleArray = np.clip(along, -_MAX_COORDINATE, _MAX_COORDINATE)
+        return coordinates
 
 
 class Confidence:
@@ -73,13 +80,12 @@ class Confidence:
 
     def __init__(self, config: ConfidenceConfig) -> None:
         self._config = config
+        self._components = PrincipalComponents(config.pca)
+        self._average = np.array(config.average_keys, np.float32), np.array(config.average_values, np.float32)
 
     def average_image(self, like: Prefix) -> Prefix | None:
         """Return the prefix of an average image, where the confidence compares with it."""
-        config = self._config
-        if "average_score" not in config.weights:
-            return None
-        return average_prefix(config.average_keys, config.average_values, like)
+        return average_prefix(*self._average, like) if "average_score" in self._config.weights else None
 
     def probability(self, prefix: Prefix, result: DecodingResult, average_score: float = 0.0) -> float:
         """Compute the probability that a caption is right, from 0 to 1: of a photo, if it is one.
@@ -95,7 +101,7 @@ class Confidence:
         """Compute the probability that a picture is a photo, and no blank page, noise or screen of text."""
         if not self._config.photo_weights:
             return 1.0
-        along = coordinates(self._config.pca, pooled[None])[0]
+        along = self._components.coordinates(pooled[None])[0]
         return logistic(self._config.photo_intercept + float(along @ np.array(self._config.photo_weights)))
 
 

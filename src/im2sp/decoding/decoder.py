@@ -54,17 +54,6 @@ class DecoderStep:
         return past.from_rows(logits), past.from_rows(attention), past
 
 
-def mean_log_probability(step: DecoderStep, bos: int, tokens: IntArray) -> float:
-    """Mean log probability of given tokens int64 [T], one after the other."""
-    total, cache = 0.0, None
-    for position, (before, token) in enumerate(zip([bos, *tokens[:-1]], tokens, strict=True)):
-        logits, _, cache = step(np.array([before], dtype=np.int64), position, cache)
-        row = logits[0].astype(np.float64)
-        highest = row.max()
-        total += float(row[token] - highest - np.log(np.exp(row - highest).sum()))
-    return total / len(tokens)
-
-
 def _by_layer(prefix: Prefix) -> dict[str, FloatArray]:
     """Split the prefix into graph inputs: keys [heads, head_dim, image_tokens], values [heads, image_tokens, head_dim].
 

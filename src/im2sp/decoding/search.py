@@ -146,9 +146,7 @@ class DecodingTask:
         return tokens[: length_before_repeat(tokens, self._options.max_repeats, self._limit)]
 
     def _log_probabilities(self, logits: FloatArray, length: int) -> DoubleArray:
-        filtered = logits.astype(np.float64)
-        if not (filtered.max(axis=-1) < np.inf).all():  # the maximum of what holds a NaN is NaN
-            raise BundleError(f"the decoder gave logits that are not numbers after {length} tokens: export it again")
+        filtered = _checked(logits, length)
         if self._token_bonus is not None and length > 1:
             for row, hypothesis in enumerate(self._live):
                 if not self._token_bonus[list(hypothesis.tokens)].any():
@@ -156,12 +154,9 @@ class DecodingTask:
         filtered[:, [self._specials.pad, self._specials.bos]] = -np.inf
         if length < max(1, self._options.min_tokens):
             filtered[:, self._specials.eos] = -np.inf
-        highest = filtered.max(axis=-1, keepdims=True)
-        if np.isneginf(highest).any():
+        if np.isneginf(filtered.max(axis=-1)).any():
             raise BundleError(f"the decoder rules out every token after {length} tokens: export it again")
-        filtered -= highest
-        filtered -= np.log(np.exp(filtered).sum(axis=-1, keepdims=True))
-        return filtered
+        return _log_softmax(filtered)
 
     def _advance(
         self, live: list[Hypothesis], log_probabilities: DoubleArray, attention: FloatArray
@@ -196,3 +191,27 @@ class DecodingTask:
         if self._options.early_stopping:
             return True
         return max(map(self._rank, self._live)) <= self._rank(self._ended[-1])
+
+
+def mean_log_probability(step: StepFunction, bos: int, tokens: IntArray) -> float:
+    """Mean log probability of given tokens int64 [T], one after the other.
+
+    Raises BundleError for logits that are not numbers.
+    """
+    total, cache = 0.0, None
+    for position, (before, token) in enumerate(zip([bos, *tokens[:-1]], tokens, strict=True)):
+        logits, _, cache = step(np.array([before], dtype=np.int64), position, cache)
+        total += float(_log_softmax(_checked(logits, position))[0, token])
+    return total / len(tokens)
+
+
+def _checked(logits: FloatArray, length: int) -> DoubleArray:
+    if not (logits.max(axis=-1) < np.inf).all():  # the maximum of what holds a NaN is NaN
+        raise BundleError(f"the decoder gave logits that are not numbers after {length} tokens: export it again")
+    return logits.astype(np.float64)
+
+
+def _log_softmax(logits: DoubleArray) -> DoubleArray:
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    probabilities: DoubleArray = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return probabilities

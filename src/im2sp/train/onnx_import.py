@@ -36,4 +36,4 @@ def load_graph_weights(module: nn.Module, graph: Path) -> None:
         if values is None or values.shape != tuple(parameter.shape):
             raise Im2SpError(f"{graph} has no {name} of shape {tuple(parameter.shape)}: give the sizes of its model")
         state[name] = torch.from_numpy(np.array(values, np.float32))
-    module.load_state_dict(state, strict=False)
+    module.load_state_dict(state)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from im2sp.confidence import coordinates
+from im2sp.confidence import PrincipalComponents
 from im2sp.errors import Im2SpError
 from im2sp.train.evaluate.confidence_model import (
     Table,
@@ -49,9 +49,9 @@ def test_components_are_those_of_the_training_photos() -> None:
     pca = fit_pca(photos, 2)
     np.testing.assert_allclose(pca.deviations, [5, 3], rtol=0.15)
     np.testing.assert_allclose(np.abs(np.array(pca.components) @ axes[:2].T), np.eye(2), atol=0.05)
-    assert coordinates(pca, photos).std(axis=0) == pytest.approx([1, 1], abs=0.01)
+    assert PrincipalComponents(pca).coordinates(photos).std(axis=0) == pytest.approx([1, 1], abs=0.01)
     alike = fit_pca(np.ones((8, 16), dtype=np.float32), 4)
-    assert np.abs(coordinates(alike, np.ones((1, 16), dtype=np.float32))).max() <= 5
+    assert np.abs(PrincipalComponents(alike).coordinates(np.ones((1, 16), dtype=np.float32))).max() <= 5
     with pytest.raises(Im2SpError, match="2 training photos"):
         fit_pca(photos[:2], 2)
 

@@ -22,6 +22,8 @@ from im2sp.train.data.unit_table import iterate_unit_tables
 
 log = logging.getLogger(__name__)
 
+CLIPS = "clips.arrow"  # in the folder of a vocoder until it is trained
+
 _SCHEMA = pa.schema({"units": pa.list_(pa.uint16()), "waveform": pa.list_(pa.int16()), "speaker": pa.string()})
 
 
@@ -68,7 +70,7 @@ def store_clips(recordings: Path, units: Path, split: str, out: Path) -> StoredC
     if out.is_file():
         return StoredClips(out)
     spoken = {row.caption_id: row.speech_units for row in iterate_unit_tables(units, split)}
-    clips = write_clips(
+    return write_clips(
         (
             [
                 {"units": found, "waveform": caption.waveform, "speaker": caption.speaker}
@@ -77,20 +79,22 @@ def store_clips(recordings: Path, units: Path, split: str, out: Path) -> StoredC
             ]
             for shard in sorted(recordings.glob(f"{split}-*.parquet"))
         ),
+        f"no recording of the split {split} has units in {units}",
         out,
     )
-    if not len(clips):
-        out.unlink()
-        raise Im2SpError(f"no recording of the split {split} has units in {units}")
-    return clips
 
 
-def write_clips(shards: Iterable[list[dict[str, Any]]], out: Path) -> StoredClips:
-    """Write clips with units [F], a waveform int16 and a speaker each to the file `out`, shard by shard."""
+def write_clips(shards: Iterable[list[dict[str, Any]]], none: str, out: Path) -> StoredClips:
+    """Write clips with units [F], a waveform int16 and a speaker each to the file `out`, shard by shard.
+
+    Raises Im2SpError, which says `none`, when there are no clips.
+    """
     clips = samples = 0
     with atomic_write(out) as temporary, pa.ipc.new_file(str(temporary), _SCHEMA) as file:
         for rows in shards:
             file.write_batch(pa.RecordBatch.from_pylist(rows, _SCHEMA))
             clips, samples = clips + len(rows), samples + sum(len(row["waveform"]) for row in rows)
+        if not clips:
+            raise Im2SpError(none)
     log.info("%s: %d clips, %.1f hours", out, clips, samples / SAMPLE_RATE / 3600)
     return StoredClips(out)

@@ -19,9 +19,8 @@ import numpy as np
 from im2sp.arrays import FloatArray, IntArray
 from im2sp.bundle import Bundle, ConfidenceConfig, PCAConfig, Signal
 from im2sp.captioner import Captioner
-from im2sp.confidence import average_prefix, coordinates, pool, signals
+from im2sp.confidence import PrincipalComponents, average_prefix, pool, signals
 from im2sp.decoding.decoder import Prefix
-from im2sp.decoding.options import DecodingResult
 from im2sp.errors import Im2SpError
 from im2sp.image.loading import ImageSource
 from im2sp.train.evaluate.chair import ObjectLabels
@@ -81,7 +80,7 @@ class _Picture:
     """What is known of a picture without a caption."""
 
     photo: str  # with the name of its set
-    prefix: Prefix
+    pooled: FloatArray  # float32 [width]
 
 
 @dataclass(frozen=True)
@@ -91,8 +90,7 @@ class _Caption:
     search: str
     part: str  # name of the set
     picture: _Picture
-    result: DecodingResult
-    average_score: float  # see `im2sp.confidence.signals`
+    signals: dict[Signal, float]
     correct: bool
 
 
@@ -122,10 +120,11 @@ def calibrate(
         Im2SpError: a photo cannot be read, all captions are correct, or none is.
     """
     captioner = Captioner(Bundle.load(bundle_dir), threads=threads)
-    prefixes = [captioner.encode(path) for path in train]
-    pca = fit_pca(np.array([pool(prefix) for prefix in prefixes]), options.components)
-    average = [_average([prefix.keys for prefix in prefixes]), _average([prefix.values for prefix in prefixes])]
-    captions = list(_captions(captioner, sets, average_prefix(average[0], average[1], prefixes[0]), words_of, labels))
+    seen = [(pool(prefix), _of_one_token(prefix)) for prefix in map(captioner.encode, train)]
+    pca = fit_pca(np.array([pooled for pooled, _ in seen]), options.components)
+    means = np.mean([of_one for _, of_one in seen], axis=0)
+    average = [[rounded(layer) for layer in rows] for rows in means]
+    captions = list(_captions(captioner, sets, average, words_of, labels))
     table, pictures = _captions_table(captions), _pictures_table(captions, pca)
     right, right_tested = fit_cross_validated(table, options.seed)
     photo, photo_tested = fit_cross_validated(pictures, options.seed)
@@ -172,16 +171,16 @@ def _config(
     )
 
 
-def _average(rows: Sequence[FloatArray]) -> list[list[float]]:
-    """Keys or values [layers, 1, heads, image_tokens, head_dim] of prefixes -> means [layers][heads * head_dim]."""
-    means = np.mean([row[:, 0].mean(axis=2) for row in rows], axis=0)
-    return [rounded(layer.ravel()) for layer in means]
+def _of_one_token(prefix: Prefix) -> FloatArray:
+    """Keys and values averaged over the image tokens: float32 [2, layers, heads * head_dim]."""
+    means = [rows[:, 0].mean(axis=2) for rows in (prefix.keys, prefix.values)]
+    return np.array([layers.reshape(len(layers), -1) for layers in means])
 
 
 def _captions(
     captioner: Captioner,
     sets: Mapping[str, PhotoSet],
-    average: Prefix,
+    average: list[list[list[float]]],
     words_of: Callable[[IntArray], str],
     labels: ObjectLabels | None,
 ) -> Iterator[_Caption]:
@@ -195,10 +194,12 @@ def _captions(
         for photo, image in photos.items():
             prefix = captioner.encode(image)
             results = {name: captioner.decode(prefix, decoding) for name, decoding in searches.items()}
-            picture = _Picture(f"{part}/{photo}", prefix)
+            picture = _Picture(f"{part}/{photo}", pool(prefix))
+            beside = average_prefix(average[0], average[1], prefix)
             for name, result in results.items():
                 correct = rule is not None and rule.is_correct(words_of(result.tokens), photo)
-                yield _Caption(name, part, picture, result, captioner.score(average, result.tokens), correct)
+                found = signals(prefix, result, captioner.score(beside, result.tokens))
+                yield _Caption(name, part, picture, found, correct)
 
 
 def _captions_table(captions: Sequence[_Caption]) -> Table:
@@ -206,11 +207,8 @@ def _captions_table(captions: Sequence[_Caption]) -> Table:
 
     Captions of what is no photo have no weight. A small set counts more than its photos, but less than a large one.
     """
-    rows = []
+    rows = [[one.signals[signal] for signal in SIGNALS] for one in captions]
     sizes = Counter((one.search, one.part) for one in captions)
-    for one in captions:
-        values = signals(one.picture.prefix, one.result, one.average_score)
-        rows.append([values[signal] for signal in SIGNALS])
     weights = np.array([0.0 if one.part == OOD else sizes[one.search, one.part] ** -0.5 for one in captions])
     names = [one.picture.photo for one in captions]
     return Table(np.array(rows, float), np.array([one.correct for one in captions]), weights / weights.mean(), names)
@@ -219,7 +217,7 @@ def _captions_table(captions: Sequence[_Caption]) -> Table:
 def _pictures_table(captions: Sequence[_Caption], pca: PCAConfig) -> Table:
     """Columns: coordinates along the components. Photos together count as much as what is none."""
     pictures = list({one.picture.photo: one.picture for one in captions}.values())
-    along = coordinates(pca, np.array([pool(picture.prefix) for picture in pictures]))
+    along = PrincipalComponents(pca).coordinates(np.array([picture.pooled for picture in pictures]))
     is_photo = np.array([not picture.photo.startswith(f"{OOD}/") for picture in pictures])
     weights = np.where(is_photo, 1 / is_photo.mean(), 1 / (1 - is_photo.mean())) / 2
     return Table(along, is_photo, weights, [picture.photo for picture in pictures])

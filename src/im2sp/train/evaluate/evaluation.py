@@ -92,11 +92,7 @@ def evaluate(
     Raises:
         Im2SpError: bundle, photos or recogniser are missing, or the bundle cannot encode the recordings.
     """
-    if not any(path.is_file() for path in data.photos.values()):
-        first = next(iter(data.photos.values()))
-        raise Im2SpError(
-            f"none of the {len(data.photos)} photos is there, such as {first}: give the folder that has them"
-        )
+    _check_photos(data)
     captioner = Captioner(Bundle.load(bundle_dir), threads=options.threads)
     name = options.recogniser or (paper_recogniser() if options.strict else "base")
     recogniser = open_recogniser(name, threads=options.threads)
@@ -125,6 +121,14 @@ def evaluate(
         report["word_error_rates"] = rates
     write_json(out / REPORT, report)
     return report
+
+
+def _check_photos(data: PhotoSet) -> None:
+    if not any(path.is_file() for path in data.photos.values()):
+        first = next(iter(data.photos.values()))
+        raise Im2SpError(
+            f"none of the {len(data.photos)} photos is there, such as {first}: give the folder that has them"
+        )
 
 
 def _scores(

@@ -81,4 +81,4 @@ def align_units(recorded: IntArray, said: IntArray, distances: FloatArray) -> In
 
 def _later(total: FloatArray, count: int) -> FloatArray:
     """Shift by `count` places; what comes from before the first is infinitely far."""
-    return np.concatenate([np.full(min(count, len(total)), np.inf), total[:-count]])[: len(total)]
+    return np.concatenate([np.full(min(count, len(total)), np.inf), total[:-count]])

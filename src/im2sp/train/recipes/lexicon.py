@@ -20,7 +20,7 @@ from typing import Any
 from im2sp.bundle import Bundle, find_bundle
 from im2sp.captioner import Captioner
 from im2sp.files import write_json
-from im2sp.train.data.clips import StoredClips, write_clips
+from im2sp.train.data.clips import CLIPS, StoredClips, write_clips
 from im2sp.train.data.photo_corpora import read_photo_corpora
 from im2sp.train.data.synthesis import PiperSynthesizer, SynthesisConfig
 from im2sp.train.data.tiny_photo_corpora import write_tiny_photo_corpora
@@ -43,7 +43,6 @@ log = logging.getLogger(__name__)
 
 SENTENCES, RECORDINGS, VOICE, LEXICON = "sentences", "recordings", "voice", "lexicon"
 BUNDLE = "bundle"  # in the folder of the voice
-CLIPS = "clips.arrow"  # in the folder of the voice until it is trained
 SELECTED = "selected.json"  # sentences to record, the most useful first
 HELD_OUT = "held_out.json"  # captions that are never recorded
 LEXICON_FILE = "lexicon.parquet"
@@ -102,7 +101,7 @@ def make_voice(recipe: Recipe, out: Path) -> None:
         if not (out / CLIPS).is_file():
             lexicon = PronunciationLexicon.load(recipe.runs / LEXICON / LEXICON_FILE)
             speaker = RegularSpeaker(lexicon, unit_distances(vocoder), random.Random(recipe.seed))
-            write_clips(_clip_shards(recipe, speaker), out / CLIPS)
+            write_clips(_clip_shards(recipe, speaker), f"no recordings are in {recipe.runs / RECORDINGS}", out / CLIPS)
     clips = StoredClips(out / CLIPS)
     of_sound = VocoderTask(recipe.vocoder, vocoder, clips)
     train(of_sound, out / "vocoder")

@@ -23,7 +23,7 @@ from im2sp.errors import Im2SpError
 from im2sp.files import atomic_write, write_json
 from im2sp.speech.audio import HOP, SAMPLE_RATE
 from im2sp.train.convert.unit_files import UnitFiles
-from im2sp.train.data.clips import StoredClips, store_clips
+from im2sp.train.data.clips import CLIPS, StoredClips, store_clips
 from im2sp.train.data.recordings import RecordingOptions, import_corpus, import_recordings
 from im2sp.train.data.speech_shards import as_floats, read_shards
 from im2sp.train.data.synthesis import SynthesisConfig
@@ -54,7 +54,6 @@ from im2sp.train.trainer import train
 log = logging.getLogger(__name__)
 
 RECORDINGS, ENCODER, UNITS, DURATIONS, VOCODER = "recordings", "speech_encoder", "units", "durations", "vocoder"
-CLIPS = "clips.arrow"  # in the folder of the vocoder until it is trained
 SPEAKERS = "speakers.json"  # names of the speakers of a HiFi-GAN, in the order of their embeddings
 
 

@@ -205,12 +205,12 @@ def make_feedback(recipe: Recipe, out: Path) -> None:
         return list(found)[:count]
 
     captioner, recogniser = Captioner(voice, threads=1), open_recogniser("base", threads=torch.get_num_threads())
-    names, options = written(NAMES), recipe.asr_feedback
+    captions, names, options = written(MODEL), written(NAMES), recipe.asr_feedback
     for part, config in (
-        (written(MODEL), options),
+        (captions, options),
         (names, replace(options, sentences=len(names), repeats=1)),
         # "a" and "in" are in most captions, so that few of them may be missed
-        (written(MODEL), replace(options, entries=20, repeats=20, candidates=8, error_rate=0.06)),
+        (captions, replace(options, entries=20, repeats=20, candidates=8, error_rate=0.06)),
     ):
         changed = apply_asr_feedback(
             units,
