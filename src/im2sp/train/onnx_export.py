@@ -1,4 +1,4 @@
-"""Lab models -> a bundle: ONNX graphs with compressed weights, config, model card and checksums (docs/bundle.md)."""
+"""Torch modules -> ONNX graphs with compressed weights."""
 
 from __future__ import annotations
 

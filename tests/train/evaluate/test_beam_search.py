@@ -7,7 +7,7 @@ import torch
 
 from im2sp.train.data.text_tokenizer import BOS, EOS, FORBIDDEN
 from im2sp.train.evaluate.beam_search import Hypothesis, beam_searches
-from im2sp.train.models.git import DecoderStep, GitDecoder, GitDecoderConfig
+from im2sp.train.models.git import EnsembleStep, GitDecoder, GitDecoderConfig
 
 LONGEST = 6
 
@@ -29,7 +29,7 @@ def features() -> torch.Tensor:
 
 def search(model: GitDecoder, features: torch.Tensor, bonus: torch.Tensor | None = None) -> list[list[Hypothesis]]:
     with torch.inference_mode():
-        return beam_searches(DecoderStep(model), features, 3, LONGEST, bonus)
+        return beam_searches(EnsembleStep([model]), features, 3, LONGEST, bonus)
 
 
 def test_scores_are_mean_log_probabilities_and_photos_are_alone(model: GitDecoder, features: torch.Tensor) -> None:
@@ -58,3 +58,17 @@ def test_a_bonus_brings_its_token_once(model: GitDecoder, features: torch.Tensor
     assert with_bonus[photo][0] != token  # no sentence begins with a name
     assert with_bonus[photo].count(token) == 1
     assert [*with_bonus[:photo], *with_bonus[photo + 1 :]] == [*without[:photo], *without[photo + 1 :]]
+
+
+def test_several_decoders_are_searched_by_their_mean(model: GitDecoder, features: torch.Tensor) -> None:
+    torch.manual_seed(5)
+    other = GitDecoder(model.config).eval()
+    with torch.inference_mode():
+        ((best, *_),) = beam_searches(EnsembleStep([model, other]), features[:1], 3, LONGEST)
+        said = torch.tensor([BOS, *best[1]] + [EOS] * (len(best[1]) < LONGEST))
+        one, two = (
+            decoder(features[:1], said[None, :-1], torch.zeros(1, dtype=torch.int64))[0].log_softmax(-1)
+            for decoder in (model, other)
+        )
+    chosen = ((one + two) / 2).log_softmax(-1).gather(1, said[1:, None])
+    assert best[0] == pytest.approx(chosen.mean().item(), abs=1e-4)

@@ -1,17 +1,16 @@
-"""Training of a captioner by cross-entropy and by reward."""
+"""Training of a captioner by cross-entropy and by teachers."""
 
 from __future__ import annotations
 
 from collections import Counter
 
+import pytest
 import torch
 
 from im2sp.train.data.caption_targets import Target
-from im2sp.train.data.text_tokenizer import BOS, EOS, PAD, TextTokenizer
+from im2sp.train.data.text_tokenizer import BOS, EOS, PAD
 from im2sp.train.models.git import GitDecoder, GitDecoderConfig
-from im2sp.train.tasks.captioner import BUCKETED, PhotoSampler
-from im2sp.train.tasks.cider_reward import CiderD
-from im2sp.train.tasks.scst import CaptionReward, policy_loss, sample
+from im2sp.train.tasks.captioner import BUCKETED, PhotoSampler, next_token_logits, next_token_loss, teaching_loss
 
 CONFIG = GitDecoderConfig(12, image_width=4, width=8, layers=1, heads=2, feed_forward=16, max_positions=8)
 
@@ -29,40 +28,25 @@ def test_photos_are_drawn_by_weight_and_batches_repeat() -> None:
     assert again.at(5) == batches[5]
 
 
-def test_samples_start_and_end_properly() -> None:
+def test_a_captioner_learns_the_mean_of_its_teachers() -> None:
+    def logits(said: list[float]) -> torch.Tensor:
+        return torch.tensor([said, said]).log()
+
+    taught = [logits([0.5, 0.4, 0.1]), logits([0.1, 0.8, 0.1])]
+    mean = torch.tensor([(0.5 * 0.1) ** 0.5, (0.4 * 0.8) ** 0.5, 0.1])
+    best = logits((mean / mean.sum()).tolist())
+    entropy = -2 * float((best[0].exp() * best[0]).sum())
+    assert float(teaching_loss(best, taught)) == pytest.approx(entropy, abs=1e-4)
+    assert all(float(teaching_loss(one, taught)) > entropy + 0.05 for one in taught)
+
+
+def test_padding_is_not_learned() -> None:
     torch.manual_seed(0)
-    tokens = sample(GitDecoder(CONFIG).eval(), torch.randn(3, 2, 4), count=4, max_tokens=6)
-    assert tokens.shape == (12, 7)
-    assert (tokens[:, 0] == BOS).all()
-    for row in tokens.tolist():
-        end = row.index(EOS) if EOS in row else len(row)
-        assert all(token == PAD for token in row[end + 1 :])
-        assert PAD not in row[1:end]
-
-
-def test_the_policy_gradient_makes_better_samples_likelier() -> None:
-    torch.manual_seed(0)
-    model = GitDecoder(CONFIG).eval()
-    images = torch.randn(1, 2, 4)
-    tokens = torch.tensor([[BOS, 5, EOS], [BOS, 6, EOS]])
-    scores = torch.tensor([[1.0, 0.0]])
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
-
-    def preference() -> float:
-        logits = model(images, tokens[:1, :1], torch.zeros(1, dtype=torch.long))[0, 0]
-        return float((logits[5] - logits[6]).detach())
-
-    before = preference()
-    policy_loss(model, images, tokens, scores).backward()
-    optimizer.step()
-    assert preference() > before
-
-
-def test_absent_objects_cost_reward() -> None:
-    tokenizer = TextTokenizer.of_words(["a", "dog", "cat"])
-    references = {"photo": [[4, 5, 2]], "other": [[4, 6, 2]]}
-    synonyms = {("dog",): "dog", ("cat",): "cat"}
-    reward = CaptionReward(CiderD(references), list, tokenizer, synonyms, {"photo": ["dog"]}, 1.0)
-    assert reward("photo", [4, 5, 2]) > 0
-    assert reward("photo", [4, 6, 2]) == reward.cider.score("photo", [4, 6, 2]) - 1
-    assert reward("other", [4, 5, 2]) == reward.cider.score("other", [4, 5, 2])
+    model, images = GitDecoder(CONFIG).eval(), torch.randn(2, 2, 4)
+    tokens = torch.tensor([[BOS, 5, EOS, PAD], [BOS, 6, 7, EOS]])
+    logits = next_token_logits(model, images, tokens, torch.arange(2))  # type: ignore[arg-type]
+    assert logits.shape == (5, 12)
+    alone = next_token_logits(model, images[:1], tokens[:1, :3], torch.zeros(1, dtype=torch.long))  # type: ignore[arg-type]
+    torch.testing.assert_close(logits[:2], alone)
+    expected = torch.nn.functional.cross_entropy(logits, torch.tensor([5, EOS, 6, 7, EOS]), reduction="sum")
+    assert float(next_token_loss(logits, tokens, 0.0).detach()) == pytest.approx(float(expected.detach()))

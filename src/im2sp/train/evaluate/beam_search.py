@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 from im2sp.train.data.text_tokenizer import BOS, EOS, FORBIDDEN
-from im2sp.train.models.git import DecoderStep
+from im2sp.train.models.git import EnsembleStep
 
 Hypothesis = tuple[float, list[int]]  # mean log probability, tokens without BOS and EOS
 
 
 def beam_searches(
-    step: DecoderStep, features: Tensor, beam: int, longest: int, bonus: Tensor | None = None
+    step: EnsembleStep, features: Tensor, beam: int, longest: int, bonus: Tensor | None = None
 ) -> list[list[Hypothesis]]:
     """Hypotheses about each photo, the likeliest first.
 
@@ -24,14 +24,14 @@ def beam_searches(
     """
     finished: list[list[Hypothesis]] = [[] for _ in features]
     searched = torch.arange(len(features))  # photos whose beam is not full
-    prefix = [torch.stack(part) for part in zip(*step.decoder.prefix(features), strict=True)]
+    prefix = [torch.stack(part) for part in zip(*step.prefix(features), strict=True)]
     spread = prefix  # keys and values of each photo, once for each of its hypotheses
     layers, photos, heads, _, dim = prefix[0].shape
     past = [torch.zeros(layers, photos, heads, 0, dim)] * 2
     tokens, scores = torch.full((photos, 1, 1), BOS), torch.zeros(photos, 1)
     for position in range(longest):
         rows = tokens.shape[1]  # hypotheses about each photo
-        logits, *past, _ = step(tokens[:, :, -1].flatten(), torch.tensor([position]), *spread, *past)
+        logits, *past = step(tokens[:, :, -1].flatten(), torch.tensor([position]), *spread, *past)
         logits = logits.unflatten(0, (len(searched), rows))
         if bonus is not None and position:
             added = bonus[searched][:, None].expand_as(logits)

@@ -15,7 +15,7 @@ from im2sp.train.data.text_tokenizer import TextTokenizer
 from im2sp.train.evaluate.beam_search import beam_searches
 from im2sp.train.evaluate.caption_metrics import caption_scores
 from im2sp.train.evaluate.chair import chair
-from im2sp.train.models.git import DecoderStep
+from im2sp.train.models.git import EnsembleStep
 from im2sp.train.models.naming import Naming
 from im2sp.train.models.unit_captioner import UnitCaptioner
 
@@ -25,15 +25,19 @@ MAX_TOKENS = 24
 
 @torch.inference_mode()
 def write_captions(
-    model: UnitCaptioner,
+    models: Sequence[UnitCaptioner],
     tokenizer: TextTokenizer,
     units: PhotoArrays,
     photos: Sequence[str],
     beam: int,
     naming: Naming | None = None,
 ) -> dict[str, list[str]]:
-    """Caption photos by beam search: the hypotheses, the likeliest (by mean log-probability of a token) first."""
-    step, written = DecoderStep(model), {}
+    """Caption photos by beam search: the hypotheses, the likeliest (by mean log-probability of a token) first.
+
+    Args:
+        models: with the same image units.
+    """
+    step, written = EnsembleStep(models), {}
     for start in range(0, len(photos), BATCH):
         some = photos[start : start + BATCH]
         seen = units.units(some)

@@ -39,7 +39,7 @@ from im2sp.train.models.vit_vqgan import VitVqgan
 from im2sp.train.precision import products
 from im2sp.train.speech_units import quantize
 from im2sp.train.stages import BaseRecipe, Stage
-from im2sp.train.tasks.captioner import CaptionerTask, CaptionerTraining, PhotoBatch, next_token_loss
+from im2sp.train.tasks.captioner import CaptionerTask, CaptionerTraining, PhotoBatch
 from im2sp.train.trainer import adamw, train
 
 RECORDINGS, UNITS, FEATURES, CAPTIONER, BUNDLE = "recordings", "units", "features", "captioner", "bundle"
@@ -67,11 +67,9 @@ class Recipe(BaseRecipe):
 class FeatureCaptionerTask(CaptionerTask):
     """Training of a decoder that sees image features, float [image_tokens, width] of each photo, in place of units."""
 
-    def _sum(self, batch: PhotoBatch, smoothing: float, random: np.random.Generator | None = None) -> Tensor:
-        tokens, photo = (tensor.to(self.device) for tensor in batch.tensors())
-        features = torch.from_numpy(self.units.batch(batch.photos, batch.views).astype(np.float32)).to(self.device)
-        with self.autocast():
-            return next_token_loss(self.captioner, features, tokens, photo, smoothing)
+    def _seen(self, batch: PhotoBatch, random: np.random.Generator | None) -> tuple[Tensor, PhotoBatch]:
+        features = self.units.batch(batch.photos, batch.views).astype(np.float32)
+        return torch.from_numpy(features).to(self.device), batch
 
 
 def make_recordings(recipe: Recipe, out: Path) -> None:

@@ -1,4 +1,8 @@
-"""Train a captioner: image units of photos -> token sentences, by cross-entropy on the next token."""
+"""Train a captioner: image units of photos -> token sentences, by cross-entropy on the next token.
+
+Teachers, captioners of the same vocabulary, may give the distribution to learn, the mean of theirs (Hinton et al. 2015,
+Distilling the Knowledge in a Neural Network).
+"""
 
 from __future__ import annotations
 
@@ -33,6 +37,7 @@ class CaptionerTraining(TrainConfig):
     captions: int = 4  # of a photo and step, at most
     label_smoothing: float = 0.1
     tag_swap: float = 0.25  # share of the photos of which a tag is swapped
+    teaching: float = 0.8  # weight of the distribution of the teachers, where there are any
     log_every: int = 50
 
 
@@ -104,25 +109,40 @@ class PhotoSampler:
         return [sentences[i] for i in random.choice(len(sentences), self.captions, replace=False)]
 
 
-def next_token_loss(
-    model: UnitCaptioner, photos: Tensor | TaggedUnits, tokens: Tensor, photo: Tensor, smoothing: float
-) -> Tensor:
-    """Sum of the cross-entropy [nats] of all tokens after BOS, EOS included.
+def next_token_logits(model: UnitCaptioner, photos: Tensor | TaggedUnits, tokens: Tensor, photo: Tensor) -> Tensor:
+    """Logits float32 [N, vocabulary] of the N tokens after BOS, EOS included, sentence by sentence.
 
     Args:
         photos: units int64 [P, units], or with their tags.
         tokens: int64 [B, T], filled with PAD.
         photo: int64 [B], the row of `photos` that each sentence belongs to.
     """
-    wanted = tokens[:, 1:].flatten()
-    rows = (wanted != PAD).nonzero()[:, 0]
     hidden = model.hidden(photos, tokens[:, :-1], photo)  # type: ignore[arg-type]  # goes to `prefix` as it is
-    logits = model.output(hidden.flatten(0, 1)[rows])
-    return F.cross_entropy(logits.float(), wanted[rows], label_smoothing=smoothing, reduction="sum")
+    logits: Tensor = model.output(hidden[tokens[:, 1:] != PAD])
+    return logits.float()
+
+
+def next_token_loss(logits: Tensor, tokens: Tensor, smoothing: float) -> Tensor:
+    """Sum of the cross-entropy [nats] of what `next_token_logits` gives for these tokens."""
+    return F.cross_entropy(logits, tokens[:, 1:][tokens[:, 1:] != PAD], label_smoothing=smoothing, reduction="sum")
+
+
+def teaching_loss(logits: Tensor, taught: Sequence[Tensor]) -> Tensor:
+    """Sum of the cross-entropy [nats] with the distribution of teachers: the mean of their log-probabilities.
+
+    Args:
+        logits: float32 [N, vocabulary]; `taught` are those of each teacher.
+    """
+    mean = torch.stack([one.log_softmax(-1) for one in taught]).mean(0)
+    return F.cross_entropy(logits, mean.softmax(-1), reduction="sum")
 
 
 class CaptionerTask(Task):
-    """Next-token cross-entropy on sampled photos; the same on held-out parts, without smoothing, for the log."""
+    """Next-token cross-entropy on sampled photos; the same on held-out parts, without smoothing, for the log.
+
+    Args:
+        teachers: with the image units of `model`.
+    """
 
     def __init__(
         self,
@@ -132,28 +152,45 @@ class CaptionerTask(Task):
         targets: Sequence[Target],
         dev: Mapping[str, Sequence[Target]],
         swap: TagSwap | None = None,
+        teachers: Sequence[UnitCaptioner] = (),
     ) -> None:
         super().__init__(config, model)
         self.captioner, self.options, self.units = model, config, units
         self.sampler = PhotoSampler(targets, units.views, config.photos, config.captions, config.seed)
         self.dev, self.swap = dev, swap
+        self.teachers = [teacher.eval().requires_grad_(False) for teacher in teachers]
 
     def loss(self, step: int, part: MicroBatch) -> Tensor:
         """Mean over the tokens of the step."""
         batch = self.sampler.at(step)
         random = np.random.default_rng((self.options.seed, 1, step, part.index)) if self.swap else None
-        return self._sum(batch.part(part), self.options.label_smoothing, random) / batch.predicted
+        return self._sum(batch.part(part), self.options.label_smoothing, random, self.teachers) / batch.predicted
 
-    def _sum(self, batch: PhotoBatch, smoothing: float, random: np.random.Generator | None = None) -> Tensor:
-        """Cross-entropy of a batch; with `random`, some of its tags are swapped."""
-        seen = self.captioner.tagged(self.units.units(batch.photos, batch.views).to(self.device))
-        if self.swap is not None and random is not None:
-            first_class = -self.captioner.tagger.image_units.config.classes - 1
-            seen, sentences = self.swap(seen, batch.sentences, first_class, random)
-            batch = replace(batch, sentences=sentences)
+    def _sum(
+        self,
+        batch: PhotoBatch,
+        smoothing: float = 0.0,
+        random: np.random.Generator | None = None,
+        teachers: Sequence[UnitCaptioner] = (),
+    ) -> Tensor:
+        """Cross-entropy of a batch, with what teachers say in part; with `random`, some of its tags are swapped."""
+        seen, batch = self._seen(batch, random)
         tokens, photo = (tensor.to(self.device) for tensor in batch.tensors())
         with self.autocast():
-            return next_token_loss(self.captioner, seen, tokens, photo, smoothing)
+            logits = next_token_logits(self.captioner, seen, tokens, photo)
+            with torch.no_grad():
+                taught = [next_token_logits(one.to(self.device), seen, tokens, photo) for one in teachers]
+        loss, share = next_token_loss(logits, tokens, smoothing), self.options.teaching
+        return share * teaching_loss(logits, taught) + (1 - share) * loss if taught else loss
+
+    def _seen(self, batch: PhotoBatch, random: np.random.Generator | None) -> tuple[Tensor | TaggedUnits, PhotoBatch]:
+        """What the captioner sees of the photos, and the batch; with `random`, some tags are swapped in both."""
+        seen = self.captioner.tagged(self.units.units(batch.photos, batch.views).to(self.device))
+        if self.swap is None or random is None:
+            return seen, batch
+        first_class = -self.captioner.tagger.image_units.config.classes - 1
+        seen, sentences = self.swap(seen, batch.sentences, first_class, random)
+        return seen, replace(batch, sentences=sentences)
 
     def evaluate(self) -> dict[str, float]:
         """Cross-entropy [nats a token] on each held-out part."""
@@ -163,7 +200,7 @@ class CaptionerTask(Task):
             for start in range(0, len(targets), 50):
                 some = targets[start : start + 50]
                 batch = PhotoBatch([t.photo for t in some], [0] * len(some), [t.sentences for t in some])
-                total += float(self._sum(batch, 0.0))
+                total += float(self._sum(batch))
                 count += batch.predicted
             found[name] = total / max(1.0, count)
         return found

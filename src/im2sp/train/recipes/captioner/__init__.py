@@ -16,8 +16,10 @@ from im2sp.train.lexicon.asr_feedback import AsrFeedbackConfig
 from im2sp.train.lexicon.lexicon import PronunciationLexicon, words_of
 from im2sp.train.models.image_backbone import BackboneConfig
 from im2sp.train.models.image_units import ImageUnitsConfig
+from im2sp.train.recipes.captioner.ablation import make_ablation
 from im2sp.train.recipes.captioner.bundle import make_bundle, make_calibrated
 from im2sp.train.recipes.captioner.options import (
+    ABLATION,
     BACKBONE,
     BUNDLE,
     CALIBRATED,
@@ -28,12 +30,13 @@ from im2sp.train.recipes.captioner.options import (
     MAPS,
     PSEUDO,
     REPORT,
-    SCST,
     SPOKEN,
     TAGGER,
+    TEACHERS,
     UNIT_CAPTIONER,
     UNITS,
     VOCABULARY,
+    AblationOptions,
     DecoderOptions,
     Recipe,
     VocabularyOptions,
@@ -44,15 +47,13 @@ from im2sp.train.recipes.captioner.speech import (
     make_caption_units,
     make_distilled,
     make_feedback,
-    make_scst,
     make_unit_captioner,
     make_vocabulary,
 )
-from im2sp.train.recipes.captioner.words import make_captioner, make_pseudo_labels, make_report
+from im2sp.train.recipes.captioner.words import make_captioner, make_pseudo_labels, make_report, make_teachers
 from im2sp.train.stages import Stage
 from im2sp.train.tasks.backbone_tuning import BackboneTuning
 from im2sp.train.tasks.captioner import CaptionerTraining
-from im2sp.train.tasks.scst import ScstTraining
 from im2sp.train.tasks.tagger import TaggerTraining
 
 STAGES = [
@@ -62,10 +63,11 @@ STAGES = [
     Stage[Recipe]("image_units", UNITS, make_units, (FEATURES,)),
     Stage[Recipe]("tagger", TAGGER, make_tagger, (UNITS,)),
     Stage[Recipe]("pseudo_labels", PSEUDO, make_pseudo_labels, (UNITS, TAGGER)),
-    Stage[Recipe]("text_captioner", CAPTIONER, make_captioner, (UNITS, TAGGER, PSEUDO), distributed=True),
+    Stage[Recipe]("teachers", TEACHERS, make_teachers, (UNITS, TAGGER, PSEUDO), distributed=True),
+    Stage[Recipe]("distilled", DISTILLED, make_distilled, (TEACHERS, UNITS)),
+    Stage[Recipe]("text_captioner", CAPTIONER, make_captioner, (TEACHERS, DISTILLED), distributed=True),
     Stage[Recipe]("report", REPORT, make_report, (CAPTIONER, UNITS)),
     Stage[Recipe]("caption_units", SPOKEN, make_caption_units, (PSEUDO, TAGGER)),
-    Stage[Recipe]("distilled", DISTILLED, make_distilled, (CAPTIONER, UNITS)),
     Stage[Recipe]("vocabulary", VOCABULARY, make_vocabulary, (SPOKEN, DISTILLED, TAGGER)),
     Stage[Recipe](
         "asr_feedback", FEEDBACK, make_feedback, (VOCABULARY,), lambda recipe: recipe.asr_feedback.sentences > 0
@@ -73,7 +75,14 @@ STAGES = [
     Stage[Recipe](
         "unit_captioner", UNIT_CAPTIONER, make_unit_captioner, (CAPTIONER, VOCABULARY, UNITS), distributed=True
     ),
-    Stage[Recipe]("scst", SCST, make_scst, (UNIT_CAPTIONER,), lambda recipe: recipe.scst.steps > 0, distributed=True),
+    Stage[Recipe](
+        "ablation",
+        ABLATION,
+        make_ablation,
+        (FEATURES, UNITS, PSEUDO, VOCABULARY),
+        lambda recipe: recipe.ablation.seeds > 0,
+        distributed=True,
+    ),
     Stage[Recipe]("bundle", BUNDLE, make_bundle, (UNIT_CAPTIONER, BACKBONE, FEEDBACK)),
     Stage[Recipe](
         "calibration", CALIBRATED, make_calibrated, (BUNDLE, VOCABULARY), lambda recipe: recipe.calibration_photos > 0
@@ -98,12 +107,18 @@ def smoke(folder: Path) -> Recipe:
         image_units=ImageUnitsConfig(cells=grid * grid, width=8, levels=2, size=8),
         tagger=TaggerTraining(steps=4, photos=4, labelled=2, min_photos=2, tags=3),
         decoder=DecoderOptions(width=16, layers=1, heads=2, feed_forward=32),
-        captioner=CaptionerTraining(steps=4, warm_up=1, photos=4, log_every=2),
-        scst=ScstTraining(steps=2, warm_up=1, photos=2, samples=3, log_every=1),
+        teachers=2,
+        teacher=CaptionerTraining(steps=4, warm_up=1, photos=4, log_every=2),
+        captioner=CaptionerTraining(steps=2, warm_up=1, photos=4, log_every=2, tag_swap=0.0),
         lexicon=lexicon,
         unit_captioner=CaptionerTraining(steps=4, warm_up=1, photos=4, log_every=2, tag_swap=0.0),
         asr_feedback=AsrFeedbackConfig(sentences=2, candidates=1),
         vocabulary=VocabularyOptions(subwords=520, whole_words=20, min_count=2),
+        ablation=AblationOptions(
+            seeds=1,
+            text=CaptionerTraining(steps=1, photos=4, tag_swap=0.0),
+            units=CaptionerTraining(steps=1, photos=4, tag_swap=0.0),
+        ),
         beam=2,
         calibration_photos=0,  # captions of so short a training are all wrong
     )

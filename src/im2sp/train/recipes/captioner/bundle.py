@@ -34,7 +34,6 @@ from im2sp.train.recipes.captioner.options import (
     FEEDBACK,
     LATE,
     OUTPUT_UNITS,
-    SCST,
     SYNONYMS,
     TOKEN_WORDS,
     UNIT_BPE,
@@ -66,7 +65,7 @@ def make_bundle(recipe: Recipe, out: Path) -> None:
     """Export tokenizer, unit captioner and the voice of a bundle."""
     voice = voice_of(recipe)
     bpe = UnitBPE.load(recipe.runs / VOCABULARY / UNIT_BPE, voice.config.vocoder.units)
-    model = UnitCaptioner.load(recipe.runs / (SCST if recipe.scst.steps else UNIT_CAPTIONER))
+    model = UnitCaptioner.load(recipe.runs / UNIT_CAPTIONER)
     units, tags = model.tagger.image_units, model.tagger.config.tags
     backbone = ImageBackbone.pretrained(recipe.backbone, recipe.runs / BACKBONE / LATE)
     sizes, grid = units.config, (recipe.backbone.grid, recipe.backbone.grid)

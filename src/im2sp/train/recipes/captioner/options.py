@@ -26,14 +26,19 @@ from im2sp.train.models.unit_captioner import UnitCaptioner
 from im2sp.train.stages import BaseRecipe
 from im2sp.train.tasks.backbone_tuning import BackboneTuning
 from im2sp.train.tasks.captioner import CaptionerTraining
-from im2sp.train.tasks.scst import ScstTraining
 from im2sp.train.tasks.tagger import TaggerTraining
 
 # folders of the stages
 MAPS, BACKBONE, FEATURES, UNITS = "maps", "backbone", "features", "image_units"
-TAGGER, PSEUDO, CAPTIONER, REPORT = "tagger", "pseudo_labels", "text_captioner", "report"
+TAGGER, PSEUDO, TEACHERS, CAPTIONER, REPORT = "tagger", "pseudo_labels", "teachers", "text_captioner", "report"
 SPOKEN, DISTILLED, VOCABULARY = "caption_units", "distilled", "vocabulary"
-FEEDBACK, UNIT_CAPTIONER, SCST, BUNDLE, CALIBRATED = "asr_feedback", "unit_captioner", "scst", "bundle", "calibrated"
+FEEDBACK, UNIT_CAPTIONER, ABLATION, BUNDLE, CALIBRATED = (
+    "asr_feedback",
+    "unit_captioner",
+    "ablation",
+    "bundle",
+    "calibrated",
+)
 LATE = "late.safetensors"  # tuned part of the backbone
 CODES = "codes"  # in the folder of the image units: those of all photos
 TOKENIZER, LABELS = "tokenizer.json", "captions.json"
@@ -68,10 +73,22 @@ class VocabularyOptions:
 
 @dataclass(frozen=True)
 class DistillationOptions:
-    """Section [distillation]: what the text captioner says of photos that train, for the unit captioner to learn."""
+    """Section [distillation]: what the teachers say of photos that train, for both captioners to learn."""
 
     hypotheses: int = 3  # of the beam that are kept
     repeats: int = 2  # how often a hypothesis counts, compared with a caption of people
+
+
+@dataclass(frozen=True)
+class AblationOptions:
+    """Section [ablation]."""
+
+    seeds: int = 0  # runs of each kind; 0 leaves the ablation out
+    text: CaptionerTraining = field(default_factory=lambda: CaptionerTraining(steps=400, warm_up=40, tag_swap=0.0))
+    units: CaptionerTraining = field(
+        default_factory=lambda: CaptionerTraining(steps=300, warm_up=30, photos=32, ema_decay=0.99, tag_swap=0.0)
+    )
+    photos: int = 300  # of each held-out part
 
 
 @dataclass(frozen=True)
@@ -88,7 +105,9 @@ class Recipe(BaseRecipe):
     tagger: TaggerTraining = field(default_factory=TaggerTraining)
     pseudo_labels: PseudoLabels = field(default_factory=PseudoLabels)
     decoder: DecoderOptions = field(default_factory=DecoderOptions)
-    captioner: CaptionerTraining = field(default_factory=CaptionerTraining)
+    teachers: int = 3  # text captioners that are alike but for their seed
+    teacher: CaptionerTraining = field(default_factory=CaptionerTraining)
+    captioner: CaptionerTraining = field(default_factory=lambda: CaptionerTraining(learning_rate=8e-4, tag_swap=0.0))
     beam: int = 3
     naming: NamingOptions = field(default_factory=NamingOptions)
     voice: str = "default"  # a bundle, whose graphs of the voice are used as they are
@@ -97,8 +116,8 @@ class Recipe(BaseRecipe):
     distillation: DistillationOptions = field(default_factory=DistillationOptions)
     asr_feedback: AsrFeedbackConfig = field(default_factory=AsrFeedbackConfig)  # on the tokens
     unit_captioner: CaptionerTraining = field(default_factory=lambda: CaptionerTraining(tag_swap=0.0))
-    scst: ScstTraining = field(default_factory=ScstTraining)
     max_tokens: int = 48  # of a caption in units
+    ablation: AblationOptions = field(default_factory=AblationOptions)
     bundle: BundleOptions = field(default_factory=BundleOptions)
     tagger_rank: int = 64  # of its matrix in the bundle
     calibration: CalibrationOptions = field(default_factory=CalibrationOptions)
@@ -162,6 +181,11 @@ def naming_of(recipe: Recipe, model: UnitCaptioner, said: Tensor | None = None) 
 def voice_of(recipe: Recipe) -> Bundle:
     """The bundle whose voice speaks."""
     return Bundle.load(find_bundle(recipe.voice))
+
+
+def teachers_of(recipe: Recipe) -> list[UnitCaptioner]:
+    """The text captioners that teach."""
+    return [UnitCaptioner.load(recipe.runs / TEACHERS / str(number)) for number in range(recipe.teachers)]
 
 
 def units_of(recipe: Recipe) -> PhotoArrays:

@@ -1,4 +1,4 @@
-"""Text captioner, lexicon and voice -> captions in units, unit captioner, bundle."""
+"""Captions, teachers, lexicon and voice -> captions in units, vocabulary, unit captioner."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ from im2sp.train.evaluate.recognisers import open_recogniser
 from im2sp.train.launch import is_main_process
 from im2sp.train.lexicon.asr_feedback import Sentence, apply_asr_feedback
 from im2sp.train.lexicon.captions import LexiconSpeaker, TextCaption, write_caption_units
+from im2sp.train.lexicon.clear_speech import ClearSpeech
 from im2sp.train.lexicon.lexicon import SILENCES, PronunciationLexicon, Variants
 from im2sp.train.models.git import GitDecoderConfig
 from im2sp.train.models.tagger import Tagger
@@ -48,19 +49,17 @@ from im2sp.train.recipes.captioner.options import (
     TOKEN_WORDS,
     TOKENIZER,
     UNIT_BPE,
-    UNIT_CAPTIONER,
     VOCABULARY,
     Recipe,
     captions_of,
     class_names,
     corpora_of,
     naming_of,
+    teachers_of,
     units_of,
     voice_of,
 )
 from im2sp.train.tasks.captioner import CaptionerTask
-from im2sp.train.tasks.cider_reward import CiderD
-from im2sp.train.tasks.scst import CaptionReward, ScstTask
 from im2sp.train.trainer import train
 
 log = logging.getLogger(__name__)
@@ -96,11 +95,11 @@ def make_caption_units(recipe: Recipe, out: Path) -> None:
 
 
 def _describe(recipe: Recipe, photos: Sequence[str]) -> dict[str, list[str]]:
-    """Caption photos by the text captioner, with a bonus for the names of classes."""
+    """Caption photos by the teachers, with a bonus for the names of classes."""
     torch.set_num_threads(1)
-    model = UnitCaptioner.load(recipe.runs / CAPTIONER)
-    tokenizer = TextTokenizer.load(recipe.runs / CAPTIONER / TOKENIZER)
-    return write_captions(model, tokenizer, units_of(recipe), photos, recipe.beam, naming_of(recipe, model))
+    models = teachers_of(recipe)
+    tokenizer = TextTokenizer.load(recipe.runs / TAGGER / TOKENIZER)
+    return write_captions(models, tokenizer, units_of(recipe), photos, recipe.beam, naming_of(recipe, models[0]))
 
 
 def _known_objects(recipe: Recipe) -> dict[str, set[str]]:
@@ -114,7 +113,7 @@ def _known_objects(recipe: Recipe) -> dict[str, set[str]]:
 
 
 def make_distilled(recipe: Recipe, out: Path) -> None:
-    """Caption the photos that train by the text captioner, and say what names nothing absent."""
+    """Caption the photos that train by the teachers, and say what names nothing absent."""
     corpora, options = corpora_of(recipe), recipe.distillation
     photos = corpora.train_photos
     parts = [photos[start : start + PART] for start in range(0, len(photos), PART)]
@@ -134,7 +133,7 @@ def make_distilled(recipe: Recipe, out: Path) -> None:
         for photo, texts in found.items()
         if (fitting := [text for text in texts[: options.hypotheses] if fits(photo, text)])
     }
-    log.info("%d of %d photos have captions of the text captioner that fit", len(kept), len(photos))
+    log.info("%d of %d photos have captions of the teachers that fit", len(kept), len(photos))
     write_json(out / LABELS, kept)
     captions = [TextCaption(photo, text) for photo, texts in kept.items() for text in texts]
     _say(recipe, captions, out / f"{MODEL}.parquet")
@@ -198,19 +197,21 @@ def make_feedback(recipe: Recipe, out: Path) -> None:
     variants = Variants(PronunciationLexicon.load(recipe.lexicon))
     subwords = {token: tuple(subword) for token, subword in enumerate(bpe.subwords(), SPECIAL_TOKENS)}
     units = dict(subwords)
-
-    def others(token: int, count: int) -> list[Spoken]:
-        variant = subwords[token]
-        found = dict.fromkeys([*said.others(variant, count), *variants.others(variant)])
-        return list(found)[:count]
-
     captioner, recogniser = Captioner(voice, threads=1), open_recogniser("base", threads=torch.get_num_threads())
     captions, names, options = written(MODEL), written(NAMES), recipe.asr_feedback
+    clear, holding = ClearSpeech(SynthesisConfig(), captioner.units), _texts_by_token([*captions, *names])
+
+    def others(token: int, count: int) -> list[Spoken]:
+        variant, word = subwords[token], words.words[token].item()
+        known = dict.fromkeys([*said.others(variant, count), *variants.others(variant)])
+        recorded = clear.ways(tokenizer.decode([int(word)]), holding[token]) if word >= 0 else []
+        return list(dict.fromkeys([*list(known)[: count // 2], *recorded, *known]))[:count]
+
     for part, config in (
         (captions, options),
-        (names, replace(options, sentences=len(names), repeats=1)),
+        (names, replace(options, sentences=len(names), repeats=1, candidates=6)),
         # "a" and "in" are in most captions, so that few of them may be missed
-        (captions, replace(options, entries=20, repeats=20, candidates=8, error_rate=0.06)),
+        (captions, replace(options, entries=20, repeats=20, error_rate=0.06)),
     ):
         changed = apply_asr_feedback(
             units,
@@ -225,8 +226,18 @@ def make_feedback(recipe: Recipe, out: Path) -> None:
     write_json(out / OUTPUT_UNITS, {token: said for token, said in units.items() if said != subwords[token]})
 
 
-def _spoken_targets(recipe: Recipe, sentences: dict[str, dict[str, list[list[int]]]]) -> list[Target]:
-    """Photos with sentences of people and, several times, of the text captioner; COCO's drawn more often."""
+def _texts_by_token(sentences: Iterable[Sentence[int]]) -> dict[int, list[str]]:
+    """The most frequent sentences that hold each token, two at most."""
+    found: dict[int, list[str]] = defaultdict(list)
+    for sentence in sorted(sentences, key=lambda sentence: -sentence.count):
+        for token in set(sentence.entries):
+            if len(found[token]) < 2:
+                found[token].append(sentence.text)
+    return found
+
+
+def spoken_targets(recipe: Recipe, sentences: dict[str, dict[str, list[list[int]]]]) -> list[Target]:
+    """Photos with sentences of people and, several times, of the teachers; COCO's drawn more often."""
     people, model = sentences[PEOPLE], sentences[MODEL]
     weights = {
         photo: recipe.corpus_weights.get(name, 1.0)
@@ -240,36 +251,30 @@ def _spoken_targets(recipe: Recipe, sentences: dict[str, dict[str, list[list[int
     return [Target(photo, some, weights.get(photo, 1.0)) for photo, some in found.items()]
 
 
+def new_unit_captioner(recipe: Recipe, tagger: Tagger, words: TokenWords, text: UnitCaptioner | None) -> UnitCaptioner:
+    """A unit captioner of the text captioner's sizes that knows what it knows, or nothing."""
+    sizes = {name: getattr(recipe.decoder, name) for name in ("width", "layers", "heads", "feed_forward")}
+    config = GitDecoderConfig(vocabulary_size=len(words.words), max_positions=recipe.max_tokens, **sizes)
+    model = UnitCaptioner(config, tagger)
+    if text is None:
+        model.separate_tags(tagger.config.vocabulary_size)
+    else:
+        model.start_from(text, words.words, words.shares)
+    return model
+
+
 def make_unit_captioner(recipe: Recipe, out: Path) -> None:
     """Train the unit captioner, which starts from the text captioner, by cross-entropy."""
     folder = recipe.runs / VOCABULARY
     words, sentences = TokenWords.load(folder / TOKEN_WORDS), json.loads((folder / SENTENCES).read_text())
-    text = UnitCaptioner.load(recipe.runs / CAPTIONER)
-    sizes = {name: getattr(text.config, name) for name in ("width", "layers", "heads", "feed_forward")}
     torch.manual_seed(recipe.seed)
-    config = GitDecoderConfig(vocabulary_size=len(words.words), max_positions=recipe.max_tokens, **sizes)
-    model = UnitCaptioner(config, Tagger.load(recipe.runs / TAGGER))
-    model.start_from(text, words.words, words.shares)
+    text = UnitCaptioner.load(recipe.runs / CAPTIONER)
+    model = new_unit_captioner(recipe, Tagger.load(recipe.runs / TAGGER), words, text)
     dev = {
         name: [Target(photo, sentences["dev"][photo], 1.0) for photo in part if photo in sentences["dev"]][:300]
         for name, part in corpora_of(recipe).dev.items()
     }
-    targets = _spoken_targets(recipe, sentences)
+    targets = spoken_targets(recipe, sentences)
     train(CaptionerTask(recipe.unit_captioner, model, units_of(recipe), targets, dev), out)
-    if is_main_process():
-        model.save(out)
-
-
-def make_scst(recipe: Recipe, out: Path) -> None:
-    """Train the unit captioner on by CIDEr-D of the words of its samples, with a penalty for absent objects."""
-    folder = recipe.runs / VOCABULARY
-    words, sentences = TokenWords.load(folder / TOKEN_WORDS), json.loads((folder / SENTENCES).read_text())
-    tokenizer = TextTokenizer.load(recipe.runs / TAGGER / TOKENIZER)
-    synonyms, objects = read_synonyms(recipe.data / SYNONYMS), _known_objects(recipe)
-    chosen = _spoken_targets(recipe, sentences)
-    references = {target.photo: [words.decode(sentence[1:]) for sentence in target.sentences] for target in chosen}
-    reward = CaptionReward(CiderD(references), words.decode, tokenizer, synonyms, objects, recipe.scst.absent_penalty)
-    model = UnitCaptioner.load(recipe.runs / UNIT_CAPTIONER)
-    train(ScstTask(recipe.scst, model, units_of(recipe), chosen, reward), out)
     if is_main_process():
         model.save(out)

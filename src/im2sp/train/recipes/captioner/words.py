@@ -1,10 +1,11 @@
-"""Image units and captions -> pseudo-labels, text captioner and its report."""
+"""Image units and captions -> pseudo-labels, teachers, text captioner and its report."""
 
 from __future__ import annotations
 
 import json
 import logging
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ import torch
 from im2sp.files import write_json
 from im2sp.train.data.caption_targets import Target, encode, targets, word_vectors
 from im2sp.train.data.object_names import read_synonyms
-from im2sp.train.data.photo_corpora import class_phrases
+from im2sp.train.data.photo_corpora import Captions, class_phrases
 from im2sp.train.data.pseudo_labels import KnownPhoto, pseudo_labels
 from im2sp.train.data.text_tokenizer import TextTokenizer
 from im2sp.train.data.words import singular
@@ -23,16 +24,19 @@ from im2sp.train.models.tagger import Tagger
 from im2sp.train.models.unit_captioner import UnitCaptioner
 from im2sp.train.recipes.captioner.options import (
     CAPTIONER,
+    DISTILLED,
     LABELS,
     PSEUDO,
     PSEUDO_CORPUS,
     SYNONYMS,
     TAGGER,
+    TEACHERS,
     TOKENIZER,
     Recipe,
     captions_of,
     corpora_of,
     naming_of,
+    teachers_of,
     units_of,
 )
 from im2sp.train.recipes.captioner.photos import tagger_inputs
@@ -71,33 +75,60 @@ def make_pseudo_labels(recipe: Recipe, out: Path) -> None:
     log.info("pseudo-labels: %d of %d photos", len(found), len(wanted))
 
 
-def targets_of(recipe: Recipe, tokenizer: TextTokenizer) -> list[Target]:
-    """Captions and pseudo-labels of all photos that train, as tokens."""
+def targets_of(recipe: Recipe, tokenizer: TextTokenizer, more: Mapping[str, Captions] | None = None) -> list[Target]:
+    """Captions, pseudo-labels and what else is given by corpus, of all photos that train, as tokens."""
     corpora = corpora_of(recipe)
     labels = json.loads((recipe.runs / PSEUDO / LABELS).read_text())
-    captions = corpora.captions | {PSEUDO_CORPUS: labels}
+    captions = corpora.captions | {PSEUDO_CORPUS: labels} | dict(more or {})
     return targets(captions, recipe.corpus_weights, corpora.held_out, tokenizer)
 
 
-def make_captioner(recipe: Recipe, out: Path) -> None:
-    """Train the text captioner by cross-entropy."""
-    corpora = corpora_of(recipe)
-    tokenizer = TextTokenizer.load(recipe.runs / TAGGER / TOKENIZER)
-    torch.manual_seed(recipe.seed)
+def new_text_captioner(recipe: Recipe, tokenizer: TextTokenizer, tagger: Tagger, seed: int) -> UnitCaptioner:
+    """A text captioner that knows word vectors, and nothing else."""
+    torch.manual_seed(seed)
     sizes = {name: value for name, value in asdict(recipe.decoder).items() if name != "word_vectors"}
-    tagger = Tagger.load(recipe.runs / TAGGER)
     model = UnitCaptioner(GitDecoderConfig(vocabulary_size=tokenizer.size, **sizes), tagger)
     if recipe.decoder.word_vectors:
-        texts = [text for texts in captions_of(corpora).values() for text in texts]
+        corpora = corpora_of(recipe)
+        texts = [text for said in captions_of(corpora).values() for text in said]
         texts += [caption.text for caption in corpora.text]
         model.set_word_vectors(word_vectors(texts, tokenizer, recipe.decoder.width, recipe.seed))
-    dev = {
-        name: [Target(photo, [encode(text, tokenizer) for text in texts], 1.0) for photo, texts in part.items()][:300]
-        for name, part in corpora.dev.items()
-    }
-    swap = TagSwap.of(corpora, tokenizer, recipe.captioner.tag_swap) if recipe.captioner.tag_swap else None
-    train(CaptionerTask(recipe.captioner, model, units_of(recipe), targets_of(recipe, tokenizer), dev, swap), out)
+    return model
+
+
+def make_teachers(recipe: Recipe, out: Path) -> None:
+    """Train several text captioners by cross-entropy, which differ by their seed alone."""
+    corpora = corpora_of(recipe)
+    tokenizer = TextTokenizer.load(recipe.runs / TAGGER / TOKENIZER)
+    swap = TagSwap.of(corpora, tokenizer, recipe.teacher.tag_swap) if recipe.teacher.tag_swap else None
+    chosen = targets_of(recipe, tokenizer)
+    for number in range(recipe.teachers):
+        folder, seed = out / str(number), recipe.seed + number
+        if (folder / TOKENIZER).is_file():
+            continue
+        model = new_text_captioner(recipe, tokenizer, Tagger.load(recipe.runs / TAGGER), seed)
+        options = replace(recipe.teacher, seed=seed)
+        train(CaptionerTask(options, model, units_of(recipe), chosen, _dev_targets(recipe, tokenizer), swap), folder)
+        _save(model, tokenizer, folder)
+
+
+def make_captioner(recipe: Recipe, out: Path) -> None:
+    """Train the first teacher on, to say of each photo what all teachers say, word by word (Hinton et al., 2015)."""
+    tokenizer = TextTokenizer.load(recipe.runs / TAGGER / TOKENIZER)
+    written = json.loads((recipe.runs / DISTILLED / LABELS).read_text())
+    repeated = {photo: recipe.distillation.repeats * texts for photo, texts in written.items()}
+    chosen = targets_of(recipe, tokenizer, {DISTILLED: repeated})
+    model, teachers = UnitCaptioner.load(recipe.runs / TEACHERS / "0"), teachers_of(recipe)
+    dev = _dev_targets(recipe, tokenizer)
+    train(CaptionerTask(recipe.captioner, model, units_of(recipe), chosen, dev, teachers=teachers), out)
     _save(model, tokenizer, out)
+
+
+def _dev_targets(recipe: Recipe, tokenizer: TextTokenizer) -> dict[str, list[Target]]:
+    return {
+        name: [Target(photo, [encode(text, tokenizer) for text in texts], 1.0) for photo, texts in part.items()][:300]
+        for name, part in corpora_of(recipe).dev.items()
+    }
 
 
 def _save(model: UnitCaptioner, tokenizer: TextTokenizer, out: Path) -> None:
@@ -116,7 +147,7 @@ def make_report(recipe: Recipe, out: Path) -> None:
     )
     found = {}
     for name, naming in (("plain", None), ("naming", naming_of(recipe, model))):
-        hypotheses = write_captions(model, tokenizer, units, photos, recipe.beam, naming)
+        hypotheses = write_captions([model], tokenizer, units, photos, recipe.beam, naming)
         captions = {photo: best for photo, (best, *_) in hypotheses.items()}
         write_json(out / f"{name}.json", captions)
         found[name] = dev_report(captions, corpora, read_synonyms(recipe.data / SYNONYMS))
