@@ -1,6 +1,6 @@
 """Recipe of a captioner: photos with captions and a voice -> bundle.
 
-photos.py: image units and tagger. words.py: text captioner. speech.py: captions in units, unit captioner.
+photos.py: image units and tagger. words.py: teachers, text captioner. speech.py: captions in units, unit captioner.
 bundle.py: bundle and its confidence.
 `data` holds the folders flickr8k, coco, coco_unlabelled and imagenet_samples.
 """

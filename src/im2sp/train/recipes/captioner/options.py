@@ -84,9 +84,9 @@ class AblationOptions:
     """Section [ablation]."""
 
     seeds: int = 0  # runs of each kind; 0 leaves the ablation out
-    text: CaptionerTraining = field(default_factory=lambda: CaptionerTraining(steps=400, warm_up=40, tag_swap=0.0))
+    text: CaptionerTraining = field(default_factory=lambda: CaptionerTraining(steps=250, warm_up=25, tag_swap=0.0))
     units: CaptionerTraining = field(
-        default_factory=lambda: CaptionerTraining(steps=300, warm_up=30, photos=32, ema_decay=0.99, tag_swap=0.0)
+        default_factory=lambda: CaptionerTraining(steps=200, warm_up=20, photos=32, ema_decay=0.98, tag_swap=0.0)
     )
     photos: int = 300  # of each held-out part
 
