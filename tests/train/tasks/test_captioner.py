@@ -10,13 +10,7 @@ import torch
 from im2sp.train.data.caption_targets import Target
 from im2sp.train.data.text_tokenizer import BOS, EOS, PAD
 from im2sp.train.models.git import GitDecoder, GitDecoderConfig
-from im2sp.train.tasks.captioner import (
-    BUCKETED,
-    PhotoSampler,
-    next_token_logits,
-    next_token_loss,
-    word_log_probabilities,
-)
+from im2sp.train.tasks.captioner import BUCKETED, PhotoSampler, next_token_logits, next_token_loss, teaching_loss
 
 CONFIG = GitDecoderConfig(12, image_width=4, width=8, layers=1, heads=2, feed_forward=16, max_positions=8)
 
@@ -34,10 +28,16 @@ def test_photos_are_drawn_by_weight_and_batches_repeat() -> None:
     assert again.at(5) == batches[5]
 
 
-def test_tokens_of_a_word_are_added() -> None:
-    logits = torch.tensor([[0.2, 0.1, 0.3, 0.4]]).log()
-    learned = word_log_probabilities(logits, torch.tensor([-1, 2, 0, 2]), 3)
-    torch.testing.assert_close(learned.exp(), torch.tensor([[0.3, 0.0, 0.5]]))
+def test_a_captioner_learns_the_mean_of_its_teachers() -> None:
+    def logits(said: list[float]) -> torch.Tensor:
+        return torch.tensor([said, said]).log()
+
+    taught = [logits([0.5, 0.4, 0.1]), logits([0.1, 0.8, 0.1])]
+    mean = torch.tensor([(0.5 * 0.1) ** 0.5, (0.4 * 0.8) ** 0.5, 0.1])
+    best = logits((mean / mean.sum()).tolist())
+    entropy = -2 * float((best[0].exp() * best[0]).sum())
+    assert float(teaching_loss(best, taught)) == pytest.approx(entropy, abs=1e-4)
+    assert all(float(teaching_loss(one, taught)) > entropy + 0.05 for one in taught)
 
 
 def test_padding_is_not_learned() -> None:

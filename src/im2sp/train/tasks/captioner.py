@@ -1,7 +1,7 @@
 """Train a captioner: image units of photos -> token sentences, by cross-entropy on the next token.
 
-Text captioners may teach: the mean of their distributions is learned in place of the word of the caption (Hinton et
-al. 2015, Distilling the Knowledge in a Neural Network). To a unit captioner, a word is the sum of tokens that say it.
+Teachers, captioners of the same vocabulary, may give the distribution to learn, the mean of theirs (Hinton et al. 2015,
+Distilling the Knowledge in a Neural Network).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class CaptionerTraining(TrainConfig):
     captions: int = 4  # of a photo and step, at most
     label_smoothing: float = 0.1
     tag_swap: float = 0.25  # share of the photos of which a tag is swapped
-    teaching: float = 0.8  # share of the loss of a word that teachers give, where there are any
+    teaching: float = 0.8  # weight of the distribution of the teachers, where there are any
     log_every: int = 50
 
 
@@ -127,24 +127,21 @@ def next_token_loss(logits: Tensor, tokens: Tensor, smoothing: float) -> Tensor:
     return F.cross_entropy(logits, tokens[:, 1:][tokens[:, 1:] != PAD], label_smoothing=smoothing, reduction="sum")
 
 
-def word_log_probabilities(logits: Tensor, words: Tensor, count: int) -> Tensor:
-    """Logits of tokens [N, vocabulary] -> log-probabilities of the words that they say [N, count].
+def teaching_loss(logits: Tensor, taught: Sequence[Tensor]) -> Tensor:
+    """Sum of the cross-entropy [nats] with the distribution of teachers: the mean of their log-probabilities.
 
     Args:
-        words: int64 [vocabulary], the word of each token; a negative number for a token that says none.
+        logits: float32 [N, vocabulary]; `taught` are those of each teacher.
     """
-    place = torch.where(words < 0, count, words)
-    summed = logits.new_zeros(len(logits), count + 1).index_add(1, place, logits.softmax(-1))
-    return summed[:, :count].clamp(min=1e-12).log()
+    mean = torch.stack([one.log_softmax(-1) for one in taught]).mean(0)
+    return F.cross_entropy(logits, mean.softmax(-1), reduction="sum")
 
 
 class CaptionerTask(Task):
     """Next-token cross-entropy on sampled photos; the same on held-out parts, without smoothing, for the log.
 
     Args:
-        teachers: text captioners with the image units of `model`.
-        words: int64 [vocabulary], the word of the teachers that each token of `model` says; a negative number where it
-            says none. Without it, the tokens are those words.
+        teachers: with the image units of `model`.
     """
 
     def __init__(
@@ -156,14 +153,12 @@ class CaptionerTask(Task):
         dev: Mapping[str, Sequence[Target]],
         swap: TagSwap | None = None,
         teachers: Sequence[UnitCaptioner] = (),
-        words: Tensor | None = None,
     ) -> None:
         super().__init__(config, model)
         self.captioner, self.options, self.units = model, config, units
         self.sampler = PhotoSampler(targets, units.views, config.photos, config.captions, config.seed)
         self.dev, self.swap = dev, swap
         self.teachers = [teacher.eval().requires_grad_(False) for teacher in teachers]
-        self.words = torch.arange(model.config.vocabulary_size) if words is None else words
 
     def loss(self, step: int, part: MicroBatch) -> Tensor:
         """Mean over the tokens of the step."""
@@ -183,31 +178,10 @@ class CaptionerTask(Task):
         tokens, photo = (tensor.to(self.device) for tensor in batch.tensors())
         with self.autocast():
             logits = next_token_logits(self.captioner, seen, tokens, photo)
-        loss = next_token_loss(logits, tokens, smoothing)
-        if teachers:
-            loss = loss + self.options.teaching * self._correction(teachers, seen, tokens, photo, logits)
-        return loss
-
-    def _correction(
-        self,
-        teachers: Sequence[UnitCaptioner],
-        seen: Tensor | TaggedUnits,
-        tokens: Tensor,
-        photo: Tensor,
-        logits: Tensor,
-    ) -> Tensor:
-        """What the loss of all words changes by when teachers and not the captions say what is right."""
-        words = self.words.to(self.device)
-        said = words[tokens]
-        is_word = said[:, 1:] > PAD
-        if not is_word.any():
-            return logits.new_zeros(())
-        written = torch.nn.utils.rnn.pad_sequence([row[row > PAD] for row in said], batch_first=True, padding_value=PAD)
-        with torch.no_grad(), self.autocast():
-            taught = [next_token_logits(one.to(self.device), seen, written, photo).log_softmax(-1) for one in teachers]
-            mean = torch.stack(taught).mean(0).softmax(-1)
-        learned = word_log_probabilities(logits[is_word[tokens[:, 1:] != PAD]], words, mean.shape[1])
-        return learned.gather(1, said[:, 1:][is_word][:, None]).sum() - (mean * learned).sum()
+            with torch.no_grad():
+                taught = [next_token_logits(one.to(self.device), seen, tokens, photo) for one in teachers]
+        loss, share = next_token_loss(logits, tokens, smoothing), self.options.teaching
+        return share * teaching_loss(logits, taught) + (1 - share) * loss if taught else loss
 
     def _seen(self, batch: PhotoBatch, random: np.random.Generator | None) -> tuple[Tensor | TaggedUnits, PhotoBatch]:
         """What the captioner sees of the photos, and the batch; with `random`, some tags are swapped in both."""

@@ -22,7 +22,7 @@ from im2sp.train.data.caption_targets import Target
 from im2sp.train.data.object_names import named_objects, read_synonyms
 from im2sp.train.data.photo_corpora import class_phrases, names_thing
 from im2sp.train.data.synthesis import PiperSynthesizer, SynthesisConfig
-from im2sp.train.data.text_tokenizer import PAD, TextTokenizer
+from im2sp.train.data.text_tokenizer import TextTokenizer
 from im2sp.train.data.unit_bpe import UnitBPE
 from im2sp.train.data.unit_table import UnitRow, iterate_unit_tables
 from im2sp.train.data.unit_words import PIECE, SILENCE, Spoken, SpokenWords, TokenWords, spoken
@@ -264,7 +264,7 @@ def new_unit_captioner(recipe: Recipe, tagger: Tagger, words: TokenWords, text: 
 
 
 def make_unit_captioner(recipe: Recipe, out: Path) -> None:
-    """Train the unit captioner, which starts from the text captioner and is taught by it."""
+    """Train the unit captioner, which starts from the text captioner, by cross-entropy."""
     folder = recipe.runs / VOCABULARY
     words, sentences = TokenWords.load(folder / TOKEN_WORDS), json.loads((folder / SENTENCES).read_text())
     torch.manual_seed(recipe.seed)
@@ -274,14 +274,7 @@ def make_unit_captioner(recipe: Recipe, out: Path) -> None:
         name: [Target(photo, sentences["dev"][photo], 1.0) for photo in part if photo in sentences["dev"]][:300]
         for name, part in corpora_of(recipe).dev.items()
     }
-    longest = text.config.max_positions  # words that the text captioner can teach
-    targets = [
-        replace(target, sentences=[said for said in target.sentences if (words.words[said] > PAD).sum() <= longest])
-        for target in spoken_targets(recipe, sentences)
-    ]
-    train(
-        CaptionerTask(recipe.unit_captioner, model, units_of(recipe), targets, dev, teachers=[text], words=words.words),
-        out,
-    )
+    targets = spoken_targets(recipe, sentences)
+    train(CaptionerTask(recipe.unit_captioner, model, units_of(recipe), targets, dev), out)
     if is_main_process():
         model.save(out)
