@@ -33,11 +33,20 @@ class _Confused(_Recogniser):
         return transcript.replace("runs", "rung") if 6 in waveform.astype(int) else transcript
 
 
+class _Lucky(_Recogniser):
+    """Understands the other pronunciation of "cat" where the cat runs, and nowhere else."""
+
+    def transcribe(self, waveform: FloatArray) -> str:
+        units = waveform.astype(int)
+        names = {6: "cat", 7: "cap"} if 8 in units else {6: "cap", 7: "cat"}
+        return " ".join(({1: "a", 3: "dog", 8: "runs", 5: "sits"} | names)[unit] for unit in units)
+
+
 def _apply(
     folder: Path, cats: tuple[int, ...], texts: dict[str, int], recogniser: Recogniser, limit: int = 100
 ) -> tuple[int, dict[str, Units]]:
     """First units of the ways to say "cat", texts and how often each is said -> entries that changed, all entries."""
-    said: dict[str, Units] = {"a": (1, 1), "dog": (3,), "cat": cats[:1], "runs": (8,)}
+    said: dict[str, Units] = {"a": (1, 1), "dog": (3,), "cat": cats[:1], "runs": (8,), "sits": (5,)}
     changed = apply_asr_feedback(
         said,
         lambda entry, count: [(unit,) for unit in cats[1 : count + 1]] if entry == "cat" else [],
@@ -71,6 +80,12 @@ def test_what_is_said_often_is_transcribed_first(tmp_path: Path) -> None:
     cats = (7, 6)
     assert _apply(tmp_path, cats, {"a dog runs": 2, "a cat runs": 1}, _Recogniser(), 1)[0] == 0
     assert _apply(tmp_path, cats, {"a dog runs": 2, "a cat runs": 9}, _Recogniser(), 1)[0] == 1
+
+
+def test_a_change_that_does_not_help_in_other_sentences_is_taken_back(tmp_path: Path) -> None:
+    texts = {"a cat runs": 9, "a cat sits": 1}
+    assert _apply(tmp_path / "one", (7, 6), texts, _Lucky(), 1)[0] == 0
+    assert _apply(tmp_path / "two", (7, 6), {"a cat runs": 9}, _Lucky(), 1)[0] == 1
 
 
 def test_only_the_most_used_entries_are_tried(tmp_path: Path) -> None:

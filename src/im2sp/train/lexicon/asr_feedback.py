@@ -4,7 +4,8 @@ An entry says a word by the same units wherever it stands: a context of a lexico
 misheard once is always misheard. Sentences with the most used entries are spoken by the vocoder and transcribed. An
 entry that is missed is tried in other pronunciations, and keeps the one with which it and its neighbours are understood
 best. Neighbours count because a pronunciation can spoil them: of 17 that were chosen by the word alone 6 did more harm
-than good (docs/history).
+than good (docs/history). The best of many in a few sentences is partly luck: a change that does not help in other
+sentences, too, is taken back.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ class AsrFeedbackConfig:
     candidates: int = 3  # other pronunciations that are tried
     entries: int = 0  # the most used ones, which alone are tried; 0: all
     error_rate: float = 0.5  # share of its sentences in which an entry is missed, from which others are tried
+    checks: int = 5  # other sentences in which a change must help, where there are any
 
 
 @dataclass(frozen=True)
@@ -82,20 +84,24 @@ def apply_asr_feedback(
         speak: units without repeats -> waveform float32 [samples], 16 kHz.
         cache: transcripts, which are not made again.
     """
+    before = dict(said)
     uses = _most_used(sentences, config.entries)
-    covering = _covering(sentences, uses, config)
+    covering = _covering(sentences, uses, config.repeats, config.sentences)
     outcomes: defaultdict[Entry, defaultdict[Units, list[WordOutcome]]] = defaultdict(lambda: defaultdict(list))
 
-    def transcribe(indices: Sequence[int], tried: set[Entry]) -> list[Entry]:
-        """Speak and transcribe sentences; returns those of the tried entries that are missed."""
+    def hear(indices: Sequence[int], said: Mapping[Entry, Units]) -> list[tuple[Entry, WordOutcome]]:
+        """Speak and transcribe sentences; returns what was got of each word."""
         units = {index: without_repeats(frames_of(said[one] for one in sentences[index].entries)) for index in indices}
         names = {index: hashlib.sha256(frames.tobytes()).hexdigest() for index, frames in units.items()}
         waveforms = ((names[index], speak(frames)) for index, frames in units.items())
         transcripts = recogniser.transcribe_all(waveforms, cache)
-        for index in indices:
-            for entry, outcome in _outcomes(sentences[index], transcripts[names[index]]):
-                if entry in tried:
-                    outcomes[entry][said[entry]].append(outcome)
+        return [one for index in indices for one in _outcomes(sentences[index], transcripts[names[index]])]
+
+    def transcribe(indices: Sequence[int], tried: set[Entry]) -> list[Entry]:
+        """Hear sentences; returns those of the tried entries that are missed."""
+        for entry, outcome in hear(indices, said):
+            if entry in tried:
+                outcomes[entry][said[entry]].append(outcome)
         missed = (entry for entry in tried if _error_rate(outcomes[entry][said[entry]]) >= config.error_rate)
         return sorted(missed, key=str)
 
@@ -107,20 +113,20 @@ def apply_asr_feedback(
         for entry in trying:
             said[entry] = others[entry][number]
         missed = transcribe([index for index in covering if trying & set(sentences[index].entries)], trying)
-    return _keep_best(said, outcomes)
-
-
-def _keep_best(
-    said: MutableMapping[Entry, Units], outcomes: Mapping[Entry, defaultdict[Units, list[WordOutcome]]]
-) -> int:
-    """Give each entry the pronunciation with the fewest missed words around it; returns how many changed."""
-    changed = 0
-    for entry, tried in outcomes.items():
-        first, *_ = tried
-        best = min(tried, key=lambda units: fmean(o.missed_around for o in tried[units]) if tried[units] else 0)
-        said[entry] = best  # of equals the first
-        changed += best != first
-    return changed
+    for entry, tried in outcomes.items():  # of equals the first
+        said[entry] = min(tried, key=lambda way: fmean(o.missed_around for o in tried[way]) if tried[way] else 0)
+    changed = {entry: uses[entry] for entry in outcomes if said[entry] != before[entry]}
+    known = set(covering)
+    fresh = [index for index in range(len(sentences)) if index not in known]
+    chosen = _covering([sentences[index] for index in fresh], changed, config.checks, config.sentences)
+    checked = [fresh[place] for place in chosen]
+    missed_more: Counter[Entry] = Counter()  # words around an entry, after the change than before
+    for (entry, new), (_, old) in zip(hear(checked, said), hear(checked, before), strict=True):
+        missed_more[entry] += new.missed_around - old.missed_around
+    for entry in changed:
+        if missed_more[entry] >= 0 and any(entry in sentences[index].entries for index in checked):
+            said[entry] = before[entry]
+    return sum(said[entry] != before[entry] for entry in changed)
 
 
 def _most_used(sentences: Sequence[Sentence[Entry]], count: int) -> dict[Entry, int]:
@@ -131,9 +137,9 @@ def _most_used(sentences: Sequence[Sentence[Entry]], count: int) -> dict[Entry, 
     return dict(uses.most_common(count or None))
 
 
-def _covering(sentences: Sequence[Sentence[Entry]], uses: Mapping[Entry, int], config: AsrFeedbackConfig) -> list[int]:
-    """Sentences that hold the most used entries up to `repeats` times each."""
-    missing = dict.fromkeys(uses, config.repeats)
+def _covering(sentences: Sequence[Sentence[Entry]], uses: Mapping[Entry, int], repeats: int, limit: int) -> list[int]:
+    """Places of sentences that hold the most used entries up to `repeats` times each."""
+    missing = dict.fromkeys(uses, repeats)
 
     def gain(index: int) -> float:
         return sum(uses[entry] for entry in set(sentences[index].entries) if missing.get(entry, 0) > 0)
@@ -142,7 +148,7 @@ def _covering(sentences: Sequence[Sentence[Entry]], uses: Mapping[Entry, int], c
         for entry in set(sentences[index].entries) & missing.keys():
             missing[entry] -= 1
 
-    return list(lazy_greedy(len(sentences), gain, take, config.sentences))
+    return list(lazy_greedy(len(sentences), gain, take, limit))
 
 
 def _outcomes(sentence: Sentence[Entry], transcript: str) -> list[tuple[Entry, WordOutcome]]:
