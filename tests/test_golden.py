@@ -107,7 +107,8 @@ def write() -> None:
         arrays[f"{name}/score"] = np.array([caption.score, caption.confidence])
         arrays[f"{name}/waveform"] = stored(caption.waveform)
         if name == "china":
-            arrays["china/heard"] = captioner().units(caption.waveform).astype(np.int16)
+            speech = captioner().speak(caption.units, caption.durations)
+            arrays["china/heard"] = captioner().units(speech.waveform).astype(np.int16)
     greedy = dataclasses.replace(captioner().default_options, beam=1)
     for name in NAMES[:2]:
         arrays[f"{name}/greedy"] = captioner().caption(photo(name), greedy).units.astype(np.int16)
