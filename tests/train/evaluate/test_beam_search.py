@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from im2sp.train.data.text_tokenizer import BOS, EOS, FORBIDDEN
-from im2sp.train.evaluate.beam_search import Hypothesis, beam_searches
-from im2sp.train.models.git import EnsembleStep, GitDecoder, GitDecoderConfig
+from im2sp.train.evaluate.beam_search import EnsembleStep, Hypothesis, beam_searches
+from im2sp.train.models.git import GitDecoder, GitDecoderConfig
 
 LONGEST = 6
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,11 +11,9 @@ import torch
 from im2sp.train.data.object_names import Synonyms, named_objects
 from im2sp.train.data.photo_corpora import PhotoCorpora, names_thing
 from im2sp.train.data.photo_units import PhotoArrays
-from im2sp.train.data.text_tokenizer import TextTokenizer
-from im2sp.train.evaluate.beam_search import beam_searches
+from im2sp.train.evaluate.beam_search import EnsembleStep, beam_searches
 from im2sp.train.evaluate.caption_metrics import caption_scores
 from im2sp.train.evaluate.chair import chair
-from im2sp.train.models.git import EnsembleStep
 from im2sp.train.models.naming import Naming
 from im2sp.train.models.unit_captioner import UnitCaptioner
 
@@ -26,24 +24,26 @@ MAX_TOKENS = 24
 @torch.inference_mode()
 def write_captions(
     models: Sequence[UnitCaptioner],
-    tokenizer: TextTokenizer,
+    decode: Callable[[list[int]], str],
     units: PhotoArrays,
     photos: Sequence[str],
     beam: int,
     naming: Naming | None = None,
+    max_tokens: int = MAX_TOKENS,
 ) -> dict[str, list[str]]:
     """Caption photos by beam search: the hypotheses, the likeliest (by mean log-probability of a token) first.
 
     Args:
         models: with the same image units.
+        decode: tokens -> the words that they say.
     """
     step, written = EnsembleStep(models), {}
     for start in range(0, len(photos), BATCH):
         some = photos[start : start + BATCH]
         seen = units.units(some)
         bonus = naming(seen) if naming else None
-        for photo, hypotheses in zip(some, beam_searches(step, seen, beam, MAX_TOKENS, bonus), strict=True):
-            written[photo] = [tokenizer.decode(tokens) for _, tokens in hypotheses]
+        for photo, hypotheses in zip(some, beam_searches(step, seen, beam, max_tokens, bonus), strict=True):
+            written[photo] = [decode(tokens) for _, tokens in hypotheses]
     return written
 
 

@@ -113,20 +113,24 @@ def apply_asr_feedback(
         for entry in trying:
             said[entry] = others[entry][number]
         missed = transcribe([index for index in covering if trying & set(sentences[index].entries)], trying)
-    for entry, tried in outcomes.items():  # of equals the first
-        said[entry] = min(tried, key=lambda way: fmean(o.missed_around for o in tried[way]) if tried[way] else 0)
+    for entry, tried in outcomes.items():
+        said[entry] = _best(tried)
     changed = {entry: uses[entry] for entry in outcomes if said[entry] != before[entry]}
-    known = set(covering)
-    fresh = [index for index in range(len(sentences)) if index not in known]
+    fresh = sorted(set(range(len(sentences))) - set(covering))
     chosen = _covering([sentences[index] for index in fresh], changed, config.checks, config.sentences)
     checked = [fresh[place] for place in chosen]
     missed_more: Counter[Entry] = Counter()  # words around an entry, after the change than before
     for (entry, new), (_, old) in zip(hear(checked, said), hear(checked, before), strict=True):
         missed_more[entry] += new.missed_around - old.missed_around
-    for entry in changed:
-        if missed_more[entry] >= 0 and any(entry in sentences[index].entries for index in checked):
+    for entry in changed.keys() & {entry for index in checked for entry in sentences[index].entries}:
+        if missed_more[entry] >= 0:
             said[entry] = before[entry]
     return sum(said[entry] != before[entry] for entry in changed)
+
+
+def _best(tried: Mapping[Units, Sequence[WordOutcome]]) -> Units:
+    """The pronunciation with the fewest missed words around it, of equals the first."""
+    return min(tried, key=lambda way: fmean(one.missed_around for one in tried[way]) if tried[way] else 0)
 
 
 def _most_used(sentences: Sequence[Sentence[Entry]], count: int) -> dict[Entry, int]:

@@ -7,7 +7,6 @@ runs once for all captions of a photo.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -264,27 +263,6 @@ class DecoderStep(nn.Module):
             x = layer.finish(x, attended)
         attention = torch.stack(shares).mean(0)
         return model.output(x[:, 0]), torch.stack(keys), torch.stack(values), attention
-
-
-class EnsembleStep:
-    """A step of several decoders of one size and vocabulary: the mean of their log-probabilities.
-
-    Keys and values are those of all decoders, layer after layer.
-    """
-
-    def __init__(self, decoders: Sequence[GitDecoder]) -> None:
-        self.steps = [DecoderStep(decoder) for decoder in decoders]
-
-    def prefix(self, features: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Image features -> keys and values of each layer, as those of a decoder."""
-        return [pair for step in self.steps for pair in step.decoder.prefix(features)]
-
-    def __call__(self, tokens: Tensor, position: Tensor, *cache: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Take what DecoderStep takes; return log-probabilities [B, vocabulary], keys and values."""
-        caches = zip(*(part.chunk(len(self.steps)) for part in cache), strict=True)
-        found = [step(tokens, position, *part) for step, part in zip(self.steps, caches, strict=True)]
-        mean = torch.stack([logits.log_softmax(-1) for logits, *_ in found]).mean(0)
-        return mean, torch.cat([keys for _, keys, *_ in found]), torch.cat([values for _, _, values, _ in found])
 
 
 class CachedDecoderStep(nn.Module):

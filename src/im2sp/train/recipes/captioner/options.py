@@ -32,13 +32,8 @@ from im2sp.train.tasks.tagger import TaggerTraining
 MAPS, BACKBONE, FEATURES, UNITS = "maps", "backbone", "features", "image_units"
 TAGGER, PSEUDO, TEACHERS, CAPTIONER, REPORT = "tagger", "pseudo_labels", "teachers", "text_captioner", "report"
 SPOKEN, DISTILLED, VOCABULARY = "caption_units", "distilled", "vocabulary"
-FEEDBACK, UNIT_CAPTIONER, ABLATION, BUNDLE, CALIBRATED = (
-    "asr_feedback",
-    "unit_captioner",
-    "ablation",
-    "bundle",
-    "calibrated",
-)
+FEEDBACK, UNIT_CAPTIONER, ABLATION = "asr_feedback", "unit_captioner", "ablation"
+BUNDLE, CALIBRATED = "bundle", "calibrated"
 LATE = "late.safetensors"  # tuned part of the backbone
 CODES = "codes"  # in the folder of the image units: those of all photos
 TOKENIZER, LABELS = "tokenizer.json", "captions.json"

@@ -99,7 +99,7 @@ def _describe(recipe: Recipe, photos: Sequence[str]) -> dict[str, list[str]]:
     torch.set_num_threads(1)
     models = teachers_of(recipe)
     tokenizer = TextTokenizer.load(recipe.runs / TAGGER / TOKENIZER)
-    return write_captions(models, tokenizer, units_of(recipe), photos, recipe.beam, naming_of(recipe, models[0]))
+    return write_captions(models, tokenizer.decode, units_of(recipe), photos, recipe.beam, naming_of(recipe, models[0]))
 
 
 def _known_objects(recipe: Recipe) -> dict[str, set[str]]:

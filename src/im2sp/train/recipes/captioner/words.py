@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from im2sp.files import write_json
 from im2sp.train.data.caption_targets import Target, encode, targets, word_vectors
@@ -83,16 +84,25 @@ def targets_of(recipe: Recipe, tokenizer: TextTokenizer, more: Mapping[str, Capt
     return targets(captions, recipe.corpus_weights, corpora.held_out, tokenizer)
 
 
-def new_text_captioner(recipe: Recipe, tokenizer: TextTokenizer, tagger: Tagger, seed: int) -> UnitCaptioner:
+def word_vectors_of(recipe: Recipe, tokenizer: TextTokenizer) -> Tensor | None:
+    """Word vectors of all captions, where the recipe starts from them."""
+    if not recipe.decoder.word_vectors:
+        return None
+    corpora = corpora_of(recipe)
+    texts = [text for said in captions_of(corpora).values() for text in said]
+    texts += [caption.text for caption in corpora.text]
+    return word_vectors(texts, tokenizer, recipe.decoder.width, recipe.seed)
+
+
+def new_text_captioner(
+    recipe: Recipe, tokenizer: TextTokenizer, tagger: Tagger, vectors: Tensor | None, seed: int
+) -> UnitCaptioner:
     """A text captioner that knows word vectors, and nothing else."""
     torch.manual_seed(seed)
     sizes = {name: value for name, value in asdict(recipe.decoder).items() if name != "word_vectors"}
     model = UnitCaptioner(GitDecoderConfig(vocabulary_size=tokenizer.size, **sizes), tagger)
-    if recipe.decoder.word_vectors:
-        corpora = corpora_of(recipe)
-        texts = [text for said in captions_of(corpora).values() for text in said]
-        texts += [caption.text for caption in corpora.text]
-        model.set_word_vectors(word_vectors(texts, tokenizer, recipe.decoder.width, recipe.seed))
+    if vectors is not None:
+        model.set_word_vectors(vectors)
     return model
 
 
@@ -101,12 +111,12 @@ def make_teachers(recipe: Recipe, out: Path) -> None:
     corpora = corpora_of(recipe)
     tokenizer = TextTokenizer.load(recipe.runs / TAGGER / TOKENIZER)
     swap = TagSwap.of(corpora, tokenizer, recipe.teacher.tag_swap) if recipe.teacher.tag_swap else None
-    chosen = targets_of(recipe, tokenizer)
+    chosen, vectors = targets_of(recipe, tokenizer), word_vectors_of(recipe, tokenizer)
     for number in range(recipe.teachers):
         folder, seed = out / str(number), recipe.seed + number
         if (folder / TOKENIZER).is_file():
             continue
-        model = new_text_captioner(recipe, tokenizer, Tagger.load(recipe.runs / TAGGER), seed)
+        model = new_text_captioner(recipe, tokenizer, Tagger.load(recipe.runs / TAGGER), vectors, seed)
         options = replace(recipe.teacher, seed=seed)
         train(CaptionerTask(options, model, units_of(recipe), chosen, _dev_targets(recipe, tokenizer), swap), folder)
         _save(model, tokenizer, folder)
@@ -147,7 +157,7 @@ def make_report(recipe: Recipe, out: Path) -> None:
     )
     found = {}
     for name, naming in (("plain", None), ("naming", naming_of(recipe, model))):
-        hypotheses = write_captions([model], tokenizer, units, photos, recipe.beam, naming)
+        hypotheses = write_captions([model], tokenizer.decode, units, photos, recipe.beam, naming)
         captions = {photo: best for photo, (best, *_) in hypotheses.items()}
         write_json(out / f"{name}.json", captions)
         found[name] = dev_report(captions, corpora, read_synonyms(recipe.data / SYNONYMS))
