@@ -48,14 +48,10 @@ def test_the_probability_is_what_plain_arithmetic_gives(captioner: Captioner, ph
 def test_all_weights_add_up(tmp_path: Path, captioner: Captioner, photo: np.ndarray) -> None:
     prefix = captioner.encode(photo)
     result = captioner.decode(prefix)
-    random = np.random.default_rng(3)
-    average = {name: random.normal(size=(prefix.keys.shape[0], WIDTH)).tolist() for name in ("keys", "values")}
     weights: dict[str, Any] = {
-        "weights": {"lowest": 0.5, "average_score": 2.0},
+        "weights": {"lowest": 0.5, "length": 2.0},
         "photo_weights": [0.3, -0.2],
         "photo_intercept": 0.1,
-        "average_keys": average["keys"],
-        "average_values": average["values"],
     }
     write_tiny_bundle(tmp_path, confidence=tiny_confidence(**weights))
     calibrated = Captioner.from_pretrained(tmp_path, threads=1)
@@ -63,35 +59,20 @@ def test_all_weights_add_up(tmp_path: Path, captioner: Captioner, photo: np.ndar
     np.testing.assert_allclose(
         PrincipalComponents(tiny_confidence().pca).coordinates(pool(prefix)[None])[0], np.clip(along, -5, 5), rtol=1e-5
     )
-    keys, values = np.empty_like(prefix.keys), np.empty_like(prefix.values)  # the same for all image tokens
-    for layer, head in np.ndindex(keys.shape[0], 2):
-        place = slice(head * WIDTH // 2, (head + 1) * WIDTH // 2)
-        keys[layer, 0, head] = average["keys"][layer][place]
-        values[layer, 0, head] = average["values"][layer][place]
-    average_score = captioner.score(Prefix(keys, values), result.tokens)
-    odds = 1.5 + 0.5 * np.sort(result.log_probabilities)[:3].mean() + 2.0 * average_score
+    odds = 1.5 + 0.5 * np.sort(result.log_probabilities)[:3].mean() + 2.0 * math.log(len(result.tokens))
     photo_odds = 0.1 + np.clip(along, -5, 5) @ [0.3, -0.2]
     assert calibrated.caption(photo).confidence == pytest.approx(logistic(odds) * logistic(photo_odds), rel=1e-5)
-
-
-def test_the_score_of_a_caption_is_that_of_its_search(captioner: Captioner, photo: np.ndarray) -> None:
-    prefix = captioner.encode(photo)
-    result = captioner.decode(prefix, replace(captioner.default_options, beam=1, min_tokens=0))
-    found = captioner.score(prefix, result.tokens)
-    assert found < 0
-    # the search leaves out what it never says: padding, BOS, and EOS at once
-    assert found == pytest.approx(result.log_probabilities[: len(result.tokens)].mean(), abs=0.2)
 
 
 def test_signals_of_a_caption() -> None:
     result = DecodingResult(np.array([5, 6]), np.zeros((2, 9)), np.array([-1.0, -2.0, -3.0, -4.0]), -2.5, "eos")
     filled = np.zeros((1, 1, 2, 3, WIDTH // 2), np.float32)
+    evidence = np.array([0, 0, 0, 0, 0, 0, -3, 2], np.float32)  # token 5 says nothing about an image
     for place, named in ((6, 1.0), (7, 0.0)):
-        values = signals(Prefix(filled, filled, np.eye(8, dtype=np.float32)[place]), result, -1.25)
-        assert values == {
-            "score": -2.5, "lowest": -3.0, "length": math.log(2), "named": named, "average_score": -1.25,
-        }  # fmt: skip
-    assert signals(Prefix(filled, filled), result)["named"] == 0
+        values = signals(Prefix(filled, filled, np.eye(8, dtype=np.float32)[place], evidence), result)
+        assert values == {"score": -2.5, "lowest": -3.0, "length": math.log(2), "named": named, "evidence": -3.0}
+    values = signals(Prefix(filled, filled), result)
+    assert (values["named"], values["evidence"]) == (0, 0)
 
 
 def test_the_captioner_abstains_below_the_threshold_only(captioner: Captioner, photo: np.ndarray) -> None:

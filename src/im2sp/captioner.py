@@ -17,7 +17,7 @@ from im2sp.bundle import Bundle, ImageUnitsConfig, find_bundle
 from im2sp.confidence import Answer, Confidence, Thresholds, share_in_words
 from im2sp.decoding.decoder import DecoderStep, Prefix
 from im2sp.decoding.options import DecodingOptions, DecodingResult
-from im2sp.decoding.search import DecodingTask, mean_log_probability
+from im2sp.decoding.search import DecodingTask
 from im2sp.decoding.vocabulary import Vocabulary
 from im2sp.errors import BundleError, Im2SpError
 from im2sp.image.encoder import ImageEncoder
@@ -205,14 +205,7 @@ class Captioner:
 
     def confidence(self, prefix: Prefix, result: DecodingResult) -> float | None:
         """Compute the probability that a caption is right, calibrated for the recommended decoding, if it is at all."""
-        if self._confidence is None:
-            return None
-        average = self._confidence.average_image(prefix)
-        return self._confidence.probability(prefix, result, self.score(average, result.tokens) if average else 0.0)
-
-    def score(self, prefix: Prefix, tokens: IntArray) -> float:
-        """Mean log probability of the tokens of a sentence, int64 [T], about an image; its end does not count."""
-        return mean_log_probability(self._step(prefix), self.vocabulary.specials.bos, tokens)
+        return self._confidence.probability(prefix, result) if self._confidence else None
 
     def speak(
         self, units: Sequence[int] | IntArray, durations: Sequence[int] | IntArray | None = None, rate: float = 1.0
@@ -272,7 +265,7 @@ class Captioner:
         thresholds = self._thresholds(options)
         for _ in task.steps(self.bundle.config.decoder.max_tokens):
             if not thresholds.decide:
-                for speech in streaming.extend(self.vocabulary.decode(task.stable_prefix())):
+                for speech in streaming.extend(self.vocabulary.decode(task.stable_prefix(), ended=False)):
                     yield SpeechChunk(speech.waveform, speech.units, speech.durations)
         result = task.result()
         confidence = self.confidence(prefix, result)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from im2sp.arrays import FloatArray
 from im2sp.bundle import ConfidenceConfig, PCAConfig, Signal
@@ -25,30 +24,16 @@ _MAX_COORDINATE = 5.0  # deviations
 _LOWEST = 3  # tokens
 
 
-def signals(prefix: Prefix, result: DecodingResult, average_score: float = 0.0) -> dict[Signal, float]:
-    """Compute what tells a right caption from a wrong one.
-
-    Args:
-        average_score: mean log probability of its tokens beside an average image (`average_prefix`). What is as likely
-            there says little of this photo.
-    """
+def signals(prefix: Prefix, result: DecodingResult) -> dict[Signal, float]:
+    """Compute what tells a right caption from a wrong one."""
+    evidence = np.zeros(0) if prefix.token_evidence is None else prefix.token_evidence[result.tokens]
     return {
         "score": result.score,
         "lowest": float(np.sort(result.log_probabilities)[:_LOWEST].mean()),
         "length": math.log(len(result.tokens)),  # long sentences have more to get wrong
         "named": float(prefix.token_bonus is not None and bool(prefix.token_bonus[result.tokens].any())),
-        "average_score": average_score,
+        "evidence": float(evidence.sum() / max(1, np.count_nonzero(evidence))),
     }
-
-
-def average_prefix(keys: ArrayLike, values: ArrayLike, like: Prefix) -> Prefix:
-    """Make the prefix of an average image from keys and values [layers][heads * head_dim], alike for all image tokens.
-
-    `like`: a prefix of its shape.
-    """
-    layers, _, heads, _, dim = like.keys.shape
-    of_one_token = (np.asarray(rows, np.float32).reshape(layers, 1, heads, 1, dim) for rows in (keys, values))
-    return Prefix(*(np.broadcast_to(rows, like.keys.shape) for rows in of_one_token))
 
 
 def pool(prefix: Prefix) -> FloatArray:
@@ -81,18 +66,10 @@ class Confidence:
     def __init__(self, config: ConfidenceConfig) -> None:
         self._config = config
         self._components = PrincipalComponents(config.pca)
-        self._average = np.array(config.average_keys, np.float32), np.array(config.average_values, np.float32)
 
-    def average_image(self, like: Prefix) -> Prefix | None:
-        """Return the prefix of an average image, where the confidence compares with it."""
-        return average_prefix(*self._average, like) if "average_score" in self._config.weights else None
-
-    def probability(self, prefix: Prefix, result: DecodingResult, average_score: float = 0.0) -> float:
-        """Compute the probability that a caption is right, from 0 to 1: of a photo, if it is one.
-
-        `average_score`: see `signals`.
-        """
-        values = signals(prefix, result, average_score)
+    def probability(self, prefix: Prefix, result: DecodingResult) -> float:
+        """Compute the probability that a caption is right, from 0 to 1: of a photo, if it is one."""
+        values = signals(prefix, result)
         log_odds = self._config.intercept
         log_odds += math.fsum(weight * values[name] for name, weight in self._config.weights.items())
         return logistic(log_odds) * self._photo_probability(pool(prefix))

@@ -77,6 +77,10 @@ def _bonus(features: Tensor) -> Tensor:
     return features[:, 0, :1] * torch.arange(tiny_config().decoder.vocabulary_size)
 
 
+def _evidence(features: Tensor) -> Tensor:
+    return -1 - _bonus(features)
+
+
 @pytest.mark.parametrize(("reconstructs", "large_graph"), [(True, onnx_export.LARGE_GRAPH), (False, 0)])
 def test_a_bundle_of_modules(
     tiny_bundle: Path, tmp_path: Path, reconstructs: bool, large_graph: int, monkeypatch: pytest.MonkeyPatch
@@ -97,6 +101,7 @@ def test_a_bundle_of_modules(
         backbone=Cropped(quantiser).eval(),
         decoder=painter if reconstructs else None,
         token_bonus=Exported(quantiser, _bonus) if reconstructs else None,
+        token_evidence=Exported(quantiser, _evidence) if reconstructs else None,
     )
     voice = Bundle.load(tiny_bundle)
     parts = BundleParts(modules, translator, voice.config.vocabulary, voice)
@@ -118,7 +123,7 @@ def test_a_bundle_of_modules(
     pixels = np.stack([captioner.image_encoder.pixels(photo) for photo in photos])
     with torch.inference_mode():
         expected = quantiser(torch.from_numpy(pixels))
-        keys, _, *bonus = ImagePrefix(modules.backbone, translator, modules.token_bonus)(expected)
+        keys, _, *by_token = ImagePrefix(modules.backbone, translator, list(modules.by_token.values()))(expected)
         pictures = painter(expected)
     for index, photo in enumerate(photos):
         units = ImageUnits(captioner.tokenize(photo), captioner.image_tokenizer)
@@ -132,5 +137,6 @@ def test_a_bundle_of_modules(
     prefixes = captioner.image_encoder.encode_pixels(pixels)
     assert len(prefixes) == len(photos)
     if reconstructs:
-        found = np.stack([prefix.token_bonus for prefix in prefixes])
-        np.testing.assert_allclose(found, bonus[0], atol=1e-5)
+        for name, wanted in zip(("token_bonus", "token_evidence"), by_token, strict=True):
+            found = np.stack([getattr(prefix, name) for prefix in prefixes])
+            np.testing.assert_allclose(found, wanted, atol=1e-5)

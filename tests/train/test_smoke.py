@@ -19,9 +19,8 @@ from im2sp.errors import Im2SpError
 from im2sp.image.units import ImageUnits as UnitsOfPhoto
 from im2sp.train.cli import train
 from im2sp.train.data.synthesis import PiperSynthesizer, SynthesisConfig
-from im2sp.train.data.unit_words import TokenWords
-from im2sp.train.lexicon.captions import LexiconSpeaker
-from im2sp.train.lexicon.lexicon import PronunciationLexicon
+from im2sp.train.data.unit_words import WORD_VOCABULARY, WordVocabulary
+from im2sp.train.lexicon.lexicon import LexiconSpeaker, PronunciationLexicon
 from im2sp.train.models.image_units import ImageUnits
 from im2sp.train.models.token_vit import StemFromUnits, TokenVit
 from im2sp.train.models.unit_captioner import UnitCaptioner
@@ -58,8 +57,8 @@ def test_a_lexicon_says_the_sentences_that_were_recorded(made: Path) -> None:
     speaker = LexiconSpeaker(lexicon, PiperSynthesizer(SynthesisConfig()).phones)
     selected = read(made / "lexicon" / "sentences" / "selected.json")
     assert len(selected) == 3
-    assert all(speaker.words(text) for text in selected)
-    assert speaker.words("Zebras graze.") is None
+    assert all(speaker.said(text) for text in selected)
+    assert speaker.said("Zebras graze.") is None
 
 
 def test_the_voice_learns_to_say_the_lexicon_and_hears_as_before(made: Path) -> None:
@@ -96,9 +95,11 @@ def test_a_captioner_recipe_ends_in_a_bundle_that_speaks_words_of_its_lexicon(ma
     assert tokens.shape == (units.units,)
     caption = captioner.caption(photo)
     assert np.array_equal(caption.units, captioner.caption(UnitsOfPhoto(tokens, captioner.image_tokenizer)).units)
-    words = TokenWords.load(runs / "vocabulary" / "token_words.safetensors")
-    assert len(words.words) == bundle.config.decoder.vocabulary_size
-    assert (words.words >= 0).any()
+    vocabulary = WordVocabulary.load(runs / WORD_VOCABULARY)
+    assert 3 + len(vocabulary.words) == bundle.config.decoder.vocabulary_size
+    said = vocabulary.decode(caption.tokens.tolist()).split()
+    assert len(said) == len(caption.tokens)
+    assert set(said) <= set(vocabulary.words)
 
 
 def test_units_of_the_committed_captioner_have_1200_bits_at_most() -> None:

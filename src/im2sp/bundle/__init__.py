@@ -13,6 +13,7 @@ from im2sp.bundle.config import (
     ImageTokenizer,
     ImageUnitsConfig,
     PCAConfig,
+    Pronunciations,
     Resampling,
     Signal,
     SpeechEncoderConfig,
@@ -32,6 +33,6 @@ from im2sp.files import write_checksums
 __all__ = [
     "CONFIG", "CONFIG_LIMIT", "FORMAT_VERSION", "SPECIAL_TOKENS", "Bundle", "BundleConfig", "ConfidenceConfig",
     "DecoderConfig", "DecodingDefaults", "ImageConfig", "ImageTokenizer", "ImageUnitsConfig", "PCAConfig",
-    "Resampling", "Signal", "SpeechEncoderConfig", "VocabularyConfig", "VocoderConfig", "find_bundle",
+    "Pronunciations", "Resampling", "Signal", "SpeechEncoderConfig", "VocabularyConfig", "VocoderConfig", "find_bundle",
     "tokenizer_checksum", "write_checksums", "write_config",
 ]  # fmt: skip

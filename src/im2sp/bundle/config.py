@@ -9,7 +9,7 @@ from msgspec import Meta, field
 from im2sp.arrays import HOP, SAMPLE_RATE
 from im2sp.schema import Schema
 
-FORMAT_VERSION = 9
+FORMAT_VERSION = 10
 SPECIAL_TOKENS = 3  # pad, bos and eos come before the subwords
 MOST_IMAGE_UNITS = 65_536  # a photo
 CACHE_LIMIT = 2**31  # bytes of keys and values of a caption, with the recommended decoding
@@ -21,13 +21,12 @@ Pixels = Annotated[int, Meta(ge=1, le=4_096)]
 Deviation = Annotated[float, Meta(gt=0)]
 Number = Annotated[float, Meta(ge=-1e6, le=1e6)]
 Scale = Annotated[float, Meta(ge=1e-6, le=1e6)]
-Signal = Literal["score", "lowest", "length", "named", "average_score"]  # see im2sp.confidence
+Signal = Literal["score", "lowest", "length", "named", "evidence"]  # see im2sp.confidence
 Token = Annotated[int, Meta(ge=0, le=65_535)]
-OutputUnits = Annotated[dict[Token, list[Annotated[int, Meta(ge=0)]]], Meta(max_length=65_536)]
+Sound = Annotated[int, Meta(ge=0, le=65_535)]
 Phrase = Annotated[list[Annotated[int, Meta(ge=0)]], Meta(min_length=1, max_length=1_000)]  # units
 PhraseDurations = Annotated[list[Annotated[int, Meta(ge=1, le=250)]], Meta(min_length=1, max_length=1_000)]
 Weights = Annotated[list[Number], Meta(max_length=256)]
-AverageRows = Annotated[list[Annotated[list[Number], Meta(max_length=4_096)]], Meta(max_length=64)]
 Facts = dict[str, str | int | float]
 
 
@@ -116,36 +115,56 @@ class DecoderConfig(Schema, frozen=True):
     vocabulary_size: Count  # tokens, the three special ones included
     max_tokens: Count  # positions: a hypothesis, its EOS included, has at most so many tokens
     token_bonus: bool = False  # the graph before the decoder gives a bonus of each token, in logits
+    token_evidence: bool = False  # that graph gives the log odds that a caption of the photo holds each token
+
+
+class Pronunciations(Schema, frozen=True):
+    """How tokens are said between their neighbours: which subword stands for a token in which context.
+
+    Sounds are numbers for what a token begins or ends with. Of the rows of a token, that which names both sounds beside
+    it holds, else the one with the sound after it, the one before it, or none. Rows of bos and eos, where there are
+    any, are the silences around a sentence.
+    """
+
+    first: list[Sound]  # [vocabulary_size], the sound that each token begins with
+    last: list[Sound]  # [vocabulary_size], the sound that each token ends with
+    said: list[tuple[Token, Sound | None, Sound | None, Token]]  # token, sound before it, sound after it, subword
+
+    def __post_init__(self) -> None:
+        if len(self.first) != len(self.last):
+            raise ValueError("the pronunciations have not as many first sounds as last ones")
+        anywhere = {token for token, before, after, _ in self.said if before is None and after is None}
+        if missing := set(range(SPECIAL_TOKENS, len(self.first))) - anywhere:
+            raise ValueError(f"token {min(missing)} has no pronunciation that fits anywhere")
+        if max((token for token, *_ in self.said), default=0) >= len(self.first):
+            raise ValueError(f"a pronunciation is of a token outside 0..{len(self.first) - 1}")
 
 
 class VocabularyConfig(Schema, frozen=True, kw_only=True):
-    """Tokens of the decoder; token t >= 3 stands for the units subwords[t - 3], listed as they were learnt.
-
-    `output_units[t]`, which may be empty, overrides the units emitted for token t.
-    """
+    """Tokens of the decoder; token t >= 3 stands for the units subwords[t - 3], unless `pronunciations` tell which."""
 
     units: Count = 200  # speech units are 0 .. units - 1
     pad: Annotated[int, Meta(ge=0, lt=SPECIAL_TOKENS)] = 0  # token id
     bos: Annotated[int, Meta(ge=0, lt=SPECIAL_TOKENS)] = 1  # token id
     eos: Annotated[int, Meta(ge=0, lt=SPECIAL_TOKENS)] = 2  # token id
-    subwords: list[list[int]]  # token t >= 3 stands for the units subwords[t - 3]; each unit has a token of its own
-    output_units: OutputUnits = field(default_factory=dict)  # override the units emitted for a token
+    subwords: Annotated[list[list[int]], Meta(max_length=65_536)]  # units of each
+    pronunciations: Pronunciations | None = None  # of tokens that are said in several ways
     keep_repeats: bool = False  # speak a unit that follows itself once more, with a duration of its own
 
     def __post_init__(self) -> None:
         if len({self.pad, self.bos, self.eos}) < SPECIAL_TOKENS:
             raise ValueError("pad, bos and eos must differ")
-        known = set(map(tuple, self.subwords))
-        if len(known) < len(self.subwords):
-            raise ValueError("a subword is listed twice")
-        if () in known or min(map(min, known), default=0) < 0 or max(map(max, known), default=0) >= self.units:
+        units = [unit for subword in self.subwords for unit in subword]
+        if [] in self.subwords or min(units, default=0) < 0 or max(units, default=0) >= self.units:
             raise ValueError(f"a subword is empty or holds a unit outside 0..{self.units - 1}")
-        if missing := [unit for unit in range(self.units) if (unit,) not in known]:
-            raise ValueError(f"unit {missing[0]} has no subword of its own")
-        if any(not SPECIAL_TOKENS <= token < SPECIAL_TOKENS + len(self.subwords) for token in self.output_units):
-            raise ValueError("output_units names a token without a subword")
-        if max((max(units, default=0) for units in self.output_units.values()), default=0) >= self.units:
-            raise ValueError(f"output_units holds a unit outside 0..{self.units - 1}")
+        said = self.pronunciations.said if self.pronunciations else []
+        if max((subword for *_, subword in said), default=-1) >= len(self.subwords):
+            raise ValueError(f"a pronunciation is a subword outside 0..{len(self.subwords) - 1}")
+
+    @property
+    def size(self) -> int:
+        """Tokens there are, the special ones included."""
+        return len(self.pronunciations.first) if self.pronunciations else SPECIAL_TOKENS + len(self.subwords)
 
 
 class VocoderConfig(Schema, frozen=True, kw_only=True):
@@ -206,17 +225,10 @@ class ConfidenceConfig(Schema, frozen=True):
     hedge_threshold: Annotated[float, Meta(ge=0, le=1)] | None = None  # below it, a hedge ("perhaps") fits the caption
     hedge_units: Phrase | None = None  # spoken before it
     hedge_durations: PhraseDurations | None = None  # frames
-    average_keys: AverageRows = field(default_factory=list)  # [layers][heads * head_dim], of all image tokens
-    average_values: AverageRows = field(default_factory=list)  # as the keys: what the decoder gets of an average photo
     photo_weights: Weights = field(default_factory=list)  # of coordinates along the components: whether it is a photo
     photo_intercept: Number = 0.0  # of that regression
 
     def __post_init__(self) -> None:
-        rows = [*self.average_keys, *self.average_values]
-        if len(self.average_keys) != len(self.average_values) or any(len(row) != len(self.pca.mean) for row in rows):
-            raise ValueError("average_keys and average_values must have as many layers, as wide as the mean")
-        if "average_score" in self.weights and not rows:
-            raise ValueError("average_score needs average_keys and average_values")
         if len(self.photo_weights) not in (0, len(self.pca.components)):
             raise ValueError("photo_weights has not as many weights as there are components")
         if len(self.abstain_units) != len(self.abstain_durations):
@@ -253,7 +265,7 @@ class BundleConfig(Schema, frozen=True, kw_only=True):
     parameters: dict[str, int]  # per graph
 
     def __post_init__(self) -> None:
-        tokens = SPECIAL_TOKENS + len(self.vocabulary.subwords)
+        tokens = self.vocabulary.size
         if tokens != self.decoder.vocabulary_size:
             raise ValueError(f"the decoder has {self.decoder.vocabulary_size} tokens but the vocabulary has {tokens}")
         speakers = (self.vocoder, self.speech_encoder) if self.speech_encoder else (self.vocoder,)

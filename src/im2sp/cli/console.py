@@ -181,7 +181,7 @@ def _confidence(config: ConfidenceConfig | None) -> str:
 def bundle_json(bundle: Bundle) -> str:
     """Return the config and files of a bundle as JSON, without the long tables of subwords and of the confidence."""
     config: dict[str, Any] = to_builtins(bundle.config)
-    for part, names in (("vocabulary", ["subwords"]), ("confidence", ["pca", "average_keys", "average_values"])):
+    for part, names in (("vocabulary", ["subwords", "pronunciations"]), ("confidence", ["pca"])):
         for name in names if config[part] else ():
             del config[part][name]
     if (units := bundle.config.image_units) is not None:

@@ -20,11 +20,14 @@ class Prefix:
     Attributes:
         keys, values: float32 [layers, 1, heads, image_tokens, head_dim].
         token_bonus: float32 [vocabulary_size], see `DecodingTask`.
+        token_evidence: float32 [vocabulary_size], the log odds that a caption of the image holds each token, 0 for
+            tokens that say nothing about an image.
     """
 
     keys: FloatArray
     values: FloatArray
     token_bonus: FloatArray | None = None
+    token_evidence: FloatArray | None = None
 
 
 class DecoderStep:

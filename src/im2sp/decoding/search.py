@@ -76,8 +76,8 @@ class DecodingTask:
     """The search for one sentence with one step function.
 
     Args:
-        token_bonus: float32 [vocabulary], added to the logits from the third token on, until a hypothesis holds a
-            token that has one: it brings the name of a thing once, after silence and an article.
+        token_bonus: float32 [vocabulary], added to the logits from the second token on, until a hypothesis holds a
+            token that has one: it brings the name of a thing once, after an article.
     """
 
     def __init__(
@@ -147,7 +147,7 @@ class DecodingTask:
 
     def _log_probabilities(self, logits: FloatArray, length: int) -> DoubleArray:
         filtered = _checked(logits, length)
-        if self._token_bonus is not None and length > 1:
+        if self._token_bonus is not None and length:
             for row, hypothesis in enumerate(self._live):
                 if not self._token_bonus[list(hypothesis.tokens)].any():
                     filtered[row] += self._token_bonus
@@ -191,18 +191,6 @@ class DecodingTask:
         if self._options.early_stopping:
             return True
         return max(map(self._rank, self._live)) <= self._rank(self._ended[-1])
-
-
-def mean_log_probability(step: StepFunction, bos: int, tokens: IntArray) -> float:
-    """Mean log probability of given tokens int64 [T], one after the other.
-
-    Raises BundleError for logits that are not numbers.
-    """
-    total, cache = 0.0, None
-    for position, (before, token) in enumerate(zip([bos, *tokens[:-1]], tokens, strict=True)):
-        logits, _, cache = step(np.array([before], dtype=np.int64), position, cache)
-        total += float(_log_softmax(_checked(logits, position))[0, token])
-    return total / len(tokens)
 
 
 def _checked(logits: FloatArray, length: int) -> DoubleArray:

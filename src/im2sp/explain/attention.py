@@ -15,6 +15,7 @@ from im2sp.arrays import FloatArray, IntArray
 from im2sp.decoding.vocabulary import Vocabulary
 from im2sp.errors import Im2SpError
 from im2sp.speech.audio import UNIT_RATE
+from im2sp.speech.units import without_repeats
 
 if TYPE_CHECKING:
     from im2sp.captioner import Captioner, SpeechCaption
@@ -62,8 +63,8 @@ def token_boundaries(tokens: IntArray, durations: IntArray, vocabulary: Vocabula
     the one before it, takes no time. Raises Im2SpError when the durations are not those of the tokens' units.
     """
     counts, last = [], -1
-    for token in tokens.tolist():
-        units = vocabulary.decode([token]).tolist()
+    for said in vocabulary.units_of(tokens):
+        units = said if vocabulary.keep_repeats else without_repeats(said).tolist()
         counts.append(len(units) - (units[:1] == [last] and not vocabulary.keep_repeats))
         last = units[-1] if units else last
     if sum(counts) != len(durations):

@@ -41,8 +41,8 @@ def signatures(config: BundleConfig) -> dict[str, Signature]:
         return floats(decoder.layers, batch, decoder.heads, length, decoder.head_dim)
 
     prefix = {name: cache("batch", image.image_tokens) for name in ("prefix_keys", "prefix_values")}
-    if decoder.token_bonus:
-        prefix["token_bonus"] = floats("batch", decoder.vocabulary_size)
+    by_token = {"token_bonus": decoder.token_bonus, "token_evidence": decoder.token_evidence}
+    prefix |= {name: floats("batch", decoder.vocabulary_size) for name, is_there in by_token.items() if is_there}
     pixels = {"pixels": floats("batch", 3, image.height, image.width)}
     image_units = {"image_units": ints("batch", config.image_units.units if config.image_units else 0)}
     found = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -74,6 +75,7 @@ class ImageModules:
         units: description of the image units. The export fills in `checksum` and `reconstructs`.
         decoder: image units -> pixels float32 [B, 3, height, width] in [0, 1].
         token_bonus: what `backbone` gives -> bonus of each token in logits float32 [B, vocabulary_size].
+        token_evidence: the same -> log odds that a caption holds each token.
     """
 
     image: ImageConfig
@@ -82,6 +84,13 @@ class ImageModules:
     units: ImageUnitsConfig | None = None
     decoder: nn.Module | None = None
     token_bonus: nn.Module | None = None
+    token_evidence: nn.Module | None = None
+
+    @property
+    def by_token(self) -> dict[str, nn.Module]:
+        """Modules that give a number for each token, by the names of their outputs."""
+        both = {"token_bonus": self.token_bonus, "token_evidence": self.token_evidence}
+        return {name: module for name, module in both.items() if module is not None}
 
 
 @dataclass(frozen=True)
@@ -145,7 +154,7 @@ def _write_graphs(parts: BundleParts, options: BundleOptions, training: Facts, f
     precision = options.precision
     image_units, parameters = export_image(parts.image, parts.decoder, folder, precision)
     parameters["decoder"] = export_decoder(parts.decoder, parts.image.image.image_tokens, folder, precision)
-    decoder = decoder_config(parts.decoder.config, parts.image.token_bonus is not None)
+    decoder = decoder_config(parts.decoder.config, parts.image.by_token)
     vocoder, speech_encoder, voice_parameters = _export_voice(parts.voice, folder, options)
     _check_same_units("voice", vocoder.units, "decoder", parts.vocabulary.units)
     return BundleConfig(
@@ -187,15 +196,16 @@ def set_confidence(folder: Path, confidence: ConfidenceConfig, figures: Facts) -
         temporary.write_text(with_figures(card.read_text(encoding="utf-8"), figures), encoding="utf-8")
 
 
-def decoder_config(sizes: GitDecoderConfig, token_bonus: bool = False) -> DecoderConfig:
-    """Sizes of the decoder graph."""
+def decoder_config(sizes: GitDecoderConfig, by_token: Collection[str] = ()) -> DecoderConfig:
+    """Sizes of the decoder graph, and what the graph before it gives for each token."""
     return DecoderConfig(
         layers=sizes.layers,
         heads=sizes.heads,
         head_dim=sizes.head_dim,
         vocabulary_size=sizes.vocabulary_size,
         max_tokens=sizes.max_positions,
-        token_bonus=token_bonus,
+        token_bonus="token_bonus" in by_token,
+        token_evidence="token_evidence" in by_token,
     )
 
 
@@ -220,8 +230,8 @@ def export_image(
             module, [example], ([source], targets), dynamic, folder / f"{name}.onnx", stored
         )
 
-    prefix = ImagePrefix(modules.backbone, decoder, modules.token_bonus)
-    outputs = ("prefix_keys", "prefix_values", *(["token_bonus"] if modules.token_bonus else []))
+    prefix = ImagePrefix(modules.backbone, decoder, list(modules.by_token.values()))
+    outputs = ("prefix_keys", "prefix_values", *modules.by_token)
     pixels = torch.zeros(2, 3, modules.image.height, modules.image.width)
     if modules.units is None or modules.tokenizer is None:
         write("image_encoder", prefix, pixels, "pixels", *outputs, stored=precision)

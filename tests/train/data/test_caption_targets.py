@@ -44,8 +44,9 @@ def test_a_thing_is_named_in_singular_or_plural() -> None:
 
 
 def test_targets_join_corpora_and_leave_out_held_out_photos() -> None:
-    tokenizer = TextTokenizer.of_words(["a", "dog"])
-    found = targets({"x": {"1": ["a dog"], "2": ["a"]}, "y": {"1": ["Dog!"], "3": ["a"]}}, {"y": 3.0}, {"3"}, tokenizer)
+    known = {"a dog": [1, 4, 5, 2], "a": [1, 4, 2], "Dog!": [1, 5, 2]}
+    corpora = {"x": {"1": ["a dog", "a cat"], "2": ["a"]}, "y": {"1": ["Dog!"], "3": ["a"]}}
+    found = targets(corpora, {"y": 3.0}, {"3"}, known.get)
     assert {target.photo: target.weight for target in found} == {"1": 3.0, "2": 1.0}
     assert found[0].sentences == [[1, 4, 5, 2], [1, 5, 2]]
 

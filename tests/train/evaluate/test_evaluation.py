@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from click.testing import CliRunner
 from msgspec.structs import replace
 from PIL import Image
@@ -22,8 +21,7 @@ from im2sp.captioner import Captioner
 from im2sp.errors import Im2SpError
 from im2sp.files import sha256_of
 from im2sp.train.data.speech_shards import SpokenCaption, write_shard
-from im2sp.train.data.text_tokenizer import TextTokenizer
-from im2sp.train.data.unit_words import TokenWords
+from im2sp.train.data.unit_words import WORD_VOCABULARY, WordVocabulary
 from im2sp.train.evaluate import caption_metrics, recognisers
 from im2sp.train.evaluate.commands import evaluate
 from im2sp.train.evaluate.evaluation import speak_and_transcribe
@@ -68,12 +66,9 @@ def ctc(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Output of a captioner recipe, whose every token says "dog"."""
     folder = tmp_path_factory.mktemp("runs")
-    for name in ("vocabulary", "tagger"):
-        (folder / name).mkdir()
-    tokenizer, size = TextTokenizer.of_words(["dog"]), tiny_config().decoder.vocabulary_size
-    tokenizer.save(folder / "tagger" / "tokenizer.json")
-    words = TokenWords(torch.full((size,), *tokenizer.tokens_of(["dog"])), torch.ones(size))
-    words.save(folder / "vocabulary" / "token_words.safetensors")
+    (folder / "vocabulary").mkdir()
+    spoken = tiny_config().vocabulary
+    WordVocabulary(["dog"] * len(spoken.subwords), spoken).save(folder / WORD_VOCABULARY)
     return folder
 
 

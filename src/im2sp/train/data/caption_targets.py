@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,14 +55,20 @@ def _words(captions: Captions) -> Iterable[str]:
 
 
 def targets(
-    corpora: Mapping[str, Captions], weights: Mapping[str, float], held_out: set[str], tokenizer: TextTokenizer
+    corpora: Mapping[str, Captions],
+    weights: Mapping[str, float],
+    held_out: set[str],
+    encode: Callable[[str], list[int] | None],
 ) -> list[Target]:
-    """Join the captions of corpora by photo; a photo has the largest weight of its corpora, 1 where none is given."""
+    """Join the captions of corpora by photo; a photo has the largest weight of its corpora, 1 where none is given.
+
+    Captions that `encode` has no tokens for are left out.
+    """
     found: dict[str, Target] = {}
     for name, captions in corpora.items():
         for photo, texts in captions.items():
             if photo not in held_out:
-                sentences = [encode(text, tokenizer) for text in texts]
+                sentences = [sentence for sentence in map(encode, texts) if sentence]
                 before = found.get(photo, Target(photo, [], 0.0))
                 weight = max(before.weight, weights.get(name, 1.0))
                 found[photo] = Target(photo, before.sentences + sentences, weight)

@@ -1,4 +1,4 @@
-"""Text of captions <-> token ids, for the pre-training that the unit captioner starts from. Never used at run time."""
+"""Text of captions <-> token ids, in training. Never used at run time."""
 
 from __future__ import annotations
 

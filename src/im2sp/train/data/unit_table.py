@@ -23,7 +23,6 @@ SCHEMA = pa.schema(
         ("speaker", pa.string()),
         ("duration_s", pa.float32()),
         ("text", pa.string()),  # for scoring only
-        ("word_frames", pa.list_(pa.uint16())),  # frames of each word; null where nobody knows the words
     ]
 )
 
@@ -39,13 +38,6 @@ class UnitRow:
     speaker: str
     duration_s: float
     text: str
-    word_frames: np.ndarray | None = None  # uint16 [words], frames of each word; None where nobody knows the words
-
-    def words(self) -> list[np.ndarray]:
-        """Units of each word, repeats kept; all units as one word where nobody knows the words."""
-        if self.word_frames is None:
-            return [self.speech_units]
-        return np.split(self.speech_units, np.cumsum(self.word_frames.astype(np.int64))[:-1])
 
 
 def write_unit_table(path: Path, rows: Iterable[UnitRow], description: dict[str, str | int]) -> None:

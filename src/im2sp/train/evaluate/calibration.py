@@ -19,8 +19,7 @@ import numpy as np
 from im2sp.arrays import FloatArray, IntArray
 from im2sp.bundle import Bundle, ConfidenceConfig, PCAConfig, Signal
 from im2sp.captioner import Captioner
-from im2sp.confidence import PrincipalComponents, average_prefix, pool, signals
-from im2sp.decoding.decoder import Prefix
+from im2sp.confidence import PrincipalComponents, pool, signals
 from im2sp.errors import Im2SpError
 from im2sp.image.loading import ImageSource
 from im2sp.train.evaluate.chair import ObjectLabels
@@ -39,7 +38,7 @@ from im2sp.train.evaluate.reliability import Doubles, answers, measure
 from im2sp.train.export import set_confidence
 
 OOD = "out_of_distribution"  # name of the set of `ood_pictures`
-SIGNALS: tuple[Signal, ...] = ("score", "lowest", "length", "named", "average_score")
+SIGNALS: tuple[Signal, ...] = ("score", "lowest", "length", "named", "evidence")
 BEAM = 3  # of the second search where the bundle's own is greedy
 _STEP = 0.01  # of the precision
 _OOD_WITHHELD = 0.98  # share of what is no photo
@@ -120,18 +119,15 @@ def calibrate(
         Im2SpError: a photo cannot be read, all captions are correct, or none is.
     """
     captioner = Captioner(Bundle.load(bundle_dir), threads=threads)
-    seen = [(pool(prefix), _of_one_token(prefix)) for prefix in map(captioner.encode, train)]
-    pca = fit_pca(np.array([pooled for pooled, _ in seen]), options.components)
-    means = np.mean([of_one for _, of_one in seen], axis=0)
-    average = [[rounded(layer) for layer in rows] for rows in means]
-    captions = list(_captions(captioner, sets, average, words_of, labels))
+    pca = fit_pca(np.array([pool(captioner.encode(photo)) for photo in train]), options.components)
+    captions = list(_captions(captioner, sets, words_of, labels))
     table, pictures = _captions_table(captions), _pictures_table(captions, pca)
     right, right_tested = fit_cross_validated(table, options.seed)
     photo, photo_tested = fit_cross_validated(pictures, options.seed)
     of_picture = dict(zip(pictures.photos, photo_tested.tolist(), strict=True))
     tested = right_tested * np.array([of_picture[name] for name in table.photos])
     thresholds = _thresholds(tested, table, options)
-    config = _config((right, photo), pca, average, thresholds, phrases)
+    config = _config((right, photo), pca, thresholds, phrases)
     figures = _figures(captions, tested, thresholds)
     set_confidence(bundle_dir, config, _card_figures(figures))
     return {
@@ -147,18 +143,14 @@ def calibrate(
 def _config(
     models: tuple[Regression, Regression],
     pca: PCAConfig,
-    average: list[list[list[float]]],
     thresholds: Mapping[str, float],
     phrases: Mapping[str, SpokenPhrase],
 ) -> ConfidenceConfig:
     """What goes into the bundle. `models`: of right captions, and of what is a photo."""
     right, photo = models
-    keys, values = average
     return ConfidenceConfig(
         intercept=rounded([right.intercept])[0],
         weights=dict(zip(SIGNALS, rounded(right.weights), strict=True)),
-        average_keys=keys,
-        average_values=values,
         photo_intercept=rounded([photo.intercept])[0],
         photo_weights=rounded(photo.weights),
         pca=pca,
@@ -171,16 +163,9 @@ def _config(
     )
 
 
-def _of_one_token(prefix: Prefix) -> FloatArray:
-    """Keys and values averaged over the image tokens: float32 [2, layers, heads * head_dim]."""
-    means = [rows[:, 0].mean(axis=2) for rows in (prefix.keys, prefix.values)]
-    return np.array([layers.reshape(len(layers), -1) for layers in means])
-
-
 def _captions(
     captioner: Captioner,
     sets: Mapping[str, PhotoSet],
-    average: list[list[list[float]]],
     words_of: Callable[[IntArray], str],
     labels: ObjectLabels | None,
 ) -> Iterator[_Caption]:
@@ -195,11 +180,9 @@ def _captions(
             prefix = captioner.encode(image)
             results = {name: captioner.decode(prefix, decoding) for name, decoding in searches.items()}
             picture = _Picture(f"{part}/{photo}", pool(prefix))
-            beside = average_prefix(average[0], average[1], prefix)
             for name, result in results.items():
                 correct = rule is not None and rule.is_correct(words_of(result.tokens), photo)
-                found = signals(prefix, result, captioner.score(beside, result.tokens))
-                yield _Caption(name, part, picture, found, correct)
+                yield _Caption(name, part, picture, signals(prefix, result), correct)
 
 
 def _captions_table(captions: Sequence[_Caption]) -> Table:

@@ -13,8 +13,7 @@ from im2sp.arrays import FloatArray, IntArray
 from im2sp.train.data.photo_corpora import caption_words
 from im2sp.train.data.speech_shards import as_floats
 from im2sp.train.data.synthesis import PiperSynthesizer, SynthesisConfig, clean_text
-from im2sp.train.data.unit_words import Spoken, spoken
-from im2sp.train.lexicon.lexicon import SILENCES
+from im2sp.train.lexicon.lexicon import SILENCES, Spoken, spoken
 from im2sp.train.lexicon.medoids import align
 
 SLOWER = 1.15  # length scale of the second voice

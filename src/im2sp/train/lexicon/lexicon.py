@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 
 from im2sp.errors import Im2SpError
 from im2sp.files import atomic_write
-from im2sp.train.data.synthesis import END, START
-from im2sp.train.data.unit_words import Spoken, spoken
+from im2sp.speech.units import without_repeats
+from im2sp.train.data.synthesis import END, START, clean_text
 
 PAUSE = " "  # phone between words; belongs to the word before it
 _STOPS = frozenset(".!?")  # phones before END, which are part of it
@@ -28,6 +28,7 @@ SILENCES = frozenset({START, END, *",;:", *_STOPS})  # phones that are words of 
 _MARKS = dict.fromkeys(map(ord, "ˈˌːʲ"))  # stress, length, glide: no phones of their own
 
 Units = tuple[int, ...]  # of the frames of a word, 50 Hz, repeats kept
+Spoken = tuple[int, ...]  # units of a word, without repeats
 Context = tuple[str | None, str, str | None]  # before, word, after: a neighbouring word, its adjacent phone, or any
 ADJACENT = "~"  # before the adjacent phone of a neighbour
 
@@ -39,6 +40,11 @@ _CONTRACTED = re.compile(
 _SCHEMA = pa.schema(
     [("before", pa.string()), ("word", pa.string()), ("after", pa.string()), ("units", pa.list_(pa.uint16()))]
 )
+
+
+def spoken(units: Sequence[int]) -> Spoken:
+    """Units of a word, repeats removed."""
+    return tuple(without_repeats(units).tolist())
 
 
 def split_words(phones: Sequence[str]) -> list[tuple[str, int, int]]:
@@ -151,3 +157,21 @@ class Variants:
     def others(self, variant: Spoken) -> list[Spoken]:
         """All other ways to say a word; none for what the lexicon does not say."""
         return [other for other in self._variants.get(self._words.get(variant, ""), ()) if other != variant]
+
+
+class LexiconSpeaker:
+    """Text -> units by the lexicon.
+
+    Args:
+        phonemize: text -> phones, as the voice says them.
+    """
+
+    def __init__(self, lexicon: PronunciationLexicon, phonemize: Callable[[str], list[str]]) -> None:
+        self.lexicon, self.phonemize = lexicon, phonemize
+
+    def said(self, text: str) -> list[tuple[str, Units]] | None:
+        """Text -> (phones, units) of each word, silences included, repeats kept; None when a word has no entry."""
+        cleaned = clean_text(text)
+        names = words_of(self.phonemize(cleaned)) if cleaned else ()
+        units = self.lexicon.pronounce(names)
+        return list(zip(names, units, strict=True)) if units else None

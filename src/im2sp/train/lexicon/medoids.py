@@ -11,8 +11,7 @@ import numpy as np
 from rapidfuzz.distance import Levenshtein
 from rapidfuzz.process import cdist
 
-from im2sp.speech.units import without_repeats
-from im2sp.train.lexicon.lexicon import ADJACENT, Context, PronunciationLexicon, Units, contexts_of, split_words
+from im2sp.train.lexicon.lexicon import ADJACENT, Context, PronunciationLexicon, Units, contexts_of, split_words, spoken
 
 UNIT_LEAD = 1.25  # frames that units are ahead of the voice's phones; least edit distance of sentences to recordings
 MEDOID_CANDIDATES = 60  # pronunciations of a context that are compared at most
@@ -57,9 +56,9 @@ class RecordedPronunciations:
         counts: defaultdict[Context, Counter[Units]] = defaultdict(Counter)
         self._wider: dict[Context, tuple[Context, ...]] = {}  # contexts that hold a context, the narrowest first
         for sentence in sentences:
-            for spoken, contexts in zip(sentence, contexts_of([word.phones for word in sentence]), strict=True):
+            for said, contexts in zip(sentence, contexts_of([word.phones for word in sentence]), strict=True):
                 for index, context in enumerate(contexts):
-                    counts[context][spoken.units] += 1
+                    counts[context][said.units] += 1
                     self._wider[context] = contexts[index + 1 if index < 2 else max(index + 1, 4) :]
         rng = rng or random.Random(0)
         self._variants = {
@@ -97,7 +96,7 @@ class _Variants:
     def __init__(self, counts: Counter[Units], rng: random.Random) -> None:
         self._frames: defaultdict[Units, Counter[Units]] = defaultdict(Counter)  # without repeats -> with repeats
         for frames, count in sorted(counts.items()):
-            self._frames[reduced(frames)][frames] += count
+            self._frames[spoken(frames)][frames] += count
         self._rng = rng
 
     def __len__(self) -> int:
@@ -116,12 +115,7 @@ class _Variants:
 
     def distance(self, pronunciation: Units) -> float:
         """Mean normalized edit distance of the recordings to a pronunciation."""
-        given = reduced(pronunciation)
+        given = spoken(pronunciation)
         distances = ((Levenshtein.normalized_distance(units, given), c.total()) for units, c in self._frames.items())
         total = sum(counts.total() for counts in self._frames.values())
         return sum(distance * count for distance, count in distances) / total
-
-
-def reduced(frames: Sequence[int]) -> Units:
-    """Units without repeats."""
-    return tuple(without_repeats(frames).tolist())

@@ -15,8 +15,7 @@ from im2sp.train.data.synthesis import PiperSynthesizer
 from im2sp.train.evaluate.calibration import SpokenPhrase
 from im2sp.train.evaluate.recogniser import Recogniser
 from im2sp.train.evaluate.words import word_error_rate
-from im2sp.train.lexicon.captions import LexiconSpeaker
-from im2sp.train.lexicon.lexicon import PronunciationLexicon, frames_of, words_of
+from im2sp.train.lexicon.lexicon import LexiconSpeaker, PronunciationLexicon, frames_of
 
 ABSTAIN = ("I cannot tell what this shows.", "I can't tell what this shows.", "I am not sure what this shows.")
 HEDGE = ("Perhaps, a dog is running.", "Maybe, a dog is running.")  # what precedes the comma is the phrase
@@ -54,14 +53,14 @@ def _ways(
     text: str, captioner: Captioner, voice: PiperSynthesizer, lexicon: PronunciationLexicon | None
 ) -> Iterator[tuple[IntArray, int]]:
     """Units int64 [F] of the frames of a text, and how many of them are the phrase, in each way to say it."""
-    if lexicon is not None and (words := LexiconSpeaker(lexicon, voice.phones).words(text)) is not None:
-        names = words_of(voice.phones(text))
+    if lexicon is not None and (said := LexiconSpeaker(lexicon, voice.phones).said(text)) is not None:
+        names, words = zip(*said, strict=True)
         count = names.index(",") + 1 if "," in names else len(names)
         yield frames_of(words).astype(np.int64), len(frames_of(words[:count]))
-    said = voice.synthesize(text)
-    frames = captioner.units(as_floats(said.waveform))
-    count = said.phones.index(",") + 1 if "," in said.phones else len(said.phones)
-    yield frames, min(len(frames), round(int(said.phone_samples[:count].sum()) / HOP))
+    whole = voice.synthesize(text)
+    frames = captioner.units(as_floats(whole.waveform))
+    count = whole.phones.index(",") + 1 if "," in whole.phones else len(whole.phones)
+    yield frames, min(len(frames), round(int(whole.phone_samples[:count].sum()) / HOP))
 
 
 def _spoken(frames: IntArray) -> tuple[IntArray, IntArray]:

@@ -14,8 +14,7 @@ import torch
 from im2sp.arrays import FloatArray, IntArray
 from im2sp.speech.audio import HOP
 from im2sp.speech.units import without_repeats
-from im2sp.train.data.unit_words import Spoken, spoken
-from im2sp.train.lexicon.lexicon import PronunciationLexicon, Variants, words_of
+from im2sp.train.lexicon.lexicon import PronunciationLexicon, Spoken, Variants, spoken, words_of
 from im2sp.train.lexicon.recordings import Recording
 from im2sp.train.losses import log_mel
 from im2sp.train.models.unit_vocoder import UnitVocoder

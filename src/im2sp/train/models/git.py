@@ -7,6 +7,7 @@ runs once for all captions of a photo.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -198,21 +199,21 @@ class ImagePrefix(nn.Module):
     """Graph between a photo and the decoder, for export: what `backbone` takes -> prefix keys and values.
 
     Args:
-        token_bonus: what `backbone` gives -> bonus in logits float32 [B, vocabulary_size], a third output.
+        by_token: what `backbone` gives -> float32 [B, vocabulary_size], each an output of its own.
     """
 
-    def __init__(self, backbone: nn.Module, decoder: GitDecoder, token_bonus: nn.Module | None = None) -> None:
+    def __init__(self, backbone: nn.Module, decoder: GitDecoder, by_token: Sequence[nn.Module] = ()) -> None:
         super().__init__()
         self.backbone = backbone
         self.decoder = decoder
-        self.token_bonus = token_bonus
+        self.by_token = nn.ModuleList(by_token)
 
     def forward(self, photos: Tensor) -> tuple[Tensor, ...]:
         """Pixels [B, 3, H, W] or image units [B, units] -> keys, values [layers, B, heads, N, head_dim]."""
         features = self.backbone(photos)
         pairs = self.decoder.prefix(features)
         prefix = torch.stack([key for key, _ in pairs]), torch.stack([value for _, value in pairs])
-        return prefix if self.token_bonus is None else (*prefix, self.token_bonus(features))
+        return (*prefix, *(module(features) for module in self.by_token))
 
 
 class DecoderStep(nn.Module):

@@ -1,4 +1,4 @@
-"""Naming: the likely class of a photo -> a bonus for the tokens that say its name.
+"""Naming: the likely class of a photo -> a bonus for the tokens that say its name; and evidence for all words.
 
 The image classifier knows things that no caption taught. A decoder seldom says their names: words that it has rarely
 read are unlikely to it. The bonus is added to the logits of these tokens, but not where a sentence begins, until it
@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from im2sp.train.models.tagger import Tagger
+
+LEAST = 1e-4  # probability of a word, and of its absence
 
 
 @dataclass(frozen=True)
@@ -62,3 +64,28 @@ class Naming(nn.Module):
         named = blank.scatter_add(1, self.tokens.flatten().expand(classes.shape[0], -1), spread)
         named[:, 0] = 0  # the filling
         return options.bonus * ((named > options.likely) & (known < options.known))
+
+
+class WordEvidence(nn.Module):
+    """Image units int64 [B, units] -> log odds that a caption of the photo holds each token: [B, vocabulary_size].
+
+    Tokens that say nothing about a photo have 0.
+
+    Args:
+        places: int64 [vocabulary_size], the token of the tagger that is the same word; 0 where it knows none.
+        content: bool [vocabulary_size], which tokens say something about a photo.
+    """
+
+    places: Tensor
+    content: Tensor
+
+    def __init__(self, tagger: Tagger, places: Tensor, content: Tensor) -> None:
+        super().__init__()
+        self.tagger = tagger
+        self.register_buffer("places", places)
+        self.register_buffer("content", content)
+
+    def forward(self, units: Tensor) -> Tensor:
+        """The tagger's probabilities, of at least LEAST."""
+        probability = self.tagger.probabilities(units)[:, self.places].clamp(LEAST, 1 - LEAST)
+        return self.content * probability.logit()

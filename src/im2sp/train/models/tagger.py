@@ -73,6 +73,11 @@ class Tagger(nn.Module):
 
     def tags(self, units: Tensor) -> tuple[Tensor, Tensor]:
         """Units int64 [B, units] -> (tokens int64, probabilities float32), both [B, tags], the likeliest first."""
+        top = self.probabilities(units).topk(self.config.tags, 1)
+        return top.indices, top.values
+
+    def probabilities(self, units: Tensor) -> Tensor:
+        """Units int64 [B, units] -> probability that a caption holds each token: float32 [B, vocabulary_size]."""
         inputs = self.inputs(units)
         known = self(inputs).sigmoid()
         classes = inputs[:, -self.image_units.config.class_count :].softmax(1)
@@ -82,20 +87,28 @@ class Tagger(nn.Module):
         named = blank.scatter_add(1, self.class_tokens.flatten().expand(units.shape[0], -1), spread)
         score = torch.maximum(words, self.config.class_trust * named)
         score[:, 0] = 0  # the filling
-        top = score.topk(self.config.tags, 1)
-        return top.indices, top.values
+        return score
 
-    def factorise(self, rank: int) -> None:
-        """Replace the linear layer by two, through so many channels (truncated singular value decomposition)."""
+    def factorise(self, rank: int, inputs: Tensor) -> None:
+        """Replace the linear layer by two, through so many channels: those in which its logits differ most.
+
+        Principal components of the logits of photos, whose classes vary together; the largest singular values of the
+        matrix alone keep less (docs/results.md).
+
+        Args:
+            inputs: what `inputs` returned of photos, many more than the rank.
+        """
         whole = self.linear
         assert isinstance(whole, nn.Linear)
-        left, strength, right = torch.linalg.svd(whole.weight, full_matrices=False)
-        root = strength[:rank].sqrt()
-        first = nn.Linear(whole.in_features, len(root), bias=False)
-        second = nn.Linear(len(root), whole.out_features)
-        first.weight.copy_(root[:, None] * right[:rank])
-        second.weight.copy_(left[:, :rank] * root)
-        second.bias.copy_(whole.bias)
+        centred = (inputs - self.input_mean) / self.input_std @ whole.weight.T
+        _, _, directions = torch.linalg.svd(centred - centred.mean(0), full_matrices=False)
+        kept = directions[:rank]
+        first = nn.Linear(whole.in_features, len(kept), bias=False)
+        second = nn.Linear(len(kept), whole.out_features)
+        first.weight.copy_(kept @ whole.weight)
+        second.weight.copy_(kept.T)
+        missing = (centred - centred @ kept.T @ kept).mean(0)  # of the mean photo
+        second.bias.copy_(whole.bias + missing)
         self.linear = nn.Sequential(first, second)
 
     def save(self, folder: Path) -> None:

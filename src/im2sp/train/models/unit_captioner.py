@@ -109,11 +109,15 @@ class UnitCaptioner(GitDecoder):
         self.class_projection.weight.copy_(class_gain * names.T)
 
     @torch.no_grad()
-    def compact(self, rank: int) -> None:
+    def compact(self, rank: int, photos: Tensor) -> Tensor:
         """Leave out what no photo needs: rows of words that are never tags, and small directions of the tagger.
 
         Args:
             rank: of the matrix that remains of the tagger's.
+            photos: units int64 [P, units] that tell which directions these are.
+
+        Returns:
+            The words that are left, int64, in order: the tagger's token t is word `[t]` of them.
         """
         tagger = self.tagger
         used = torch.cat([tagger.word_tokens, tagger.class_tokens.flatten(), torch.zeros(1).long()]).unique()
@@ -123,7 +127,8 @@ class UnitCaptioner(GitDecoder):
         table = nn.Embedding(len(used), self.config.width)
         table.weight.copy_(self.tag_embeddings.weight[used])
         self.tag_embeddings = table
-        tagger.factorise(rank)
+        tagger.factorise(rank, tagger.inputs(photos))
+        return used
 
     def save(self, folder: Path) -> None:
         """Write `config.json`, `model.safetensors` and the folder `tagger`."""

@@ -1,6 +1,6 @@
 """Recipe of a captioner: photos with captions and a voice -> bundle.
 
-photos.py: image units and tagger. words.py: teachers, text captioner. speech.py: captions in units, unit captioner.
+photos.py: image units and tagger. words.py: teachers, captioner. speech.py: vocabulary, and how its words are said.
 bundle.py: bundle and its confidence.
 `data` holds the folders flickr8k, coco, coco_unlabelled and imagenet_samples.
 """
@@ -14,6 +14,7 @@ from im2sp.train.data.synthesis import PiperSynthesizer, SynthesisConfig, clean_
 from im2sp.train.data.tiny_photo_corpora import write_tiny_photo_corpora
 from im2sp.train.lexicon.asr_feedback import AsrFeedbackConfig
 from im2sp.train.lexicon.lexicon import PronunciationLexicon, words_of
+from im2sp.train.lexicon.pronunciations import VocabularyOptions
 from im2sp.train.models.image_backbone import BackboneConfig
 from im2sp.train.models.image_units import ImageUnitsConfig
 from im2sp.train.recipes.captioner.ablation import make_ablation
@@ -30,24 +31,19 @@ from im2sp.train.recipes.captioner.options import (
     MAPS,
     PSEUDO,
     REPORT,
-    SPOKEN,
     TAGGER,
     TEACHERS,
-    UNIT_CAPTIONER,
     UNITS,
     VOCABULARY,
     AblationOptions,
     DecoderOptions,
     Recipe,
-    VocabularyOptions,
     captions_of,
 )
 from im2sp.train.recipes.captioner.photos import make_backbone, make_features, make_maps, make_tagger, make_units
 from im2sp.train.recipes.captioner.speech import (
-    make_caption_units,
     make_distilled,
     make_feedback,
-    make_unit_captioner,
     make_vocabulary,
 )
 from im2sp.train.recipes.captioner.words import make_captioner, make_pseudo_labels, make_report, make_teachers
@@ -67,13 +63,13 @@ STAGES = [
     Stage[Recipe]("distilled", DISTILLED, make_distilled, (TEACHERS, UNITS)),
     Stage[Recipe]("text_captioner", CAPTIONER, make_captioner, (TEACHERS, DISTILLED), distributed=True),
     Stage[Recipe]("report", REPORT, make_report, (CAPTIONER, UNITS)),
-    Stage[Recipe]("caption_units", SPOKEN, make_caption_units, (PSEUDO, TAGGER)),
-    Stage[Recipe]("vocabulary", VOCABULARY, make_vocabulary, (SPOKEN, DISTILLED, TAGGER)),
+    Stage[Recipe]("vocabulary", VOCABULARY, make_vocabulary, (PSEUDO, DISTILLED, TAGGER)),
     Stage[Recipe](
-        "asr_feedback", FEEDBACK, make_feedback, (VOCABULARY,), lambda recipe: recipe.asr_feedback.sentences > 0
-    ),
-    Stage[Recipe](
-        "unit_captioner", UNIT_CAPTIONER, make_unit_captioner, (CAPTIONER, VOCABULARY, UNITS), distributed=True
+        "asr_feedback",
+        FEEDBACK,
+        make_feedback,
+        (VOCABULARY, DISTILLED),
+        lambda recipe: recipe.asr_feedback.sentences > 0,
     ),
     Stage[Recipe](
         "ablation",
@@ -83,7 +79,7 @@ STAGES = [
         lambda recipe: recipe.ablation.seeds > 0,
         distributed=True,
     ),
-    Stage[Recipe]("bundle", BUNDLE, make_bundle, (UNIT_CAPTIONER, BACKBONE, FEEDBACK)),
+    Stage[Recipe]("bundle", BUNDLE, make_bundle, (CAPTIONER, BACKBONE, VOCABULARY, FEEDBACK)),
     Stage[Recipe](
         "calibration", CALIBRATED, make_calibrated, (BUNDLE, VOCABULARY), lambda recipe: recipe.calibration_photos > 0
     ),
@@ -111,9 +107,8 @@ def smoke(folder: Path) -> Recipe:
         teacher=CaptionerTraining(steps=4, warm_up=1, photos=4, log_every=2),
         captioner=CaptionerTraining(steps=2, warm_up=1, photos=4, log_every=2, tag_swap=0.0),
         lexicon=lexicon,
-        unit_captioner=CaptionerTraining(steps=4, warm_up=1, photos=4, log_every=2, tag_swap=0.0),
         asr_feedback=AsrFeedbackConfig(sentences=2, candidates=1),
-        vocabulary=VocabularyOptions(subwords=520, whole_words=20, min_count=2),
+        vocabulary=VocabularyOptions(ways=20, min_gain=1),
         ablation=AblationOptions(
             seeds=1,
             text=CaptionerTraining(steps=1, photos=4, tag_swap=0.0),

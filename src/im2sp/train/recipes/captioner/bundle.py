@@ -1,23 +1,25 @@
-"""Unit captioner and voice -> bundle with its confidence."""
+"""Captioner, vocabulary and voice -> bundle with its confidence."""
 
 from __future__ import annotations
 
 import random
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import torch
 from torch import nn
 
-from im2sp.bundle import Bundle
+from im2sp.bundle import SPECIAL_TOKENS, Bundle, VocabularyConfig
 from im2sp.bundle import ImageUnitsConfig as ImageUnitsLayout
 from im2sp.captioner import Captioner
 from im2sp.files import write_json
 from im2sp.train.data.object_names import read_synonyms
 from im2sp.train.data.synthesis import PiperSynthesizer, SynthesisConfig
-from im2sp.train.data.unit_bpe import UnitBPE
-from im2sp.train.data.unit_words import TokenWords, words_of_tokens
+from im2sp.train.data.text_tokenizer import BOS, EOS, TextTokenizer
+from im2sp.train.data.unit_words import WORD_VOCABULARY, WordVocabulary, words_of_tokens
+from im2sp.train.data.words import FUNCTION_WORDS
 from im2sp.train.evaluate.calibration import calibrate
 from im2sp.train.evaluate.chair import ObjectLabels
 from im2sp.train.evaluate.photo_sets import PhotoSet
@@ -27,26 +29,28 @@ from im2sp.train.image_encoders import UNKNOWN_CHECKSUM, image_config
 from im2sp.train.lexicon.lexicon import PronunciationLexicon
 from im2sp.train.lexicon.phrases import ABSTAIN, HEDGE, speak_phrase
 from im2sp.train.models.image_backbone import ImageBackbone
+from im2sp.train.models.naming import WordEvidence
 from im2sp.train.models.unit_captioner import UnitCaptioner
 from im2sp.train.recipes.captioner.options import (
     BACKBONE,
     BUNDLE,
+    CAPTIONER,
     FEEDBACK,
     LATE,
-    OUTPUT_UNITS,
+    SUBWORDS,
     SYNONYMS,
-    TOKEN_WORDS,
-    UNIT_BPE,
-    UNIT_CAPTIONER,
-    VOCABULARY,
+    TAGGER,
+    TOKENIZER,
     Recipe,
     corpora_of,
     naming_of,
+    units_of,
     voice_of,
 )
 
 FOLDER = "bundle"  # in the folder of a stage
 TRAINING_PHOTOS = 400  # that tell what a photo is
+TAGGED_PHOTOS = 6000  # that tell what of the tagger matters
 
 
 class _Tokenizer(nn.Module):
@@ -62,11 +66,12 @@ class _Tokenizer(nn.Module):
 
 
 def make_bundle(recipe: Recipe, out: Path) -> None:
-    """Export tokenizer, unit captioner and the voice of a bundle."""
-    voice = voice_of(recipe)
-    bpe = UnitBPE.load(recipe.runs / VOCABULARY / UNIT_BPE, voice.config.vocoder.units)
-    model = UnitCaptioner.load(recipe.runs / UNIT_CAPTIONER)
-    units, tags = model.tagger.image_units, model.tagger.config.tags
+    """Export tokenizer, captioner and the voice of a bundle."""
+    corpora, vocabulary = corpora_of(recipe), WordVocabulary.load(recipe.runs / WORD_VOCABULARY)
+    tokenizer = TextTokenizer.load(recipe.runs / TAGGER / TOKENIZER)
+    words = torch.tensor([-1, BOS, EOS, *tokenizer.tokens_of(vocabulary.words)])  # of each token
+    model = _speaking(recipe, words)
+    units = model.tagger.image_units
     backbone = ImageBackbone.pretrained(recipe.backbone, recipe.runs / BACKBONE / LATE)
     sizes, grid = units.config, (recipe.backbone.grid, recipe.backbone.grid)
     layout = ImageUnitsLayout(
@@ -78,20 +83,40 @@ def make_bundle(recipe: Recipe, out: Path) -> None:
         codebook_size=sizes.size,
         photo_codebooks=(*[sizes.class_count] * sizes.classes, sizes.size),
     )
-    image = image_config(recipe.backbone, image_tokens=1 + tags + sizes.cells)
-    vocabulary = bpe.vocabulary()
-    if recipe.asr_feedback.sentences:
-        said = msgspec.json.decode((recipe.runs / FEEDBACK / OUTPUT_UNITS).read_bytes(), type=dict[int, list[int]])
-        vocabulary = msgspec.structs.replace(vocabulary, output_units=said)
-    naming = naming_of(recipe, model, TokenWords.load(recipe.runs / VOCABULARY / TOKEN_WORDS).words)
-    model.compact(recipe.tagger_rank)
+    image = image_config(recipe.backbone, image_tokens=1 + model.tagger.config.tags + sizes.cells)
+    naming = naming_of(recipe, model, {word: token for token, word in enumerate(vocabulary.words, SPECIAL_TOKENS)})
+    photos = random.Random(recipe.seed).sample(corpora.train_photos, min(TAGGED_PHOTOS, len(corpora.train_photos)))
+    tags = model.compact(recipe.tagger_rank, units_of(recipe).units(photos))
+    places = torch.searchsorted(tags, words).clamp(max=len(tags) - 1)
+    content = [False] * SPECIAL_TOKENS + [word not in FUNCTION_WORDS for word in vocabulary.words]
+    evidence = WordEvidence(model.tagger, places * (tags[places] == words), torch.tensor(content))
     parts = BundleParts(
-        ImageModules(image, nn.Identity(), _Tokenizer(backbone, units), layout, token_bonus=naming),
+        ImageModules(
+            image, nn.Identity(), _Tokenizer(backbone, units), layout, token_bonus=naming, token_evidence=evidence
+        ),
         model,
-        vocabulary,
-        voice,
+        _understood(recipe, vocabulary.spoken),
+        voice_of(recipe),
     )
     export_bundle(parts, recipe.bundle, _facts(recipe), out / FOLDER)
+
+
+def _speaking(recipe: Recipe, words: torch.Tensor) -> UnitCaptioner:
+    """The text captioner with these words as tokens, which the voice can say."""
+    text = UnitCaptioner.load(recipe.runs / CAPTIONER)
+    model = UnitCaptioner(replace(text.config, vocabulary_size=len(words)), text.tagger)
+    model.start_from(text, words, torch.ones(len(words)))
+    return model.eval()
+
+
+def _understood(recipe: Recipe, spoken: VocabularyConfig) -> VocabularyConfig:
+    """The vocabulary with what the ASR feedback changed."""
+    if not recipe.asr_feedback.sentences:
+        return spoken
+    path = recipe.runs / FEEDBACK / SUBWORDS
+    changed = msgspec.json.decode(path.read_bytes(), type=dict[int, list[int]])
+    subwords = [changed.get(number, units) for number, units in enumerate(spoken.subwords)]
+    return msgspec.structs.replace(spoken, subwords=subwords)
 
 
 def _facts(recipe: Recipe) -> dict[str, str | int | float]:

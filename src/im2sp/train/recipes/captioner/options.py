@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-
-from torch import Tensor
 
 from im2sp.bundle import Bundle, find_bundle
 from im2sp.train.data.object_names import named_objects, read_synonyms
@@ -19,6 +19,7 @@ from im2sp.train.data.words import singular
 from im2sp.train.evaluate.calibration import CalibrationOptions
 from im2sp.train.export import BundleOptions
 from im2sp.train.lexicon.asr_feedback import AsrFeedbackConfig
+from im2sp.train.lexicon.pronunciations import VocabularyOptions
 from im2sp.train.models.image_backbone import BackboneConfig
 from im2sp.train.models.image_units import ImageUnitsConfig
 from im2sp.train.models.naming import Naming, NamingOptions
@@ -31,14 +32,12 @@ from im2sp.train.tasks.tagger import TaggerTraining
 # folders of the stages
 MAPS, BACKBONE, FEATURES, UNITS = "maps", "backbone", "features", "image_units"
 TAGGER, PSEUDO, TEACHERS, CAPTIONER, REPORT = "tagger", "pseudo_labels", "teachers", "text_captioner", "report"
-SPOKEN, DISTILLED, VOCABULARY = "caption_units", "distilled", "vocabulary"
-FEEDBACK, UNIT_CAPTIONER, ABLATION = "asr_feedback", "unit_captioner", "ablation"
+DISTILLED, VOCABULARY, FEEDBACK, ABLATION = "distilled", "vocabulary", "asr_feedback", "ablation"
 BUNDLE, CALIBRATED = "bundle", "calibrated"
 LATE = "late.safetensors"  # tuned part of the backbone
 CODES = "codes"  # in the folder of the image units: those of all photos
 TOKENIZER, LABELS = "tokenizer.json", "captions.json"
-OUTPUT_UNITS = "output_units.json"  # of tokens that are not said by their subwords
-UNIT_BPE, TOKEN_WORDS, SENTENCES = "unit_bpe.json", "token_words.safetensors", "sentences.json"
+SUBWORDS = "subwords.json"  # units of those that the ASR feedback changed
 SYNONYMS = "coco/object_synonyms.txt"
 PSEUDO_CORPUS = "pseudo"  # its name among the corpora
 
@@ -58,17 +57,8 @@ class DecoderOptions:
 
 
 @dataclass(frozen=True)
-class VocabularyOptions:
-    """Section [vocabulary]: tokens of the unit captioner, which are words or less."""
-
-    subwords: int = 1000  # learned by BPE within words, single units included
-    whole_words: int = 6500  # variants of words with a token of their own
-    min_count: int = 4  # a word that is said this often has at least one
-
-
-@dataclass(frozen=True)
 class DistillationOptions:
-    """Section [distillation]: what the teachers say of photos that train, for both captioners to learn."""
+    """Section [distillation]: what the teachers say of photos that train, for the captioner to learn."""
 
     hypotheses: int = 3  # of the beam that are kept
     repeats: int = 2  # how often a hypothesis counts, compared with a caption of people
@@ -109,12 +99,10 @@ class Recipe(BaseRecipe):
     lexicon: Path = Path("recipes/captioner/lexicon.parquet")  # of that voice, from a recipe of that kind
     vocabulary: VocabularyOptions = field(default_factory=VocabularyOptions)
     distillation: DistillationOptions = field(default_factory=DistillationOptions)
-    asr_feedback: AsrFeedbackConfig = field(default_factory=AsrFeedbackConfig)  # on the tokens
-    unit_captioner: CaptionerTraining = field(default_factory=lambda: CaptionerTraining(tag_swap=0.0))
-    max_tokens: int = 48  # of a caption in units
+    asr_feedback: AsrFeedbackConfig = field(default_factory=AsrFeedbackConfig)  # on the ways to say the tokens
     ablation: AblationOptions = field(default_factory=AblationOptions)
     bundle: BundleOptions = field(default_factory=BundleOptions)
-    tagger_rank: int = 64  # of its matrix in the bundle
+    tagger_rank: int = 256  # of its matrix in the bundle
     calibration: CalibrationOptions = field(default_factory=CalibrationOptions)
     calibration_photos: int = 300  # of each held-out part, at most; 0 leaves the confidence out
 
@@ -156,21 +144,25 @@ def class_names(recipe: Recipe) -> list[str]:
     ]
 
 
-def naming_of(recipe: Recipe, model: UnitCaptioner, said: Tensor | None = None) -> Naming | None:
+def naming_of(recipe: Recipe, model: UnitCaptioner, token_of: Mapping[str, int]) -> Naming | None:
     """Naming for a captioner.
 
     Args:
-        said: int64 [vocabulary_size], the word that each token of a unit captioner says; None for a text captioner.
+        token_of: tokens of its words.
     """
     if not recipe.naming.bonus:
         return None
     tokenizer, synonyms = TextTokenizer.load(recipe.runs / TAGGER / TOKENIZER), read_synonyms(recipe.data / SYNONYMS)
-    words = [tokenizer.tokens_of([name]) if name else [] for name in class_names(recipe)]
-    if said is not None:
-        words = [(said == word[0]).nonzero()[:, 0].tolist() if word else [] for word in words]
+    words = [[token_of[name]] if name in token_of else [] for name in class_names(recipe)]
     known = [tokenizer.decode([token]) for token in model.tagger.word_tokens.tolist()]
     objects = [place for place, word in enumerate(known) if named_objects(word, synonyms)]
     return Naming(model.tagger, words, objects, model.config.vocabulary_size, recipe.naming)
+
+
+def read_labels(recipe: Recipe, stage: str) -> Captions:
+    """Captions of photos that a stage made."""
+    found: Captions = json.loads((recipe.runs / stage / LABELS).read_text())
+    return found
 
 
 def voice_of(recipe: Recipe) -> Bundle:

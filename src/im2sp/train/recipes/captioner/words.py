@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -37,6 +37,7 @@ from im2sp.train.recipes.captioner.options import (
     captions_of,
     corpora_of,
     naming_of,
+    read_labels,
     teachers_of,
     units_of,
 )
@@ -76,12 +77,13 @@ def make_pseudo_labels(recipe: Recipe, out: Path) -> None:
     log.info("pseudo-labels: %d of %d photos", len(found), len(wanted))
 
 
-def targets_of(recipe: Recipe, tokenizer: TextTokenizer, more: Mapping[str, Captions] | None = None) -> list[Target]:
+def targets_of(
+    recipe: Recipe, encode: Callable[[str], list[int] | None], more: Mapping[str, Captions] | None = None
+) -> list[Target]:
     """Captions, pseudo-labels and what else is given by corpus, of all photos that train, as tokens."""
     corpora = corpora_of(recipe)
-    labels = json.loads((recipe.runs / PSEUDO / LABELS).read_text())
-    captions = corpora.captions | {PSEUDO_CORPUS: labels} | dict(more or {})
-    return targets(captions, recipe.corpus_weights, corpora.held_out, tokenizer)
+    captions = corpora.captions | {PSEUDO_CORPUS: read_labels(recipe, PSEUDO)} | dict(more or {})
+    return targets(captions, recipe.corpus_weights, corpora.held_out, encode)
 
 
 def word_vectors_of(recipe: Recipe, tokenizer: TextTokenizer) -> Tensor | None:
@@ -111,7 +113,7 @@ def make_teachers(recipe: Recipe, out: Path) -> None:
     corpora = corpora_of(recipe)
     tokenizer = TextTokenizer.load(recipe.runs / TAGGER / TOKENIZER)
     swap = TagSwap.of(corpora, tokenizer, recipe.teacher.tag_swap) if recipe.teacher.tag_swap else None
-    chosen, vectors = targets_of(recipe, tokenizer), word_vectors_of(recipe, tokenizer)
+    chosen, vectors = targets_of(recipe, partial(encode, tokenizer=tokenizer)), word_vectors_of(recipe, tokenizer)
     for number in range(recipe.teachers):
         folder, seed = out / str(number), recipe.seed + number
         if (folder / TOKENIZER).is_file():
@@ -125,9 +127,9 @@ def make_teachers(recipe: Recipe, out: Path) -> None:
 def make_captioner(recipe: Recipe, out: Path) -> None:
     """Train the first teacher on, to say of each photo what all teachers say, word by word (Hinton et al., 2015)."""
     tokenizer = TextTokenizer.load(recipe.runs / TAGGER / TOKENIZER)
-    written = json.loads((recipe.runs / DISTILLED / LABELS).read_text())
+    written = read_labels(recipe, DISTILLED)
     repeated = {photo: recipe.distillation.repeats * texts for photo, texts in written.items()}
-    chosen = targets_of(recipe, tokenizer, {DISTILLED: repeated})
+    chosen = targets_of(recipe, partial(encode, tokenizer=tokenizer), {DISTILLED: repeated})
     model, teachers = UnitCaptioner.load(recipe.runs / TEACHERS / "0"), teachers_of(recipe)
     dev = _dev_targets(recipe, tokenizer)
     train(CaptionerTask(recipe.captioner, model, units_of(recipe), chosen, dev, teachers=teachers), out)
@@ -156,7 +158,7 @@ def make_report(recipe: Recipe, out: Path) -> None:
         TextTokenizer.load(recipe.runs / CAPTIONER / TOKENIZER),
     )
     found = {}
-    for name, naming in (("plain", None), ("naming", naming_of(recipe, model))):
+    for name, naming in (("plain", None), ("naming", naming_of(recipe, model, tokenizer.words))):
         hypotheses = write_captions([model], tokenizer.decode, units, photos, recipe.beam, naming)
         captions = {photo: best for photo, (best, *_) in hypotheses.items()}
         write_json(out / f"{name}.json", captions)
