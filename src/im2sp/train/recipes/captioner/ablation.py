@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from im2sp.bundle import SPECIAL_TOKENS
 from im2sp.decoding.vocabulary import Vocabulary
 from im2sp.files import write_json
-from im2sp.train.data.caption_targets import Target, encode
+from im2sp.train.data.caption_targets import MAX_WORDS, Target, encode
 from im2sp.train.data.object_names import read_synonyms
 from im2sp.train.data.photo_units import PhotoArrays
 from im2sp.train.data.text_tokenizer import BOS, EOS, TextTokenizer
@@ -60,7 +60,7 @@ class PhotoFeatures(PhotoArrays):
 
 
 @dataclass(frozen=True)
-class _UnitVocabulary:
+class UnitVocabulary:
     """Units of the lexicon as tokens: each way to say a word has its own, and so have silences."""
 
     words: WordVocabulary
@@ -68,14 +68,17 @@ class _UnitVocabulary:
     said: list[int]  # token of `words` that each way says
 
     @classmethod
-    def of(cls, words: WordVocabulary) -> _UnitVocabulary:
+    def of(cls, words: WordVocabulary) -> UnitVocabulary:
+        """Make tokens of the ways of `words`."""
         return cls(words, Vocabulary(words.spoken), words.token_of_subwords())
 
     def encode(self, text: str) -> list[int] | None:
+        """Caption -> tokens with BOS and EOS, cut after MAX_WORDS; None when a word is not known."""
         tokens = self.words.encode(text)
-        return tokens and [BOS, *(SPECIAL_TOKENS + way for way in self.spoken.pronounce(tokens)), EOS]
+        return tokens and [BOS, *(SPECIAL_TOKENS + way for way in self.spoken.pronounce(tokens[:MAX_WORDS])), EOS]
 
     def decode(self, tokens: Iterable[int]) -> str:
+        """Tokens -> the words that they say."""
         return self.words.decode(self.said[token - SPECIAL_TOKENS] for token in tokens if token >= SPECIAL_TOKENS)
 
     def words_and_shares(self, tokenizer: TextTokenizer, targets: Sequence[Target]) -> tuple[Tensor, Tensor]:
@@ -94,7 +97,7 @@ def make_ablation(recipe: Recipe, out: Path) -> None:
     tokenizer = TextTokenizer.load(recipe.runs / names.TAGGER / names.TOKENIZER)
     vectors = word_vectors_of(recipe, tokenizer)
     written = targets_of(recipe, partial(encode, tokenizer=tokenizer))
-    vocabulary = _UnitVocabulary.of(WordVocabulary.load(recipe.runs / WORD_VOCABULARY))
+    vocabulary = UnitVocabulary.of(WordVocabulary.load(recipe.runs / WORD_VOCABULARY))
     said = targets_of(recipe, vocabulary.encode)
     words, shares = vocabulary.words_and_shares(tokenizer, said)
     inputs = {
@@ -126,7 +129,7 @@ def make_ablation(recipe: Recipe, out: Path) -> None:
         write_json(out / "report.json", {"options": asdict(recipe.ablation), "cider": found})
 
 
-def _cider(recipe: Recipe, model: UnitCaptioner, units: PhotoArrays, vocabulary: _UnitVocabulary) -> dict[str, float]:
+def _cider(recipe: Recipe, model: UnitCaptioner, units: PhotoArrays, vocabulary: UnitVocabulary) -> dict[str, float]:
     """CIDEr of the words of a unit captioner's tokens on each held-out part."""
     corpora = corpora_of(recipe)
     photos = [photo for part in corpora.dev.values() for photo in list(part)[: recipe.ablation.photos]]
