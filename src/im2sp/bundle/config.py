@@ -117,6 +117,11 @@ class DecoderConfig(Schema, frozen=True):
     token_bonus: bool = False  # the graph before the decoder gives a bonus of each token, in logits
     token_evidence: bool = False  # that graph gives the log odds that a caption of the photo holds each token
 
+    @property
+    def by_token(self) -> list[str]:
+        """Outputs of the graph before the decoder that have a number for each token, in their order."""
+        return [name for name in ("token_bonus", "token_evidence") if getattr(self, name)]
+
 
 class Pronunciations(Schema, frozen=True):
     """How tokens are said between their neighbours: which subword stands for a token in which context.

@@ -90,14 +90,12 @@ class ImageEncoder:
     def _prefixes(self, name: str, **inputs: FloatArray | IntArray) -> list[Prefix]:
         """Run the graph of that name on a batch -> one prefix for each picture."""
         keys, values, *more = self._graphs.open(name).run(**inputs)
-        decoder = self._config.decoder
-        named = [name for name in ("token_bonus", "token_evidence") if getattr(decoder, name)]
         # Contiguous, or the decoder would copy the slice at every step.
         return [
             Prefix(
                 np.ascontiguousarray(keys[:, row : row + 1]),
                 np.ascontiguousarray(values[:, row : row + 1]),
-                **{name: rows[row] for name, rows in zip(named, more, strict=True)},
+                **{name: rows[row] for name, rows in zip(self._config.decoder.by_token, more, strict=True)},
             )
             for row in range(keys.shape[1])
         ]

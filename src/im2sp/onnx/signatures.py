@@ -41,8 +41,7 @@ def signatures(config: BundleConfig) -> dict[str, Signature]:
         return floats(decoder.layers, batch, decoder.heads, length, decoder.head_dim)
 
     prefix = {name: cache("batch", image.image_tokens) for name in ("prefix_keys", "prefix_values")}
-    by_token = {"token_bonus": decoder.token_bonus, "token_evidence": decoder.token_evidence}
-    prefix |= {name: floats("batch", decoder.vocabulary_size) for name, is_there in by_token.items() if is_there}
+    prefix |= {name: floats("batch", decoder.vocabulary_size) for name in decoder.by_token}
     pixels = {"pixels": floats("batch", 3, image.height, image.width)}
     image_units = {"image_units": ints("batch", config.image_units.units if config.image_units else 0)}
     found = {

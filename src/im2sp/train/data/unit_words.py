@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import cached_property
 from pathlib import Path
 
 import msgspec
@@ -16,16 +17,20 @@ from im2sp.train.data.photo_corpora import caption_words
 WORD_VOCABULARY = "vocabulary/vocabulary.json"  # of the captioner recipe
 
 
-class WordVocabulary(Schema, frozen=True):
+class WordVocabulary(Schema, frozen=True, dict=True):
     """Words of the tokens of a captioner, the first that of token 3, and how they are said."""
 
     words: list[str]
     spoken: VocabularyConfig
 
+    @cached_property
+    def token_of(self) -> dict[str, int]:
+        """Tokens of the words."""
+        return {word: token for token, word in enumerate(self.words, SPECIAL_TOKENS)}
+
     def encode(self, text: str) -> list[int] | None:
         """Caption -> tokens without BOS and EOS; None when it is empty or a word has no token."""
-        known = {word: token for token, word in enumerate(self.words, SPECIAL_TOKENS)}
-        tokens = [known.get(word, 0) for word in caption_words(text)]
+        tokens = [self.token_of.get(word, 0) for word in caption_words(text)]
         return tokens if tokens and all(tokens) else None
 
     def decode(self, tokens: Iterable[int]) -> str:

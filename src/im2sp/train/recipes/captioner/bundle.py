@@ -84,7 +84,7 @@ def make_bundle(recipe: Recipe, out: Path) -> None:
         photo_codebooks=(*[sizes.class_count] * sizes.classes, sizes.size),
     )
     image = image_config(recipe.backbone, image_tokens=1 + model.tagger.config.tags + sizes.cells)
-    naming = naming_of(recipe, model, {word: token for token, word in enumerate(vocabulary.words, SPECIAL_TOKENS)})
+    naming = naming_of(recipe, model, vocabulary.token_of)
     photos = random.Random(recipe.seed).sample(corpora.train_photos, min(TAGGED_PHOTOS, len(corpora.train_photos)))
     tags = model.compact(recipe.tagger_rank, units_of(recipe).units(photos))
     places = torch.searchsorted(tags, words).clamp(max=len(tags) - 1)

@@ -124,10 +124,10 @@ def make_feedback(recipe: Recipe, out: Path) -> None:
     spoken, said = Vocabulary(vocabulary.spoken), vocabulary.token_of_subwords()
 
     def written(texts: Iterable[str]) -> list[Sentence[int]]:
-        found = ((text, vocabulary.encode(text), count) for text, count in Counter(texts).items())
+        found = ((vocabulary.encode(text), count) for text, count in Counter(texts).items())
         return [
             Sentence(vocabulary.decode(tokens), tuple(spoken.pronounce(tokens)), tuple(range(1, len(tokens) + 1)), n)
-            for _, tokens, n in found
+            for tokens, n in found
             if tokens
         ]
 
