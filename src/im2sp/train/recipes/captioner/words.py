@@ -38,11 +38,12 @@ from im2sp.train.recipes.captioner.options import (
     corpora_of,
     naming_of,
     read_labels,
+    specialist,
     teachers_of,
     units_of,
 )
 from im2sp.train.recipes.captioner.photos import tagger_inputs
-from im2sp.train.tasks.captioner import CaptionerTask
+from im2sp.train.tasks.captioner import CaptionerTask, CaptionerTraining
 from im2sp.train.tasks.tag_swap import TagSwap
 from im2sp.train.trainer import train
 
@@ -109,23 +110,37 @@ def new_text_captioner(
 
 
 def make_teachers(recipe: Recipe, out: Path) -> None:
-    """Train several text captioners by cross-entropy, which differ by their seed alone."""
-    corpora = corpora_of(recipe)
+    """Train text captioners by cross-entropy that differ by their seed; train some on, mostly with one corpus."""
     tokenizer = TextTokenizer.load(recipe.runs / TAGGER / TOKENIZER)
-    swap = TagSwap.of(corpora, tokenizer, recipe.teacher.tag_swap) if recipe.teacher.tag_swap else None
-    chosen, vectors = targets_of(recipe, partial(encode, tokenizer=tokenizer)), word_vectors_of(recipe, tokenizer)
+    vectors = word_vectors_of(recipe, tokenizer)
     for number in range(recipe.teachers):
-        folder, seed = out / str(number), recipe.seed + number
-        if (folder / TOKENIZER).is_file():
-            continue
-        model = new_text_captioner(recipe, tokenizer, Tagger.load(recipe.runs / TAGGER), vectors, seed)
-        options = replace(recipe.teacher, seed=seed)
-        train(CaptionerTask(options, model, units_of(recipe), chosen, _dev_targets(recipe, tokenizer), swap), folder)
-        _save(model, tokenizer, folder)
+        options = replace(recipe.teacher, seed=recipe.seed + number)
+        tagger = Tagger.load(recipe.runs / TAGGER)
+        model = new_text_captioner(recipe, tokenizer, tagger, vectors, options.seed)
+        _train_teacher(recipe, options, model, tokenizer, out / str(number))
+    special = recipe.specialist
+    names = (*corpora_of(recipe).captions, PSEUDO_CORPUS)
+    others = {name: special.others * recipe.corpus_weights.get(name, 1.0) for name in names}
+    focused = replace(recipe, corpus_weights=others | {special.corpus: 1.0})
+    for number in range(special.count):
+        options = replace(special, seed=recipe.seed + recipe.teachers + number)
+        _train_teacher(focused, options, UnitCaptioner.load(out / str(number)), tokenizer, out / specialist(number))
+
+
+def _train_teacher(
+    recipe: Recipe, options: CaptionerTraining, model: UnitCaptioner, tokenizer: TextTokenizer, folder: Path
+) -> None:
+    """Train a text captioner by cross-entropy, unless that is done."""
+    if (folder / TOKENIZER).is_file():
+        return
+    swap = TagSwap.of(corpora_of(recipe), tokenizer, options.tag_swap) if options.tag_swap else None
+    chosen, dev = targets_of(recipe, partial(encode, tokenizer=tokenizer)), _dev_targets(recipe, tokenizer)
+    train(CaptionerTask(options, model, units_of(recipe), chosen, dev, swap), folder)
+    _save(model, tokenizer, folder)
 
 
 def make_captioner(recipe: Recipe, out: Path) -> None:
-    """Train the first teacher on, to say of each photo what all teachers say, word by word (Hinton et al., 2015)."""
+    """Train the first teacher on, to say of each photo what its teachers say, word by word (Hinton et al., 2015)."""
     tokenizer = TextTokenizer.load(recipe.runs / TAGGER / TOKENIZER)
     written = read_labels(recipe, DISTILLED)
     repeated = {photo: recipe.distillation.repeats * texts for photo, texts in written.items()}
