@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -66,6 +66,26 @@ class WordOutcome(NamedTuple):
     missed_around: int  # of the word and its two neighbours
 
 
+@dataclass(frozen=True)
+class _Listener(Generic[Entry]):
+    """Speaks sentences and transcribes them; what was transcribed once is in the cache."""
+
+    sentences: Sequence[Sentence[Entry]]
+    speak: Callable[[IntArray], FloatArray]
+    recogniser: Recogniser
+    cache: Path
+
+    def hear(self, indices: Sequence[int], said: Mapping[Entry, Units]) -> list[tuple[Entry, WordOutcome]]:
+        """Sentences, and the units of each entry -> what was got of each word."""
+        some = [self.sentences[index] for index in indices]
+        units = [without_repeats(frames_of(said[one] for one in sentence.entries)) for sentence in some]
+        names = [hashlib.sha256(frames.tobytes()).hexdigest() for frames in units]
+        waveforms = ((name, self.speak(frames)) for name, frames in dict(zip(names, units, strict=True)).items())
+        transcripts = self.recogniser.transcribe_all(waveforms, self.cache)
+        heard = zip(some, names, strict=True)
+        return [one for sentence, name in heard for one in _outcomes(sentence, transcripts[name])]
+
+
 def apply_asr_feedback(
     said: MutableMapping[Entry, Units],
     alternatives: Callable[[Entry, int], Sequence[Units]],
@@ -84,48 +104,50 @@ def apply_asr_feedback(
         speak: units without repeats -> waveform float32 [samples], 16 kHz.
         cache: transcripts, which are not made again.
     """
-    before = dict(said)
+    before, listener = dict(said), _Listener(sentences, speak, recogniser, cache)
     uses = _most_used(sentences, config.entries)
     covering = _covering(sentences, uses, config.repeats, config.sentences)
     outcomes: defaultdict[Entry, defaultdict[Units, list[WordOutcome]]] = defaultdict(lambda: defaultdict(list))
 
-    def hear(indices: Sequence[int], said: Mapping[Entry, Units]) -> list[tuple[Entry, WordOutcome]]:
-        """Speak and transcribe sentences; returns what was got of each word."""
-        units = {index: without_repeats(frames_of(said[one] for one in sentences[index].entries)) for index in indices}
-        names = {index: hashlib.sha256(frames.tobytes()).hexdigest() for index, frames in units.items()}
-        waveforms = ((names[index], speak(frames)) for index, frames in units.items())
-        transcripts = recogniser.transcribe_all(waveforms, cache)
-        return [one for index in indices for one in _outcomes(sentences[index], transcripts[names[index]])]
-
-    def transcribe(indices: Sequence[int], tried: set[Entry]) -> list[Entry]:
+    def missed_of(indices: Sequence[int], tried: set[Entry]) -> list[Entry]:
         """Hear sentences; returns those of the tried entries that are missed."""
-        for entry, outcome in hear(indices, said):
+        for entry, outcome in listener.hear(indices, said):
             if entry in tried:
                 outcomes[entry][said[entry]].append(outcome)
         missed = (entry for entry in tried if _error_rate(outcomes[entry][said[entry]]) >= config.error_rate)
         return sorted(missed, key=str)
 
-    missed = transcribe(covering, {entry for index in covering for entry in sentences[index].entries if entry in uses})
+    missed = missed_of(covering, {entry for index in covering for entry in sentences[index].entries if entry in uses})
     others = {entry: alternatives(entry, config.candidates) for entry in missed}
     for number in range(config.candidates):
         trying = {entry for entry in missed if len(others[entry]) > number}
         log.info("ASR feedback, round %d: %d entries missed, %d have another way", number, len(missed), len(trying))
         for entry in trying:
             said[entry] = others[entry][number]
-        missed = transcribe([index for index in covering if trying & set(sentences[index].entries)], trying)
+        missed = missed_of([index for index in covering if trying & set(sentences[index].entries)], trying)
     for entry, tried in outcomes.items():
         said[entry] = _best(tried)
     changed = {entry: uses[entry] for entry in outcomes if said[entry] != before[entry]}
     fresh = sorted(set(range(len(sentences))) - set(covering))
     chosen = _covering([sentences[index] for index in fresh], changed, config.checks, config.sentences)
-    checked = [fresh[place] for place in chosen]
+    _take_back(said, before, changed, listener, [fresh[place] for place in chosen])
+    return sum(said[entry] != before[entry] for entry in changed)
+
+
+def _take_back(
+    said: MutableMapping[Entry, Units],
+    before: Mapping[Entry, Units],
+    changed: Iterable[Entry],
+    listener: _Listener[Entry],
+    indices: Sequence[int],
+) -> None:
+    """Say changed entries as before where the change did not help in these sentences."""
     missed_more: Counter[Entry] = Counter()  # words around an entry, after the change than before
-    for (entry, new), (_, old) in zip(hear(checked, said), hear(checked, before), strict=True):
+    for (entry, new), (_, old) in zip(listener.hear(indices, said), listener.hear(indices, before), strict=True):
         missed_more[entry] += new.missed_around - old.missed_around
-    for entry in changed.keys() & {entry for index in checked for entry in sentences[index].entries}:
+    for entry in {entry for index in indices for entry in listener.sentences[index].entries}.intersection(changed):
         if missed_more[entry] >= 0:
             said[entry] = before[entry]
-    return sum(said[entry] != before[entry] for entry in changed)
 
 
 def _best(tried: Mapping[Units, Sequence[WordOutcome]]) -> Units:
