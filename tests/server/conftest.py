@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from im2sp.server.command import create_server, listen
 from im2sp.server.settings import Settings
 from im2sp.speech.whisper import WordRecogniser
 
+POST = b"POST /v1/captions HTTP/1.1\r\nHost: localhost\r\n"
 JPEG = {"Content-Type": "image/jpeg"}
 JSON = {"Accept": "application/json"}
 
@@ -77,6 +79,39 @@ class GatedCaptioner(Captioner):
             return encode(pixels)
 
         self.image_encoder.encode_pixels = encode_later  # type: ignore[method-assign]
+
+
+def talk(port: int, *pieces: bytes, pause: float = 0.0, half_close: bool = False) -> bytes:
+    """Send pieces, then read until the service closes."""
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        answer = b""
+        try:
+            for piece in pieces:
+                connection.sendall(piece)
+                time.sleep(pause)
+            if half_close:
+                connection.shutdown(socket.SHUT_WR)
+            while received := connection.recv(65536):
+                answer += received
+        except (BrokenPipeError, ConnectionResetError):
+            pass
+        return answer
+
+
+def first_answer(port: int, *pieces: bytes, pause: float = 0.0) -> bytes:
+    """Send pieces, then read one answer in JSON."""
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        for piece in pieces:
+            connection.sendall(piece)
+            time.sleep(pause)
+        answer = b""
+        while not answer.endswith(b"}"):
+            answer += connection.recv(65536)
+        return answer
+
+
+def status(answer: bytes) -> int:
+    return int(answer.split(b" ", 2)[1])
 
 
 @pytest.fixture(scope="session")
