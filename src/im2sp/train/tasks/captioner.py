@@ -6,7 +6,7 @@ Distilling the Knowledge in a Neural Network).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -127,41 +127,14 @@ def next_token_loss(logits: Tensor, tokens: Tensor, smoothing: float) -> Tensor:
     return F.cross_entropy(logits, tokens[:, 1:][tokens[:, 1:] != PAD], label_smoothing=smoothing, reduction="sum")
 
 
-@dataclass(frozen=True)
-class Teacher:
-    """A captioner that teaches, and the photos of which it does; None: of all."""
-
-    model: UnitCaptioner
-    photos: Set[str] | None = None
-
-    def teaches(self, photo: str) -> bool:
-        """Whether it teaches what to say of a photo."""
-        return self.photos is None or photo in self.photos
-
-
-def taught_by(
-    teachers: Sequence[Teacher], names: Sequence[str], photos: Tensor | TaggedUnits, tokens: Tensor, photo: Tensor
-) -> Tensor:
-    """The mean log-probabilities, by those who teach a photo, of what `next_token_logits` gives: [N, vocabulary].
+def teaching_loss(logits: Tensor, taught: Sequence[Tensor]) -> Tensor:
+    """Sum of the cross-entropy [nats] with the distribution of teachers: the mean of their log-probabilities.
 
     Args:
-        names: of the photos; each needs a teacher. The rest is that of `next_token_logits`.
+        logits: float32 [N, vocabulary]; `taught` are those of each teacher.
     """
-    predicted = tokens[:, 1:] != PAD
-    total, count = torch.zeros((), device=tokens.device), torch.zeros(int(predicted.sum()), 1, device=tokens.device)
-    for teacher in teachers:
-        rows = torch.tensor([teacher.teaches(name) for name in names], device=tokens.device)[photo]
-        if rows.any():
-            said = next_token_logits(teacher.model, photos, tokens[rows], photo[rows]).log_softmax(-1)
-            at = rows[:, None].expand_as(predicted)[predicted]
-            total = total.expand(len(at), said.shape[1]).index_add(0, at.nonzero()[:, 0], said)
-            count += at[:, None]
-    return total / count
-
-
-def teaching_loss(logits: Tensor, taught: Tensor) -> Tensor:
-    """Sum of the cross-entropy [nats] with what `taught_by` gives, both float32 [N, vocabulary]."""
-    return F.cross_entropy(logits, taught.softmax(-1), reduction="sum")
+    mean = torch.stack([one.log_softmax(-1) for one in taught]).mean(0)
+    return F.cross_entropy(logits, mean.softmax(-1), reduction="sum")
 
 
 class CaptionerTask(Task):
@@ -179,15 +152,13 @@ class CaptionerTask(Task):
         targets: Sequence[Target],
         dev: Mapping[str, Sequence[Target]],
         swap: TagSwap | None = None,
-        teachers: Sequence[Teacher] = (),
+        teachers: Sequence[UnitCaptioner] = (),
     ) -> None:
         super().__init__(config, model)
         self.captioner, self.options, self.units = model, config, units
         self.sampler = PhotoSampler(targets, units.views, config.photos, config.captions, config.seed)
         self.dev, self.swap = dev, swap
-        self.teachers = teachers
-        for teacher in teachers:
-            teacher.model.eval().requires_grad_(False)
+        self.teachers = [teacher.eval().requires_grad_(False) for teacher in teachers]
 
     def loss(self, step: int, part: MicroBatch) -> Tensor:
         """Mean over the tokens of the step."""
@@ -200,19 +171,17 @@ class CaptionerTask(Task):
         batch: PhotoBatch,
         smoothing: float = 0.0,
         random: np.random.Generator | None = None,
-        teachers: Sequence[Teacher] = (),
+        teachers: Sequence[UnitCaptioner] = (),
     ) -> Tensor:
         """Cross-entropy of a batch, with what teachers say in part; with `random`, some of its tags are swapped."""
         seen, batch = self._seen(batch, random)
         tokens, photo = (tensor.to(self.device) for tensor in batch.tensors())
         with self.autocast():
             logits = next_token_logits(self.captioner, seen, tokens, photo)
-            loss, share = next_token_loss(logits, tokens, smoothing), self.options.teaching
-            if not teachers:
-                return loss
             with torch.no_grad():
-                taught = taught_by(teachers, batch.photos, seen, tokens, photo)
-            return share * teaching_loss(logits, taught) + (1 - share) * loss
+                taught = [next_token_logits(one.to(self.device), seen, tokens, photo) for one in teachers]
+        loss, share = next_token_loss(logits, tokens, smoothing), self.options.teaching
+        return share * teaching_loss(logits, taught) + (1 - share) * loss if taught else loss
 
     def _seen(self, batch: PhotoBatch, random: np.random.Generator | None) -> tuple[Tensor | TaggedUnits, PhotoBatch]:
         """What the captioner sees of the photos, and the batch; with `random`, some tags are swapped in both."""

@@ -26,7 +26,7 @@ from im2sp.train.models.naming import Naming, NamingOptions
 from im2sp.train.models.unit_captioner import UnitCaptioner
 from im2sp.train.stages import BaseRecipe
 from im2sp.train.tasks.backbone_tuning import BackboneTuning
-from im2sp.train.tasks.captioner import CaptionerTraining, Teacher
+from im2sp.train.tasks.captioner import CaptionerTraining
 from im2sp.train.tasks.tagger import TaggerTraining
 
 # folders of the stages
@@ -66,7 +66,7 @@ class DistillationOptions:
 
 @dataclass(frozen=True)
 class SpecialistTraining(CaptionerTraining):
-    """Section [specialist]: teachers that are trained on, mostly with one corpus, and then teach its photos, too."""
+    """Section [specialist]: copies of the captioner that are trained on, mostly with one corpus each."""
 
     steps: int = 300
     learning_rate: float = 4e-4
@@ -74,8 +74,7 @@ class SpecialistTraining(CaptionerTraining):
     photos: int = 96
     ema_decay: float = 0.99
     tag_swap: float = 0.0
-    count: int = 0  # of the teachers, the first ones
-    corpus: str = "flickr8k"
+    corpora: tuple[str, ...] = ()  # one specialist for each
     others: float = 0.05  # factor on the weights of the other corpora
 
 
@@ -107,8 +106,8 @@ class Recipe(BaseRecipe):
     decoder: DecoderOptions = field(default_factory=DecoderOptions)
     teachers: int = 3  # text captioners that are alike but for their seed
     teacher: CaptionerTraining = field(default_factory=CaptionerTraining)
-    specialist: SpecialistTraining = field(default_factory=SpecialistTraining)
     captioner: CaptionerTraining = field(default_factory=lambda: CaptionerTraining(learning_rate=8e-4, tag_swap=0.0))
+    specialist: SpecialistTraining = field(default_factory=SpecialistTraining)
     beam: int = 3
     naming: NamingOptions = field(default_factory=NamingOptions)
     voice: str = "default"  # a bundle, whose graphs of the voice are used as they are
@@ -186,19 +185,9 @@ def voice_of(recipe: Recipe) -> Bundle:
     return Bundle.load(find_bundle(recipe.voice))
 
 
-def teachers_of(recipe: Recipe) -> list[Teacher]:
-    """The text captioners that teach: those of all photos, and the specialists."""
-    folder, special = recipe.runs / TEACHERS, recipe.specialist
-    photos = corpora_of(recipe).captions.get(special.corpus, {}).keys()
-    return [
-        *(Teacher(UnitCaptioner.load(folder / str(number))) for number in range(recipe.teachers)),
-        *(Teacher(UnitCaptioner.load(folder / specialist(number)), photos) for number in range(special.count)),
-    ]
-
-
-def specialist(number: int) -> str:
-    """Name of a teacher that was trained on."""
-    return f"{number}-specialist"
+def teachers_of(recipe: Recipe) -> list[UnitCaptioner]:
+    """The text captioners that teach."""
+    return [UnitCaptioner.load(recipe.runs / TEACHERS / str(number)) for number in range(recipe.teachers)]
 
 
 def units_of(recipe: Recipe) -> PhotoArrays:

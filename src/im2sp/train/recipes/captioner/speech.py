@@ -53,19 +53,12 @@ PART = 1000  # photos that a process captions at once
 
 
 def _describe(recipe: Recipe, photos: Sequence[str]) -> dict[str, list[str]]:
-    """Caption photos by those who teach them, with a bonus for the names of classes."""
+    """Caption photos by the teachers, with a bonus for the names of classes."""
     torch.set_num_threads(1)
-    teachers, units = teachers_of(recipe), units_of(recipe)
+    models = teachers_of(recipe)
     tokenizer = TextTokenizer.load(recipe.runs / TAGGER / TOKENIZER)
-    naming = naming_of(recipe, teachers[0].model, tokenizer.words)
-    taught: defaultdict[tuple[int, ...], list[str]] = defaultdict(list)  # by the places of their teachers
-    for photo in photos:
-        taught[tuple(place for place, one in enumerate(teachers) if one.teaches(photo))].append(photo)
-    found: dict[str, list[str]] = {}
-    for places, some in taught.items():
-        models = [teachers[place].model for place in places]
-        found |= write_captions(models, tokenizer.decode, units, some, recipe.beam, naming)
-    return found
+    naming = naming_of(recipe, models[0], tokenizer.words)
+    return write_captions(models, tokenizer.decode, units_of(recipe), photos, recipe.beam, naming)
 
 
 def _known_objects(recipe: Recipe) -> dict[str, set[str]]:

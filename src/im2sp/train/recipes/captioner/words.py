@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from im2sp.train.evaluate.dev_report import dev_report, write_captions
 from im2sp.train.launch import is_main_process
 from im2sp.train.models.git import GitDecoderConfig
 from im2sp.train.models.tagger import Tagger
-from im2sp.train.models.unit_captioner import UnitCaptioner
+from im2sp.train.models.unit_captioner import UnitCaptioner, mean_of
 from im2sp.train.recipes.captioner.options import (
     CAPTIONER,
     DISTILLED,
@@ -38,7 +38,6 @@ from im2sp.train.recipes.captioner.options import (
     corpora_of,
     naming_of,
     read_labels,
-    specialist,
     teachers_of,
     units_of,
 )
@@ -110,45 +109,54 @@ def new_text_captioner(
 
 
 def make_teachers(recipe: Recipe, out: Path) -> None:
-    """Train text captioners by cross-entropy that differ by their seed; train some on, mostly with one corpus."""
+    """Train several text captioners by cross-entropy, which differ by their seed alone."""
+    corpora = corpora_of(recipe)
     tokenizer = TextTokenizer.load(recipe.runs / TAGGER / TOKENIZER)
+    swap = TagSwap.of(corpora, tokenizer, recipe.teacher.tag_swap) if recipe.teacher.tag_swap else None
     vectors = word_vectors_of(recipe, tokenizer)
     for number in range(recipe.teachers):
         options = replace(recipe.teacher, seed=recipe.seed + number)
         tagger = Tagger.load(recipe.runs / TAGGER)
         model = new_text_captioner(recipe, tokenizer, tagger, vectors, options.seed)
-        _train_teacher(recipe, options, model, tokenizer, out / str(number))
-    special = recipe.specialist
-    names = (*corpora_of(recipe).captions, PSEUDO_CORPUS)
-    others = {name: special.others * recipe.corpus_weights.get(name, 1.0) for name in names}
-    focused = replace(recipe, corpus_weights=others | {special.corpus: 1.0})
-    for number in range(special.count):
-        options = replace(special, seed=recipe.seed + recipe.teachers + number)
-        _train_teacher(focused, options, UnitCaptioner.load(out / str(number)), tokenizer, out / specialist(number))
-
-
-def _train_teacher(
-    recipe: Recipe, options: CaptionerTraining, model: UnitCaptioner, tokenizer: TextTokenizer, folder: Path
-) -> None:
-    """Train a text captioner by cross-entropy, unless that is done."""
-    if (folder / TOKENIZER).is_file():
-        return
-    swap = TagSwap.of(corpora_of(recipe), tokenizer, options.tag_swap) if options.tag_swap else None
-    chosen, dev = targets_of(recipe, partial(encode, tokenizer=tokenizer)), _dev_targets(recipe, tokenizer)
-    train(CaptionerTask(options, model, units_of(recipe), chosen, dev, swap), folder)
-    _save(model, tokenizer, folder)
+        _train(recipe, options, model, out / str(number), swap=swap)
 
 
 def make_captioner(recipe: Recipe, out: Path) -> None:
-    """Train the first teacher on, to say of each photo what its teachers say, word by word (Hinton et al., 2015)."""
+    """Train the first teacher on, to say of each photo what all teachers say, word by word (Hinton et al., 2015).
+
+    Then train copies on, mostly with one corpus each; the mean of all weights is the captioner (model soup; Wortsman et
+    al., 2022, arXiv 2203.05482).
+    """
+    written, special = read_labels(recipe, DISTILLED), recipe.specialist
+    said = {DISTILLED: {photo: recipe.distillation.repeats * texts for photo, texts in written.items()}}
+    taught, teachers = UnitCaptioner.load(recipe.runs / TEACHERS / "0"), teachers_of(recipe)
+    soup = [_train(recipe, recipe.captioner, taught, out / "taught", said, teachers=teachers)]
+    names = (*corpora_of(recipe).captions, PSEUDO_CORPUS)
+    others = {name: special.others * recipe.corpus_weights.get(name, 1.0) for name in names}
+    for number, corpus in enumerate(special.corpora, 1):
+        focused = replace(recipe, corpus_weights=others | {corpus: 1.0})
+        options, copy = replace(special, seed=recipe.seed + number), UnitCaptioner.load(out / "taught")
+        soup.append(_train(focused, options, copy, out / corpus))
+    _save(mean_of(soup), TextTokenizer.load(recipe.runs / TAGGER / TOKENIZER), out)
+
+
+def _train(
+    recipe: Recipe,
+    options: CaptionerTraining,
+    model: UnitCaptioner,
+    folder: Path,
+    more: Mapping[str, Captions] | None = None,
+    swap: TagSwap | None = None,
+    teachers: Sequence[UnitCaptioner] = (),
+) -> UnitCaptioner:
+    """Train a text captioner on captions, pseudo-labels and what else is given; what is done is read."""
     tokenizer = TextTokenizer.load(recipe.runs / TAGGER / TOKENIZER)
-    written = read_labels(recipe, DISTILLED)
-    repeated = {photo: recipe.distillation.repeats * texts for photo, texts in written.items()}
-    chosen = targets_of(recipe, partial(encode, tokenizer=tokenizer), {DISTILLED: repeated})
-    model, teachers = UnitCaptioner.load(recipe.runs / TEACHERS / "0"), teachers_of(recipe)
-    dev = _dev_targets(recipe, tokenizer)
-    train(CaptionerTask(recipe.captioner, model, units_of(recipe), chosen, dev, teachers=teachers), out)
-    _save(model, tokenizer, out)
+    if not (folder / TOKENIZER).is_file():
+        chosen = targets_of(recipe, partial(encode, tokenizer=tokenizer), more)
+        dev = _dev_targets(recipe, tokenizer)
+        train(CaptionerTask(options, model, units_of(recipe), chosen, dev, swap, teachers), folder)
+        _save(model, tokenizer, folder)
+    return UnitCaptioner.load(folder)
 
 
 def _dev_targets(recipe: Recipe, tokenizer: TextTokenizer) -> dict[str, list[Target]]:
