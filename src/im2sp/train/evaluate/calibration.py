@@ -40,7 +40,7 @@ from im2sp.train.export import set_confidence
 OOD = "out_of_distribution"  # name of the set of `ood_pictures`
 SIGNALS: tuple[Signal, ...] = ("score", "lowest", "length", "named", "evidence")
 BEAM = 3  # of the second search where the bundle's own is greedy
-_STEP = 0.01  # of the precision
+_STEP = 0.005  # of the precision
 _OOD_WITHHELD = 0.98  # share of what is no photo
 _DRAWN = 16  # pictures of each kind that no caption fits
 
