@@ -12,7 +12,7 @@ from im2sp.errors import Im2SpError
 from im2sp.train.models.git import GitDecoderConfig
 from im2sp.train.models.image_units import ImageUnits, ImageUnitsConfig
 from im2sp.train.models.tagger import Tagger, TaggerConfig
-from im2sp.train.models.unit_captioner import UnitCaptioner, mean_of
+from im2sp.train.models.unit_captioner import UnitCaptioner
 
 CONFIG = ImageUnitsConfig(cells=4, image_width=12, width=6, levels=3, size=16, class_count=9, classes=2)
 
@@ -98,16 +98,6 @@ def test_a_captioner_of_speech_units_sees_photos_as_the_text_captioner_does(
     speech.transfer(text)
     units = fitted[0](fitted[1][:3])
     torch.testing.assert_close(speech.image_tokens(units), text.image_tokens(units))
-
-
-def test_the_mean_of_captioners(tagger: Tagger) -> None:
-    config = GitDecoderConfig(10, width=8, layers=1, heads=2, feed_forward=16)
-    first, second = (UnitCaptioner(config, tagger) for _ in range(2))
-    weights = (first.word_embeddings.weight + second.word_embeddings.weight).detach() / 2
-    mean = mean_of([first, second])
-    torch.testing.assert_close(mean.tag_embeddings.weight, weights)
-    torch.testing.assert_close(mean.output.weight, weights)
-    assert torch.equal(mean.tagger.class_tokens, tagger.class_tokens)
 
 
 def test_the_tagger_stays_frozen(tagger: Tagger) -> None:

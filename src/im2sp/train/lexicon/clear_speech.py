@@ -16,7 +16,7 @@ from im2sp.train.data.synthesis import PiperSynthesizer, SynthesisConfig, clean_
 from im2sp.train.lexicon.lexicon import SILENCES, Spoken, spoken
 from im2sp.train.lexicon.medoids import align
 
-SLOWER = (1.1, 1.4)  # length scales of further recordings
+SLOWER = 1.15  # length scale of the second voice
 _ALONE = ("{}.", "{}, {}.")  # sentences that hold little but a word
 
 
@@ -28,8 +28,7 @@ class ClearSpeech:
     """
 
     def __init__(self, config: SynthesisConfig, encode: Callable[[FloatArray], IntArray]) -> None:
-        scales = (config.length_scale, *SLOWER)
-        self._voices = [PiperSynthesizer(replace(config, length_scale=scale)) for scale in scales]
+        self._voices = [PiperSynthesizer(config), PiperSynthesizer(replace(config, length_scale=SLOWER))]
         self._encode = encode
 
     def ways(self, word: str, sentences: Sequence[str]) -> list[Spoken]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -149,12 +148,3 @@ class UnitCaptioner(GitDecoder):
             model.separate_tags(len(table))
         model.load_state_dict(model.state_dict() | state)
         return model.eval()
-
-
-def mean_of(captioners: Sequence[UnitCaptioner]) -> UnitCaptioner:
-    """The first of captioners that differ by their weights alone, with the mean weights of all."""
-    states = [captioner.state_dict() for captioner in captioners]
-    floats = (name for name, value in states[0].items() if value.is_floating_point())
-    mean = {name: torch.stack([state[name] for state in states]).mean(0) for name in floats}
-    captioners[0].load_state_dict(states[0] | mean)
-    return captioners[0]

@@ -38,7 +38,6 @@ from im2sp.train.recipes.captioner.options import (
     AblationOptions,
     DecoderOptions,
     Recipe,
-    SpecialistTraining,
     captions_of,
 )
 from im2sp.train.recipes.captioner.photos import make_backbone, make_features, make_maps, make_tagger, make_units
@@ -106,7 +105,6 @@ def smoke(folder: Path) -> Recipe:
         decoder=DecoderOptions(width=16, layers=1, heads=2, feed_forward=32),
         teachers=2,
         teacher=CaptionerTraining(steps=4, warm_up=1, photos=4, log_every=2),
-        specialist=SpecialistTraining(steps=2, warm_up=1, photos=4, corpora=("flickr8k", "coco")),
         captioner=CaptionerTraining(steps=2, warm_up=1, photos=4, log_every=2, tag_swap=0.0),
         lexicon=lexicon,
         asr_feedback=AsrFeedbackConfig(sentences=2, candidates=1),

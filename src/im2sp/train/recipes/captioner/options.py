@@ -65,20 +65,6 @@ class DistillationOptions:
 
 
 @dataclass(frozen=True)
-class SpecialistTraining(CaptionerTraining):
-    """Section [specialist]: copies of the captioner that are trained on, mostly with one corpus each."""
-
-    steps: int = 300
-    learning_rate: float = 4e-4
-    warm_up: int = 40
-    photos: int = 96
-    ema_decay: float = 0.99
-    tag_swap: float = 0.0
-    corpora: tuple[str, ...] = ()  # one specialist for each
-    others: float = 0.05  # factor on the weights of the other corpora
-
-
-@dataclass(frozen=True)
 class AblationOptions:
     """Section [ablation]."""
 
@@ -107,7 +93,6 @@ class Recipe(BaseRecipe):
     teachers: int = 3  # text captioners that are alike but for their seed
     teacher: CaptionerTraining = field(default_factory=CaptionerTraining)
     captioner: CaptionerTraining = field(default_factory=lambda: CaptionerTraining(learning_rate=8e-4, tag_swap=0.0))
-    specialist: SpecialistTraining = field(default_factory=SpecialistTraining)
     beam: int = 3
     naming: NamingOptions = field(default_factory=NamingOptions)
     voice: str = "default"  # a bundle, whose graphs of the voice are used as they are

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from im2sp.train.evaluate.dev_report import dev_report, write_captions
 from im2sp.train.launch import is_main_process
 from im2sp.train.models.git import GitDecoderConfig
 from im2sp.train.models.tagger import Tagger
-from im2sp.train.models.unit_captioner import UnitCaptioner, mean_of
+from im2sp.train.models.unit_captioner import UnitCaptioner
 from im2sp.train.recipes.captioner.options import (
     CAPTIONER,
     DISTILLED,
@@ -42,7 +42,7 @@ from im2sp.train.recipes.captioner.options import (
     units_of,
 )
 from im2sp.train.recipes.captioner.photos import tagger_inputs
-from im2sp.train.tasks.captioner import CaptionerTask, CaptionerTraining
+from im2sp.train.tasks.captioner import CaptionerTask
 from im2sp.train.tasks.tag_swap import TagSwap
 from im2sp.train.trainer import train
 
@@ -113,50 +113,27 @@ def make_teachers(recipe: Recipe, out: Path) -> None:
     corpora = corpora_of(recipe)
     tokenizer = TextTokenizer.load(recipe.runs / TAGGER / TOKENIZER)
     swap = TagSwap.of(corpora, tokenizer, recipe.teacher.tag_swap) if recipe.teacher.tag_swap else None
-    vectors = word_vectors_of(recipe, tokenizer)
+    chosen, vectors = targets_of(recipe, partial(encode, tokenizer=tokenizer)), word_vectors_of(recipe, tokenizer)
     for number in range(recipe.teachers):
-        options = replace(recipe.teacher, seed=recipe.seed + number)
-        tagger = Tagger.load(recipe.runs / TAGGER)
-        model = new_text_captioner(recipe, tokenizer, tagger, vectors, options.seed)
-        _train(recipe, options, model, out / str(number), swap=swap)
+        folder, seed = out / str(number), recipe.seed + number
+        if (folder / TOKENIZER).is_file():
+            continue
+        model = new_text_captioner(recipe, tokenizer, Tagger.load(recipe.runs / TAGGER), vectors, seed)
+        options = replace(recipe.teacher, seed=seed)
+        train(CaptionerTask(options, model, units_of(recipe), chosen, _dev_targets(recipe, tokenizer), swap), folder)
+        _save(model, tokenizer, folder)
 
 
 def make_captioner(recipe: Recipe, out: Path) -> None:
-    """Train the first teacher on, to say of each photo what all teachers say, word by word (Hinton et al., 2015).
-
-    Then train copies on, mostly with one corpus each; the mean of all weights is the captioner (model soup; Wortsman et
-    al., 2022, arXiv 2203.05482).
-    """
-    written, special = read_labels(recipe, DISTILLED), recipe.specialist
-    said = {DISTILLED: {photo: recipe.distillation.repeats * texts for photo, texts in written.items()}}
-    taught, teachers = UnitCaptioner.load(recipe.runs / TEACHERS / "0"), teachers_of(recipe)
-    soup = [_train(recipe, recipe.captioner, taught, out / "taught", said, teachers=teachers)]
-    names = (*corpora_of(recipe).captions, PSEUDO_CORPUS)
-    others = {name: special.others * recipe.corpus_weights.get(name, 1.0) for name in names}
-    for number, corpus in enumerate(special.corpora, 1):
-        focused = replace(recipe, corpus_weights=others | {corpus: 1.0})
-        options, copy = replace(special, seed=recipe.seed + number), UnitCaptioner.load(out / "taught")
-        soup.append(_train(focused, options, copy, out / corpus))
-    _save(mean_of(soup), TextTokenizer.load(recipe.runs / TAGGER / TOKENIZER), out)
-
-
-def _train(
-    recipe: Recipe,
-    options: CaptionerTraining,
-    model: UnitCaptioner,
-    folder: Path,
-    more: Mapping[str, Captions] | None = None,
-    swap: TagSwap | None = None,
-    teachers: Sequence[UnitCaptioner] = (),
-) -> UnitCaptioner:
-    """Train a text captioner on captions, pseudo-labels and what else is given; what is done is read."""
+    """Train the first teacher on, to say of each photo what all teachers say, word by word (Hinton et al., 2015)."""
     tokenizer = TextTokenizer.load(recipe.runs / TAGGER / TOKENIZER)
-    if not (folder / TOKENIZER).is_file():
-        chosen = targets_of(recipe, partial(encode, tokenizer=tokenizer), more)
-        dev = _dev_targets(recipe, tokenizer)
-        train(CaptionerTask(options, model, units_of(recipe), chosen, dev, swap, teachers), folder)
-        _save(model, tokenizer, folder)
-    return UnitCaptioner.load(folder)
+    written = read_labels(recipe, DISTILLED)
+    repeated = {photo: recipe.distillation.repeats * texts for photo, texts in written.items()}
+    chosen = targets_of(recipe, partial(encode, tokenizer=tokenizer), {DISTILLED: repeated})
+    model, teachers = UnitCaptioner.load(recipe.runs / TEACHERS / "0"), teachers_of(recipe)
+    dev = _dev_targets(recipe, tokenizer)
+    train(CaptionerTask(recipe.captioner, model, units_of(recipe), chosen, dev, teachers=teachers), out)
+    _save(model, tokenizer, out)
 
 
 def _dev_targets(recipe: Recipe, tokenizer: TextTokenizer) -> dict[str, list[Target]]:
