@@ -100,7 +100,7 @@ def test_a_hundred_bad_requests_then_a_good_one(served: Served, photo: bytes) ->
     assert served.client.post("/v1/captions", content=photo).status_code == 200
 
 
-# ---- chunks of one byte, heads that do not come, clients who leave ----
+# ---- heads that do not come, clients who leave ----
 
 
 def test_heads_that_do_not_come_end_the_connection(captioner: Captioner, monkeypatch: pytest.MonkeyPatch) -> None:
