@@ -156,6 +156,14 @@ def test_a_token_bonus_brings_its_token_once_and_not_first() -> None:
     assert run.run(64).tokens.tolist() == [3, 5, 3, 3]
 
 
+@pytest.mark.parametrize(("content", "said"), [(None, [3, 4, 5, 3]), ([4, 5], [3, 3, 3, 3]), ([3], [3, 4, 4, 4])])
+def test_a_presence_penalty_keeps_what_was_said_from_coming_again(content: list[int] | None, said: list[int]) -> None:
+    options = DecodingOptions(beam=1, max_tokens=4, min_tokens=4, max_repeats=0, presence_penalty=5)
+    flags = None if content is None else np.isin(np.arange(VOCABULARY), content)
+    run = DecodingTask(FixedStep(0, 0, 0, 2, 1.5, 1), SPECIALS, options, content=flags)
+    assert run.run(64).tokens.tolist() == said
+
+
 def test_sampling_follows_the_probabilities() -> None:
     logits = np.log([1e-9, 1e-9, 1e-9, 0.5, 0.3, 0.2])
     draws = [search(FixedStep(*logits), temperature=1.0, seed=s, max_tokens=1).tokens[0] for s in range(2000)]
@@ -230,6 +238,7 @@ def test_logits_that_cannot_be_decoded_are_said(units: list[float], why: str) ->
     "options",
     [
         {"beam": 65}, {"length_penalty": math.nan}, {"temperature": -0.1}, {"max_tokens": 0}, {"max_repeats": 1},
+        {"presence_penalty": -1},
     ],
 )  # fmt: skip
 def test_options_out_of_range_are_refused(options: dict[str, float]) -> None:

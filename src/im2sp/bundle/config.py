@@ -202,6 +202,7 @@ class DecodingDefaults(Schema, frozen=True):
     max_tokens: Count  # of a caption
     max_repeats: Annotated[int, Meta(ge=0, le=65_536)] = 4  # copies in a row that are a loop; 0: loops are not cut
     early_stopping: bool = False  # end a beam search with as many complete sentences as hypotheses
+    presence_penalty: Annotated[float, Meta(ge=0, le=100)] = 0.0  # logits that a token loses once it was said
 
 
 class PCAConfig(Schema, frozen=True):

@@ -23,6 +23,7 @@ class DecodingOptions:
     min_tokens: int = 1  # the sentence cannot end by itself before so many tokens
     max_repeats: int = 4  # so many copies of a token sequence in a row are a loop; 0: loops are not cut
     early_stopping: bool = False  # end a beam search as soon as `beam` sentences are complete, whatever may follow
+    presence_penalty: float = 0.0  # logits that a content token loses once the sentence holds it
     min_confidence: float | None = None  # below it the captioner abstains; None: as the bundle recommends
     always_speak: bool = False  # speak every caption as it is, without hedge or abstention
     rate: float = 1.0  # how fast it speaks: predicted durations are divided by it, the pitch stays
@@ -46,6 +47,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("max_tokens", 1, 2**31),
     ("min_tokens", 0, 2**31),
     ("max_repeats", 0, 2**31),
+    ("presence_penalty", 0, 100),
     ("rate", 0.5, 3),
     ("min_confidence", 0, 1),
 )

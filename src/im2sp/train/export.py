@@ -60,6 +60,7 @@ class BundleOptions:
     max_tokens: int = 96
     max_repeats: int = 4
     early_stopping: bool = False
+    presence_penalty: float = 0.0
     speaker: int = 0  # of a vocoder with several
 
 
@@ -176,6 +177,7 @@ def _write_graphs(parts: BundleParts, options: BundleOptions, training: Facts, f
             max_tokens=min(options.max_tokens, decoder.max_tokens),
             max_repeats=options.max_repeats,
             early_stopping=options.early_stopping,
+            presence_penalty=options.presence_penalty,
         ),
         training=training,
         parameters=parameters | voice_parameters,

@@ -14,7 +14,7 @@ SAID = [(1, None, None, 0), (3, None, None, 1), (3, None, 1, 2), (4, None, None,
 SPOKEN = VocabularyConfig(
     units=9, subwords=[[0], [1, 2], [1, 3], [4]], pronunciations=Pronunciations([0, 0, 0, 1, 2], [0, 0, 0, 1, 2], SAID)
 )
-VOCABULARY = WordVocabulary(["a", "dog"], SPOKEN)
+VOCABULARY = WordVocabulary(["a", "dog"], [], SPOKEN)
 
 
 def test_captions_become_tokens_and_words_again(tmp_path: Path) -> None:

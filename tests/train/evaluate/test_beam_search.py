@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
@@ -27,9 +29,9 @@ def features() -> torch.Tensor:
     return torch.randn(5, 3, 8, generator=torch.Generator().manual_seed(0))
 
 
-def search(model: GitDecoder, features: torch.Tensor, bonus: torch.Tensor | None = None) -> list[list[Hypothesis]]:
+def search(model: GitDecoder, features: torch.Tensor, bonus=None, penalty=None) -> list[list[Hypothesis]]:
     with torch.inference_mode():
-        return beam_searches(EnsembleStep([model]), features, 3, LONGEST, bonus)
+        return beam_searches(EnsembleStep([model]), features, 3, LONGEST, bonus, penalty)
 
 
 def test_scores_are_mean_log_probabilities_and_photos_are_alone(model: GitDecoder, features: torch.Tensor) -> None:
@@ -72,3 +74,14 @@ def test_several_decoders_are_searched_by_their_mean(model: GitDecoder, features
         )
     chosen = ((one + two) / 2).log_softmax(-1).gather(1, said[1:, None])
     assert best[0] == pytest.approx(chosen.mean().item(), abs=1e-4)
+
+
+def test_a_penalty_keeps_a_token_from_coming_again(model: GitDecoder, features: torch.Tensor) -> None:
+    model = copy.deepcopy(model)
+    with torch.no_grad():
+        model.output.bias[5] += 3
+    penalty = torch.zeros(14)
+    penalty[5] = 30
+    without, found = search(model, features), search(model, features, penalty=penalty)
+    assert max(tokens.count(5) for hypotheses in without for _, tokens in hypotheses) > 1
+    assert {tokens.count(5) for hypotheses in found for _, tokens in hypotheses} <= {0, 1}

@@ -68,7 +68,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     (folder / "vocabulary").mkdir()
     spoken = tiny_config().vocabulary
-    WordVocabulary(["dog"] * len(spoken.subwords), spoken).save(folder / WORD_VOCABULARY)
+    WordVocabulary(["dog"] * len(spoken.subwords), [], spoken).save(folder / WORD_VOCABULARY)
     return folder
 
 

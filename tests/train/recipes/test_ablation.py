@@ -15,7 +15,7 @@ SOUNDS = [0, 0, 0, 0, 1]  # that tokens begin and end with
 SPOKEN = VocabularyConfig(
     units=9, subwords=[[0], [1, 2], [1, 3], [4], [8]], pronunciations=Pronunciations(SOUNDS, SOUNDS, SAID)
 )
-VOCABULARY = UnitVocabulary.of(WordVocabulary(["a", "dog"], SPOKEN))
+VOCABULARY = UnitVocabulary.of(WordVocabulary(["a", "dog"], [], SPOKEN))
 
 
 def test_tokens_are_ways_to_say_words() -> None:

@@ -21,6 +21,7 @@ class WordVocabulary(Schema, frozen=True, dict=True):
     """Words of the tokens of a captioner, the first that of token 3, and how they are said."""
 
     words: list[str]
+    sounds: list[str]  # names of those of its pronunciations
     spoken: VocabularyConfig
 
     @cached_property

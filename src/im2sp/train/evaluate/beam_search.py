@@ -35,7 +35,12 @@ class EnsembleStep:
 
 
 def beam_searches(
-    step: EnsembleStep, features: Tensor, beam: int, longest: int, bonus: Tensor | None = None
+    step: EnsembleStep,
+    features: Tensor,
+    beam: int,
+    longest: int,
+    bonus: Tensor | None = None,
+    penalty: Tensor | None = None,
 ) -> list[list[Hypothesis]]:
     """Hypotheses about each photo, the likeliest first.
 
@@ -44,6 +49,7 @@ def beam_searches(
         longest: tokens; where no hypothesis about a photo ends in time, the likeliest is cut there.
         bonus: float32 [P, vocabulary], added to the logits from the second token on, until a hypothesis holds a token
             that has one.
+        penalty: float32 [vocabulary], subtracted from the logits of the tokens that a hypothesis holds.
     """
     finished: list[list[Hypothesis]] = [[] for _ in features]
     searched = torch.arange(len(features))  # photos whose beam is not full
@@ -59,6 +65,8 @@ def beam_searches(
         if bonus is not None and position:
             added = bonus[searched][:, None].expand_as(logits)
             logits = logits + added * ~added.gather(2, tokens).any(2, keepdim=True)
+        if penalty is not None:
+            logits = logits - torch.zeros_like(logits).scatter_(2, tokens, 1.0) * penalty
         log_probability = logits.log_softmax(-1)
         log_probability[..., list(FORBIDDEN)] = -torch.inf
         best, index = (scores[:, :, None] + log_probability).flatten(1).topk(2 * beam)

@@ -29,6 +29,7 @@ def write_captions(
     photos: Sequence[str],
     beam: int,
     naming: Naming | None = None,
+    penalty: torch.Tensor | None = None,
     max_tokens: int = MAX_TOKENS,
 ) -> dict[str, list[str]]:
     """Caption photos by beam search: the hypotheses, the likeliest (by mean log-probability of a token) first.
@@ -36,13 +37,14 @@ def write_captions(
     Args:
         models: with the same image units.
         decode: tokens -> the words that they say.
+        penalty: see `beam_searches`.
     """
     step, written = EnsembleStep(models), {}
     for start in range(0, len(photos), BATCH):
         some = photos[start : start + BATCH]
         seen = units.units(some)
         bonus = naming(seen) if naming else None
-        for photo, hypotheses in zip(some, beam_searches(step, seen, beam, max_tokens, bonus), strict=True):
+        for photo, hypotheses in zip(some, beam_searches(step, seen, beam, max_tokens, bonus, penalty), strict=True):
             written[photo] = [decode(tokens) for _, tokens in hypotheses]
     return written
 

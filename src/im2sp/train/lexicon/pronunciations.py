@@ -8,7 +8,7 @@ end and begin with. Rare ways are replaced by the most similar of the frequent o
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from functools import cache
@@ -17,7 +17,15 @@ from im2sp.bundle import SPECIAL_TOKENS, Pronunciations, VocabularyConfig
 from im2sp.train.data.photo_corpora import caption_words
 from im2sp.train.data.text_tokenizer import BOS, EOS, UNKNOWN, TextTokenizer
 from im2sp.train.data.unit_words import WordVocabulary
-from im2sp.train.lexicon.lexicon import SILENCES, LexiconSpeaker, Spoken, adjacent_phone, spoken, words_of
+from im2sp.train.lexicon.lexicon import (
+    SILENCES,
+    LexiconSpeaker,
+    PronunciationLexicon,
+    Spoken,
+    adjacent_phone,
+    spoken,
+    words_of,
+)
 
 CARRIER = "There is {} here."  # names of classes are learned in it, and how a word begins and ends
 
@@ -75,10 +83,18 @@ class SpokenWords:
                     last = None if before is None else sounds[before][1]
                     self._seen[token][last, None if after is None else sounds[after][0]][way] += 1
 
-    def vocabulary(self, tokenizer: TextTokenizer, units: int, options: VocabularyOptions) -> WordVocabulary:
-        """All words that are said, as tokens, and the way of each in each context."""
+    def vocabulary(
+        self, tokenizer: TextTokenizer, units: int, options: VocabularyOptions, heard: PronunciationLexicon
+    ) -> WordVocabulary:
+        """All words that are said, as tokens, and the way of each in each context.
+
+        Args:
+            units: of the voice.
+            heard: words, as they are written, between sounds: they are said so, not as the sentences say them.
+        """
         ways = self._frequent(options.ways)
         chosen = {word: self._by_context(word, ways[word], options.min_gain) for word in sorted(ways)}
+        chosen |= _by_token(heard, tokenizer.words, chosen.keys())
         words = sorted(chosen.keys() - {BOS, EOS})
         tokens = {BOS: BOS, EOS: EOS} | {word: token for token, word in enumerate(words, SPECIAL_TOKENS)}
         subwords = [(word, way) for word, contexts in chosen.items() for way in dict.fromkeys(contexts.values())]
@@ -89,11 +105,13 @@ class SpokenWords:
             (tokens[word], sounds[before], sounds[after], places[word, way])
             for word, contexts in chosen.items()
             for (before, after), way in contexts.items()
+            if {before, after} <= sounds.keys()
         ]
         around = [self._sounds[word] for word in (BOS, BOS, EOS, *words)]  # the first stands for PAD
         first, last = ([names.index(pair[side]) for pair in around] for side in (0, 1))
         return WordVocabulary(
             [tokenizer.decode([word]) for word in words],
+            names,
             VocabularyConfig(
                 units=units,
                 subwords=[list(way) for _, way in subwords],
@@ -131,6 +149,33 @@ class SpokenWords:
             if usual is None or (way != usual and count - counts[context][usual] >= min_gain):
                 found[context] = way
         return found
+
+
+def _by_token(
+    heard: PronunciationLexicon, token_of: Mapping[str, int], tokens: Collection[int]
+) -> dict[int, dict[Context, Spoken]]:
+    """Entries of the words among these tokens."""
+    found: defaultdict[int, dict[Context, Spoken]] = defaultdict(dict)
+    for (before, word, after), way in heard.entries.items():
+        if token_of.get(word) in tokens:
+            found[token_of[word]][before, after] = way
+    return found
+
+
+def changed_words(vocabulary: WordVocabulary, ways: Mapping[int, Spoken]) -> PronunciationLexicon:
+    """All words of which a way changed, as they are written, between sounds.
+
+    Args:
+        ways: of each subword that changed.
+    """
+    token_of, spoken, names = vocabulary.token_of_subwords(), vocabulary.spoken, [*vocabulary.sounds, None]
+    changed = {token_of[subword] for subword in ways}
+    entries: dict[tuple[str | None, str, str | None], Spoken] = {}
+    for token, before, after, subword in spoken.pronunciations.said if spoken.pronunciations else ():
+        if token in changed:
+            last, first = (names[-1 if sound is None else sound] for sound in (before, after))
+            entries[last, vocabulary.decode([token]), first] = ways.get(subword, tuple(spoken.subwords[subword]))
+    return PronunciationLexicon(entries)
 
 
 def _wider(context: Context) -> list[Context]:

@@ -9,13 +9,16 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from im2sp.bundle import Bundle, find_bundle
 from im2sp.train.data.object_names import named_objects, read_synonyms
 from im2sp.train.data.photo_corpora import KIND_CLASSES, Captions, PhotoCorpora, caption_words, read_photo_corpora
 from im2sp.train.data.photo_units import PhotoArrays
 from im2sp.train.data.pseudo_labels import PseudoLabels
 from im2sp.train.data.text_tokenizer import TextTokenizer
-from im2sp.train.data.words import singular
+from im2sp.train.data.words import FUNCTION_WORDS, singular
 from im2sp.train.evaluate.calibration import CalibrationOptions
 from im2sp.train.export import BundleOptions
 from im2sp.train.lexicon.asr_feedback import AsrFeedbackConfig
@@ -97,6 +100,7 @@ class Recipe(BaseRecipe):
     naming: NamingOptions = field(default_factory=NamingOptions)
     voice: str = "default"  # a bundle, whose graphs of the voice are used as they are
     lexicon: Path = Path("recipes/captioner/lexicon.parquet")  # of that voice, from a recipe of that kind
+    heard: Path = Path("recipes/captioner/asr_feedback.parquet")  # ways to say words that ASR feedback chose before
     vocabulary: VocabularyOptions = field(default_factory=VocabularyOptions)
     distillation: DistillationOptions = field(default_factory=DistillationOptions)
     asr_feedback: AsrFeedbackConfig = field(default_factory=AsrFeedbackConfig)  # on the ways to say the tokens
@@ -157,6 +161,15 @@ def naming_of(recipe: Recipe, model: UnitCaptioner, token_of: Mapping[str, int])
     known = [tokenizer.decode([token]) for token in model.tagger.word_tokens.tolist()]
     objects = [place for place, word in enumerate(known) if named_objects(word, synonyms)]
     return Naming(model.tagger, words, objects, model.config.vocabulary_size, recipe.naming)
+
+
+def presence_penalty(recipe: Recipe, tokenizer: TextTokenizer) -> Tensor:
+    """The penalty of the bundle's decoding for each word: float32 [words], 0 for function words."""
+    penalty = torch.zeros(tokenizer.size)
+    penalty[[token for word, token in tokenizer.words.items() if word not in FUNCTION_WORDS]] = (
+        recipe.bundle.presence_penalty
+    )
+    return penalty
 
 
 def read_labels(recipe: Recipe, stage: str) -> Captions:

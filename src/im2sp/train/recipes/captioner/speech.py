@@ -27,7 +27,7 @@ from im2sp.train.evaluate.recognisers import open_recogniser
 from im2sp.train.lexicon.asr_feedback import Sentence, apply_asr_feedback
 from im2sp.train.lexicon.clear_speech import ClearSpeech
 from im2sp.train.lexicon.lexicon import LexiconSpeaker, PronunciationLexicon, Spoken, Variants
-from im2sp.train.lexicon.pronunciations import CARRIER, SpokenSentence, SpokenWords, sounds_of
+from im2sp.train.lexicon.pronunciations import CARRIER, SpokenSentence, SpokenWords, changed_words, sounds_of
 from im2sp.train.recipes.captioner.options import (
     DISTILLED,
     LABELS,
@@ -41,6 +41,7 @@ from im2sp.train.recipes.captioner.options import (
     class_names,
     corpora_of,
     naming_of,
+    presence_penalty,
     read_labels,
     teachers_of,
     units_of,
@@ -58,7 +59,8 @@ def _describe(recipe: Recipe, photos: Sequence[str]) -> dict[str, list[str]]:
     models = teachers_of(recipe)
     tokenizer = TextTokenizer.load(recipe.runs / TAGGER / TOKENIZER)
     naming = naming_of(recipe, models[0], tokenizer.words)
-    return write_captions(models, tokenizer.decode, units_of(recipe), photos, recipe.beam, naming)
+    penalty = presence_penalty(recipe, tokenizer)
+    return write_captions(models, tokenizer.decode, units_of(recipe), photos, recipe.beam, naming, penalty)
 
 
 def _known_objects(recipe: Recipe) -> dict[str, set[str]]:
@@ -113,7 +115,8 @@ def make_vocabulary(recipe: Recipe, out: Path) -> None:
     sentences = {text: SpokenSentence.of(text, tokenizer, speaker) for text in texts}
     known = [sentence for text in texts.elements() if (sentence := sentences[text])]
     said = SpokenWords(known, sounds_of(tokenizer, speaker))
-    vocabulary = said.vocabulary(tokenizer, voice_of(recipe).config.vocoder.units, recipe.vocabulary)
+    units, heard = voice_of(recipe).config.vocoder.units, PronunciationLexicon.load(recipe.heard)
+    vocabulary = said.vocabulary(tokenizer, units, recipe.vocabulary, heard)
     vocabulary.save(out / Path(WORD_VOCABULARY).name)
     log.info("%d words, said in %d ways", len(vocabulary.words), len(vocabulary.spoken.subwords))
 
@@ -164,7 +167,10 @@ def make_feedback(recipe: Recipe, out: Path) -> None:
             out / "transcripts.jsonl",
         )
         log.info("ASR feedback changed %d of %d ways", changed, len(units))
-    write_json(out / SUBWORDS, {subword: way for subword, way in units.items() if way != before[subword]})
+    others_said = {subword: way for subword, way in units.items() if way != before[subword]}
+    write_json(out / SUBWORDS, others_said)
+    earlier = PronunciationLexicon.load(recipe.heard).entries
+    PronunciationLexicon(earlier | changed_words(vocabulary, others_said).entries).save(out / recipe.heard.name)
 
 
 def _texts_by_entry(sentences: Iterable[Sentence[int]]) -> dict[int, list[str]]:

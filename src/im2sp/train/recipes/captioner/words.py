@@ -37,6 +37,7 @@ from im2sp.train.recipes.captioner.options import (
     captions_of,
     corpora_of,
     naming_of,
+    presence_penalty,
     read_labels,
     teachers_of,
     units_of,
@@ -157,9 +158,9 @@ def make_report(recipe: Recipe, out: Path) -> None:
         UnitCaptioner.load(recipe.runs / CAPTIONER),
         TextTokenizer.load(recipe.runs / CAPTIONER / TOKENIZER),
     )
-    found = {}
+    found, penalty = {}, presence_penalty(recipe, tokenizer)
     for name, naming in (("plain", None), ("naming", naming_of(recipe, model, tokenizer.words))):
-        hypotheses = write_captions([model], tokenizer.decode, units, photos, recipe.beam, naming)
+        hypotheses = write_captions([model], tokenizer.decode, units, photos, recipe.beam, naming, penalty)
         captions = {photo: best for photo, (best, *_) in hypotheses.items()}
         write_json(out / f"{name}.json", captions)
         found[name] = dev_report(captions, corpora, read_synonyms(recipe.data / SYNONYMS))
