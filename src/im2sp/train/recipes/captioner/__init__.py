@@ -62,7 +62,7 @@ STAGES = [
     Stage[Recipe]("teachers", TEACHERS, make_teachers, (UNITS, TAGGER, PSEUDO), distributed=True),
     Stage[Recipe]("distilled", DISTILLED, make_distilled, (TEACHERS, UNITS)),
     Stage[Recipe]("text_captioner", CAPTIONER, make_captioner, (TEACHERS, DISTILLED), distributed=True),
-    Stage[Recipe]("report", REPORT, make_report, (CAPTIONER, UNITS)),
+    Stage[Recipe]("report", REPORT, make_report, (TEACHERS, CAPTIONER, UNITS)),
     Stage[Recipe]("vocabulary", VOCABULARY, make_vocabulary, (PSEUDO, DISTILLED, TAGGER)),
     Stage[Recipe](
         "asr_feedback",

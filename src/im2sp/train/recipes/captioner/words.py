@@ -151,7 +151,7 @@ def _save(model: UnitCaptioner, tokenizer: TextTokenizer, out: Path) -> None:
 
 
 def make_report(recipe: Recipe, out: Path) -> None:
-    """Describe the held-out photos by beam search; score the captions."""
+    """Describe the held-out photos by the teachers together and by the captioner; score the captions."""
     corpora, units = corpora_of(recipe), units_of(recipe)
     photos = sorted(corpora.held_out & units.rows.keys())
     model, tokenizer = (
@@ -159,8 +159,12 @@ def make_report(recipe: Recipe, out: Path) -> None:
         TextTokenizer.load(recipe.runs / CAPTIONER / TOKENIZER),
     )
     found, penalty = {}, presence_penalty(recipe, tokenizer)
-    for name, naming in (("plain", None), ("naming", naming_of(recipe, model, tokenizer.words))):
-        hypotheses = write_captions([model], tokenizer.decode, units, photos, recipe.beam, naming, penalty)
+    for name, models, naming in (
+        ("teachers", teachers_of(recipe), None),
+        ("plain", [model], None),
+        ("naming", [model], naming_of(recipe, model, tokenizer.words)),
+    ):
+        hypotheses = write_captions(models, tokenizer.decode, units, photos, recipe.beam, naming, penalty)
         captions = {photo: best for photo, (best, *_) in hypotheses.items()}
         write_json(out / f"{name}.json", captions)
         found[name] = dev_report(captions, corpora, read_synonyms(recipe.data / SYNONYMS))
