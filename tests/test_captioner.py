@@ -47,6 +47,17 @@ def test_a_caption_is_consistent(captioner: Captioner, photo: np.ndarray) -> Non
     assert caption.seconds > 0
 
 
+def test_a_presence_penalty_is_for_tokens_that_say_something_about_a_photo(
+    captioner: Captioner, photo: np.ndarray
+) -> None:
+    evidence = (np.arange(captioner.vocabulary.size) % 2).astype(np.float32)
+    options = DecodingOptions(beam=1, min_tokens=30, max_tokens=30, max_repeats=0, presence_penalty=100)
+    tokens = captioner.decode(replace(captioner.encode(photo), token_evidence=evidence), options).tokens.tolist()
+    counts = {token: tokens.count(token) for token in tokens}
+    assert {counts[token] for token in counts if evidence[token]} == {1}
+    assert max(counts.values()) > 1
+
+
 def test_a_batch_says_what_each_photo_says(captioner: Captioner, photo: np.ndarray) -> None:
     pictures = [np.roll(photo, shift, axis=1) for shift in range(10)]  # more than the encoder takes at once
     captions = captioner.caption_batch(pictures)
