@@ -84,17 +84,17 @@ class SpokenWords:
                     self._seen[token][last, None if after is None else sounds[after][0]][way] += 1
 
     def vocabulary(
-        self, tokenizer: TextTokenizer, units: int, options: VocabularyOptions, heard: PronunciationLexicon
+        self, tokenizer: TextTokenizer, units: int, options: VocabularyOptions, pronunciations: PronunciationLexicon
     ) -> WordVocabulary:
         """All words that are said, as tokens, and the way of each in each context.
 
         Args:
             units: of the voice.
-            heard: words, as they are written, between sounds: they are said so, not as the sentences say them.
+            pronunciations: words, as they are written, between sounds: they are said so, not as the sentences say them.
         """
         ways = self._frequent(options.ways)
         chosen = {word: self._by_context(word, ways[word], options.min_gain) for word in sorted(ways)}
-        chosen |= _by_token(heard, tokenizer.words, chosen.keys())
+        chosen |= _by_token(pronunciations, tokenizer.words, chosen.keys())
         words = sorted(chosen.keys() - {BOS, EOS})
         tokens = {BOS: BOS, EOS: EOS} | {word: token for token, word in enumerate(words, SPECIAL_TOKENS)}
         subwords = [(word, way) for word, contexts in chosen.items() for way in dict.fromkeys(contexts.values())]
@@ -152,11 +152,11 @@ class SpokenWords:
 
 
 def _by_token(
-    heard: PronunciationLexicon, token_of: Mapping[str, int], tokens: Collection[int]
+    pronunciations: PronunciationLexicon, token_of: Mapping[str, int], tokens: Collection[int]
 ) -> dict[int, dict[Context, Spoken]]:
     """Entries of the words among these tokens."""
     found: defaultdict[int, dict[Context, Spoken]] = defaultdict(dict)
-    for (before, word, after), way in heard.entries.items():
+    for (before, word, after), way in pronunciations.entries.items():
         if token_of.get(word) in tokens:
             found[token_of[word]][before, after] = way
     return found

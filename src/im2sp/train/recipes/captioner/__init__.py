@@ -91,8 +91,8 @@ def smoke(folder: Path) -> Recipe:
     write_tiny_photo_corpora(folder / "data", folder / "lists")
     lexicon = folder / "lists" / "lexicon.parquet"
     _tiny_lexicon(folder / "data", folder / "lists").save(lexicon)
-    heard = folder / "lists" / "asr_feedback.parquet"
-    PronunciationLexicon({(None, "red", None): (1, 2)}).save(heard)
+    chosen = folder / "lists" / "asr_feedback.parquet"
+    PronunciationLexicon({(None, "red", None): (1, 2)}).save(chosen)
     grid = 2
     return Recipe(
         recipe="captioner",
@@ -109,7 +109,7 @@ def smoke(folder: Path) -> Recipe:
         teacher=CaptionerTraining(steps=4, warm_up=1, photos=4, log_every=2),
         captioner=CaptionerTraining(steps=2, warm_up=1, photos=4, log_every=2, tag_swap=0.0),
         lexicon=lexicon,
-        heard=heard,
+        pronunciations=chosen,
         asr_feedback=AsrFeedbackConfig(sentences=2, candidates=1),
         vocabulary=VocabularyOptions(ways=20, min_gain=1),
         ablation=AblationOptions(

@@ -100,7 +100,7 @@ class Recipe(BaseRecipe):
     naming: NamingOptions = field(default_factory=NamingOptions)
     voice: str = "default"  # a bundle, whose graphs of the voice are used as they are
     lexicon: Path = Path("recipes/captioner/lexicon.parquet")  # of that voice, from a recipe of that kind
-    heard: Path = Path("recipes/captioner/asr_feedback.parquet")  # ways to say words that ASR feedback chose before
+    pronunciations: Path = Path("recipes/captioner/asr_feedback.parquet")  # of words, chosen by earlier ASR feedback
     vocabulary: VocabularyOptions = field(default_factory=VocabularyOptions)
     distillation: DistillationOptions = field(default_factory=DistillationOptions)
     asr_feedback: AsrFeedbackConfig = field(default_factory=AsrFeedbackConfig)  # on the ways to say the tokens

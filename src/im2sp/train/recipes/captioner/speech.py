@@ -115,8 +115,8 @@ def make_vocabulary(recipe: Recipe, out: Path) -> None:
     sentences = {text: SpokenSentence.of(text, tokenizer, speaker) for text in texts}
     known = [sentence for text in texts.elements() if (sentence := sentences[text])]
     said = SpokenWords(known, sounds_of(tokenizer, speaker))
-    units, heard = voice_of(recipe).config.vocoder.units, PronunciationLexicon.load(recipe.heard)
-    vocabulary = said.vocabulary(tokenizer, units, recipe.vocabulary, heard)
+    units, chosen = voice_of(recipe).config.vocoder.units, PronunciationLexicon.load(recipe.pronunciations)
+    vocabulary = said.vocabulary(tokenizer, units, recipe.vocabulary, chosen)
     vocabulary.save(out / Path(WORD_VOCABULARY).name)
     log.info("%d words, said in %d ways", len(vocabulary.words), len(vocabulary.spoken.subwords))
 
@@ -169,8 +169,10 @@ def make_feedback(recipe: Recipe, out: Path) -> None:
         log.info("ASR feedback changed %d of %d ways", changed, len(units))
     others_said = {subword: way for subword, way in units.items() if way != before[subword]}
     write_json(out / SUBWORDS, others_said)
-    earlier = PronunciationLexicon.load(recipe.heard).entries
-    PronunciationLexicon(earlier | changed_words(vocabulary, others_said).entries).save(out / recipe.heard.name)
+    earlier = PronunciationLexicon.load(recipe.pronunciations).entries
+    PronunciationLexicon(earlier | changed_words(vocabulary, others_said).entries).save(
+        out / recipe.pronunciations.name
+    )
 
 
 def _texts_by_entry(sentences: Iterable[Sentence[int]]) -> dict[int, list[str]]:
