@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
@@ -13,7 +14,7 @@ from accelerate.utils import DistributedType, InitProcessGroupKwargs
 from torch import Tensor, distributed, nn
 
 from im2sp.errors import Im2SpError
-from im2sp.train.launch import process_count
+from im2sp.train.launch import log_to_stderr, process_count
 
 RESTART = "start the run again with all its processes: it resumes from its last checkpoint"
 
@@ -22,6 +23,18 @@ def _leave() -> None:
     """Leave the process group: the threads of gloo end the process badly where they still run at its end."""
     if distributed.is_initialized():
         distributed.destroy_process_group()
+
+
+def work_alone(threads: int) -> None:
+    """Set up a process that a stage starts: it shares no batches with the processes of the run.
+
+    Args:
+        threads: of torch.
+    """
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
+        os.environ.pop(name, None)
+    torch.set_num_threads(threads)
+    log_to_stderr()
 
 
 class Distributed:

@@ -59,7 +59,7 @@ STAGES = [
     Stage[Recipe]("image_units", UNITS, make_units, (FEATURES,)),
     Stage[Recipe]("tagger", TAGGER, make_tagger, (UNITS,)),
     Stage[Recipe]("pseudo_labels", PSEUDO, make_pseudo_labels, (UNITS, TAGGER)),
-    Stage[Recipe]("teachers", TEACHERS, make_teachers, (UNITS, TAGGER, PSEUDO), distributed=True),
+    Stage[Recipe]("teachers", TEACHERS, make_teachers, (UNITS, TAGGER, PSEUDO)),
     Stage[Recipe]("distilled", DISTILLED, make_distilled, (TEACHERS, UNITS)),
     Stage[Recipe]("text_captioner", CAPTIONER, make_captioner, (TEACHERS, DISTILLED), distributed=True),
     Stage[Recipe]("report", REPORT, make_report, (TEACHERS, CAPTIONER, UNITS)),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -18,6 +20,7 @@ from im2sp.train.data.photo_corpora import Captions, class_phrases
 from im2sp.train.data.pseudo_labels import KnownPhoto, pseudo_labels
 from im2sp.train.data.text_tokenizer import TextTokenizer
 from im2sp.train.data.words import singular
+from im2sp.train.distributed import work_alone
 from im2sp.train.evaluate.dev_report import dev_report, write_captions
 from im2sp.train.launch import is_main_process
 from im2sp.train.models.git import GitDecoderConfig
@@ -110,19 +113,23 @@ def new_text_captioner(
 
 
 def make_teachers(recipe: Recipe, out: Path) -> None:
-    """Train several text captioners by cross-entropy, which differ by their seed alone."""
-    corpora = corpora_of(recipe)
+    """Train several text captioners by cross-entropy, which differ by their seed alone, in a process each."""
+    threads = max(1, torch.get_num_threads() // recipe.teachers)
+    with ProcessPoolExecutor(recipe.teachers, get_context("spawn"), work_alone, (threads,)) as pool:
+        list(pool.map(partial(_train_teacher, recipe, out), range(recipe.teachers)))
+
+
+def _train_teacher(recipe: Recipe, out: Path, number: int) -> None:
+    folder, seed = out / str(number), recipe.seed + number
+    if (folder / TOKENIZER).is_file():
+        return
     tokenizer = TextTokenizer.load(recipe.runs / TAGGER / TOKENIZER)
-    swap = TagSwap.of(corpora, tokenizer, recipe.teacher.tag_swap) if recipe.teacher.tag_swap else None
-    chosen, vectors = targets_of(recipe, partial(encode, tokenizer=tokenizer)), word_vectors_of(recipe, tokenizer)
-    for number in range(recipe.teachers):
-        folder, seed = out / str(number), recipe.seed + number
-        if (folder / TOKENIZER).is_file():
-            continue
-        model = new_text_captioner(recipe, tokenizer, Tagger.load(recipe.runs / TAGGER), vectors, seed)
-        options = replace(recipe.teacher, seed=seed)
-        train(CaptionerTask(options, model, units_of(recipe), chosen, _dev_targets(recipe, tokenizer), swap), folder)
-        _save(model, tokenizer, folder)
+    swap = TagSwap.of(corpora_of(recipe), tokenizer, recipe.teacher.tag_swap) if recipe.teacher.tag_swap else None
+    vectors, tagger = word_vectors_of(recipe, tokenizer), Tagger.load(recipe.runs / TAGGER)
+    model = new_text_captioner(recipe, tokenizer, tagger, vectors, seed)
+    chosen, dev = targets_of(recipe, partial(encode, tokenizer=tokenizer)), _dev_targets(recipe, tokenizer)
+    train(CaptionerTask(replace(recipe.teacher, seed=seed), model, units_of(recipe), chosen, dev, swap), folder)
+    _save(model, tokenizer, folder)
 
 
 def make_captioner(recipe: Recipe, out: Path) -> None:
