@@ -241,8 +241,9 @@ class Captioner:
         return image if isinstance(image, Prefix) else self.encode(image)
 
     def _task(self, prefix: Prefix, options: DecodingOptions) -> DecodingTask:
-        content = None if prefix.token_evidence is None else prefix.token_evidence != 0
-        return DecodingTask(self._step(prefix), self.vocabulary.specials, options, prefix.token_bonus, content)
+        return DecodingTask(
+            self._step(prefix), self.vocabulary.specials, options, prefix.token_bonus, prefix.token_evidence
+        )
 
     def _step(self, prefix: Prefix) -> DecoderStep:
         return DecoderStep(self.graphs.open("decoder"), self.bundle.config.decoder, prefix)

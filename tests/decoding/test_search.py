@@ -159,8 +159,8 @@ def test_a_token_bonus_brings_its_token_once_and_not_first() -> None:
 @pytest.mark.parametrize(("content", "said"), [(None, [3, 4, 5, 3]), ([4, 5], [3, 3, 3, 3]), ([3], [3, 4, 4, 4])])
 def test_a_presence_penalty_keeps_what_was_said_from_coming_again(content: list[int] | None, said: list[int]) -> None:
     options = DecodingOptions(beam=1, max_tokens=4, min_tokens=4, max_repeats=0, presence_penalty=5)
-    flags = None if content is None else np.isin(np.arange(VOCABULARY), content)
-    run = DecodingTask(FixedStep(0, 0, 0, 2, 1.5, 1), SPECIALS, options, content=flags)
+    evidence = None if content is None else np.isin(np.arange(VOCABULARY), content).astype(np.float32)
+    run = DecodingTask(FixedStep(0, 0, 0, 2, 1.5, 1), SPECIALS, options, token_evidence=evidence)
     assert run.run(64).tokens.tolist() == said
 
 

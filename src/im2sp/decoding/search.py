@@ -14,7 +14,6 @@ from itertools import takewhile
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from im2sp.arrays import FloatArray, IntArray
 from im2sp.decoding.loops import length_before_repeat, length_without_loop
@@ -79,7 +78,7 @@ class DecodingTask:
     Args:
         token_bonus: float32 [vocabulary], added to the logits from the second token on, until a hypothesis holds a
             token that has one: it brings the name of a thing once, after an article.
-        content: bool [vocabulary], the tokens that have the presence penalty; all without it.
+        token_evidence: float32 [vocabulary], of which tokens with 0 have no presence penalty; without it all have one.
     """
 
     def __init__(
@@ -88,12 +87,12 @@ class DecodingTask:
         specials: SpecialTokens,
         options: DecodingOptions,
         token_bonus: FloatArray | None = None,
-        content: npt.NDArray[np.bool_] | None = None,
+        token_evidence: FloatArray | None = None,
     ) -> None:
         self._step = step
         self._specials = specials
         self._options = options
-        self._token_bonus, self._content = token_bonus, content
+        self._token_bonus, self._token_evidence = token_bonus, token_evidence
         self._propose, self._width = strategy_for(options)
         self._limit = options.max_tokens  # tokens; less where the decoder has fewer positions
         self._live: list[Hypothesis] = [Hypothesis()]
@@ -157,7 +156,8 @@ class DecodingTask:
         if penalty := self._options.presence_penalty:
             for row, hypothesis in enumerate(self._live):
                 said = list(hypothesis.tokens)
-                filtered[row, said] -= penalty if self._content is None else penalty * self._content[said]
+                evidence = self._token_evidence
+                filtered[row, said] -= penalty if evidence is None else penalty * (evidence[said] != 0)
         filtered[:, [self._specials.pad, self._specials.bos]] = -np.inf
         if length < max(1, self._options.min_tokens):
             filtered[:, self._specials.eos] = -np.inf

@@ -26,7 +26,7 @@ def _leave() -> None:
 
 
 def work_alone(threads: int) -> None:
-    """Set up a process that a stage starts: it shares no batches with the processes of the run.
+    """Set up a process that a stage starts and that shares no batches with the processes of the run.
 
     Args:
         threads: of torch.

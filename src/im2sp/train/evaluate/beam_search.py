@@ -61,12 +61,8 @@ def beam_searches(
     for position in range(longest):
         rows = tokens.shape[1]  # hypotheses about each photo
         logits, *past = step(tokens[:, :, -1].flatten(), torch.tensor([position]), *spread, *past)
-        logits = logits.unflatten(0, (len(searched), rows))
-        if bonus is not None and position:
-            added = bonus[searched][:, None].expand_as(logits)
-            logits = logits + added * ~added.gather(2, tokens).any(2, keepdim=True)
-        if penalty is not None:
-            logits = logits - torch.zeros_like(logits).scatter_(2, tokens, 1.0) * penalty
+        added = bonus[searched] if bonus is not None and position else None
+        logits = _adjusted(logits.unflatten(0, (len(searched), rows)), tokens, added, penalty)
         log_probability = logits.log_softmax(-1)
         log_probability[..., list(FORBIDDEN)] = -torch.inf
         best, index = (scores[:, :, None] + log_probability).flatten(1).topk(2 * beam)
@@ -89,3 +85,18 @@ def beam_searches(
         if not finished[photo]:
             finished[photo] = [(float(scores[row, 0]) / longest, tokens[row, 0, 1:].tolist())]
     return [sorted(hypotheses, key=lambda hypothesis: -hypothesis[0]) for hypotheses in finished]
+
+
+def _adjusted(logits: Tensor, tokens: Tensor, bonus: Tensor | None, penalty: Tensor | None) -> Tensor:
+    """Add a bonus [P, vocabulary] and subtract a penalty [vocabulary], as `beam_searches` describes them.
+
+    Args:
+        logits: float32 [P, hypotheses, vocabulary].
+        tokens: int64 [P, hypotheses, T], BOS included.
+    """
+    if bonus is not None:
+        added = bonus[:, None].expand_as(logits)
+        logits = logits + added * ~added.gather(2, tokens).any(2, keepdim=True)
+    if penalty is not None:
+        logits = logits - torch.zeros_like(logits).scatter_(2, tokens, 1.0) * penalty
+    return logits

@@ -86,11 +86,11 @@ class SpokenWords:
     def vocabulary(
         self, tokenizer: TextTokenizer, units: int, options: VocabularyOptions, pronunciations: PronunciationLexicon
     ) -> WordVocabulary:
-        """All words that are said, as tokens, and the way of each in each context.
+        """Make a token of each word that is said, and choose how it is said in each context.
 
         Args:
             units: of the voice.
-            pronunciations: words, as they are written, between sounds: they are said so, not as the sentences say them.
+            pronunciations: entries of written words between sounds, which replace what the sentences have for a word.
         """
         ways = self._frequent(options.ways)
         chosen = {word: self._by_context(word, ways[word], options.min_gain) for word in sorted(ways)}
@@ -154,7 +154,7 @@ class SpokenWords:
 def _by_token(
     pronunciations: PronunciationLexicon, token_of: Mapping[str, int], tokens: Collection[int]
 ) -> dict[int, dict[Context, Spoken]]:
-    """Entries of the words among these tokens."""
+    """Sort the entries of the words that have one of these tokens."""
     found: defaultdict[int, dict[Context, Spoken]] = defaultdict(dict)
     for (before, word, after), way in pronunciations.entries.items():
         if token_of.get(word) in tokens:
@@ -163,7 +163,7 @@ def _by_token(
 
 
 def changed_words(vocabulary: WordVocabulary, ways: Mapping[int, Spoken]) -> PronunciationLexicon:
-    """All words of which a way changed, as they are written, between sounds.
+    """Collect all entries, of written words between sounds, of the words of which one way changed.
 
     Args:
         ways: of each subword that changed.

@@ -163,13 +163,12 @@ def naming_of(recipe: Recipe, model: UnitCaptioner, token_of: Mapping[str, int])
     return Naming(model.tagger, words, objects, model.config.vocabulary_size, recipe.naming)
 
 
-def presence_penalty(recipe: Recipe, tokenizer: TextTokenizer) -> Tensor:
-    """The penalty of the bundle's decoding for each word: float32 [words], 0 for function words."""
-    penalty = torch.zeros(tokenizer.size)
-    penalty[[token for word, token in tokenizer.words.items() if word not in FUNCTION_WORDS]] = (
-        recipe.bundle.presence_penalty
-    )
-    return penalty
+def presence_penalty(recipe: Recipe, tokenizer: TextTokenizer) -> Tensor | None:
+    """Return what the bundle's decoding takes from words that were said: float32 [words], 0 for function words."""
+    if not recipe.bundle.presence_penalty:
+        return None
+    content = [token for word, token in tokenizer.words.items() if word not in FUNCTION_WORDS]
+    return torch.zeros(tokenizer.size).index_fill(0, torch.tensor(content), recipe.bundle.presence_penalty)
 
 
 def read_labels(recipe: Recipe, stage: str) -> Captions:

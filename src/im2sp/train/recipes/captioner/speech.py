@@ -22,6 +22,7 @@ from im2sp.train.data.photo_corpora import Captions, class_phrases, names_thing
 from im2sp.train.data.synthesis import PiperSynthesizer, SynthesisConfig
 from im2sp.train.data.text_tokenizer import TextTokenizer
 from im2sp.train.data.unit_words import WORD_VOCABULARY, WordVocabulary
+from im2sp.train.distributed import work_alone
 from im2sp.train.evaluate.dev_report import write_captions
 from im2sp.train.evaluate.recognisers import open_recogniser
 from im2sp.train.lexicon.asr_feedback import Sentence, apply_asr_feedback
@@ -55,7 +56,6 @@ PART = 1000  # photos that a process captions at once
 
 def _describe(recipe: Recipe, photos: Sequence[str]) -> dict[str, list[str]]:
     """Caption photos by the teachers, with a bonus for the names of classes."""
-    torch.set_num_threads(1)
     models = teachers_of(recipe)
     tokenizer = TextTokenizer.load(recipe.runs / TAGGER / TOKENIZER)
     naming = naming_of(recipe, models[0], tokenizer.words)
@@ -78,7 +78,7 @@ def make_distilled(recipe: Recipe, out: Path) -> None:
     corpora, options = corpora_of(recipe), recipe.distillation
     photos = corpora.train_photos
     parts = [photos[start : start + PART] for start in range(0, len(photos), PART)]
-    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:  # as many as there are cores, a thread each
+    with ProcessPoolExecutor(None, get_context("spawn"), work_alone, (1,)) as pool:  # as many as there are cores
         found = dict(
             itertools.chain.from_iterable(part.items() for part in pool.map(partial(_describe, recipe), parts))
         )
@@ -124,16 +124,7 @@ def make_vocabulary(recipe: Recipe, out: Path) -> None:
 def make_feedback(recipe: Recipe, out: Path) -> None:
     """Replace how words are said that a recogniser misses in captions of photos that train, and names of classes."""
     vocabulary = WordVocabulary.load(recipe.runs / WORD_VOCABULARY)
-    spoken, said = Vocabulary(vocabulary.spoken), vocabulary.token_of_subwords()
-
-    def written(texts: Iterable[str]) -> list[Sentence[int]]:
-        found = ((vocabulary.encode(text), count) for text, count in Counter(texts).items())
-        return [
-            Sentence(vocabulary.decode(tokens), tuple(spoken.pronounce(tokens)), tuple(range(1, len(tokens) + 1)), n)
-            for tokens, n in found
-            if tokens
-        ]
-
+    said, written = vocabulary.token_of_subwords(), partial(_sentences, vocabulary)
     captions = written(text for texts in read_labels(recipe, DISTILLED).values() for text in texts)
     names, options = written(_names(recipe)), recipe.asr_feedback
     variants = Variants(PronunciationLexicon.load(recipe.lexicon))
@@ -167,12 +158,22 @@ def make_feedback(recipe: Recipe, out: Path) -> None:
             out / "transcripts.jsonl",
         )
         log.info("ASR feedback changed %d of %d ways", changed, len(units))
-    others_said = {subword: way for subword, way in units.items() if way != before[subword]}
-    write_json(out / SUBWORDS, others_said)
-    earlier = PronunciationLexicon.load(recipe.pronunciations).entries
-    PronunciationLexicon(earlier | changed_words(vocabulary, others_said).entries).save(
-        out / recipe.pronunciations.name
-    )
+    chosen = {subword: way for subword, way in units.items() if way != before[subword]}
+    write_json(out / SUBWORDS, chosen)
+    pronunciations = PronunciationLexicon.load(recipe.pronunciations)
+    pronunciations.entries |= changed_words(vocabulary, chosen).entries
+    pronunciations.save(out / recipe.pronunciations.name)
+
+
+def _sentences(vocabulary: WordVocabulary, texts: Iterable[str]) -> list[Sentence[int]]:
+    """Find the subwords that say each text; leave out texts with words that have no token."""
+    spoken = Vocabulary(vocabulary.spoken)
+    found = ((vocabulary.encode(text), count) for text, count in Counter(texts).items())
+    return [
+        Sentence(vocabulary.decode(tokens), tuple(spoken.pronounce(tokens)), tuple(range(1, len(tokens) + 1)), n)
+        for tokens, n in found
+        if tokens
+    ]
 
 
 def _texts_by_entry(sentences: Iterable[Sentence[int]]) -> dict[int, list[str]]:
